@@ -1,0 +1,57 @@
+# Every target stands alone: none needs another to have been run before it.
+
+GO       ?= go
+FUZZTIME ?= 30s
+DATA     ?= ./data
+
+# Pinned here and not in go.mod: tools of ours are no dependencies of those who
+# import a package of this module.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+VULNDB      := https://vuln.go.dev/index/db.json
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## build, and start with five demo devices on https://localhost:8443, state in ./data
+	./bin/gatehouse serve --data-dir $(DATA) --demo 5
+
+build: ## bin/gatehouse: static, version stamped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/gatehouse ./cmd/gatehouse
+
+test: ## the whole test suite, with the race detector
+	@./.ci/missing
+	$(GO) test -race ./...
+
+lint: ## gofmt, vet, staticcheck, govulncheck, module tidiness, import directions
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; } >&2
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+	$(GO) test -count=1 -run '^TestImports' ./cmd/gatehouse
+	@if curl -fsS --max-time 5 -o /dev/null $(VULNDB) 2>/dev/null; \
+	then echo $(GO) run $(GOVULNCHECK) ./...; $(GO) run $(GOVULNCHECK) ./...; \
+	else echo "lint: skipped govulncheck: its database is not reachable"; fi
+
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "fuzz: $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: ## the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+cover: ## coverage of the test suite: coverage.html
+	$(GO) test -coverpkg ./... -coverprofile coverage.out ./...
+	$(GO) tool cover -html coverage.out -o coverage.html
+	@$(GO) tool cover -func coverage.out | tail -1
+
+.PHONY: help run build test lint fuzz bench cover
