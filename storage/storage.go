@@ -38,6 +38,11 @@ var (
 	// can't be read back as it was written.
 	ErrCorrupt = errors.New("storage: corrupt")
 
+	// ErrCommit means that a transaction could not be made durable: the disk is
+	// full, an I/O error, a lost connection. The closure was right; asking again
+	// later may succeed, so that a server answers 503.
+	ErrCommit = errors.New("storage: could not commit")
+
 	// ErrNewer means that a newer version of the program wrote the database.
 	ErrNewer = errors.New("storage: written by a newer version")
 )
@@ -73,7 +78,8 @@ type DB interface {
 //
 // Slices passed in are not kept, and slices handed out are the caller's own.
 type Tx interface {
-	// Get returns the value of key, or an error that wraps ErrNotFound.
+	// Get returns the value of key, or an error that wraps ErrNotFound, also
+	// for a key that is too long to be there.
 	Get(bucket string, key []byte) ([]byte, error)
 
 	// Put sets the value of key. Buckets need no creation.
@@ -97,9 +103,9 @@ type Item struct {
 // Range is a part of a bucket: keys k with Start ≤ k < End that begin with Prefix.
 // The zero Range is the whole bucket.
 type Range struct {
-	Prefix []byte // nil: no restriction
-	Start  []byte // nil: from the first key; inclusive
-	End    []byte // nil: to the last key; exclusive
+	Prefix []byte // empty: no restriction
+	Start  []byte // empty: from the first key; inclusive
+	End    []byte // empty: to the last key; exclusive
 
 	Reverse bool // from the last key to the first
 	Limit   int  // at most so many items; 0 means all

@@ -1,0 +1,118 @@
+package bolt
+
+import (
+	"bytes"
+	"fmt"
+	"iter"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/internal/writeset"
+)
+
+// snapshot reads a bbolt transaction. What bbolt hands out lies in the map and is only
+// valid while the transaction is, so all of it is copied here, under guard.
+type snapshot struct {
+	db      *DB
+	tx      *bbolt.Tx
+	buckets map[string]*bbolt.Bucket // those found; bbolt searches for a bucket each time
+}
+
+var _ writeset.Base = (*snapshot)(nil)
+
+func (s *snapshot) Get(bucket string, key []byte) (value []byte, ok bool, err error) {
+	defer s.db.caught(&err)
+	b := s.bucket(bucket)
+	if b == nil {
+		return nil, false, nil
+	}
+	found := b.Get(key)
+	if found == nil {
+		return nil, false, nil
+	}
+	value, err = s.copyValue(bucket, key, found)
+	return value, err == nil, err
+}
+
+func (s *snapshot) Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[storage.Item, error] {
+	return func(yield func(storage.Item, error) bool) {
+		var c *bbolt.Cursor
+		// One step under guard: the closure's own panics are none of our business.
+		step := func() (item storage.Item, ok bool, err error) {
+			defer s.db.caught(&err)
+			var k, v []byte
+			switch {
+			case c == nil:
+				b := s.bucket(bucket)
+				if b == nil {
+					return item, false, nil
+				}
+				c = b.Cursor()
+				k, v = first(c, lo, hi, reverse)
+			case reverse:
+				k, v = c.Prev()
+			default:
+				k, v = c.Next()
+			}
+			if k == nil || reverse && bytes.Compare(k, lo) < 0 ||
+				!reverse && hi != nil && bytes.Compare(k, hi) >= 0 {
+				return item, false, nil
+			}
+			if len(k) > storage.MaxKey {
+				return item, false, corrupt(s.db.path, fmt.Sprintf("a key of %d bytes in %s", len(k), bucket))
+			}
+			item.Key = bytes.Clone(k)
+			item.Value, err = s.copyValue(bucket, item.Key, v)
+			return item, err == nil, err
+		}
+		for {
+			item, ok, err := step()
+			if err != nil {
+				yield(storage.Item{}, err)
+				return
+			}
+			if !ok || !yield(item, nil) {
+				return
+			}
+		}
+	}
+}
+
+func first(c *bbolt.Cursor, lo, hi []byte, reverse bool) (k, v []byte) {
+	switch {
+	case reverse && hi == nil:
+		return c.Last()
+	case reverse:
+		if k, _ := c.Seek(hi); k == nil {
+			return c.Last()
+		}
+		return c.Prev()
+	case lo == nil:
+		return c.First()
+	default:
+		return c.Seek(lo)
+	}
+}
+
+func (s *snapshot) bucket(name string) *bbolt.Bucket {
+	if b, ok := s.buckets[name]; ok {
+		return b
+	}
+	b := s.tx.Bucket([]byte(name))
+	if b != nil {
+		if s.buckets == nil {
+			s.buckets = make(map[string]*bbolt.Bucket)
+		}
+		s.buckets[name] = b
+	}
+	return b
+}
+
+// copyValue copies v, unless its length shows that the page it lies in is damaged.
+func (s *snapshot) copyValue(bucket string, key, v []byte) ([]byte, error) {
+	if len(v) > storage.MaxValue {
+		return nil, corrupt(s.db.path, fmt.Sprintf("a value of %d bytes at %s %q", len(v), bucket, key))
+	}
+	return append(make([]byte, 0, len(v)), v...), nil
+}

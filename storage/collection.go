@@ -1,0 +1,480 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrBadCursor means that a page was asked for with a cursor that no page of
+// this list has handed out.
+var ErrBadCursor = errors.New("storage: bad cursor")
+
+// Index finds the records of a [Collection] by something other than their key.
+type Index[T any] struct {
+	Name   string           // out of a-z 0-9 _ -
+	Unique bool             // no two records share a value
+	Values func(T) []string // none: the record is not in this index
+}
+
+// Collection keeps records of one type in a bucket of that name, as JSON, and its
+// indexes in buckets beside it, named with a dot between: "device.serial".
+//
+// Strings in records must be UTF-8, as JSON's are; keys and index values may be any
+// bytes, composed by [Key] where they have several parts.
+type Collection[T any] struct {
+	name    string
+	version int
+	key     func(T) string
+	indexes []collectionIndex[T]
+}
+
+type collectionIndex[T any] struct {
+	Index[T]
+	bucket string
+}
+
+// NewCollection declares a collection. The version is stored with every record: raise
+// it when an older program would misread what this one writes, and add a [Migration].
+// It panics when a name is no bucket name, since declarations are code.
+func NewCollection[T any](name string, version int, key func(T) string, indexes ...Index[T]) *Collection[T] {
+	if err := CheckBucket(name); err != nil {
+		panic(err)
+	}
+	if version < 1 {
+		panic("storage: version of collection " + name + " must be at least 1")
+	}
+	c := &Collection[T]{name: name, version: version, key: key}
+	for _, ix := range indexes {
+		bucket := name + "." + ix.Name
+		if err := CheckBucket(bucket); err != nil {
+			panic(err)
+		}
+		if ix.Name == "" || strings.Contains(ix.Name, ".") || c.index(ix.Name) != nil {
+			panic("storage: bad or repeated name of index " + bucket)
+		}
+		c.indexes = append(c.indexes, collectionIndex[T]{ix, bucket})
+	}
+	return c
+}
+
+// CheckBucket returns an error that wraps [ErrLimit] unless name can name a bucket.
+func CheckBucket(name string) error {
+	bad := name == "" || len(name) > MaxBucket
+	for i := range len(name) {
+		switch b := name[i]; {
+		case 'a' <= b && b <= 'z', '0' <= b && b <= '9', b == '_', b == '.', b == '-':
+		default:
+			bad = true
+		}
+	}
+	if bad {
+		return fmt.Errorf("bucket name %q: %w", name, ErrLimit)
+	}
+	return nil
+}
+
+// Get returns the record of key, or an error that wraps [ErrNotFound].
+func (c *Collection[T]) Get(tx Tx, key string) (T, error) {
+	return c.get(tx, []byte(key))
+}
+
+func (c *Collection[T]) get(tx Tx, key []byte) (T, error) {
+	raw, err := tx.Get(c.name, key)
+	if err != nil {
+		var none T
+		return none, c.fail(key, err)
+	}
+	return c.decode(key, raw)
+}
+
+// Has says whether there is a record of key, without reading what it says.
+func (c *Collection[T]) Has(tx Tx, key string) (bool, error) {
+	_, err := tx.Get(c.name, []byte(key))
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	}
+	return false, c.fail([]byte(key), err)
+}
+
+// Create stores a record that is not there yet. It returns an error that wraps
+// [ErrExists] when its key, or its value of a unique index, is taken.
+func (c *Collection[T]) Create(tx Tx, v T) error {
+	return c.write(tx, v, true)
+}
+
+// Put stores a record in place of the one of the same key, if any. It returns an error
+// that wraps [ErrExists] when another record has its value of a unique index. After an
+// error nothing was written.
+func (c *Collection[T]) Put(tx Tx, v T) error {
+	return c.write(tx, v, false)
+}
+
+func (c *Collection[T]) write(tx Tx, v T, create bool) error {
+	key := []byte(c.key(v))
+	value, err := c.encode(v)
+	if err != nil {
+		return c.fail(key, err)
+	}
+	if len(key) == 0 || len(key) > MaxKey || len(value) > MaxValue {
+		return c.fail(key, ErrLimit)
+	}
+
+	var changes []change
+	if create || len(c.indexes) > 0 {
+		raw, err := tx.Get(c.name, key)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			changes, err = c.reindex(tx, key, nil, &v)
+		case err == nil && create:
+			err = ErrExists
+		case err == nil:
+			var old T
+			if old, err = c.decode(key, raw); err != nil {
+				return err // says which record
+			}
+			changes, err = c.reindex(tx, key, &old, &v)
+		}
+		if err != nil {
+			return c.fail(key, err)
+		}
+	}
+	if err := apply(tx, changes); err != nil {
+		return c.fail(key, err)
+	}
+	if err := tx.Put(c.name, key, value); err != nil {
+		return c.fail(key, err)
+	}
+	return nil
+}
+
+// Delete removes the record of key; one that is not there is no error.
+func (c *Collection[T]) Delete(tx Tx, key string) error {
+	k := []byte(key)
+	if len(c.indexes) > 0 {
+		raw, err := tx.Get(c.name, k)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return c.fail(k, err)
+		}
+		old, err := c.decode(k, raw)
+		if err != nil {
+			return err
+		}
+		changes, err := c.reindex(tx, k, &old, nil)
+		if err == nil {
+			err = apply(tx, changes)
+		}
+		if err != nil {
+			return c.fail(k, err)
+		}
+	}
+	if err := tx.Delete(c.name, k); err != nil {
+		return c.fail(k, err)
+	}
+	return nil
+}
+
+// A change adds an entry to an index's bucket, or removes it.
+type change struct {
+	bucket     string
+	key, value []byte
+	remove     bool
+}
+
+func apply(tx Tx, changes []change) error {
+	for _, ch := range changes {
+		var err error
+		if ch.remove {
+			err = tx.Delete(ch.bucket, ch.key)
+		} else {
+			err = tx.Put(ch.bucket, ch.key, ch.value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reindex says what must change in the indexes when old becomes v; either may be nil.
+// It writes nothing, so that a record that may not be stored leaves no trace.
+//
+// The entry of a unique index is one record a value, Key(value) → key, which makes two
+// transactions that claim a value conflict on every engine. Other entries are
+// Key(value)+key → nothing, in the order of values, then of keys.
+func (c *Collection[T]) reindex(tx Tx, key []byte, old, v *T) ([]change, error) {
+	var changes []change
+	for _, ix := range c.indexes {
+		var before, after []string
+		if old != nil {
+			before = ix.Values(*old)
+		}
+		if v != nil {
+			after = ix.Values(*v)
+		}
+		for i, value := range before {
+			if slices.Contains(after, value) || slices.Contains(before[:i], value) {
+				continue
+			}
+			entry := Key(value)
+			if !ix.Unique {
+				entry = append(entry, key...)
+			}
+			changes = append(changes, change{bucket: ix.bucket, key: entry, remove: true})
+		}
+		for i, value := range after {
+			if slices.Contains(before, value) || slices.Contains(after[:i], value) {
+				continue
+			}
+			ch := change{bucket: ix.bucket, key: Key(value)}
+			if !ix.Unique {
+				ch.key = append(ch.key, key...)
+			}
+			if len(ch.key) > MaxKey {
+				return nil, fmt.Errorf("index %s: %w", ix.Name, ErrLimit)
+			}
+			if ix.Unique {
+				ch.value = key
+				_, err := tx.Get(ch.bucket, ch.key)
+				if err == nil {
+					err = ErrExists
+				}
+				if !errors.Is(err, ErrNotFound) {
+					return nil, fmt.Errorf("index %s: %w", ix.Name, err)
+				}
+			}
+			changes = append(changes, ch)
+		}
+	}
+	return changes, nil
+}
+
+// All yields the records of r by primary key. An error ends the sequence.
+func (c *Collection[T]) All(tx Tx, r Range) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for item, err := range tx.Scan(c.name, r) {
+			var v T
+			if err != nil {
+				err = fmt.Errorf("%s: %w", c.name, err)
+			} else {
+				v, err = c.decode(item.Key, item.Value)
+			}
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Lookup yields the records with this value in the index, by primary key. An error ends
+// the sequence.
+func (c *Collection[T]) Lookup(tx Tx, index, value string) iter.Seq2[T, error] {
+	return c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value)})
+}
+
+// One returns the record with this value in the index, the first by primary key if
+// there are several, or an error that wraps [ErrNotFound].
+func (c *Collection[T]) One(tx Tx, index, value string) (T, error) {
+	for v, err := range c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value), Limit: 1}) {
+		return v, err
+	}
+	var none T
+	return none, fmt.Errorf("%s by %s %q: %w", c.name, index, value, ErrNotFound)
+}
+
+// Ascend yields records in the order of their values in the index, then of their keys:
+// those with from ≤ value < to, where "" leaves that end open, and at most limit of them
+// unless it is 0. A record with several values is yielded for each. An error ends the
+// sequence. A loop that moves records forward in the same index should collect
+// them first, or it may meet them again.
+func (c *Collection[T]) Ascend(tx Tx, index string, from, to string, limit int) iter.Seq2[T, error] {
+	r := Range{Limit: limit}
+	if from != "" {
+		r.Start = Key(from)
+	}
+	if to != "" {
+		r.End = Key(to)
+	}
+	return c.viaIndex(tx, index, r)
+}
+
+func (c *Collection[T]) viaIndex(tx Tx, index string, r Range) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		ix := c.index(index)
+		if ix == nil {
+			yield(none, fmt.Errorf("%s has no index %q", c.name, index))
+			return
+		}
+		for item, err := range tx.Scan(ix.bucket, r) {
+			if err != nil {
+				yield(none, fmt.Errorf("%s: %w", ix.bucket, err))
+				return
+			}
+			key, ok := item.Value, true
+			if !ix.Unique {
+				key, ok = afterPart(item.Key)
+			}
+			if !ok {
+				yield(none, fmt.Errorf("%s: entry %q: %w", ix.bucket, item.Key, ErrCorrupt))
+				return
+			}
+			v, err := c.get(tx, key)
+			if errors.Is(err, ErrNotFound) {
+				err = fmt.Errorf("%s: entry %q names a record that is not there: %w", ix.bucket, item.Key, ErrCorrupt)
+			}
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (c *Collection[T]) index(name string) *collectionIndex[T] {
+	for i := range c.indexes {
+		if c.indexes[i].Name == name {
+			return &c.indexes[i]
+		}
+	}
+	return nil
+}
+
+// defaultPage is the limit of a page whose caller names none.
+const defaultPage = 100
+
+// Page returns up to limit records by primary key (100 if limit is not positive),
+// beginning after the page that handed out cursor ("" is the first page), and the cursor
+// of the next page, which is "" at the end. Cursors are opaque and safe in URLs; what
+// was added or removed between two calls shifts nothing. The error wraps [ErrBadCursor]
+// when cursor is not of this list.
+func (c *Collection[T]) Page(tx Tx, cursor string, limit int) (items []T, next string, err error) {
+	return c.PagePrefix(tx, nil, cursor, limit, false)
+}
+
+// PagePrefix is [Collection.Page] for the records whose keys begin with prefix, which
+// [KeyPrefix] makes, and backwards if reverse is set.
+func (c *Collection[T]) PagePrefix(tx Tx, prefix []byte, cursor string, limit int, reverse bool) (items []T, next string, err error) {
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	r := Range{Prefix: prefix, Reverse: reverse, Limit: limit + 1} // one more says whether a page follows
+	if cursor != "" {
+		last, err := parseCursor(cursor, prefix, reverse)
+		if err != nil {
+			return nil, "", fmt.Errorf("%s: %w", c.name, err)
+		}
+		if reverse {
+			r.End = last
+		} else {
+			r.Start = append(last, 0)
+		}
+	}
+	var last []byte
+	for item, err := range tx.Scan(c.name, r) {
+		if err != nil {
+			return nil, "", fmt.Errorf("%s: %w", c.name, err)
+		}
+		if len(items) == limit {
+			return items, formatCursor(last, reverse), nil
+		}
+		v, err := c.decode(item.Key, item.Value)
+		if err != nil {
+			return nil, "", err
+		}
+		items, last = append(items, v), item.Key
+	}
+	return items, "", nil
+}
+
+// A cursor is the direction and the last key of the page before.
+const (
+	cursorForward = 'f'
+	cursorReverse = 'r'
+)
+
+func cursorDirection(reverse bool) byte {
+	if reverse {
+		return cursorReverse
+	}
+	return cursorForward
+}
+
+func formatCursor(last []byte, reverse bool) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{cursorDirection(reverse)}, last...))
+}
+
+func parseCursor(cursor string, prefix []byte, reverse bool) (last []byte, err error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || len(raw) < 2 || len(raw) > 1+MaxKey ||
+		raw[0] != cursorDirection(reverse) || !bytes.HasPrefix(raw[1:], prefix) {
+		return nil, ErrBadCursor
+	}
+	return raw[1:], nil
+}
+
+// A stored value is the record in an envelope that says by which version of its
+// collection it was written, in exactly these bytes: {"v":1,"d":{...}}
+const (
+	envelopeVersion = `{"v":`
+	envelopeData    = `,"d":`
+	envelopeEnd     = '}'
+)
+
+func (c *Collection[T]) encode(v T) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString(envelopeVersion)
+	b.WriteString(strconv.Itoa(c.version))
+	b.WriteString(envelopeData)
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	b.Truncate(b.Len() - 1) // the encoder's newline
+	b.WriteByte(envelopeEnd)
+	return b.Bytes(), nil
+}
+
+// decode takes the envelope off by hand: parsing it as JSON would read the record twice.
+func (c *Collection[T]) decode(key, raw []byte) (T, error) {
+	var v, none T
+	rest, ok := bytes.CutPrefix(raw, []byte(envelopeVersion))
+	digits := 0
+	for digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9' {
+		digits++
+	}
+	if !ok || digits == 0 {
+		return none, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
+	}
+	version, err := strconv.Atoi(string(rest[:digits]))
+	if err != nil || version < 1 {
+		return none, c.fail(key, fmt.Errorf("%w: no version", ErrCorrupt))
+	}
+	if version > c.version {
+		return none, c.fail(key, fmt.Errorf("%w: record version %d, known up to %d", ErrNewer, version, c.version))
+	}
+	data, ok := bytes.CutPrefix(rest[digits:], []byte(envelopeData))
+	if !ok || len(data) == 0 || data[len(data)-1] != envelopeEnd {
+		return none, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
+	}
+	if err := json.Unmarshal(data[:len(data)-1], &v); err != nil {
+		return none, c.fail(key, fmt.Errorf("%w: %w", ErrCorrupt, err))
+	}
+	return v, nil
+}
+
+// fail adds to err which record it is about.
+func (c *Collection[T]) fail(key []byte, err error) error {
+	return fmt.Errorf("%s %q: %w", c.name, key, err)
+}

@@ -1,0 +1,332 @@
+// Package writeset is the transaction that engines hand to closures: it holds the
+// closure's writes back until the closure has succeeded, and shows them to the
+// closure's own reads, merged with what the engine has.
+//
+// So a closure that fails or panics has cost the engine nothing, and an engine that pays
+// for each round trip gets all writes at once, in order. The limits of package storage
+// are kept here, for every engine alike.
+package writeset
+
+import (
+	"bytes"
+	"fmt"
+	"iter"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Base is what an engine has under the writes: a snapshot that does not change while
+// the closure runs. It is asked for valid bucket names only.
+type Base interface {
+	// Get returns the value of key as a slice of the caller's own, and whether it is there.
+	Get(bucket string, key []byte) (value []byte, ok bool, err error)
+
+	// Scan yields items from lo on and below hi, which are open when nil, as slices
+	// of the caller's own. The caller stops it when it has enough. An error ends
+	// the sequence.
+	Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[storage.Item, error]
+}
+
+// Tx is a [storage.Tx] over a Base.
+type Tx struct {
+	base     Base
+	readOnly bool
+	closed   bool
+	checked  string // the last bucket name that was found valid
+	buckets  map[string]*list
+	bytes    int
+}
+
+var _ storage.Tx = (*Tx)(nil)
+
+// New returns a transaction that holds its writes back.
+func New(base Base) *Tx {
+	return &Tx{base: base}
+}
+
+// NewReadOnly returns a transaction that refuses to write.
+func NewReadOnly(base Base) *Tx {
+	return &Tx{base: base, readOnly: true}
+}
+
+// Close makes all further use of tx, but for Writes, fail with [storage.ErrClosed].
+func (tx *Tx) Close() {
+	tx.closed = true
+}
+
+// Get implements [storage.Tx].
+func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
+	if err := tx.check(bucket); err != nil {
+		return nil, err
+	}
+	if len(key) == 0 || len(key) > storage.MaxKey {
+		return nil, storage.ErrNotFound
+	}
+	if l := tx.buckets[bucket]; l != nil {
+		if n := l.find(key); n != nil {
+			if n.deleted {
+				return nil, storage.ErrNotFound
+			}
+			return bytes.Clone(n.value), nil
+		}
+	}
+	value, ok, err := tx.base.Get(bucket, key)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, storage.ErrNotFound
+	}
+	return value, nil
+}
+
+// Put implements [storage.Tx].
+func (tx *Tx) Put(bucket string, key, value []byte) error {
+	if err := tx.checkWrite(bucket); err != nil {
+		return err
+	}
+	if len(key) == 0 || len(key) > storage.MaxKey {
+		return fmt.Errorf("key of %d bytes: %w", len(key), storage.ErrLimit)
+	}
+	if len(value) > storage.MaxValue {
+		return fmt.Errorf("value of %d bytes: %w", len(value), storage.ErrLimit)
+	}
+	tx.bytes += len(key) + len(value)
+	n := tx.list(bucket).insert(key)
+	n.value, n.deleted = append(make([]byte, 0, len(value)), value...), false
+	return nil
+}
+
+// Delete implements [storage.Tx].
+func (tx *Tx) Delete(bucket string, key []byte) error {
+	if err := tx.checkWrite(bucket); err != nil {
+		return err
+	}
+	if len(key) == 0 || len(key) > storage.MaxKey {
+		return nil // can't be there
+	}
+	tx.bytes += len(key)
+	n := tx.list(bucket).insert(key)
+	n.value, n.deleted = nil, true
+	return nil
+}
+
+// Scan implements [storage.Tx].
+func (tx *Tx) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error] {
+	return func(yield func(storage.Item, error) bool) {
+		if err := tx.check(bucket); err != nil {
+			yield(storage.Item{}, err)
+			return
+		}
+		lo, hi := bounds(r)
+		if lo != nil && hi != nil && bytes.Compare(lo, hi) >= 0 {
+			return
+		}
+		ours := overlay{tx: tx, bucket: bucket, lo: lo, hi: hi, reverse: r.Reverse}
+		left := r.Limit
+		give := func(item storage.Item) (more bool) {
+			ours.pass(item.Key)
+			if !yield(item, nil) {
+				return false
+			}
+			if tx.closed { // the sequence outlived its closure
+				yield(storage.Item{}, storage.ErrClosed)
+				return false
+			}
+			left--
+			return left != 0
+		}
+
+		// Everything of ours before the engine's next item goes first; ours also
+		// replaces the engine's of the same key. What is next is asked anew for each
+		// item, since the closure may write between two of them.
+		for item, err := range tx.base.Scan(bucket, lo, hi, r.Reverse) {
+			if err != nil {
+				yield(storage.Item{}, err)
+				return
+			}
+			for n := ours.next(item.Key); n != nil; n = ours.next(item.Key) {
+				if !give(n.item()) {
+					return
+				}
+			}
+			if n := ours.find(item.Key); n != nil {
+				if n.deleted {
+					ours.pass(item.Key)
+					continue
+				}
+				item.Value = append([]byte{}, n.value...)
+			}
+			if !give(item) {
+				return
+			}
+		}
+		for n := ours.next(nil); n != nil; n = ours.next(nil) {
+			if !give(n.item()) {
+				return
+			}
+		}
+	}
+}
+
+// overlay walks over the writes of one bucket within bounds, beside a walk over the
+// engine's items.
+type overlay struct {
+	tx      *Tx
+	bucket  string
+	lo, hi  []byte
+	reverse bool
+	at      []byte // the key last given, by either walk
+	node    *node  // where this walk was last
+}
+
+// pass moves the walk beyond key, which the caller may change later.
+func (o *overlay) pass(key []byte) {
+	o.at = append(o.at[:0], key...)
+}
+
+// next returns the first Put after at, and before until unless that is nil.
+func (o *overlay) next(until []byte) *node {
+	l := o.tx.buckets[o.bucket]
+	if l == nil {
+		return nil
+	}
+	n := o.node
+	if n == nil && o.reverse {
+		n = l.below(o.hi)
+	} else if n == nil {
+		n = l.from(o.lo)
+	}
+	for ; n != nil; n = n.step(o.reverse) {
+		if o.reverse && bytes.Compare(n.key, o.lo) < 0 ||
+			!o.reverse && o.hi != nil && bytes.Compare(n.key, o.hi) >= 0 {
+			return nil
+		}
+		if until != nil && !before(n.key, until, o.reverse) {
+			return nil
+		}
+		if o.at == nil || before(o.at, n.key, o.reverse) {
+			if !n.deleted {
+				return n
+			}
+		} else {
+			o.node = n // passed: the next walk begins here
+		}
+	}
+	return nil
+}
+
+func (o *overlay) find(key []byte) *node {
+	if l := o.tx.buckets[o.bucket]; l != nil {
+		return l.find(key)
+	}
+	return nil
+}
+
+func before(a, b []byte, reverse bool) bool {
+	if reverse {
+		return bytes.Compare(a, b) > 0
+	}
+	return bytes.Compare(a, b) < 0
+}
+
+// Write is one change that a closure made: the last one of its key.
+type Write struct {
+	Bucket     string
+	Key, Value []byte // not to be changed
+	Delete     bool
+}
+
+// Len is the number of writes that Writes yields.
+func (tx *Tx) Len() int {
+	n := 0
+	for _, l := range tx.buckets {
+		n += l.len
+	}
+	return n
+}
+
+// Bytes is about what the closure has written, in bytes.
+func (tx *Tx) Bytes() int { return tx.bytes }
+
+// Writes yields what the closure wrote, by bucket and key.
+func (tx *Tx) Writes() iter.Seq[Write] {
+	return func(yield func(Write) bool) {
+		for _, bucket := range sortedKeys(tx.buckets) {
+			for n := tx.buckets[bucket].from(nil); n != nil; n = n.next[0] {
+				if !yield(Write{Bucket: bucket, Key: n.key, Value: n.value, Delete: n.deleted}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (tx *Tx) check(bucket string) error {
+	if tx.closed {
+		return storage.ErrClosed
+	}
+	if bucket == tx.checked && bucket != "" {
+		return nil
+	}
+	if err := storage.CheckBucket(bucket); err != nil {
+		return err
+	}
+	tx.checked = bucket
+	return nil
+}
+
+func (tx *Tx) checkWrite(bucket string) error {
+	if err := tx.check(bucket); err != nil {
+		return err
+	}
+	if tx.readOnly {
+		return storage.ErrReadOnly
+	}
+	return nil
+}
+
+func (tx *Tx) list(bucket string) *list {
+	l := tx.buckets[bucket]
+	if l == nil {
+		if tx.buckets == nil {
+			tx.buckets = make(map[string]*list)
+		}
+		l = newList()
+		tx.buckets[bucket] = l
+	}
+	return l
+}
+
+// bounds turns r into lo ≤ key < hi; nil is open.
+func bounds(r storage.Range) (lo, hi []byte) {
+	if len(r.Start) > 0 {
+		lo = r.Start
+	}
+	if len(r.End) > 0 {
+		hi = r.End
+	}
+	if len(r.Prefix) == 0 {
+		return bytes.Clone(lo), bytes.Clone(hi)
+	}
+	if bytes.Compare(lo, r.Prefix) < 0 {
+		lo = r.Prefix
+	}
+	if after := successor(r.Prefix); after != nil && (hi == nil || bytes.Compare(after, hi) < 0) {
+		hi = after
+	}
+	return bytes.Clone(lo), bytes.Clone(hi)
+}
+
+// successor returns the first key after all that begin with prefix, or nil if no key
+// can come after them.
+func successor(prefix []byte) []byte {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] != 0xff {
+			after := bytes.Clone(prefix[:i+1])
+			after[i]++
+			return after
+		}
+	}
+	return nil
+}
