@@ -1,0 +1,97 @@
+// Package identity knows who may do what: people with a password, API tokens, and
+// the one-time token by which a new server gets its first owner.
+//
+// It knows nothing of HTTP, of devices, or of the database behind [storage.DB].
+// Secrets are kept as hashes only: what is shown once can't be read back.
+package identity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Errors that callers act on.
+var (
+	// ErrUnauthenticated means that a token is unknown or revoked.
+	ErrUnauthenticated = errors.New("the token is not valid")
+
+	// ErrBadLogin means that there is no such user, or another password, or that
+	// the user is disabled: whoever asks doesn't learn which.
+	ErrBadLogin = errors.New("wrong user name or password")
+
+	// ErrThrottled means that there were too many failed logins of late.
+	ErrThrottled = errors.New("too many failed logins")
+
+	// ErrSetupToken means that a setup token is wrong, was used or is too old.
+	ErrSetupToken = errors.New("the setup token is not valid")
+
+	// ErrInvalid means that a record to be made is not valid; the text says why.
+	ErrInvalid = errors.New("invalid")
+)
+
+// Config says what a Service needs: all of it.
+type Config struct {
+	DB  storage.DB
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// Service keeps users and tokens.
+type Service struct {
+	db  storage.DB
+	log *slog.Logger
+	now func() time.Time
+
+	hashing chan struct{} // one element for every password hash that is being computed
+
+	mu   sync.Mutex
+	used map[string]time.Time // tokens used since the last flush, by ID
+}
+
+// New returns a Service, or says what c lacks.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Log == nil || c.Now == nil {
+		return nil, errors.New("identity: DB, Log and Now are required")
+	}
+	return &Service{
+		db:      c.DB,
+		log:     c.Log,
+		now:     c.Now,
+		hashing: make(chan struct{}, concurrentHashes),
+		used:    map[string]time.Time{},
+	}, nil
+}
+
+// Run writes down when tokens were used, and forgets failed logins that are too
+// old to matter.
+func (s *Service) Run(ctx context.Context) error {
+	flush := time.NewTicker(time.Second)
+	defer flush.Stop()
+	prune := time.NewTicker(10 * time.Minute)
+	defer prune.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// What was used in the last second is written after all.
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			s.logFailure(last, "token use not recorded", s.flushUsed(last))
+			return nil
+		case <-flush.C:
+			s.logFailure(ctx, "token use not recorded", s.flushUsed(ctx))
+		case <-prune.C:
+			s.logFailure(ctx, "old login failures not removed", s.pruneFailures(ctx))
+		}
+	}
+}
+
+func (s *Service) logFailure(ctx context.Context, message string, err error) {
+	if err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, message, "err", err)
+	}
+}

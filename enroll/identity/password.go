@@ -1,0 +1,97 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// The cost of a password hash: OWASP's first recommendation for argon2id with
+// little memory, about 20 ms on a small server.
+const (
+	argonMemory  = 19 * 1024 // KiB
+	argonTime    = 2
+	argonThreads = 1
+	argonSalt    = 16 // bytes
+	argonKey     = 32 // bytes
+)
+
+// concurrentHashes bounds the memory that strangers can make us use by logging in.
+const concurrentHashes = 2
+
+// maxPassword is in bytes. argon2 takes any length; nobody types this much.
+const maxPassword = 1024
+
+// decoyHash belongs to nobody. Checking a password against it takes as long as
+// against a real hash, so that time doesn't tell which users exist.
+const decoyHash = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+func checkPassword(password string) error {
+	if len([]rune(password)) < MinPassword {
+		return fmt.Errorf("%w: the password must have at least %d characters", ErrInvalid, MinPassword)
+	}
+	if len(password) > maxPassword {
+		return fmt.Errorf("%w: the password must have at most %d bytes", ErrInvalid, maxPassword)
+	}
+	return nil
+}
+
+// hashPassword returns a PHC string: algorithm, parameters, salt and hash.
+func (s *Service) hashPassword(ctx context.Context, password string) (string, error) {
+	salt := make([]byte, argonSalt)
+	_, _ = rand.Read(salt)
+	key, err := s.argon(ctx, password, salt, argonTime, argonMemory, argonThreads, argonKey)
+	if err != nil {
+		return "", err
+	}
+	b64 := base64.RawStdEncoding.EncodeToString
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s",
+		argon2.Version, argonMemory, argonTime, argonThreads, b64(salt), b64(key)), nil
+}
+
+// checkHash reports whether phc was made of password.
+func (s *Service) checkHash(ctx context.Context, phc, password string) (bool, error) {
+	parts := strings.Split(phc, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" {
+		return false, errors.New("stored password hash is not argon2id")
+	}
+	var version int
+	var memory, time uint32
+	var threads uint8
+	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
+		return false, errors.New("stored password hash has another version")
+	}
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &time, &threads); err != nil {
+		return false, errors.New("stored password hash has no parameters")
+	}
+	salt, errSalt := base64.RawStdEncoding.DecodeString(parts[4])
+	want, errWant := base64.RawStdEncoding.DecodeString(parts[5])
+	if errSalt != nil || errWant != nil || len(want) == 0 {
+		return false, errors.New("stored password hash is not base64")
+	}
+	if len(password) > maxPassword {
+		password = "" // can't be anybody's, and takes the same time
+	}
+	got, err := s.argon(ctx, password, salt, time, memory, threads, uint32(len(want)))
+	if err != nil {
+		return false, err
+	}
+	return subtle.ConstantTimeCompare(got, want) == 1, nil
+}
+
+// argon computes a hash as soon as there is room for one more.
+func (s *Service) argon(ctx context.Context, password string, salt []byte, time, memory uint32, threads uint8, size uint32) ([]byte, error) {
+	select {
+	case s.hashing <- struct{}{}:
+		defer func() { <-s.hashing }()
+		return argon2.IDKey([]byte(password), salt, time, memory, threads, size), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a free hasher: %w", ctx.Err())
+	}
+}

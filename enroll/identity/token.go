@@ -1,0 +1,290 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Token is an API token, without its secret.
+type Token struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	User      string    `json:"user,omitempty"` // whom it acts for; needed by cert:self
+	Scopes    []Scope   `json:"scopes"`
+	Hash      string    `json:"hash"` // hex SHA-256 of the secret
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	LastUsed  time.Time `json:"-"` // from a record of its own, about a second late; zero: never
+}
+
+// tokenUse is when a token was last used. It changes often, so it has a small
+// record of its own.
+type tokenUse struct {
+	ID string    `json:"id"`
+	At time.Time `json:"at"`
+}
+
+const tokensByHash = "hash"
+
+var (
+	tokens = storage.NewCollection("identity.tokens", 1, func(t Token) string { return t.ID },
+		storage.Index[Token]{Name: tokensByHash, Unique: true, Values: func(t Token) []string { return []string{t.Hash} }})
+	tokenUses = storage.NewCollection("identity.token_uses", 1, func(u tokenUse) string { return u.ID })
+)
+
+// Secret is a text that must not be seen: it prints as [secret].
+type Secret string
+
+// String implements [fmt.Stringer].
+func (Secret) String() string { return "[secret]" }
+
+// GoString implements [fmt.GoStringer].
+func (Secret) GoString() string { return "[secret]" }
+
+// LogValue implements [slog.LogValuer].
+func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
+
+// Reveal returns the text itself, to show it to whom it belongs.
+func (s Secret) Reveal() string { return string(s) }
+
+// NewToken says what a token shall be.
+type NewToken struct {
+	Name   string
+	Scopes []Scope
+	User   string
+}
+
+// tokenPrefix lets scanners for leaked secrets find ours.
+const tokenPrefix = "gtk_"
+
+var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// CreateToken makes an API token. The secret is returned here and never again.
+func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (Token, Secret, error) {
+	if err := n.check(); err != nil {
+		return Token{}, "", fmt.Errorf("create token: %w", err)
+	}
+	random := make([]byte, 25) // 200 bits: 40 characters without a remainder
+	_, _ = rand.Read(random)   // never fails: it ends the program instead
+	secret := tokenPrefix + tokenEncoding.EncodeToString(random)
+	t := s.newToken(by, n, secret)
+	if err := s.db.Update(ctx, func(tx storage.Tx) error { return tokens.Create(tx, t) }); err != nil {
+		return Token{}, "", fmt.Errorf("create token: %w", err)
+	}
+	s.log.InfoContext(ctx, "token created", "token", t.ID, "name", t.Name, "by", by.String())
+	return t, Secret(secret), nil
+}
+
+func (s *Service) newToken(by Principal, n NewToken, secret string) Token {
+	return Token{
+		ID:        newID(),
+		Name:      n.Name,
+		User:      n.User,
+		Scopes:    n.Scopes,
+		Hash:      hashSecret(secret),
+		CreatedAt: s.now().UTC(),
+		CreatedBy: by.String(),
+	}
+}
+
+func (n NewToken) check() error {
+	if err := checkText("name", n.Name, 1, 100); err != nil {
+		return err
+	}
+	if err := checkText("user", n.User, 0, 255); err != nil {
+		return err
+	}
+	if len(n.Scopes) == 0 {
+		return fmt.Errorf("%w: scopes are required", ErrInvalid)
+	}
+	seen := map[Scope]bool{}
+	for _, scope := range n.Scopes {
+		if !scope.Valid() {
+			return fmt.Errorf("%w: there is no scope %q", ErrInvalid, scope)
+		}
+		if seen[scope] {
+			return fmt.Errorf("%w: scope %q is there twice", ErrInvalid, scope)
+		}
+		seen[scope] = true
+	}
+	if seen[ScopeCertSelf] && n.User == "" {
+		return fmt.Errorf("%w: scope cert:self needs a user", ErrInvalid)
+	}
+	return nil
+}
+
+// Authenticate returns who presents secret, or ErrUnauthenticated.
+func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
+	if secret == "" || len(secret) > 200 {
+		return Principal{}, ErrUnauthenticated
+	}
+	var t Token
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		t, err = tokens.One(tx, tokensByHash, hashSecret(secret))
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return Principal{}, ErrUnauthenticated
+	}
+	if err != nil {
+		return Principal{}, fmt.Errorf("authenticate: %w", err)
+	}
+	s.noteUsed(t.ID)
+	return Principal{Kind: KindToken, ID: t.ID, Name: t.Name, User: t.User, Scopes: t.Scopes}, nil
+}
+
+// Tokens lists tokens by their ID.
+func (s *Service) Tokens(ctx context.Context, cursor string, limit int) (list []Token, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
+		if list, next, err = tokens.Page(tx, cursor, limit); err != nil {
+			return err
+		}
+		for i := range list {
+			use, err := tokenUses.Get(tx, list[i].ID)
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			list[i].LastUsed = use.At
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list tokens: %w", err)
+	}
+	return list, next, nil
+}
+
+// RevokeToken removes a token: it opens nothing from now on. An unknown one is
+// storage.ErrNotFound.
+func (s *Service) RevokeToken(ctx context.Context, by Principal, id string) error {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		if _, err := tokens.Get(tx, id); err != nil {
+			return err
+		}
+		if err := tokenUses.Delete(tx, id); err != nil {
+			return err
+		}
+		return tokens.Delete(tx, id)
+	})
+	if err != nil {
+		return fmt.Errorf("revoke token: %w", err)
+	}
+	s.log.InfoContext(ctx, "token revoked", "token", id, "by", by.String())
+	return nil
+}
+
+// Bootstrap makes secret an owner's token if there is no token at all yet, and
+// says whether it did. secret was generated elsewhere, so its form is free.
+func (s *Service) Bootstrap(ctx context.Context, secret string) (created bool, err error) {
+	t := s.newToken(Local(), NewToken{Name: "bootstrap", Scopes: []Scope{ScopeOwner}}, secret)
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		created = false
+		for _, err := range tokens.All(tx, storage.Range{Limit: 1}) {
+			return err // there is one, or it can't be read
+		}
+		created = true
+		return tokens.Create(tx, t)
+	})
+	if errors.Is(err, storage.ErrExists) { // another replica has just done the same
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("bootstrap token: %w", err)
+	}
+	return created, nil
+}
+
+// useResolution is how exactly the last use of a token is kept, so that a busy
+// one doesn't write every second.
+const useResolution = time.Minute
+
+func (s *Service) noteUsed(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used[id] = s.now().UTC()
+}
+
+// flushUsed writes down what noteUsed collected.
+func (s *Service) flushUsed(ctx context.Context) error {
+	s.mu.Lock()
+	used := maps.Clone(s.used)
+	clear(s.used)
+	s.mu.Unlock()
+	if len(used) == 0 {
+		return nil
+	}
+	due := map[string]time.Time{}
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		clear(due)
+		for id, at := range used {
+			last, err := tokenUses.Get(tx, id)
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			if at.Sub(last.At) >= useResolution {
+				due[id] = at
+			}
+		}
+		return nil
+	})
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	return s.db.Update(ctx, func(tx storage.Tx) error {
+		for id, at := range due {
+			if there, err := tokens.Has(tx, id); err != nil {
+				return err
+			} else if !there {
+				continue // revoked meanwhile
+			}
+			if err := tokenUses.Put(tx, tokenUse{id, at}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// hashSecret is how random secrets are stored. They have too many bits to be
+// guessed, so a fast hash will do, and looking it up leaks nothing of use.
+func hashSecret(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// newID returns an ID for a record: 128 random bits.
+func newID() string {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id)
+	return hex.EncodeToString(id)
+}
+
+// checkText checks a text that a person gave: its length in characters, and that
+// it can be shown in a line.
+func checkText(what, text string, least, most int) error {
+	switch n := utf8.RuneCountInString(text); {
+	case !utf8.ValidString(text):
+		return fmt.Errorf("%w: %s is not UTF-8", ErrInvalid, what)
+	case n < least && least == 1:
+		return fmt.Errorf("%w: %s is required", ErrInvalid, what)
+	case n < least:
+		return fmt.Errorf("%w: %s must have at least %d characters", ErrInvalid, what, least)
+	case n > most:
+		return fmt.Errorf("%w: %s must have at most %d characters", ErrInvalid, what, most)
+	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return fmt.Errorf("%w: %s holds a control character", ErrInvalid, what)
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package webui
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+type routeKey struct{}
+
+// noteRoute tells the access log which pattern matched.
+func noteRoute(ctx context.Context, pattern string) {
+	if route, ok := ctx.Value(routeKey{}).(*string); ok {
+		*route = pattern
+	}
+}
+
+func routeOf(ctx context.Context) string {
+	if route, ok := ctx.Value(routeKey{}).(*string); ok {
+		return *route
+	}
+	return ""
+}
+
+// AccessLog logs every request once it is answered: at debug level, failures of
+// the server at info. It logs the route's pattern and not the path, which may
+// hold the code of an enrollment link; for the same reason no query.
+func AccessLog(log *slog.Logger, now func() time.Time) Middleware {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			start := now()
+			route := ""
+			ctx := context.WithValue(r.Context(), routeKey{}, &route)
+			answer := &recorder{ResponseWriter: w}
+			defer func() {
+				level := slog.LevelDebug
+				if answer.status >= http.StatusInternalServerError {
+					level = slog.LevelInfo
+				}
+				if !log.Enabled(ctx, level) {
+					return
+				}
+				log.Log(ctx, level, "request",
+					"request", RequestID(ctx), "method", r.Method, "route", route,
+					"status", answer.status, "bytes", answer.bytes,
+					"peer", Peer(ctx).String(), "duration", now().Sub(start))
+			}()
+			next.ServeHTTP(answer, r.WithContext(ctx))
+		})
+	}
+}
+
+// recorder remembers what was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int // 0: nothing yet
+	bytes  int64
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && status >= 200 { // 1xx are not the answer
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets [http.ResponseController] reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

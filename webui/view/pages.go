@@ -1,0 +1,146 @@
+package view
+
+import "time"
+
+// Welcome is the first page, at /.
+type Welcome struct {
+	Layout
+	SetUp       bool
+	OwnCA       bool   // devices must be told to trust our certificate authority
+	Fingerprint string // SHA-256 of the organisation root, in pairs
+	Version     string
+}
+
+func (Welcome) template() string { return "welcome.html" }
+
+// Setup is where the one-time setup token is redeemed.
+type Setup struct {
+	Layout
+}
+
+func (Setup) template() string { return "setup.html" }
+
+// Login is the administrators' login.
+type Login struct {
+	Layout
+	Error string // why the last try failed
+	Email string
+	Next  string // path to go to afterwards
+}
+
+func (Login) template() string { return "login.html" }
+
+// Message says one thing, usually that something did not work: what, in a
+// sentence, and the one thing to do about it.
+type Message struct {
+	Layout
+	Heading   string
+	Text      string
+	Command   string // to be typed by the operator; may be empty
+	Action    Link   // may be empty
+	Code      string // GH-…; may be empty
+	RequestID string // may be empty
+	Details   string // may be empty
+}
+
+func (Message) template() string { return "message.html" }
+
+// Link is a link or, on a page's one primary action, a button.
+type Link struct{ Label, URL string }
+
+// Devices lists devices.
+type Devices struct {
+	Layout
+	Items   []DeviceRow
+	NextURL string // of the next page; empty on the last
+	First   bool   // this is the first page
+}
+
+func (Devices) template() string { return "devices.html" }
+
+// DeviceRow is one device of a list.
+type DeviceRow struct {
+	URL      string
+	Name     string
+	Model    string
+	OS       string
+	Owner    string
+	Type     string
+	State    State
+	Demo     bool
+	LastSeen Moment
+	Pending  int
+}
+
+// State is a state as text and the tone it is shown in.
+type State struct {
+	Text string
+	Tone Tone
+	Hint string // what it means; may be empty
+}
+
+// Tone is how a state is meant. Colour only repeats what the text says.
+type Tone string
+
+// The tones.
+const (
+	Good    Tone = "good"
+	Waiting Tone = "waiting"
+	Bad     Tone = "bad"
+	Neutral Tone = "neutral"
+)
+
+// Device shows one device, with its commands.
+type Device struct {
+	Layout
+	Name       string
+	State      State
+	Demo       bool
+	Facts      []Fact
+	Attributes []Fact
+	Commands   []CommandRow
+	OlderURL   string // more commands; empty when there are none
+	NewestURL  string // back to the newest; empty when these are the newest
+}
+
+func (Device) template() string { return "device.html" }
+
+// Fact is a label and a value.
+type Fact struct {
+	Label, Value string
+	Moment       *Moment // instead of Value
+	Mono         bool    // an identifier
+}
+
+// CommandRow is one command of a device.
+type CommandRow struct {
+	Name     string
+	UUID     string
+	State    State
+	Created  Moment
+	Finished Moment
+	NotNow   int
+	Errors   []string
+}
+
+// Enroll is the portal's first page, without a link.
+type Enroll struct {
+	Layout
+	OwnCA       bool
+	Fingerprint string
+}
+
+func (Enroll) template() string { return "enroll.html" }
+
+// EnrollLink is the portal's first page, through a link.
+type EnrollLink struct {
+	Layout
+	Organization string // may be empty
+	Personal     bool   // the device belongs to who enrols it
+	ProfileURL   string
+	OwnCA        bool
+	Fingerprint  string
+	ExpiresAt    time.Time // zero: never
+}
+
+func (EnrollLink) template() string { return "enroll_link.html" }

@@ -1,0 +1,145 @@
+// Package view draws the pages: one typed struct and one template each, over a
+// shared layout, with the style sheet and the script that they use.
+//
+// It knows no requests and no domain: whoever shows a page fills its struct with
+// what shall be read there.
+package view
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed templates/*.html
+var templateFiles embed.FS
+
+// Page is a struct of this package that a template shows.
+type Page interface{ template() string }
+
+// Views draws pages.
+type Views struct {
+	pages  map[string]*template.Template
+	assets *Assets
+}
+
+// New parses all templates.
+func New() (*Views, error) {
+	assets, err := newAssets()
+	if err != nil {
+		return nil, err
+	}
+	v := &Views{pages: map[string]*template.Template{}, assets: assets}
+	names, err := fs.Glob(templateFiles, "templates/*.html")
+	if err != nil {
+		return nil, err
+	}
+	layout, err := template.New("layout").Funcs(template.FuncMap{
+		"asset": assets.URL,
+		"when":  when,
+	}).ParseFS(templateFiles, "templates/layout.html")
+	if err != nil {
+		return nil, fmt.Errorf("view: %w", err)
+	}
+	for _, name := range names {
+		name = strings.TrimPrefix(name, "templates/")
+		if name == "layout.html" {
+			continue
+		}
+		page, err := layout.Clone()
+		if err == nil {
+			_, err = page.ParseFS(templateFiles, "templates/"+name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("view: %w", err)
+		}
+		v.pages[name] = page
+	}
+	return v, nil
+}
+
+// Assets serves the files that pages refer to.
+func (v *Views) Assets() *Assets { return v.assets }
+
+// Write draws a page and sends it with status. Nothing was sent if it returns an
+// error of drawing.
+func (v *Views) Write(w http.ResponseWriter, status int, p Page) error {
+	page, ok := v.pages[p.template()]
+	if !ok {
+		return fmt.Errorf("view: no template %s", p.template())
+	}
+	var body bytes.Buffer
+	if err := page.ExecuteTemplate(&body, "layout.html", p); err != nil {
+		return fmt.Errorf("view: %w", err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes()) // the client may be gone; there is nobody to tell
+	return nil
+}
+
+// Layout is what all pages have around them.
+type Layout struct {
+	Title   string
+	Nav     []NavItem // none: no navigation
+	User    string    // who is signed in; empty: nobody
+	Demo    bool      // some devices are simulated
+	Refresh int       // seconds after which the page is fetched again; 0: never
+}
+
+// NavItem is a link of the navigation.
+type NavItem struct {
+	Label, URL string
+	Current    bool
+}
+
+// Moment is a time as pages show it: how long ago, and exactly.
+type Moment struct {
+	At  time.Time // zero: never
+	Now time.Time
+}
+
+// Exact is the time for machines and for hovering.
+func (m Moment) Exact() string { return m.At.UTC().Format(time.RFC3339) }
+
+// Ago is the time for people.
+func (m Moment) Ago() string {
+	if m.At.IsZero() {
+		return "never"
+	}
+	switch d := m.Now.Sub(m.At); {
+	case d < -time.Minute:
+		return m.At.UTC().Format("2 Jan 2006 15:04 UTC")
+	case d < 5*time.Second:
+		return "just now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	case d < 60*24*time.Hour:
+		return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+	}
+	return m.At.UTC().Format("2 Jan 2006")
+}
+
+// when is the template function that shows a Moment.
+func when(m Moment) template.HTML {
+	if m.At.IsZero() {
+		return `<span class="quiet">never</span>`
+	}
+	// Both texts are made of digits and letters of ours.
+	return template.HTML(`<time datetime="` + m.Exact() + `" title="` + m.Exact() + `">` + m.Ago() + `</time>`)
+}
