@@ -1,0 +1,211 @@
+// Package command is the catalogue of Apple's MDM commands: it builds the property
+// list of a command from checked parameters, says whether a device may get it and
+// why not, and turns a device's answer into JSON.
+//
+// What it knows of each command is data (commands.json, see README.md). It knows
+// nothing of devices in a database, of queues or of HTTP.
+package command
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Platform is one of Apple's operating systems. IOS includes iPadOS, TVOS the
+// system of HomePods. The empty Platform is one that we don't know yet.
+type Platform string
+
+// The platforms that commands.json tells apart.
+const (
+	IOS      Platform = "ios"
+	MacOS    Platform = "macos"
+	TVOS     Platform = "tvos"
+	VisionOS Platform = "visionos"
+	WatchOS  Platform = "watchos"
+)
+
+// Platforms returns all platforms, in the order in which to show them.
+func Platforms() []Platform {
+	return []Platform{IOS, MacOS, TVOS, VisionOS, WatchOS}
+}
+
+// String returns the platform's name as Apple writes it.
+func (p Platform) String() string {
+	switch p {
+	case IOS:
+		return "iOS and iPadOS"
+	case MacOS:
+		return "macOS"
+	case TVOS:
+		return "tvOS"
+	case VisionOS:
+		return "visionOS"
+	case WatchOS:
+		return "watchOS"
+	case "":
+		return "an unknown platform"
+	}
+	return string(p)
+}
+
+// PlatformOf tells the platform from the ProductName or Model that a device sends
+// ("iPhone15,2", "Mac14,2", "VirtualMac2,1"); it is empty when neither says.
+func PlatformOf(productName string) Platform {
+	for _, family := range []struct {
+		prefix   string
+		platform Platform
+	}{
+		{"iPhone", IOS}, {"iPad", IOS}, {"iPod", IOS},
+		{"AppleTV", TVOS}, {"AudioAccessory", TVOS},
+		{"RealityDevice", VisionOS},
+		{"Watch", WatchOS},
+		{"iMac", MacOS}, {"Mac", MacOS}, {"VirtualMac", MacOS}, {"VMware", MacOS}, {"Parallels", MacOS},
+	} {
+		if strings.HasPrefix(productName, family.prefix) {
+			return family.platform
+		}
+	}
+	return ""
+}
+
+// Type is what Apple documents of one command. Its slices and maps are shared by
+// all callers: read only.
+//
+// In Platforms, here and in Key, nil means that the platform does not have the
+// command or key; a platform that is missing in a Key's inherits from its parent.
+type Type struct {
+	RequestType string                     `json:"name"`
+	Title       string                     `json:"title"` // as Apple heads its page, "Device Lock Command"
+	Keys        []Key                      `json:"keys"`  // of the Command dictionary, beside RequestType
+	Right       string                     `json:"accessRight"`
+	RightBit    int                        `json:"accessRightBit"`               // 0: none needed, or it depends on the platform or key
+	Tether      bool                       `json:"requestRequiresNetworkTether"` // may carry RequestRequiresNetworkTether
+	Platforms   map[Platform]*Availability `json:"platforms"`
+	Offered     bool                       `json:"-"` // Build takes it; others go as raw commands
+	Destructive bool                       `json:"-"` // what it removes can't be brought back: ask twice
+}
+
+// Key is one parameter of a command: a key of its dictionary, or the shape of an
+// array's elements.
+type Key struct {
+	Name      string                     `json:"name"`
+	Kind      Kind                       `json:"type"`
+	Required  bool                       `json:"required"`
+	Default   any                        `json:"default"`
+	Enum      []any                      `json:"enum"` // strings and json.Numbers; empty: any value
+	Min       *float64                   `json:"min"`
+	Max       *float64                   `json:"max"`
+	Keys      []Key                      `json:"subkeys"` // of a dictionary; of a scalar: its allowed values
+	Items     []Key                      `json:"items"`   // shapes that an array's elements may have
+	Platforms map[Platform]*Availability `json:"platforms"`
+}
+
+// Kind is a property list type, as Apple's schema names it.
+type Kind string
+
+// The kinds of values, with the JSON that stands for each.
+const (
+	String     Kind = "string"
+	Integer    Kind = "integer" // number without fraction, from -2^63 to 2^64-1
+	Real       Kind = "real"
+	Boolean    Kind = "boolean"
+	Data       Kind = "data" // string, base64 with padding
+	Date       Kind = "date" // string, RFC 3339
+	Array      Kind = "array"
+	Dictionary Kind = "dictionary"
+	Any        Kind = "any"
+)
+
+// Availability says on which devices of one platform a command or key works.
+type Availability struct {
+	Introduced          string     `json:"introduced"` // first OS version; empty: as the parent
+	Deprecated          string     `json:"deprecated"`
+	Removed             string     `json:"removed"` // first OS version without it
+	Supervised          bool       `json:"supervised"`
+	RequiresADE         bool       `json:"requiresADE"`
+	DeviceChannel       *bool      `json:"deviceChannel"` // nil: yes
+	UserChannel         *bool      `json:"userChannel"`   // nil: no
+	Right               string     `json:"accessRight"`
+	RightBit            int        `json:"accessRightBit"`
+	UserEnrollment      string     `json:"userEnrollment"`      // allowed, forbidden, or empty where there is none
+	UserEnrollmentSince string     `json:"userEnrollmentSince"` // OS version from which it is allowed
+	SharedIPad          SharedIPad `json:"sharedIPad"`
+}
+
+// SharedIPad says how a command or key works on an iPad that has several users.
+type SharedIPad struct {
+	Mode          string `json:"mode"` // allowed, required, forbidden, ignored, or empty
+	DeviceChannel *bool  `json:"deviceChannel"`
+	UserChannel   *bool  `json:"userChannel"`
+}
+
+// offered are the commands that Build takes: an allow-list, so that a type is
+// offered when its parameters and its answer have been looked at, not before.
+var offered = []string{
+	"CertificateList",
+	"DeviceInformation",
+	"DeviceLock",
+	"EraseDevice",
+	"InstallProfile",
+	"InstalledApplicationList",
+	"ProfileList",
+	"RemoveProfile",
+	"RestartDevice",
+	"SecurityInfo",
+}
+
+// destructive are the commands that lose somebody's data for good. A lock, a
+// restart or a removed profile can be undone.
+var destructive = []string{"DeleteUser", "EraseDevice"}
+
+//go:embed commands.json
+var commandsJSON []byte
+
+// catalogue reads commands.json at its first use. The file is part of the program:
+// one that does not parse is a broken build, which the tests show.
+var catalogue = sync.OnceValue(func() map[string]Type {
+	types, err := parseCatalogue(commandsJSON)
+	if err != nil {
+		panic(err)
+	}
+	return types
+})
+
+func parseCatalogue(data []byte) (map[string]Type, error) {
+	var file struct {
+		Commands []Type `json:"commands"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := dec.Decode(&file); err != nil {
+		return nil, fmt.Errorf("command: commands.json: %w", err)
+	}
+	types := make(map[string]Type, len(file.Commands))
+	for _, t := range file.Commands {
+		t.Offered = slices.Contains(offered, t.RequestType)
+		t.Destructive = slices.Contains(destructive, t.RequestType)
+		types[t.RequestType] = t
+	}
+	return types, nil
+}
+
+// Types returns the commands that Build takes, by RequestType.
+func Types() []Type {
+	types := make([]Type, 0, len(offered))
+	for _, name := range offered {
+		types = append(types, catalogue()[name])
+	}
+	return types
+}
+
+// Lookup returns what is known of a command, also of one that Build does not take.
+// A raw command may be of a type that it does not know.
+func Lookup(requestType string) (Type, bool) {
+	t, ok := catalogue()[requestType]
+	return t, ok
+}
