@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -100,6 +101,25 @@ func VerifyDetached(cms, content []byte, maxBytes int) (Signature, error) {
 		return Signature{}, fmt.Errorf("%w: it holds other content", ErrSignature)
 	}
 	return sd.verify(content)
+}
+
+// VerifyDetachedReader is VerifyDetached for content that is too large to keep: it
+// is read once, to its end, and Signature.Content stays empty.
+func VerifyDetachedReader(cms []byte, content io.Reader, maxBytes int) (Signature, error) {
+	sd, err := parseSignedData(cms, maxBytes)
+	if err != nil {
+		return Signature{}, err
+	}
+	if sd.attached {
+		return Signature{}, fmt.Errorf("%w: it holds content of its own", ErrSignature)
+	}
+	return sd.verifyDigest(func(hash crypto.Hash) ([]byte, error) {
+		h := hash.New()
+		if _, err := io.Copy(h, content); err != nil {
+			return nil, fmt.Errorf("read signed content: %w", err)
+		}
+		return h.Sum(nil), nil
+	})
 }
 
 // VerifyAttached is VerifyDetached for a message that holds what it signs.
@@ -218,6 +238,16 @@ func parseSignedData(cms []byte, maxBytes int) (*signedData, error) {
 
 // verify checks sd's signature over content.
 func (sd *signedData) verify(content []byte) (Signature, error) {
+	sig, err := sd.verifyDigest(func(hash crypto.Hash) ([]byte, error) { return sum(hash, content), nil })
+	if err != nil {
+		return Signature{}, err
+	}
+	sig.Content = content
+	return sig, nil
+}
+
+// verifyDigest checks sd's signature over what digestOf digests.
+func (sd *signedData) verifyDigest(digestOf func(crypto.Hash) ([]byte, error)) (Signature, error) {
 	cert, err := sd.signer()
 	if err != nil {
 		return Signature{}, err
@@ -230,8 +260,11 @@ func (sd *signedData) verify(content []byte) (Signature, error) {
 		return Signature{}, err
 	}
 
-	sig := Signature{Certificate: cert, Content: content, Others: len(sd.certificates) - 1}
-	digest := sum(hash, content)
+	sig := Signature{Certificate: cert, Others: len(sd.certificates) - 1}
+	digest, err := digestOf(hash)
+	if err != nil {
+		return Signature{}, err
+	}
 	if sd.signedAttrs == nil {
 		// RFC 5652, 5.3: without attributes, the content is plain data.
 		if !sd.contentType.Equal(pkcs7.OIDData) {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/smallstep/pkcs7"
@@ -197,6 +198,29 @@ func TestSignaturesThatAreRight(t *testing.T) {
 						t.Errorf("VerifyAttached of %s: %v, content %q", form, err, attached.Content)
 					}
 				}
+			}
+		})
+	}
+}
+
+func TestContentTooLargeToKeepIsVerifiedAsItIsRead(t *testing.T) {
+	content := bytes.Repeat([]byte("a result that goes on and on. "), 1000)
+	for name, s := range map[string]signing{
+		"signed attributes":    {key: rsaKey(), detached: true},
+		"no signed attributes": {key: ecKey(t, elliptic.P256()), detached: true, bare: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cms := asApple(t, s.sign(t, content))
+			sig, err := guard.VerifyDetachedReader(cms, bytes.NewReader(content), 0)
+			if err != nil || sig.Certificate == nil || sig.Content != nil {
+				t.Errorf("VerifyDetachedReader = %+v, %v", sig, err)
+			}
+			if _, err := guard.VerifyDetachedReader(cms, bytes.NewReader(content[1:]), 0); !errors.Is(err, guard.ErrSignature) {
+				t.Errorf("VerifyDetachedReader of other content: %v, want ErrSignature", err)
+			}
+			broken := errors.New("connection reset")
+			if _, err := guard.VerifyDetachedReader(cms, iotest.ErrReader(broken), 0); !errors.Is(err, broken) {
+				t.Errorf("VerifyDetachedReader of a broken reader: %v, want its error", err)
 			}
 		})
 	}
