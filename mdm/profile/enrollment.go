@@ -46,7 +46,7 @@ const (
 type Enrollment struct {
 	Identifier   string // PayloadIdentifier, reverse DNS: EnrollmentIdentifier makes one
 	DisplayName  string // heads the profile in the device's settings
-	Organization string
+	Organization string // optional, as Description
 	Description  string
 	Scope        Scope // empty: ScopeUser
 
@@ -115,17 +115,13 @@ func (e Enrollment) Encode() ([]byte, error) {
 		payloads = append(payloads, e.root(root))
 	}
 	payloads = append(payloads, e.scep(), e.mdm())
-	raw, err := plistxml.Marshal(map[string]any{
-		"PayloadType":         "Configuration",
-		"PayloadVersion":      1,
-		"PayloadIdentifier":   e.Identifier,
-		"PayloadUUID":         derivedUUID(e.Identifier),
-		"PayloadDisplayName":  e.DisplayName,
-		"PayloadOrganization": e.Organization,
-		"PayloadDescription":  e.Description,
-		"PayloadScope":        string(scope),
-		"PayloadContent":      payloads,
-	})
+	top := e.payload("Configuration", e.Identifier, e.DisplayName)
+	top["PayloadScope"] = string(scope)
+	top["PayloadContent"] = payloads
+	if e.Description != "" {
+		top["PayloadDescription"] = e.Description
+	}
+	raw, err := plistxml.Marshal(top)
 	if err != nil {
 		return nil, fmt.Errorf("enrollment profile: %w", err)
 	}
@@ -134,8 +130,7 @@ func (e Enrollment) Encode() ([]byte, error) {
 
 func (e Enrollment) root(cert *x509.Certificate) map[string]any {
 	sum := sha256.Sum256(cert.Raw)
-	name := "root." + hex.EncodeToString(sum[:8])
-	p := e.payload("com.apple.security.root", name, cert.Subject.CommonName)
+	p := e.payload("com.apple.security.root", e.Identifier+".root."+hex.EncodeToString(sum[:8]), cert.Subject.CommonName)
 	p["PayloadContent"] = cert.Raw
 	p["PayloadCertificateFileName"] = "root.cer"
 	return p
@@ -151,7 +146,7 @@ func (e Enrollment) scep() map[string]any {
 		keySize = 2048 // Apple's default is 1024
 	}
 	fingerprint := sha256.Sum256(e.SCEP.CA.Raw)
-	p := e.payload("com.apple.security.scep", "scep", "Device identity")
+	p := e.payload("com.apple.security.scep", e.Identifier+".scep", "Device identity")
 	p["PayloadUUID"] = e.SCEP.PayloadUUID
 	p["PayloadContent"] = map[string]any{ // names with spaces are Apple's
 		"URL":                e.SCEP.URL,
@@ -171,7 +166,7 @@ func (e Enrollment) scep() map[string]any {
 }
 
 func (e Enrollment) mdm() map[string]any {
-	p := e.payload("com.apple.mdm", "mdm", "Device management")
+	p := e.payload("com.apple.mdm", e.Identifier+".mdm", "Device management")
 	p["IdentityCertificateUUID"] = e.SCEP.PayloadUUID
 	p["ServerURL"] = e.ServerURL
 	p["CheckInURL"] = e.CheckInURL
@@ -194,18 +189,20 @@ func (e Enrollment) mdm() map[string]any {
 	return p
 }
 
-// payload returns the keys that all payloads share (Apple's page
-// "CommonPayloadKeys").
-func (e Enrollment) payload(payloadType, name, display string) map[string]any {
-	identifier := e.Identifier + "." + name
-	return map[string]any{
-		"PayloadType":         payloadType,
-		"PayloadVersion":      1,
-		"PayloadIdentifier":   identifier,
-		"PayloadUUID":         derivedUUID(identifier),
-		"PayloadDisplayName":  display,
-		"PayloadOrganization": e.Organization,
+// payload returns the keys that the profile and all payloads in it share (Apple's
+// page "CommonPayloadKeys").
+func (e Enrollment) payload(payloadType, identifier, display string) map[string]any {
+	p := map[string]any{
+		"PayloadType":        payloadType,
+		"PayloadVersion":     1,
+		"PayloadIdentifier":  identifier,
+		"PayloadUUID":        derivedUUID(identifier),
+		"PayloadDisplayName": display,
 	}
+	if e.Organization != "" {
+		p["PayloadOrganization"] = e.Organization
+	}
+	return p
 }
 
 // derivedUUID returns a UUID that is always the same for name (RFC 9562, 5.8: its
@@ -219,8 +216,8 @@ func derivedUUID(name string) string {
 }
 
 func (e Enrollment) check() error {
-	if e.Identifier == "" || e.DisplayName == "" || e.Organization == "" {
-		return errors.New("Identifier, DisplayName and Organization are required")
+	if e.Identifier == "" || e.DisplayName == "" {
+		return errors.New("Identifier and DisplayName are required")
 	}
 	if e.Scope != "" && e.Scope != ScopeUser && e.Scope != ScopeSystem {
 		return fmt.Errorf("no scope %q", e.Scope)

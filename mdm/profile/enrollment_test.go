@@ -61,6 +61,9 @@ func TestEncode(t *testing.T) {
 		"system-scope-fewer-rights": func(e *profile.Enrollment) {
 			e.Scope, e.AccessRights, e.SCEP.KeySize = profile.ScopeSystem, 3|16, 4096
 		},
+		"no-organization": func(e *profile.Enrollment) {
+			e.Organization, e.Description, e.SCEP.Subject = "", "", e.SCEP.Subject[1:]
+		},
 		"byod": func(e *profile.Enrollment) {
 			e.Mode, e.ManagedAppleAccount = profile.BYOD, "ana@example.com"
 		},
