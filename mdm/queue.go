@@ -1,0 +1,472 @@
+package mdm
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Errors of the command queue that callers act on.
+var (
+	ErrCommandExists    = errors.New("another command has this CommandUUID")
+	ErrCommandDelivered = errors.New("the device has the command already")
+	ErrCommandFinished  = errors.New("the command is finished")
+)
+
+// CommandState is how far a command has come with one device.
+type CommandState string
+
+// The command states. Queued, Delivered and NotNow are pending, the others final.
+const (
+	Queued       CommandState = "queued"
+	Delivered    CommandState = "delivered" // sent; no answer yet, so it is sent again at the next Idle
+	NotNow       CommandState = "not_now"   // the device was locked or busy; sent again at its next Idle
+	Acknowledged CommandState = "acknowledged"
+	Failed       CommandState = "error"
+	Cancelled    CommandState = "cancelled"
+	Expired      CommandState = "expired"
+)
+
+// Final says that nothing more will happen.
+func (s CommandState) Final() bool {
+	return s != Queued && s != Delivered && s != NotNow
+}
+
+// Command is one request to any number of devices. Its plist is kept apart,
+// sealed: profiles in it may hold passwords and challenges.
+type Command struct {
+	UUID        string     `json:"uuid"`
+	Seq         string     `json:"seq"` // sorts by time of creation; the same in the queue of every target
+	RequestType string     `json:"request_type"`
+	Identifier  string     `json:"identifier,omitempty"` // of an InstallProfile: the profile's PayloadIdentifier
+	Digest      string     `json:"digest"`               // hex SHA-256 of the plist
+	CreatedAt   time.Time  `json:"created_at"`
+	CreatedBy   string     `json:"created_by,omitempty"`
+	Targets     []DeviceID `json:"targets"`
+}
+
+// Entry is one command for one device: in the device's queue until it is
+// final, in its history afterwards.
+type Entry struct {
+	DeviceID    DeviceID     `json:"device_id"`
+	Seq         string       `json:"seq"`
+	UUID        string       `json:"uuid"`
+	RequestType string       `json:"request_type"`
+	Identifier  string       `json:"identifier,omitempty"`
+	State       CommandState `json:"state"`
+	CreatedAt   time.Time    `json:"created_at"`
+	DeliveredAt time.Time    `json:"delivered_at,omitzero"`
+	FinishedAt  time.Time    `json:"finished_at,omitzero"`
+	NotNowCount int          `json:"not_now_count,omitempty"`
+	Oversized   int          `json:"oversized,omitempty"` // results refused for their size so far
+
+	ErrorChain []command.ChainedError `json:"error_chain,omitempty"`
+	Result     json.RawMessage        `json:"result,omitempty"` // the decoded answer
+}
+
+const (
+	queueBucket   = "queue"
+	historyBucket = "command_history"
+	payloadBucket = "command_payloads"
+)
+
+var (
+	commands = storage.NewCollection("commands", 1, func(c Command) string { return c.UUID })
+	queue    = storage.NewCollection(queueBucket, 1, entryKey)
+	history  = storage.NewCollection(historyBucket, 1, entryKey)
+)
+
+func entryKey(e Entry) string { return queueKey(e.DeviceID, e.Seq) }
+
+func queueKey(id DeviceID, seq string) string { return string(storage.Key(string(id), seq)) }
+
+// pending yields the queue of a device, oldest first.
+func pending(tx storage.Tx, id DeviceID) iter.Seq2[Entry, error] {
+	return queue.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))})
+}
+
+// CountPending counts the commands that a device has not finished.
+func CountPending(tx storage.Tx, id DeviceID) (int, error) {
+	n := 0
+	for _, err := range tx.Scan(queueBucket, storage.Range{Prefix: storage.KeyPrefix(string(id))}) {
+		if err != nil {
+			return 0, fmt.Errorf("count queue of %s: %w", id, err)
+		}
+		n++
+	}
+	return n, nil
+}
+
+// Head returns the command to offer a device next: the oldest pending one,
+// passing over those it answered NotNow when skipNotNow is set, because a
+// device that said NotNow comes back by itself only if that was its last word
+// (PROTOCOL 5.2). It returns nil when there is none.
+func Head(tx storage.Tx, id DeviceID, skipNotNow bool) (*Entry, error) {
+	for e, err := range pending(tx, id) {
+		if err != nil {
+			return nil, fmt.Errorf("queue of %s: %w", id, err)
+		}
+		if skipNotNow && e.State == NotNow {
+			continue
+		}
+		return &e, nil
+	}
+	return nil, nil
+}
+
+// Deliver marks e as delivered and returns its plist. It writes nothing when e
+// was delivered before, so that a View is enough for an entry in that state.
+func (s *Service) Deliver(tx storage.Tx, e *Entry) ([]byte, error) {
+	sealed, err := tx.Get(payloadBucket, []byte(e.UUID))
+	if err != nil {
+		return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
+	}
+	plist, err := s.box.Open(payloadPurpose(e.UUID), sealed)
+	if err != nil {
+		return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
+	}
+	if e.State == Delivered {
+		return plist, nil
+	}
+	e.State = Delivered
+	e.DeliveredAt = s.now().UTC()
+	if err := queue.Put(tx, *e); err != nil {
+		return nil, fmt.Errorf("deliver command %s: %w", e.UUID, err)
+	}
+	return plist, nil
+}
+
+func payloadPurpose(uuid string) string { return "mdm/command/" + uuid }
+
+// Report is what a device says of a command.
+type Report struct {
+	CommandUUID string
+	State       CommandState // Acknowledged, Failed or NotNow
+	ErrorChain  []command.ChainedError
+	Result      json.RawMessage // nil when there was nothing but the status
+}
+
+// Record stores a device's answer. Only a command that was delivered to this
+// very device can be answered, and only once: anything else returns nil and
+// changes nothing, since a device that lost our reply sends its answer again.
+func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
+	e, err := findPending(tx, id, r.CommandUUID)
+	if err != nil || e == nil {
+		return nil, err
+	}
+	if e.State == Queued {
+		return nil, nil // never sent, so this can't be its answer
+	}
+	if r.State == NotNow {
+		e.State = NotNow
+		e.NotNowCount++
+		if err := queue.Put(tx, *e); err != nil {
+			return nil, fmt.Errorf("record NotNow of %s: %w", e.UUID, err)
+		}
+		return e, nil
+	}
+	e.ErrorChain, e.Result = r.ErrorChain, r.Result
+	if err := s.finish(tx, e, r.State); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// maxOversized is how many results over the size limit a device may send for
+// one command before the command is given up, so that the device, which keeps
+// an answer until it is taken, can move on.
+const maxOversized = 3
+
+// RecordOversized counts a result that was too large to be read. It is blamed on
+// the command that the device has in hand, since the body, which would name it,
+// was not kept; the third one fails that command. It returns nil when the device
+// has none in hand: then there is nothing to wait for, and the device is to be
+// told that its answer was taken, or it would send it for ever.
+func (s *Service) RecordOversized(tx storage.Tx, id DeviceID) (*Entry, error) {
+	for e, err := range pending(tx, id) {
+		if err != nil {
+			return nil, fmt.Errorf("queue of %s: %w", id, err)
+		}
+		if e.State != Delivered {
+			continue
+		}
+		e.Oversized++
+		if e.Oversized < maxOversized {
+			return &e, queue.Put(tx, e)
+		}
+		e.ErrorChain = []command.ChainedError{{ErrorDomain: "Gatehouse", USEnglishDescription: "The device's answer is larger than this server accepts."}}
+		return &e, s.finish(tx, &e, Failed)
+	}
+	return nil, nil
+}
+
+func findPending(tx storage.Tx, id DeviceID, uuid string) (*Entry, error) {
+	if uuid == "" {
+		return nil, nil
+	}
+	for e, err := range pending(tx, id) {
+		if err != nil {
+			return nil, fmt.Errorf("queue of %s: %w", id, err)
+		}
+		if e.UUID == uuid {
+			return &e, nil
+		}
+	}
+	return nil, nil
+}
+
+// finish moves e from the queue to the history.
+func (s *Service) finish(tx storage.Tx, e *Entry, state CommandState) error {
+	e.State = state
+	e.FinishedAt = s.now().UTC()
+	if err := queue.Delete(tx, entryKey(*e)); err != nil {
+		return fmt.Errorf("finish command %s: %w", e.UUID, err)
+	}
+	if err := history.Put(tx, *e); err != nil {
+		return fmt.Errorf("finish command %s: %w", e.UUID, err)
+	}
+	return nil
+}
+
+// CancelPending ends every pending command of a device.
+func (s *Service) CancelPending(tx storage.Tx, id DeviceID) error {
+	for e, err := range pending(tx, id) {
+		if err != nil {
+			return fmt.Errorf("queue of %s: %w", id, err)
+		}
+		if err := s.finish(tx, &e, Cancelled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CancelCommand ends one pending command of a device, whether or not it was
+// delivered: it is the step for callers that know better than [Service.Cancel].
+func (s *Service) CancelCommand(tx storage.Tx, id DeviceID, uuid string, state CommandState) error {
+	e, err := findPending(tx, id, uuid)
+	if err != nil || e == nil {
+		return err
+	}
+	return s.finish(tx, e, state)
+}
+
+// NewCommand is a command to be queued.
+type NewCommand struct {
+	UUID        string // as in Plist
+	RequestType string // as in Plist
+	Identifier  string // of an InstallProfile: the profile's PayloadIdentifier; a newer one replaces an undelivered older one
+	Plist       []byte // the whole command
+	CreatedBy   string
+	Targets     []DeviceID
+}
+
+// Rejection says why a device did not get a command.
+type Rejection struct {
+	DeviceID DeviceID
+	Code     string
+	Reason   string // a sentence
+}
+
+// Queue queues c for each of its targets that may have it, and says which may
+// not and why. Queueing the same command again adds the targets that it lacked;
+// another command with its UUID is refused with ErrCommandExists.
+func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, error) {
+	cmd, err := s.admit(tx, c)
+	if err != nil {
+		return Command{}, nil, err
+	}
+	had := make(map[DeviceID]bool, len(cmd.Targets))
+	for _, id := range cmd.Targets {
+		had[id] = true
+	}
+	var rejected []Rejection
+	for _, id := range c.Targets {
+		if had[id] {
+			continue
+		}
+		had[id] = true
+		d, err := GetDevice(tx, id)
+		if errors.Is(err, storage.ErrNotFound) {
+			rejected = append(rejected, Rejection{id, "not_found", "No device has this id."})
+			continue
+		}
+		if err != nil {
+			return Command{}, nil, err
+		}
+		if r := refuse(d, c.RequestType); r != nil {
+			rejected = append(rejected, *r)
+			continue
+		}
+		if err := s.supersede(tx, id, c); err != nil {
+			return Command{}, nil, err
+		}
+		err = queue.Put(tx, Entry{
+			DeviceID: id, Seq: cmd.Seq, UUID: cmd.UUID, RequestType: cmd.RequestType, Identifier: cmd.Identifier,
+			State: Queued, CreatedAt: cmd.CreatedAt,
+		})
+		if err != nil {
+			return Command{}, nil, fmt.Errorf("queue command %s for %s: %w", c.UUID, id, err)
+		}
+		cmd.Targets = append(cmd.Targets, id)
+	}
+	if len(cmd.Targets) == 0 {
+		return cmd, rejected, nil // nobody may have it: nothing to keep
+	}
+	if err := commands.Put(tx, cmd); err != nil {
+		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
+	}
+	if err := tx.Put(payloadBucket, []byte(cmd.UUID), s.box.Seal(payloadPurpose(cmd.UUID), c.Plist)); err != nil {
+		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
+	}
+	return cmd, rejected, nil
+}
+
+// admit returns the command record to add targets to.
+func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
+	sum := sha256.Sum256(c.Plist)
+	digest := hex.EncodeToString(sum[:])
+	cmd, err := commands.Get(tx, c.UUID)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return Command{
+			UUID: c.UUID, Seq: s.sequence(), RequestType: c.RequestType, Identifier: c.Identifier, Digest: digest,
+			CreatedAt: s.now().UTC(), CreatedBy: c.CreatedBy,
+		}, nil
+	case err != nil:
+		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
+	case cmd.Digest != digest:
+		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, ErrCommandExists)
+	}
+	return cmd, nil
+}
+
+func refuse(d Device, requestType string) *Rejection {
+	switch d.State {
+	case Enrolled:
+	case Blocked:
+		return &Rejection{d.ID, "blocked", "The device is blocked."}
+	case Pending:
+		return &Rejection{d.ID, "pending", "The device has not finished enrolling."}
+	default:
+		return &Rejection{d.ID, "not_enrolled", "The device is not enrolled."}
+	}
+	t, known := command.Lookup(requestType)
+	if !known {
+		return nil // a raw command newer than our tables: the device has the last word
+	}
+	var refusal *command.Refusal
+	if errors.As(t.Check(d.target()), &refusal) {
+		return &Rejection{d.ID, refusal.Code, refusal.Reason}
+	}
+	return nil
+}
+
+// target is what of d decides which commands it may get.
+func (d Device) target() command.Target {
+	platform := command.PlatformOf(d.ProductName)
+	if platform == "" {
+		platform = command.PlatformOf(d.Model)
+	}
+	return command.Target{
+		Platform: platform, OSVersion: d.OSVersion, Supervised: d.Supervised, AccessRights: d.AccessRights,
+		UserEnrollment: d.EnrollmentID != "", UserChannel: d.ParentID != "",
+	}
+}
+
+// supersede cancels older undelivered installations of the profile that c brings.
+func (s *Service) supersede(tx storage.Tx, id DeviceID, c NewCommand) error {
+	if c.Identifier == "" {
+		return nil
+	}
+	for e, err := range pending(tx, id) {
+		if err != nil {
+			return fmt.Errorf("queue of %s: %w", id, err)
+		}
+		if e.RequestType != c.RequestType || e.Identifier != c.Identifier || e.State == Delivered {
+			continue
+		}
+		if err := s.finish(tx, &e, Cancelled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sequence returns a name that sorts after all that this process returned
+// before, also when the clock steps back, and beside those of other replicas by time.
+func (s *Service) sequence() string {
+	for {
+		last := s.lastSeq.Load()
+		next := max(s.now().UnixNano(), last+1)
+		if s.lastSeq.CompareAndSwap(last, next) {
+			return fmt.Sprintf("%016x%s", next, rand.Text()[:6])
+		}
+	}
+}
+
+// NewUUID returns a random UUID as Apple writes them.
+func NewUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%X-%X-%X-%X-%X", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// GetCommand returns a command and how far it is with each target, in the
+// targets' order, or an error that wraps storage.ErrNotFound.
+func GetCommand(tx storage.Tx, uuid string) (Command, []Entry, error) {
+	c, err := commands.Get(tx, uuid)
+	if err != nil {
+		return Command{}, nil, fmt.Errorf("command %s: %w", uuid, err)
+	}
+	entries := make([]Entry, 0, len(c.Targets))
+	for _, id := range c.Targets {
+		e, err := queue.Get(tx, queueKey(id, c.Seq))
+		if errors.Is(err, storage.ErrNotFound) {
+			e, err = history.Get(tx, queueKey(id, c.Seq))
+		}
+		if errors.Is(err, storage.ErrNotFound) {
+			continue // swept
+		}
+		if err != nil {
+			return Command{}, nil, fmt.Errorf("command %s: %w", uuid, err)
+		}
+		entries = append(entries, e)
+	}
+	return c, entries, nil
+}
+
+// deviceCommands returns up to limit commands of a device, newest first, older
+// than the sequence before (all when it is empty), and the next before, empty at the end.
+func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Entry, string, error) {
+	r := storage.Range{Prefix: storage.KeyPrefix(string(id)), Reverse: true, Limit: limit + 1}
+	if before != "" {
+		r.End = storage.Key(string(id), before)
+	}
+	var all []Entry
+	for _, c := range []*storage.Collection[Entry]{queue, history} {
+		for e, err := range c.All(tx, r) {
+			if err != nil {
+				return nil, "", fmt.Errorf("commands of %s: %w", id, err)
+			}
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return bytes.Compare([]byte(b.Seq), []byte(a.Seq)) })
+	if len(all) <= limit {
+		return all, "", nil
+	}
+	return all[:limit], all[limit-1].Seq, nil
+}

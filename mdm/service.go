@@ -1,0 +1,230 @@
+package mdm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
+)
+
+// Config says what a Service needs: all of it.
+type Config struct {
+	DB  storage.DB
+	Box *seal.Box
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// Service is what the server knows of devices and asks of them.
+type Service struct {
+	db  storage.DB
+	box *seal.Box
+	log *slog.Logger
+	now func() time.Time
+
+	seen    seen
+	lastSeq atomic.Int64
+	changes broadcast
+}
+
+// New returns a Service, or says what c lacks.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
+		return nil, errors.New("mdm: DB, Box, Log and Now are required")
+	}
+	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now}, nil
+}
+
+// Overview is a device with what is kept apart from its record.
+type Overview struct {
+	Device
+	LastSeenAt      time.Time
+	PendingCommands int
+	Attributes      map[string]any // what the device answered to DeviceInformation; only from Service.Device
+}
+
+// Devices returns a page of enrollments, user channels among them, in the order
+// of their ids. The cursor of the next page is empty at the end.
+func (s *Service) Devices(ctx context.Context, cursor string, limit int) (page []Overview, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		ds, n, err := devices.Page(tx, cursor, limit)
+		if err != nil {
+			return err
+		}
+		page, next = make([]Overview, 0, len(ds)), n
+		for _, d := range ds {
+			o, err := s.overview(tx, d)
+			if err != nil {
+				return err
+			}
+			page = append(page, o)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list devices: %w", err)
+	}
+	return page, next, nil
+}
+
+// Device returns one enrollment, or an error that wraps storage.ErrNotFound.
+func (s *Service) Device(ctx context.Context, id DeviceID) (o Overview, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		d, err := GetDevice(tx, id)
+		if err != nil {
+			return err
+		}
+		if o, err = s.overview(tx, d); err != nil {
+			return err
+		}
+		o.Attributes, err = attributes(tx, id)
+		return err
+	})
+	return o, err
+}
+
+func (s *Service) overview(tx storage.Tx, d Device) (Overview, error) {
+	at, err := s.LastSeen(tx, d.ID)
+	if err != nil {
+		return Overview{}, err
+	}
+	n, err := CountPending(tx, d.ID)
+	if err != nil {
+		return Overview{}, err
+	}
+	return Overview{Device: d, LastSeenAt: at, PendingCommands: n}, nil
+}
+
+// Enqueue queues a command: see [Service.Queue].
+func (s *Service) Enqueue(ctx context.Context, c NewCommand) (cmd Command, rejected []Rejection, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		cmd, rejected, err = s.Queue(tx, c)
+		return err
+	})
+	if err != nil {
+		return Command{}, nil, err
+	}
+	s.log.InfoContext(ctx, "command queued", "command", cmd.UUID, "request_type", cmd.RequestType, "devices", len(cmd.Targets), "rejected", len(rejected), "by", c.CreatedBy)
+	return cmd, rejected, nil
+}
+
+// Command returns a command and how far it is with each of its devices, or an
+// error that wraps storage.ErrNotFound.
+func (s *Service) Command(ctx context.Context, uuid string) (cmd Command, entries []Entry, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		cmd, entries, err = GetCommand(tx, uuid)
+		return err
+	})
+	return cmd, entries, err
+}
+
+// waitPoll is how often Wait looks by itself, for answers that reached another
+// replica; those that reach this process wake it at once.
+const waitPoll = time.Second
+
+// Wait returns like Command, once every device has finished the command or ctx
+// has ended, whichever is first.
+func (s *Service) Wait(ctx context.Context, uuid string) (Command, []Entry, error) {
+	tick := time.NewTicker(waitPoll)
+	defer tick.Stop()
+	for {
+		changed := s.changes.wait()
+		cmd, entries, err := s.Command(context.WithoutCancel(ctx), uuid)
+		if err != nil {
+			return Command{}, nil, err
+		}
+		done := true
+		for _, e := range entries {
+			done = done && e.State.Final()
+		}
+		if done {
+			return cmd, entries, nil
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return cmd, entries, nil
+		}
+	}
+}
+
+// Changed wakes those who wait for answers. Callers of [Service.Record] call it
+// after their transaction has committed.
+func (s *Service) Changed() { s.changes.wake() }
+
+// Cancel ends one command for a device that does not have it: ErrCommandDelivered
+// if it was sent and is unanswered, ErrCommandFinished if it is final,
+// storage.ErrNotFound if the device was never to have it. A command that was
+// answered NotNow can be cancelled, because the device has forgotten it.
+func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid string) error {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		e, err := findPending(tx, id, uuid)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			c, err := commands.Get(tx, uuid)
+			if err != nil {
+				return err
+			}
+			if _, err := history.Get(tx, queueKey(id, c.Seq)); err != nil {
+				return err
+			}
+			return ErrCommandFinished
+		}
+		if e.State == Delivered {
+			return ErrCommandDelivered
+		}
+		return s.finish(tx, e, Cancelled)
+	})
+	if err != nil {
+		return fmt.Errorf("cancel command %s for %s: %w", uuid, id, err)
+	}
+	s.Changed()
+	s.log.InfoContext(ctx, "command cancelled", "command", uuid, "device", id)
+	return nil
+}
+
+// DeviceCommands returns a page of a device's commands, newest first.
+func (s *Service) DeviceCommands(ctx context.Context, id DeviceID, cursor string, limit int) (page []Entry, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		if _, err := GetDevice(tx, id); err != nil {
+			return err
+		}
+		page, next, err = deviceCommands(tx, id, cursor, limit)
+		return err
+	})
+	return page, next, err
+}
+
+// broadcast wakes any number of waiters.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// wait returns a channel that the next wake closes.
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
