@@ -30,6 +30,9 @@ var (
 	// ErrSetupToken means that a setup token is wrong, was used or is too old.
 	ErrSetupToken = errors.New("the setup token is not valid")
 
+	// ErrForbidden means that a principal may not do what it tries.
+	ErrForbidden = errors.New("not allowed")
+
 	// ErrInvalid means that a record to be made is not valid; the text says why.
 	ErrInvalid = errors.New("invalid")
 )

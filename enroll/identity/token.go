@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -71,10 +72,16 @@ const tokenPrefix = "gtk_"
 
 var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// CreateToken makes an API token. The secret is returned here and never again.
+// CreateToken makes an API token. The secret is returned here and never again. by
+// must be an administrator, and can't give more rights than it has.
 func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (Token, Secret, error) {
 	if err := n.check(); err != nil {
 		return Token{}, "", fmt.Errorf("create token: %w", err)
+	}
+	for _, scope := range n.Scopes {
+		if !by.Allows(ScopeAdmin) || slices.Contains(ladder[:], scope) && !by.Allows(scope) {
+			return Token{}, "", fmt.Errorf("create token: %w: %s can't give the scope %s", ErrForbidden, by, scope)
+		}
 	}
 	random := make([]byte, 25) // 200 bits: 40 characters without a remainder
 	_, _ = rand.Read(random)   // never fails: it ends the program instead
