@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // ErrBadCursor means that a page was asked for with a cursor that no page of
@@ -33,6 +34,7 @@ type Collection[T any] struct {
 	version int
 	key     func(T) string
 	indexes []collectionIndex[T]
+	writers sync.Pool // of *recordWriter
 }
 
 type collectionIndex[T any] struct {
@@ -51,6 +53,7 @@ func NewCollection[T any](name string, version int, key func(T) string, indexes 
 		panic("storage: version of collection " + name + " must be at least 1")
 	}
 	c := &Collection[T]{name: name, version: version, key: key}
+	c.writers.New = func() any { return newRecordWriter(version) }
 	for _, ix := range indexes {
 		bucket := name + "." + ix.Name
 		if err := CheckBucket(bucket); err != nil {
@@ -121,7 +124,9 @@ func (c *Collection[T]) Put(tx Tx, v T) error {
 
 func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 	key := []byte(c.key(v))
-	value, err := c.encode(v)
+	w := c.writers.Get().(*recordWriter)
+	defer c.writers.Put(w) // no Tx keeps what it is given
+	value, err := w.encode(&v)
 	if err != nil {
 		return c.fail(key, err)
 	}
@@ -129,12 +134,13 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 		return c.fail(key, ErrLimit)
 	}
 
-	var changes []change
+	var few [4]change // enough for most records, without an allocation
+	changes := few[:0]
 	if create || len(c.indexes) > 0 {
 		raw, err := tx.Get(c.name, key)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			changes, err = c.reindex(tx, key, nil, &v)
+			changes, err = c.reindex(tx, changes, key, nil, &v)
 		case err == nil && create:
 			err = ErrExists
 		case err == nil:
@@ -142,7 +148,7 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 			if old, err = c.decode(key, raw); err != nil {
 				return err // says which record
 			}
-			changes, err = c.reindex(tx, key, &old, &v)
+			changes, err = c.reindex(tx, changes, key, &old, &v)
 		}
 		if err != nil {
 			return c.fail(key, err)
@@ -171,7 +177,7 @@ func (c *Collection[T]) Delete(tx Tx, key string) error {
 		if err != nil {
 			return err
 		}
-		changes, err := c.reindex(tx, k, &old, nil)
+		changes, err := c.reindex(tx, nil, k, &old, nil)
 		if err == nil {
 			err = apply(tx, changes)
 		}
@@ -207,14 +213,9 @@ func apply(tx Tx, changes []change) error {
 	return nil
 }
 
-// reindex says what must change in the indexes when old becomes v; either may be nil.
-// It writes nothing, so that a record that may not be stored leaves no trace.
-//
-// The entry of a unique index is one record a value, Key(value) → key, which makes two
-// transactions that claim a value conflict on every engine. Other entries are
-// Key(value)+key → nothing, in the order of values, then of keys.
-func (c *Collection[T]) reindex(tx Tx, key []byte, old, v *T) ([]change, error) {
-	var changes []change
+// reindex adds to changes what must change in the indexes when old becomes v, of which
+// either may be nil. It writes nothing, so that a record that may not be stored leaves no trace.
+func (c *Collection[T]) reindex(tx Tx, changes []change, key []byte, old, v *T) ([]change, error) {
 	for _, ix := range c.indexes {
 		var before, after []string
 		if old != nil {
@@ -227,20 +228,13 @@ func (c *Collection[T]) reindex(tx Tx, key []byte, old, v *T) ([]change, error) 
 			if slices.Contains(after, value) || slices.Contains(before[:i], value) {
 				continue
 			}
-			entry := Key(value)
-			if !ix.Unique {
-				entry = append(entry, key...)
-			}
-			changes = append(changes, change{bucket: ix.bucket, key: entry, remove: true})
+			changes = append(changes, change{bucket: ix.bucket, key: ix.entry(value, key), remove: true})
 		}
 		for i, value := range after {
 			if slices.Contains(before, value) || slices.Contains(after[:i], value) {
 				continue
 			}
-			ch := change{bucket: ix.bucket, key: Key(value)}
-			if !ix.Unique {
-				ch.key = append(ch.key, key...)
-			}
+			ch := change{bucket: ix.bucket, key: ix.entry(value, key)}
 			if len(ch.key) > MaxKey {
 				return nil, fmt.Errorf("index %s: %w", ix.Name, ErrLimit)
 			}
@@ -258,6 +252,16 @@ func (c *Collection[T]) reindex(tx Tx, key []byte, old, v *T) ([]change, error) 
 		}
 	}
 	return changes, nil
+}
+
+// entry is the key of an index entry. In a unique index there is one entry a value,
+// Key(value) → key, which makes two transactions that claim a value conflict on every
+// engine. Others have Key(value)+key → nothing, in the order of values, then of keys.
+func (ix *collectionIndex[T]) entry(value string, key []byte) []byte {
+	if ix.Unique {
+		return Key(value)
+	}
+	return append(appendPart(make([]byte, 0, len(value)+2+len(key)), value), key...)
 }
 
 // All yields the records of r by primary key. An error ends the sequence.
@@ -431,19 +435,33 @@ const (
 	envelopeEnd     = '}'
 )
 
-func (c *Collection[T]) encode(v T) ([]byte, error) {
-	var b bytes.Buffer
-	b.WriteString(envelopeVersion)
-	b.WriteString(strconv.Itoa(c.version))
-	b.WriteString(envelopeData)
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+// recordWriter writes values, one after the other into the same memory.
+type recordWriter struct {
+	buf  bytes.Buffer
+	json *json.Encoder
+	head int // what all values begin with
+}
+
+func newRecordWriter(version int) *recordWriter {
+	w := &recordWriter{}
+	w.buf.WriteString(envelopeVersion)
+	w.buf.WriteString(strconv.Itoa(version))
+	w.buf.WriteString(envelopeData)
+	w.head = w.buf.Len()
+	w.json = json.NewEncoder(&w.buf)
+	w.json.SetEscapeHTML(false)
+	return w
+}
+
+// encode returns the stored value of v, which is valid until the next call.
+func (w *recordWriter) encode(v any) ([]byte, error) {
+	w.buf.Truncate(w.head)
+	if err := w.json.Encode(v); err != nil {
 		return nil, err
 	}
-	b.Truncate(b.Len() - 1) // the encoder's newline
-	b.WriteByte(envelopeEnd)
-	return b.Bytes(), nil
+	w.buf.Truncate(w.buf.Len() - 1) // the encoder's newline
+	w.buf.WriteByte(envelopeEnd)
+	return w.buf.Bytes(), nil
 }
 
 // decode takes the envelope off by hand: parsing it as JSON would read the record twice.

@@ -1,6 +1,9 @@
 package storage
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // A part of a composite key is written with 0x00 escaped as 0x00 0xff, and ends
 // with 0x00 0x01: the end sorts before every byte that a longer part could have
@@ -22,15 +25,21 @@ func Key(parts ...string) []byte {
 	}
 	key := make([]byte, 0, n)
 	for _, p := range parts {
-		for i := range len(p) {
-			key = append(key, p[i])
-			if p[i] == escape {
-				key = append(key, escapedNul)
-			}
-		}
-		key = append(key, escape, partEnd)
+		key = appendPart(key, p)
 	}
 	return key
+}
+
+func appendPart(key []byte, part string) []byte {
+	for {
+		i := strings.IndexByte(part, escape)
+		if i < 0 {
+			break
+		}
+		key = append(append(key, part[:i]...), escape, escapedNul)
+		part = part[i+1:]
+	}
+	return append(append(key, part...), escape, partEnd)
 }
 
 // KeyPrefix is what all keys begin with whose first parts are these, and no other

@@ -16,22 +16,28 @@ import (
 type snapshot struct {
 	db      *DB
 	tx      *bbolt.Tx
-	buckets map[string]*bbolt.Bucket // those found; bbolt searches for a bucket each time
+	buckets []openBucket // those found so far, which are few; bbolt searches for each anew
+}
+
+type openBucket struct {
+	name string
+	*bbolt.Bucket
+	get *bbolt.Cursor // bbolt's own Get makes a new one each time
 }
 
 var _ writeset.Base = (*snapshot)(nil)
 
 func (s *snapshot) Get(bucket string, key []byte) (value []byte, ok bool, err error) {
 	defer s.db.caught(&err)
-	b := s.bucket(bucket)
-	if b == nil {
+	b, ok := s.bucket(bucket)
+	if !ok {
 		return nil, false, nil
 	}
-	found := b.Get(key)
-	if found == nil {
+	k, v := b.get.Seek(key)
+	if !bytes.Equal(k, key) {
 		return nil, false, nil
 	}
-	value, err = s.copyValue(bucket, key, found)
+	value, err = s.copyValue(bucket, key, v)
 	return value, err == nil, err
 }
 
@@ -44,8 +50,8 @@ func (s *snapshot) Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[st
 			var k, v []byte
 			switch {
 			case c == nil:
-				b := s.bucket(bucket)
-				if b == nil {
+				b, ok := s.bucket(bucket)
+				if !ok {
 					return item, false, nil
 				}
 				c = b.Cursor()
@@ -95,18 +101,18 @@ func first(c *bbolt.Cursor, lo, hi []byte, reverse bool) (k, v []byte) {
 	}
 }
 
-func (s *snapshot) bucket(name string) *bbolt.Bucket {
-	if b, ok := s.buckets[name]; ok {
-		return b
-	}
-	b := s.tx.Bucket([]byte(name))
-	if b != nil {
-		if s.buckets == nil {
-			s.buckets = make(map[string]*bbolt.Bucket)
+func (s *snapshot) bucket(name string) (b openBucket, ok bool) {
+	for _, b := range s.buckets {
+		if b.name == name {
+			return b, true
 		}
-		s.buckets[name] = b
 	}
-	return b
+	if b.Bucket = s.tx.Bucket([]byte(name)); b.Bucket == nil {
+		return b, false
+	}
+	b.name, b.get = name, b.Cursor()
+	s.buckets = append(s.buckets, b)
+	return b, true
 }
 
 // copyValue copies v, unless its length shows that the page it lies in is damaged.

@@ -102,15 +102,15 @@ func (b *batch) full() bool {
 // apply gives the writes of a closure that has succeeded to bbolt.
 func (b *batch) apply(tx *writeset.Tx) error {
 	for w := range tx.Writes() {
-		bucket := b.base.bucket(w.Bucket)
+		bucket, ok := b.base.bucket(w.Bucket)
 		switch {
-		case bucket == nil && w.Delete:
+		case !ok && w.Delete:
 			continue
-		case bucket == nil:
+		case !ok:
 			if _, err := b.tx.CreateBucket([]byte(w.Bucket)); err != nil {
 				return err
 			}
-			bucket = b.base.bucket(w.Bucket)
+			bucket, _ = b.base.bucket(w.Bucket)
 		}
 		var err error
 		if w.Delete {

@@ -25,6 +25,7 @@ type node struct {
 	deleted    bool
 	prev       *node // nil at the first
 	next       []*node
+	one        [1]*node // what next is of a node with one level, as most are
 }
 
 func newList() *list {
@@ -77,17 +78,22 @@ func (l *list) find(key []byte) *node {
 	return nil
 }
 
-// insert returns the node of key, which is new unless it was there.
-func (l *list) insert(key []byte) *node {
+// put sets what is written at key, of which it keeps copies.
+func (l *list) put(key, value []byte, deleted bool) {
 	path := l.seek(key)
 	if n := path[0].next[0]; n != nil && bytes.Equal(n.key, key) {
-		return n
+		n.value, n.deleted = bytes.Clone(value), deleted
+		return
 	}
+	both := append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
+	n := &node{key: both[:len(key):len(key)], value: both[len(key):], deleted: deleted}
 	levels := 1
 	for levels < maxLevel && rand.Uint32()&3 == 0 {
 		levels++
 	}
-	n := &node{key: bytes.Clone(key), next: make([]*node, levels)}
+	if n.next = n.one[:]; levels > 1 {
+		n.next = make([]*node, levels)
+	}
 	for level := range levels {
 		n.next[level], path[level].next[level] = path[level].next[level], n
 	}
@@ -100,7 +106,6 @@ func (l *list) insert(key []byte) *node {
 		l.last = n
 	}
 	l.len++
-	return n
 }
 
 func sortedKeys(buckets map[string]*list) []string {

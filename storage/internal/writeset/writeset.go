@@ -67,7 +67,7 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 			if n.deleted {
 				return nil, storage.ErrNotFound
 			}
-			return bytes.Clone(n.value), nil
+			return append([]byte{}, n.value...), nil
 		}
 	}
 	value, ok, err := tx.base.Get(bucket, key)
@@ -92,8 +92,7 @@ func (tx *Tx) Put(bucket string, key, value []byte) error {
 		return fmt.Errorf("value of %d bytes: %w", len(value), storage.ErrLimit)
 	}
 	tx.bytes += len(key) + len(value)
-	n := tx.list(bucket).insert(key)
-	n.value, n.deleted = append(make([]byte, 0, len(value)), value...), false
+	tx.list(bucket).put(key, value, false)
 	return nil
 }
 
@@ -106,8 +105,7 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 		return nil // can't be there
 	}
 	tx.bytes += len(key)
-	n := tx.list(bucket).insert(key)
-	n.value, n.deleted = nil, true
+	tx.list(bucket).put(key, nil, true)
 	return nil
 }
 
