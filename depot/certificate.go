@@ -1,0 +1,232 @@
+package depot
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+var (
+	// ErrBound means that a certificate belongs to another device already.
+	ErrBound = errors.New("certificate is bound to another device")
+
+	// ErrReason means that a reason for a revocation is none of RFC 5280's, or one
+	// that we don't use.
+	ErrReason = errors.New("unknown revocation reason")
+)
+
+// Serial is a serial number in lower-case hexadecimal, without leading zeros.
+type Serial string
+
+// SerialOf returns the serial number of cert.
+func SerialOf(cert *x509.Certificate) Serial { return Serial(cert.SerialNumber.Text(16)) }
+
+// Fingerprint is the SHA-256 of a certificate's DER in lower-case hexadecimal.
+type Fingerprint string
+
+// FingerprintOf returns the fingerprint of cert.
+func FingerprintOf(cert *x509.Certificate) Fingerprint {
+	sum := sha256.Sum256(cert.Raw)
+	return Fingerprint(hex.EncodeToString(sum[:]))
+}
+
+// Certificate is the record of one issued certificate.
+type Certificate struct {
+	Fingerprint   Fingerprint `json:"fingerprint"`
+	Serial        Serial      `json:"serial"`
+	Authority     string      `json:"authority"` // "identity" or "root"
+	Subject       string      `json:"subject"`
+	Template      string      `json:"template"`
+	PublicKeyHash string      `json:"public_key_hash"`
+
+	// Who it was issued for. DeviceID is known at issuance in a renewal, and else
+	// when the device first shows the certificate.
+	AttemptID string `json:"attempt_id,omitempty"`
+	DeviceID  string `json:"device_id,omitempty"`
+	User      string `json:"user,omitempty"`
+
+	IssuedAt  time.Time `json:"issued_at"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	RenewAt   time.Time `json:"renew_at,omitzero"` // zero: not to be renewed
+
+	RevokedAt        time.Time `json:"revoked_at,omitzero"`
+	RevocationReason string    `json:"revocation_reason,omitempty"` // RFC 5280, 5.3.1, by name
+}
+
+// derBucket holds each certificate's DER by its fingerprint, beside the records,
+// which are read on every check-in.
+const derBucket = "certificate_der"
+
+var certificates = storage.NewCollection("certificate", 1,
+	func(c Certificate) string { return string(c.Fingerprint) },
+	storage.Index[Certificate]{Name: "serial", Unique: true, Values: func(c Certificate) []string { return []string{string(c.Serial)} }},
+	storage.Index[Certificate]{Name: "device", Values: func(c Certificate) []string { return some(c.DeviceID) }},
+	storage.Index[Certificate]{Name: "attempt", Values: func(c Certificate) []string { return some(c.AttemptID) }},
+	storage.Index[Certificate]{Name: "key", Values: func(c Certificate) []string { return []string{c.PublicKeyHash} }},
+	storage.Index[Certificate]{Name: "renew", Values: func(c Certificate) []string {
+		if c.RenewAt.IsZero() || c.DeviceID == "" || !c.RevokedAt.IsZero() {
+			return nil
+		}
+		return []string{renewKey(c.RenewAt)}
+	}},
+)
+
+func some(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// renewKey is a time as text that sorts as the times do.
+func renewKey(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Record stores cert as issued, with its DER. It fills in what cert says of
+// itself; the rest of c is the caller's. A certificate of that serial number that
+// is there already is an error that wraps storage.ErrExists.
+func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) error {
+	hash, err := PublicKeyHash(cert.PublicKey)
+	if err != nil {
+		return err
+	}
+	c.Fingerprint = FingerprintOf(cert)
+	c.Serial = SerialOf(cert)
+	c.Subject = cert.Subject.String()
+	c.PublicKeyHash = hash
+	c.NotBefore = cert.NotBefore.UTC()
+	c.NotAfter = cert.NotAfter.UTC()
+	if c.IssuedAt.IsZero() {
+		c.IssuedAt = d.now().UTC()
+	}
+	if err := certificates.Create(tx, c); err != nil {
+		return fmt.Errorf("record certificate: %w", err)
+	}
+	if err := tx.Put(derBucket, []byte(c.Fingerprint), cert.Raw); err != nil {
+		return fmt.Errorf("record certificate: %w", err)
+	}
+	return nil
+}
+
+// Get returns the record of fp, or an error that wraps storage.ErrNotFound.
+func (d *Depot) Get(tx storage.Tx, fp Fingerprint) (Certificate, error) {
+	return certificates.Get(tx, string(fp))
+}
+
+// BySerial is Get by serial number.
+func (d *Depot) BySerial(tx storage.Tx, s Serial) (Certificate, error) {
+	return certificates.One(tx, "serial", string(s))
+}
+
+// ByDevice yields the certificates that are bound to a device.
+func (d *Depot) ByDevice(tx storage.Tx, deviceID string) iter.Seq2[Certificate, error] {
+	return certificates.Lookup(tx, "device", deviceID)
+}
+
+// ByAttempt yields the certificates that were issued for an enrollment attempt.
+func (d *Depot) ByAttempt(tx storage.Tx, attemptID string) iter.Seq2[Certificate, error] {
+	return certificates.Lookup(tx, "attempt", attemptID)
+}
+
+// ByPublicKey yields the certificates of one key, by its PublicKeyHash.
+func (d *Depot) ByPublicKey(tx storage.Tx, hash string) iter.Seq2[Certificate, error] {
+	return certificates.Lookup(tx, "key", hash)
+}
+
+// DER returns the certificate itself.
+func (d *Depot) DER(tx storage.Tx, fp Fingerprint) ([]byte, error) {
+	der, err := tx.Get(derBucket, []byte(fp))
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s: %w", fp, err)
+	}
+	return der, nil
+}
+
+// Bind makes a certificate a device's, for good. Binding it to the same device
+// again changes nothing; to another is ErrBound.
+func (d *Depot) Bind(tx storage.Tx, fp Fingerprint, deviceID string) error {
+	if deviceID == "" {
+		return errors.New("bind certificate: no device")
+	}
+	c, err := certificates.Get(tx, string(fp))
+	if err != nil {
+		return err
+	}
+	switch c.DeviceID {
+	case deviceID:
+		return nil
+	case "":
+		c.DeviceID = deviceID
+		return certificates.Put(tx, c)
+	}
+	return fmt.Errorf("bind certificate %s: %w", c.Serial, ErrBound)
+}
+
+// revocationReasons are those of RFC 5280, 5.3.1, without the ones for a
+// revocation that is taken back, which ours never is.
+func revocationReasons() []string {
+	return []string{
+		"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded",
+		"cessationOfOperation", "privilegeWithdrawn", "aACompromise",
+	}
+}
+
+// Revoke revokes a certificate for a reason named as in RFC 5280. The first
+// revocation counts; another one changes nothing.
+func (d *Depot) Revoke(tx storage.Tx, fp Fingerprint, reason string, at time.Time) error {
+	if !slices.Contains(revocationReasons(), reason) {
+		return fmt.Errorf("%w: %q", ErrReason, reason)
+	}
+	c, err := certificates.Get(tx, string(fp))
+	if err != nil {
+		return err
+	}
+	return revoke(tx, c, reason, at)
+}
+
+// RevokeDevice revokes all certificates that are bound to a device.
+func (d *Depot) RevokeDevice(tx storage.Tx, deviceID, reason string, at time.Time) error {
+	if !slices.Contains(revocationReasons(), reason) {
+		return fmt.Errorf("%w: %q", ErrReason, reason)
+	}
+	var bound []Certificate // first found, then changed
+	for c, err := range d.ByDevice(tx, deviceID) {
+		if err != nil {
+			return err
+		}
+		bound = append(bound, c)
+	}
+	for _, c := range bound {
+		if err := revoke(tx, c, reason, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func revoke(tx storage.Tx, c Certificate, reason string, at time.Time) error {
+	if !c.RevokedAt.IsZero() {
+		return nil
+	}
+	c.RevokedAt, c.RevocationReason = at.UTC(), reason
+	return certificates.Put(tx, c)
+}
+
+// DueForRenewal yields bound, unrevoked certificates whose RenewAt is before the
+// given time, the longest overdue first; limit 0 means all.
+func (d *Depot) DueForRenewal(tx storage.Tx, before time.Time, limit int) iter.Seq2[Certificate, error] {
+	return certificates.Ascend(tx, "renew", "", renewKey(before), limit)
+}
+
+// Page returns up to limit records and the cursor of the next page, empty on the
+// last one.
+func (d *Depot) Page(tx storage.Tx, cursor string, limit int) ([]Certificate, string, error) {
+	return certificates.Page(tx, cursor, limit)
+}

@@ -1,0 +1,104 @@
+// Package depot issues certificates, and knows all that it has issued.
+//
+// It has two authorities. The identity CA issues nothing but the identities by
+// which devices sign in to MDM, so that no other certificate can ever pass as
+// one. The organisation root anchors everything else: our own TLS leaf, payload
+// certificates, signatures of profiles. Their keys are sealed in the database.
+//
+// It decides nothing: who may have a certificate, and what it says, is for
+// package enroll. It knows nothing of devices but the IDs that it is given, and
+// nothing of SCEP or HTTP: the doors are in the packages below it.
+package depot
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
+)
+
+// Names of the authorities, as in [Certificate.Authority].
+const (
+	identityName = "identity"
+	rootName     = "root"
+)
+
+// Request is what a door (SCEP, EST, an uploaded request) passes on to whoever
+// decides on issuance. The door has checked what can be checked without knowing
+// who asks: both signatures, both keys, and that one fits the other.
+type Request struct {
+	TransactionID string
+	Challenge     string // empty if there was none
+	CSR           *x509.CertificateRequest
+
+	// Signer is the certificate that signed the request: one of ours, not looked
+	// up yet, in a renewal, and else self-signed with the key of CSR.
+	Signer *x509.Certificate
+
+	Renewal bool // it says of itself that it renews Signer: messageType RenewalReq (17)
+}
+
+// Config says what a Depot needs: all of it but NewKey.
+type Config struct {
+	DB      storage.DB
+	Box     *seal.Box // seals the authorities' keys
+	Log     *slog.Logger
+	Now     func() time.Time
+	KeyBits int    // of authorities that are made: 2048, 3072 or 4096
+	Name    string // of the installation, such as its host name; goes into the authorities' names
+
+	// NewKey makes the RSA keys of authorities; nil means rsa.GenerateKey. Tests
+	// that can't wait hand out a key again.
+	NewKey func(bits int) (*rsa.PrivateKey, error)
+}
+
+// Depot is the two authorities and the records of what they issued.
+type Depot struct {
+	db      storage.DB
+	box     *seal.Box
+	log     *slog.Logger
+	now     func() time.Time
+	created bool
+
+	identity, root *Authority
+}
+
+// Open loads the authorities, or makes both if there are none.
+func Open(ctx context.Context, c Config) (*Depot, error) {
+	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
+		return nil, errors.New("depot: DB, Box, Log and Now are required")
+	}
+	switch c.KeyBits {
+	case 2048, 3072, 4096:
+	default:
+		return nil, fmt.Errorf("depot: keys of authorities have 2048, 3072 or 4096 bits, not %d", c.KeyBits)
+	}
+	if c.NewKey == nil {
+		c.NewKey = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
+	}
+	d := &Depot{db: c.DB, box: c.Box, log: c.Log, now: c.Now}
+	if err := d.openAuthorities(ctx, c); err != nil {
+		return nil, fmt.Errorf("open depot: %w", err)
+	}
+	if d.created {
+		d.log.InfoContext(ctx, "authorities created", "key_bits", c.KeyBits,
+			"identity", FingerprintOf(d.identity.cert), "root", FingerprintOf(d.root.cert))
+	}
+	return d, nil
+}
+
+// Identity returns the authority that issues MDM identities, and nothing else.
+func (d *Depot) Identity() *Authority { return d.identity }
+
+// Root returns the organisation root.
+func (d *Depot) Root() *Authority { return d.root }
+
+// Created says whether Open made the authorities: whether this is the first start.
+func (d *Depot) Created() bool { return d.created }
