@@ -1,0 +1,273 @@
+package mdmtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Handler answers a command in the device's place. own is the device's own
+// answer; calling it has the device's effects. A result without Status is
+// silence: the session ends without an answer.
+type Handler func(ctx context.Context, c *Channel, cmd *Command, own func() Result) Result
+
+// installedProfile is a profile that came by InstallProfile.
+type installedProfile struct {
+	identifier string
+	user       bool // on the user channel
+	dict       Dict
+	signer     *x509.Certificate
+	roots      []*x509.Certificate
+}
+
+// Answer runs cmd as the device does, reports the result and returns the next
+// command.
+func (c *Channel) Answer(ctx context.Context, cmd *Command) (*Command, error) {
+	var after func(context.Context) error
+	var cut error
+	own := func() Result {
+		var r Result
+		r, after, cut = c.perform(ctx, cmd)
+		return r
+	}
+	var result Result
+	if h := c.dev.opts.Handler; h != nil {
+		result = h(ctx, c, cmd, own)
+	} else {
+		result = own()
+	}
+	if cut != nil {
+		return nil, cut
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // a handler that waited gave up; the command comes again
+	}
+	var next *Command
+	var err error
+	if result.Status != "" {
+		if result.CommandUUID == "" {
+			result.CommandUUID = cmd.UUID
+		}
+		next, err = c.Report(ctx, result)
+	}
+	if after != nil && !errors.Is(err, ErrRemoved) {
+		err = errors.Join(err, after(ctx))
+	}
+	if s := c.dev.State(); s == Removed || s == Erased {
+		next = nil
+	}
+	return next, err
+}
+
+// chain is an ErrorChain of one entry.
+func chain(code int, domain, text string) Dict {
+	return Dict{"ErrorChain": []any{Dict{
+		"ErrorCode": code, "ErrorDomain": domain, "LocalizedDescription": text, "USEnglishDescription": text,
+	}}}
+}
+
+func failed(code int, domain, text string) Result {
+	return Result{Status: StatusError, Keys: chain(code, domain, text)}
+}
+
+func done(keys Dict) Result { return Result{Status: StatusAcknowledged, Keys: keys} }
+
+// permission is what PROTOCOL 5.5 says of a command.
+type permission struct {
+	right      int64 // of AccessRights; 0 when it depends or none is needed
+	ios, mac   bool  // allowed in a User Enrollment
+	user       bool  // on a Mac's user channel too
+	supervised bool  // on iOS
+}
+
+func permissionOf(requestType string) (permission, bool) {
+	switch requestType {
+	case "DeviceInformation":
+		return permission{0, true, true, true, false}, true
+	case "SecurityInfo":
+		return permission{1024, true, true, true, false}, true
+	case "ProfileList", "CertificateList":
+		return permission{1, true, true, true, false}, true
+	case "InstalledApplicationList":
+		return permission{256, true, false, true, false}, true
+	case "InstallProfile":
+		return permission{2, true, true, true, false}, true
+	case "RemoveProfile":
+		return permission{0, true, true, true, false}, true // the server's own profile needs no right
+	case "Settings":
+		return permission{2048, true, true, true, false}, true
+	case "DeviceLock":
+		return permission{4, true, false, false, false}, true
+	case "EraseDevice":
+		return permission{8, false, false, false, false}, true
+	case "RestartDevice":
+		return permission{4, false, false, false, true}, true
+	}
+	return permission{}, false
+}
+
+// perform runs cmd. after, if not nil, is what the device does once the result is
+// sent; cut is the error of a renewal that a test stopped.
+func (c *Channel) perform(ctx context.Context, cmd *Command) (r Result, after func(context.Context) error, cut error) {
+	d := c.dev
+	p, known := permissionOf(cmd.RequestType)
+	mac := d.opts.Model == Mac
+	switch {
+	case !known,
+		c.user != nil && !p.user,
+		d.opts.UserEnrollment && (mac && !p.mac || !mac && !p.ios):
+		return failed(12021, "MCMDMErrorDomain", fmt.Sprintf("“%s” is not a valid request type.", cmd.RequestType)), nil, nil
+	case !d.allows(p.right):
+		return failed(12007, "MCMDMErrorDomain", fmt.Sprintf("The MDM server does not have the right to send “%s”.", cmd.RequestType)), nil, nil
+	case p.supervised && !mac && !d.opts.Supervised:
+		return failed(12064, "MCMDMErrorDomain", "The device is not supervised."), nil, nil
+	}
+	f := fields{dict: cmd.Params}
+	switch cmd.RequestType {
+	case "DeviceInformation":
+		r = c.deviceInformation(&f)
+	case "SecurityInfo":
+		r = done(Dict{"SecurityInfo": d.securityInfo()})
+	case "ProfileList":
+		r = done(Dict{"ProfileList": c.profileList()})
+	case "CertificateList":
+		r = done(Dict{"CertificateList": d.certificateList()})
+	case "InstalledApplicationList":
+		r = done(Dict{"InstalledApplicationList": d.applications(f.strings("Identifiers"), f.bool("ManagedAppsOnly"))})
+	case "Settings":
+		r = d.settings(&f)
+	case "DeviceLock":
+		r = d.lock(&f)
+	case "RestartDevice":
+		r = done(nil)
+	case "EraseDevice":
+		r = d.pin(&f)
+		if r.Status == StatusAcknowledged {
+			after = func(context.Context) error { d.uninstall(Erased); return nil }
+		}
+	case "InstallProfile":
+		r, after, cut = c.installProfile(ctx, &f, cmd)
+	case "RemoveProfile":
+		r, after = c.removeProfile(&f)
+	}
+	if f.err != nil {
+		return Result{Status: StatusFormat, Keys: chain(12026, "MCMDMErrorDomain", f.err.Error())}, nil, nil
+	}
+	return r, after, cut
+}
+
+// pin checks the six digits that a Mac wants for DeviceLock and EraseDevice.
+func (d *Device) pin(f *fields) Result {
+	pin := f.string("PIN")
+	if d.opts.Model == Mac && (len(pin) != 6 || bytes.ContainsFunc([]byte(pin), func(r rune) bool { return r < '0' || r > '9' })) {
+		return failed(12026, "MCMDMErrorDomain", "The PIN must have six digits.")
+	}
+	return done(nil)
+}
+
+func (d *Device) lock(f *fields) Result {
+	r := d.pin(f)
+	if f.string("Message")+f.string("PhoneNumber") != "" && d.opts.Model != Mac && r.Status == StatusAcknowledged {
+		r.Keys = Dict{"MessageResult": "Success"}
+	}
+	return r
+}
+
+// settings answers each item by itself, as Apple's reply does.
+func (d *Device) settings(f *fields) Result {
+	var results []any
+	for _, item := range f.dicts("Settings") {
+		name, _ := item["Item"].(string)
+		answer := Dict{"Item": name, "Status": StatusAcknowledged}
+		needsSupervision := slices.Contains([]string{"DeviceName", "Wallpaper", "Bluetooth", "TimeZone", "AccessibilitySettings"}, name)
+		open := slices.Contains([]string{"ApplicationConfiguration", "ApplicationAttributes", "OrganizationInfo", "MDMOptions"}, name)
+		if d.opts.UserEnrollment && !open || needsSupervision && d.opts.Model != Mac && !d.opts.Supervised {
+			answer["Status"] = StatusError
+			answer["ErrorChain"] = chain(12064, "MCMDMErrorDomain", "The device is not supervised.")["ErrorChain"]
+		}
+		results = append(results, answer)
+	}
+	if f.dict["Settings"] == nil {
+		f.err = errors.New("Settings is missing")
+	}
+	return done(Dict{"Settings": results})
+}
+
+// installProfile stores an ordinary profile; the enrollment profile again renews
+// the identity (PROTOCOL 7.6).
+func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (Result, func(context.Context) error, error) {
+	d := c.dev
+	raw := f.data("Payload")
+	if len(raw) == 0 {
+		f.err = errors.Join(f.err, errors.New("Payload is missing"))
+		return Result{}, nil, nil
+	}
+	refuse := func(err error) (Result, func(context.Context) error, error) {
+		return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+err.Error()), nil, nil
+	}
+	dict, signer, err := openProfile(raw)
+	if err != nil {
+		return refuse(err)
+	}
+	top := fields{dict: dict}
+	identifier, _ := top.payload("Configuration")
+	content := top.dicts("PayloadContent")
+	if top.err != nil {
+		return refuse(top.err)
+	}
+	p := &Profile{}
+	kept, err := p.payloads(content, d.rules())
+	if err == nil {
+		err = p.certificates(kept)
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	enrolled := d.Profile()
+	again := enrolled != nil && identifier == enrolled.Identifier
+	isMDM := len(p.ofType("com.apple.mdm")) > 0
+	switch {
+	case again && isMDM && c.user == nil:
+		return d.renew(ctx, raw, cmd)
+	case again:
+		return refuse(errors.New("the enrollment profile can't be replaced by this one"))
+	case isMDM:
+		return refuse(errors.New("the device is managed already"))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	user := c.user != nil
+	d.installed = slices.DeleteFunc(d.installed, func(old installedProfile) bool { return old.identifier == identifier && old.user == user })
+	d.installed = append(d.installed, installedProfile{identifier, user, dict, signer, p.Roots})
+	if len(p.Roots) > 0 {
+		d.dropClients()
+	}
+	return done(nil), nil, nil
+}
+
+func (c *Channel) removeProfile(f *fields) (Result, func(context.Context) error) {
+	d := c.dev
+	identifier := f.required("Identifier")
+	if enrolled := d.Profile(); f.err == nil && enrolled != nil && identifier == enrolled.Identifier && c.user == nil {
+		// The identity goes with the profile: CheckOut is all the server hears.
+		return Result{}, d.Remove
+	}
+	if !d.allows(2) {
+		return failed(12007, "MCMDMErrorDomain", "The MDM server does not have the right to send “RemoveProfile”."), nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.installed, func(p installedProfile) bool { return p.identifier == identifier && p.user == (c.user != nil) })
+	if i < 0 {
+		return failed(12075, "MCMDMErrorDomain", fmt.Sprintf("The profile “%s” is not installed.", identifier)), nil
+	}
+	trusted := len(d.installed[i].roots) > 0
+	d.installed = slices.Delete(d.installed, i, i+1)
+	if trusted {
+		d.dropClients()
+	}
+	return done(nil), nil
+}

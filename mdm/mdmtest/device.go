@@ -1,0 +1,648 @@
+package mdmtest
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrRemoved means that the device has removed its enrollment: the server
+	// answered 401 or com.apple.unrecognized.device, or the profile was taken
+	// away. What a removed device would not send is refused with it too.
+	ErrRemoved = errors.New("device: the enrollment is removed")
+
+	// ErrNotInstalled means that a step needs a profile or an identity which the
+	// device does not have yet.
+	ErrNotInstalled = errors.New("device: no profile or identity installed")
+)
+
+// State is how far a device got.
+type State int32
+
+// The states of a device, in the order of an enrollment.
+const (
+	New           State = iota // nothing installed
+	Installed                  // the profile is there
+	Identified                 // the identity certificate too
+	Authenticated              // the server accepted Authenticate
+	Enrolled                   // and TokenUpdate
+	Removed                    // the profile is gone; identity and ids stay readable
+	Erased                     // the device was wiped
+)
+
+func (s State) String() string {
+	return [...]string{"new", "installed", "identified", "authenticated", "enrolled", "removed", "erased"}[s]
+}
+
+// SignMode is how a device proves its identity on MDM requests.
+type SignMode int
+
+const (
+	// SignAsTold sends Mdm-Signature when the profile's SignMessage is true, and
+	// offers the identity as TLS client certificate in any case.
+	SignAsTold SignMode = iota
+	// SignHeader sends Mdm-Signature whatever the profile says, and no TLS
+	// client certificate.
+	SignHeader
+	// SignTLS offers the TLS client certificate and never sends Mdm-Signature.
+	SignTLS
+	// SignNone proves nothing.
+	SignNone
+)
+
+// Options say what device to play. The zero value is an iPhone that trusts the
+// system's roots.
+type Options struct {
+	Model     Model  // IPhone when empty
+	UDID      string // made up when empty, as are the next four
+	Serial    string
+	Name      string
+	OSVersion string
+	Build     string
+
+	Supervised     bool
+	UserEnrollment bool  // EnrollmentID in place of UDID, serial number, IMEI and UnlockToken
+	AnyEnrollment  bool  // install a profile whose EnrollmentMode does not fit UserEnrollment (tests)
+	User           *User // the Mac's installing user; made up when nil
+
+	RootCAs   *x509.CertPool    // TLS trust before any profile; the system's when nil
+	Transport http.RoundTripper // replaces the device's own TLS and its trust
+	PlainHTTP bool              // accept http URLs: for servers that stand behind a TLS proxy
+
+	Keys     *KeyPool    // nil: every device makes its own keys
+	Sign     SignMode    // of MDM requests
+	Digest   crypto.Hash // of Mdm-Signature; SHA-256 when zero
+	Encoding Encoding    // of every CMS message
+
+	Handler Handler // answers commands before the device does
+	Renewal Renewal
+
+	Now  func() time.Time // time.Now when nil
+	Rand io.Reader        // of ids, nonces and tokens; crypto/rand when nil
+}
+
+// User is the account that a Mac's user channel speaks for.
+type User struct {
+	ID        string // GeneratedUID; the EnrollmentUserID in a User Enrollment
+	ShortName string
+	LongName  string
+}
+
+// Counters count what a device did since it was made.
+type Counters struct {
+	Requests     int64 // MDM requests sent, check-ins included
+	Idles        int64 // polls with Status Idle that the server answered with 2xx
+	Acknowledged int64 // results that the server took, by status
+	Errors       int64
+	NotNow       int64
+	Failures     int64 // MDM requests that failed: no answer, or a status other than 2xx
+}
+
+type counters struct {
+	requests, idles, acknowledged, errors, notNow, failures atomic.Int64
+}
+
+// Device is one simulated device. Its methods may be called from several
+// goroutines; a step waits for none of the others.
+type Device struct {
+	opts       Options
+	imei       string
+	count      counters
+	lastStatus atomic.Int64
+	channel    *Channel
+
+	mu           sync.Mutex
+	state        State
+	profile      *Profile
+	enrollmentID string
+	identity     *identity
+	renewal      *renewal
+	userChannel  *Channel
+	unlockToken  []byte
+	installed    []installedProfile
+	plain        *http.Client // without client certificate
+}
+
+// identity is a certificate, its key and the connections that offer it.
+type identity struct {
+	cert   *x509.Certificate
+	key    crypto.Signer
+	client *http.Client // built when needed
+}
+
+// NewDevice returns a device as it leaves the box.
+func NewDevice(o Options) (*Device, error) {
+	if o.Model == "" {
+		o.Model = IPhone
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	hw := o.Model.hardware()
+	var err error
+	if o.UDID == "" {
+		if o.UDID, err = o.Model.newUDID(o.Rand); err != nil {
+			return nil, err
+		}
+	}
+	if o.Serial == "" {
+		if o.Serial, err = newSerial(o.Rand); err != nil {
+			return nil, err
+		}
+	}
+	if o.Name == "" {
+		o.Name = "Simulated " + string(o.Model)
+	}
+	if o.OSVersion == "" {
+		o.OSVersion = hw.os
+	}
+	if o.Build == "" {
+		o.Build = hw.build
+	}
+	if o.User == nil {
+		id, err := newUUID(o.Rand)
+		if err != nil {
+			return nil, err
+		}
+		o.User = &User{ID: id, ShortName: "ana", LongName: "Ana Example"}
+	}
+	d := &Device{opts: o}
+	digits, err := readRandom(o.Rand, 12)
+	if err != nil {
+		return nil, err
+	}
+	d.imei = "35"
+	for _, b := range digits {
+		d.imei += string('0' + rune(b%10))
+	}
+	if d.channel, err = newChannel(d, nil); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Options returns what the device was made of, made-up values included.
+func (d *Device) Options() Options { return d.opts }
+
+// State returns how far the device got.
+func (d *Device) State() State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// Counters returns what the device did so far.
+func (d *Device) Counters() Counters {
+	return Counters{
+		Requests: d.count.requests.Load(), Idles: d.count.idles.Load(), Acknowledged: d.count.acknowledged.Load(),
+		Errors: d.count.errors.Load(), NotNow: d.count.notNow.Load(), Failures: d.count.failures.Load(),
+	}
+}
+
+// LastStatus is the HTTP status of the last MDM request, 0 before the first or
+// when it had no answer.
+func (d *Device) LastStatus() int { return int(d.lastStatus.Load()) }
+
+// Profile is the enrollment profile, nil before Install.
+func (d *Device) Profile() *Profile {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.profile
+}
+
+// Identity is the certificate and key that sign MDM requests, nil before
+// RequestIdentity.
+func (d *Device) Identity() (*x509.Certificate, crypto.Signer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.identity == nil {
+		return nil, nil
+	}
+	return d.identity.cert, d.identity.key
+}
+
+// SetIdentity replaces the identity, as an attacker with another certificate would.
+func (d *Device) SetIdentity(cert *x509.Certificate, key crypto.Signer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.identity = &identity{cert: cert, key: key}
+	d.state = max(d.state, Identified)
+}
+
+// ID is what the server knows the device by: its UDID, or the EnrollmentID of
+// its current User Enrollment.
+func (d *Device) ID() string {
+	for _, id := range d.IDs() {
+		return id.(string)
+	}
+	return ""
+}
+
+// IDs are the keys that name the device channel in every message.
+func (d *Device) IDs() Dict {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.opts.UserEnrollment {
+		return Dict{"EnrollmentID": d.enrollmentID}
+	}
+	return Dict{"UDID": d.opts.UDID}
+}
+
+// Channel is the device channel.
+func (d *Device) Channel() *Channel { return d.channel }
+
+// User is the user channel of a Mac whose enrollment profile has PayloadScope
+// User and announces com.apple.mdm.per-user-connections; nil in all other cases.
+func (d *Device) User() *Channel {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.userChannel
+}
+
+// Enroll does all that follows a tap on "Install": it fetches the profile,
+// installs it, gets an identity by SCEP, authenticates and sends its token; on a
+// Mac with a user channel, that one's too. After a failure nothing of the
+// profile stays. It sends no Idle: Poll does.
+func (d *Device) Enroll(ctx context.Context, profileURL string, opts ...SCEPOption) error {
+	raw, err := d.Download(ctx, profileURL)
+	if err != nil {
+		return err
+	}
+	return d.EnrollProfile(ctx, raw, opts...)
+}
+
+// EnrollProfile is Enroll with a profile that was fetched before.
+func (d *Device) EnrollProfile(ctx context.Context, profile []byte, opts ...SCEPOption) error {
+	if err := d.Install(profile); err != nil {
+		return err
+	}
+	err := d.RequestIdentity(ctx, opts...)
+	if err == nil {
+		err = d.Authenticate(ctx)
+	}
+	if err == nil {
+		err = d.TokenUpdate(ctx)
+	}
+	if user := d.User(); err == nil && user != nil {
+		err = user.TokenUpdate(ctx)
+	}
+	if err != nil && !errors.Is(err, ErrRemoved) {
+		d.uninstall(New)
+	}
+	return err
+}
+
+// Download fetches an enrollment profile as Safari does.
+func (d *Device) Download(ctx context.Context, profileURL string) ([]byte, error) {
+	if err := checkURL(profileURL, d.opts.PlainHTTP); err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	client, err := d.clientFor(nil)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, profileURL, nil)
+	if err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	req.Header.Set("User-Agent", d.opts.Model.hardware().browser)
+	req.Header.Set("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
+	reply, err := roundTrip(client, req)
+	if err == nil {
+		err = reply.err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	if kind := mediaType(reply.Header); kind != "application/x-apple-aspen-config" {
+		return nil, fmt.Errorf("download: Content-Type %q is no profile", kind)
+	}
+	return reply.Body, nil
+}
+
+// Install checks an enrollment profile and takes it, roots included. A User
+// Enrollment gets its new EnrollmentID here.
+func (d *Device) Install(raw []byte) error {
+	if s := d.State(); s != New && s != Removed && s != Erased {
+		return fmt.Errorf("install: the device is %v already; a second MDM profile is refused", s)
+	}
+	p, err := ParseProfile(raw, d.rules())
+	if err != nil {
+		return err
+	}
+	id, err := newUUID(d.opts.Rand)
+	if err != nil {
+		return err
+	}
+	unlock, err := readRandom(d.opts.Rand, 256)
+	if err != nil {
+		return err
+	}
+	if err := d.channel.reset(); err != nil {
+		return err
+	}
+	var user *Channel
+	if d.opts.Model == Mac && p.Scope == "User" && p.MDM.PerUser() {
+		if user, err = newChannel(d, d.opts.User); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.profile, d.enrollmentID, d.unlockToken, d.userChannel = p, id, unlock, user
+	d.identity, d.renewal, d.installed = nil, nil, nil
+	d.state = Installed
+	d.dropClients()
+	return nil
+}
+
+func (d *Device) rules() Rules {
+	return Rules{
+		Model: d.opts.Model, UserEnrollment: d.opts.UserEnrollment,
+		PlainHTTP: d.opts.PlainHTTP, AnyEnrollment: d.opts.AnyEnrollment,
+	}
+}
+
+// RequestIdentity gets the identity certificate that the profile's SCEP payload
+// describes. Options are for tests; see [SCEPOption].
+func (d *Device) RequestIdentity(ctx context.Context, opts ...SCEPOption) error {
+	p := d.Profile()
+	if p == nil {
+		return ErrNotInstalled
+	}
+	id, err := d.scep(ctx, p, opts...)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.identity, d.state = id, Identified
+	return nil
+}
+
+// SCEP is the client that the profile's payload describes.
+func (d *Device) SCEP(p *Profile) (*SCEP, error) {
+	client, err := d.clientFor(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &SCEP{
+		URL: p.SCEP.URL, Name: p.SCEP.Name, HTTP: client, Fingerprint: p.SCEP.CAFingerprint,
+		Retries: p.SCEP.Retries, RetryDelay: p.SCEP.RetryDelay,
+		Encoding: d.opts.Encoding, Now: d.opts.Now, Rand: d.opts.Rand,
+	}, nil
+}
+
+// Request makes the SCEP request that p asks the device for, with a new key.
+func (d *Device) Request(s *SCEP, p *Profile, opts ...SCEPOption) (*SCEPRequest, error) {
+	key, err := d.newKey(int(p.SCEP.Keysize))
+	if err != nil {
+		return nil, err
+	}
+	return s.Request(key, d.subject(p), p.SCEP.Challenge, p.SCEP.extensions(), opts...)
+}
+
+func (d *Device) scep(ctx context.Context, p *Profile, opts ...SCEPOption) (*identity, error) {
+	s, err := d.SCEP(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Discover(ctx); err != nil {
+		return nil, err
+	}
+	r, err := d.Request(s, p, opts...)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := s.Send(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &identity{cert: cert, key: r.key}, nil
+}
+
+func (d *Device) newKey(bits int) (*rsa.PrivateKey, error) {
+	if d.opts.Keys != nil && d.opts.Keys.bits == bits {
+		return d.opts.Keys.Key()
+	}
+	return rsa.GenerateKey(rand.Reader, bits)
+}
+
+// subject is what the payload asks for, as each system changes it: a Mac expands
+// variables, takes the payload identifier for a missing CN and cuts the CN to 64
+// bytes (PROTOCOL 3.4).
+func (d *Device) subject(p *Profile) Subject {
+	if d.opts.Model != Mac {
+		return p.SCEP.Subject
+	}
+	expand := strings.NewReplacer("%ComputerName%", d.opts.Name, "%HardwareUUID%", d.opts.UDID, "%SerialNumber%", d.opts.Serial)
+	var out Subject
+	named := false
+	for _, rdn := range p.SCEP.Subject {
+		var pairs [][2]string
+		for _, pair := range rdn {
+			value := expand.Replace(pair[1])
+			if attributeType(pair[0]) == attributeType("CN") {
+				named = true
+				value = value[:min(len(value), 64)]
+			}
+			pairs = append(pairs, [2]string{pair[0], value})
+		}
+		out = append(out, pairs)
+	}
+	if !named {
+		identifier, _ := p.ofType("com.apple.security.scep")[0]["PayloadIdentifier"].(string)
+		out = append(out, [][2]string{{"CN", identifier[:min(len(identifier), 64)]}})
+	}
+	return out
+}
+
+// clientFor returns the HTTP client that offers id, or no certificate.
+func (d *Device) clientFor(id *identity) (*http.Client, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	slot := &d.plain
+	if id != nil && (d.opts.Sign == SignAsTold || d.opts.Sign == SignTLS) {
+		slot = &id.client
+	}
+	if *slot != nil {
+		return *slot, nil
+	}
+	if d.opts.Transport != nil {
+		*slot = clientOver(d.opts.Transport)
+		return *slot, nil
+	}
+	roots, err := d.roots()
+	if err != nil {
+		return nil, err
+	}
+	var cert *tls.Certificate
+	if slot != &d.plain {
+		cert = &tls.Certificate{Certificate: [][]byte{id.cert.Raw}, PrivateKey: id.key, Leaf: id.cert}
+	}
+	*slot = newClient(roots, cert)
+	return *slot, nil
+}
+
+// roots are the roots that TLS trusts: those before any profile, and those that
+// profiles delivered.
+func (d *Device) roots() (*x509.CertPool, error) {
+	var more []*x509.Certificate
+	if d.profile != nil {
+		more = append(more, d.profile.Roots...)
+	}
+	for _, p := range d.installed {
+		more = append(more, p.roots...)
+	}
+	if len(more) == 0 {
+		return d.opts.RootCAs, nil
+	}
+	var pool *x509.CertPool
+	if d.opts.RootCAs != nil {
+		pool = d.opts.RootCAs.Clone()
+	} else {
+		var err error
+		if pool, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("system roots: %w", err)
+		}
+	}
+	for _, cert := range more {
+		pool.AddCert(cert)
+	}
+	return pool, nil
+}
+
+// dropClients makes the next request use the trust of now. The caller holds mu.
+func (d *Device) dropClients() {
+	slots := []**http.Client{&d.plain}
+	if d.identity != nil {
+		slots = append(slots, &d.identity.client)
+	}
+	for _, slot := range slots {
+		if *slot != nil && d.opts.Transport == nil {
+			(*slot).CloseIdleConnections()
+		}
+		*slot = nil
+	}
+}
+
+// Close ends the device's idle connections.
+func (d *Device) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dropClients()
+}
+
+// uninstall takes the profile away. Identity and ids stay, for tests that replay.
+func (d *Device) uninstall(to State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state, d.renewal = to, nil
+	d.dropClients()
+}
+
+// advance moves the state forward, never back from Removed or Erased.
+func (d *Device) advance(to State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state < to {
+		d.state = to
+	}
+}
+
+// prepare signs body for an MDM URL as id.
+func (d *Device) prepare(id *identity, url, contentType string, body []byte) (Prepared, error) {
+	p := Prepared{Method: http.MethodPut, URL: url, Body: body, Header: http.Header{
+		"Content-Type": {contentType},
+		"User-Agent":   {"MDM/1.0"},
+	}}
+	profile := d.Profile()
+	if profile == nil || id == nil {
+		return p, ErrNotInstalled
+	}
+	if d.opts.Sign == SignHeader || d.opts.Sign == SignAsTold && profile.MDM.SignMessage {
+		signature, err := Signature{
+			Certificate: id.cert, Key: id.key, Digest: d.opts.Digest, Detached: true,
+			SigningTime: d.opts.Now(), Encoding: d.opts.Encoding,
+		}.Sign(body)
+		if err != nil {
+			return p, err
+		}
+		p.Header.Set("Mdm-Signature", base64.StdEncoding.EncodeToString(signature))
+	}
+	return p, nil
+}
+
+// Send sends a prepared request as the device's own, and draws the conclusions
+// that a device draws from the status.
+func (d *Device) Send(ctx context.Context, p Prepared) (*Reply, error) {
+	d.mu.Lock()
+	id := d.identity
+	d.mu.Unlock()
+	return d.send(ctx, id, p)
+}
+
+func (d *Device) send(ctx context.Context, id *identity, p Prepared) (*Reply, error) {
+	client, err := d.clientFor(id)
+	if err != nil {
+		return nil, err
+	}
+	req, err := p.Request(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.count.requests.Add(1)
+	d.lastStatus.Store(0)
+	reply, err := roundTrip(client, req)
+	if err != nil {
+		d.count.failures.Add(1)
+		return nil, err
+	}
+	d.lastStatus.Store(int64(reply.Status))
+	if err := reply.err(); err != nil {
+		d.count.failures.Add(1)
+		if reply.Status == http.StatusUnauthorized || unrecognized(reply) {
+			d.uninstall(Removed)
+			return reply, fmt.Errorf("%w: %w", ErrRemoved, err)
+		}
+		return reply, err
+	}
+	return reply, nil
+}
+
+// unrecognized reports a 403 with com.apple.unrecognized.device (PROTOCOL 2.7).
+func unrecognized(r *Reply) bool {
+	if r.Status != http.StatusForbidden {
+		return false
+	}
+	var answer struct{ Code string }
+	if mediaType(r.Header) == "application/json" {
+		if err := json.Unmarshal(r.Body, &answer); err != nil {
+			return false
+		}
+		return answer.Code == "com.apple.unrecognized.device"
+	}
+	v, err := UnmarshalPlist(r.Body)
+	if err != nil {
+		return false
+	}
+	dict, _ := v.(Dict)
+	return dict["code"] == "com.apple.unrecognized.device"
+}

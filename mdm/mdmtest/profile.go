@@ -1,0 +1,489 @@
+package mdmtest
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Rules are the circumstances that decide what a device accepts in an enrollment
+// profile.
+type Rules struct {
+	Model          Model
+	UserEnrollment bool
+	PlainHTTP      bool // http URLs are fine: a TLS proxy is meant to stand before the server
+	AnyEnrollment  bool // don't compare EnrollmentMode with UserEnrollment
+}
+
+// Profile is an enrollment profile that a device would install.
+type Profile struct {
+	Raw        []byte
+	Identifier string
+	UUID       string
+	Name       string
+	Scope      string            // "System", "User" or ""
+	Signer     *x509.Certificate // nil when the profile is not signed
+	MDM        MDMPayload
+	SCEP       SCEPPayload
+	Roots      []*x509.Certificate // delivered roots, which TLS trusts afterwards
+	Payloads   []Dict
+}
+
+// MDMPayload is com.apple.mdm (PROTOCOL 3.2).
+type MDMPayload struct {
+	IdentityCertificateUUID string
+	Topic                   string
+	ServerURL               string
+	CheckInURL              string // ServerURL when the payload has none
+	SignMessage             bool
+	AccessRights            int64 // 0 in BYOD
+	AssignedManagedAppleID  string
+	EnrollmentMode          string // "BYOD", "ADDE" or ""
+	ServerCapabilities      []string
+	CheckOutWhenRemoved     bool
+	RequiredAppIDForMDM     int64
+}
+
+// PerUser reports whether the server takes user channels.
+func (m MDMPayload) PerUser() bool {
+	return slices.Contains(m.ServerCapabilities, "com.apple.mdm.per-user-connections")
+}
+
+// SCEPPayload is the PayloadContent of com.apple.security.scep (PROTOCOL 3.4).
+type SCEPPayload struct {
+	URL           string
+	Name          string
+	Subject       Subject
+	Challenge     string
+	Keysize       int64
+	KeyUsage      int64
+	CAFingerprint []byte
+	Retries       int
+	RetryDelay    time.Duration
+	Email         []string // SubjectAltName
+	DNS           []string
+	URI           []string
+	UPN           string
+}
+
+// openProfile returns the property list in a profile, signed or not, and who
+// signed it. Devices refuse a broken signature; an unknown signer only shows.
+func openProfile(data []byte) (Dict, *x509.Certificate, error) {
+	var signer *x509.Certificate
+	content := data
+	if !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n\xef\xbb\xbf"), []byte("<")) {
+		sd, err := parseSignedData(data)
+		if err != nil {
+			return nil, nil, fmt.Errorf("profile: neither XML nor signed: %w", err)
+		}
+		if sd.detached || sd.contentType != oidData {
+			return nil, nil, errors.New("profile: signed without content")
+		}
+		if _, signer, err = sd.verify(sd.content); err != nil {
+			return nil, nil, fmt.Errorf("profile: %w", err)
+		}
+		content = sd.content
+	}
+	v, err := UnmarshalPlist(content)
+	if err != nil {
+		return nil, nil, fmt.Errorf("profile: %w", err)
+	}
+	d, ok := v.(Dict)
+	if !ok {
+		return nil, nil, errors.New("profile: not a dictionary")
+	}
+	return d, signer, nil
+}
+
+// ParseProfile reads an enrollment profile and applies the rules of PROTOCOL 3.1
+// to 3.4. Its error says why a device would not install it.
+func ParseProfile(data []byte, rules Rules) (*Profile, error) {
+	d, signer, err := openProfile(data)
+	if err != nil {
+		return nil, err
+	}
+	p := &Profile{Raw: bytes.Clone(data), Signer: signer}
+	if err := p.read(d, rules); err != nil {
+		return nil, fmt.Errorf("enrollment profile: %w", err)
+	}
+	return p, nil
+}
+
+func (p *Profile) read(d Dict, rules Rules) error {
+	f := fields{dict: d}
+	if f.dict["EncryptedPayloadContent"] != nil {
+		return errors.New("encrypted for another identity")
+	}
+	p.Identifier, p.UUID = f.payload("Configuration")
+	p.Name = f.string("PayloadDisplayName")
+	p.Scope = f.string("PayloadScope")
+	target := f.int("TargetDeviceType", 0)
+	content := f.dicts("PayloadContent")
+	removalDisallowed := f.bool("PayloadRemovalDisallowed")
+	switch {
+	case f.err != nil:
+		return f.err
+	case len(content) == 0:
+		return errors.New("PayloadContent is empty")
+	case p.Scope != "" && p.Scope != "System" && p.Scope != "User":
+		return fmt.Errorf("PayloadScope %q", p.Scope)
+	case rules.UserEnrollment && removalDisallowed:
+		return errors.New("PayloadRemovalDisallowed is forbidden in a User Enrollment")
+	case target != 0 && target != rules.Model.target():
+		return fmt.Errorf("TargetDeviceType %d is not this %s", target, rules.Model)
+	}
+	if content, err := p.payloads(content, rules); err != nil {
+		return err
+	} else if err := p.certificates(content); err != nil {
+		return err
+	}
+	mdm := p.ofType("com.apple.mdm")
+	if len(mdm) != 1 {
+		return fmt.Errorf("%d com.apple.mdm payloads, want exactly one", len(mdm))
+	}
+	if err := p.MDM.read(mdm[0], rules); err != nil {
+		return fmt.Errorf("com.apple.mdm: %w", err)
+	}
+	identity := slices.IndexFunc(p.Payloads, func(d Dict) bool { return d["PayloadUUID"] == p.MDM.IdentityCertificateUUID })
+	if identity < 0 {
+		return errors.New("IdentityCertificateUUID names no payload of the profile")
+	}
+	if t := p.Payloads[identity]["PayloadType"]; t != "com.apple.security.scep" {
+		return fmt.Errorf("identity comes from %v; this device knows com.apple.security.scep only", t)
+	}
+	if err := p.SCEP.read(p.Payloads[identity]); err != nil {
+		return fmt.Errorf("com.apple.security.scep: %w", err)
+	}
+	return nil
+}
+
+// payloads checks what every payload needs and keeps those that the enrollment allows.
+func (p *Profile) payloads(content []Dict, rules Rules) ([]Dict, error) {
+	seen := map[string]bool{}
+	for i, d := range content {
+		f := fields{dict: d}
+		identifier, uuid := f.payload("")
+		kind := f.string("PayloadType")
+		switch {
+		case f.err != nil:
+			return nil, fmt.Errorf("payload %d: %w", i, f.err)
+		case seen["i"+identifier] || seen["u"+uuid]:
+			return nil, fmt.Errorf("payload %d: PayloadIdentifier or PayloadUUID repeats", i)
+		}
+		seen["i"+identifier], seen["u"+uuid] = true, true
+		if rules.UserEnrollment && !allowedInUserEnrollment(kind) {
+			if rules.Model == Mac {
+				continue // skipped silently (PROTOCOL 3.8)
+			}
+			return nil, fmt.Errorf("payload %s is forbidden in a User Enrollment", kind)
+		}
+		p.Payloads = append(p.Payloads, d)
+	}
+	return p.Payloads, nil
+}
+
+// certificates reads the certificate payloads; Apple installs them first.
+func (p *Profile) certificates(content []Dict) error {
+	for _, d := range content {
+		f := fields{dict: d}
+		kind := f.string("PayloadType")
+		switch kind {
+		case "com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem":
+		default:
+			continue
+		}
+		data := f.data("PayloadContent")
+		if f.err != nil {
+			return fmt.Errorf("%s: %w", kind, f.err)
+		}
+		ders := [][]byte{data}
+		if kind == "com.apple.security.pem" || bytes.HasPrefix(data, []byte("-----BEGIN")) {
+			ders = nil
+			for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+				ders = append(ders, block.Bytes)
+			}
+			if len(ders) == 0 {
+				return fmt.Errorf("%s: no PEM certificate", kind)
+			}
+		}
+		for _, raw := range ders {
+			cert, err := x509.ParseCertificate(raw)
+			if err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			if cert.IsCA && bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+				p.Roots = append(p.Roots, cert)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *Profile) ofType(kind string) []Dict {
+	var list []Dict
+	for _, d := range p.Payloads {
+		if d["PayloadType"] == kind {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+func (m *MDMPayload) read(d Dict, rules Rules) error {
+	f := fields{dict: d}
+	*m = MDMPayload{
+		IdentityCertificateUUID: f.required("IdentityCertificateUUID"),
+		Topic:                   f.required("Topic"),
+		ServerURL:               f.required("ServerURL"),
+		CheckInURL:              f.string("CheckInURL"),
+		SignMessage:             f.bool("SignMessage"),
+		AccessRights:            f.int("AccessRights", 0),
+		AssignedManagedAppleID:  f.string("AssignedManagedAppleID"),
+		EnrollmentMode:          f.string("EnrollmentMode"),
+		ServerCapabilities:      f.strings("ServerCapabilities"),
+		CheckOutWhenRemoved:     f.bool("CheckOutWhenRemoved"),
+		RequiredAppIDForMDM:     f.int("RequiredAppIDForMDM", 0),
+	}
+	f.bool("UseDevelopmentAPNS")
+	if m.CheckInURL == "" {
+		m.CheckInURL = m.ServerURL
+	}
+	byod := m.EnrollmentMode == "BYOD"
+	switch {
+	case f.err != nil:
+		return f.err
+	case !strings.HasPrefix(m.Topic, "com.apple.mgmt."):
+		return fmt.Errorf("Topic %q does not start with com.apple.mgmt.", m.Topic)
+	case d["ManagedAppleID"] != nil:
+		return errors.New("ManagedAppleID was removed with iOS 18 and macOS 15")
+	case !slices.Contains([]string{"", "BYOD", "ADDE"}, m.EnrollmentMode):
+		return fmt.Errorf("EnrollmentMode %q", m.EnrollmentMode)
+	case m.EnrollmentMode != "" && m.AssignedManagedAppleID == "":
+		return errors.New("EnrollmentMode without AssignedManagedAppleID")
+	case byod && d["AccessRights"] != nil:
+		return errors.New("AccessRights must be absent with EnrollmentMode BYOD")
+	case byod != rules.UserEnrollment && !rules.AnyEnrollment:
+		return fmt.Errorf("EnrollmentMode %q, and the device is in a User Enrollment: %t", m.EnrollmentMode, rules.UserEnrollment)
+	case !byod:
+		if err := checkRights(m.AccessRights); err != nil {
+			return err
+		}
+	}
+	for key, u := range map[string]string{"ServerURL": m.ServerURL, "CheckInURL": m.CheckInURL} {
+		if err := checkURL(u, rules.PlainHTTP); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// checkRights holds what PROTOCOL 3.3 says of the bits.
+func checkRights(rights int64) error {
+	switch {
+	case rights <= 0 || rights > 8191:
+		return fmt.Errorf("AccessRights %d, want 1 to 8191", rights)
+	case rights&2 != 0 && rights&1 == 0:
+		return errors.New("AccessRights 2 needs 1")
+	case rights&128 != 0 && rights&64 == 0:
+		return errors.New("AccessRights 128 needs 64")
+	}
+	return nil
+}
+
+func checkURL(raw string, plainHTTP bool) error {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return err
+	case u.Host == "":
+		return fmt.Errorf("%q has no host", raw)
+	case u.Scheme != "https" && (u.Scheme != "http" || !plainHTTP):
+		return fmt.Errorf("%q is not https", raw)
+	}
+	return nil
+}
+
+func (s *SCEPPayload) read(d Dict) error {
+	outer := fields{dict: d}
+	f := fields{dict: outer.dictionary("PayloadContent")}
+	if outer.err != nil {
+		return outer.err
+	}
+	for _, wrong := range []string{"KeyType", "KeyUsage", "KeySize"} {
+		if f.dict[wrong] != nil {
+			return fmt.Errorf("key %q is not Apple's spelling", wrong)
+		}
+	}
+	*s = SCEPPayload{
+		URL:           f.required("URL"),
+		Name:          f.string("Name"),
+		Challenge:     f.string("Challenge"),
+		Keysize:       f.int("Keysize", 1024),
+		KeyUsage:      f.int("Key Usage", 0),
+		CAFingerprint: f.data("CAFingerprint"),
+		Retries:       int(f.int("Retries", 3)),
+		RetryDelay:    time.Duration(f.int("RetryDelay", 10)) * time.Second,
+		Subject:       f.subject("Subject"),
+	}
+	keyType := f.string("Key Type")
+	f.bool("KeyIsExtractable")
+	f.bool("AllowAllAppsAccess")
+	alt := fields{dict: f.dictionary("SubjectAltName")}
+	s.Email, s.DNS = alt.oneOrMore("rfc822Name"), alt.oneOrMore("dNSName")
+	s.URI, s.UPN = alt.oneOrMore("uniformResourceIdentifier"), alt.string("ntPrincipalName")
+	if f.err == nil {
+		f.err = alt.err
+	}
+	switch {
+	case f.err != nil:
+		return f.err
+	case keyType != "" && keyType != "RSA":
+		return fmt.Errorf("Key Type %q, want RSA", keyType)
+	case s.Keysize != 2048 && s.Keysize != 4096:
+		return fmt.Errorf("Keysize %d, want 2048 or 4096", s.Keysize)
+	case !slices.Contains([]int64{0, 1, 4, 5}, s.KeyUsage):
+		return fmt.Errorf("Key Usage %d", s.KeyUsage)
+	}
+	return checkURL(s.URL, true)
+}
+
+// fields reads typed values of a dictionary and remembers the first that has
+// the wrong type.
+type fields struct {
+	dict Dict
+	err  error
+}
+
+func field[T any](f *fields, key string) (v T) {
+	raw, there := f.dict[key]
+	if !there {
+		return v
+	}
+	v, ok := raw.(T)
+	if !ok && f.err == nil {
+		f.err = fmt.Errorf("%s is a %T", key, raw)
+	}
+	return v
+}
+
+func (f *fields) string(key string) string   { return field[string](f, key) }
+func (f *fields) bool(key string) bool       { return field[bool](f, key) }
+func (f *fields) data(key string) []byte     { return field[[]byte](f, key) }
+func (f *fields) dictionary(key string) Dict { return field[Dict](f, key) }
+
+func (f *fields) int(key string, absent int64) int64 {
+	if f.dict[key] == nil {
+		return absent
+	}
+	return field[int64](f, key)
+}
+
+func (f *fields) required(key string) string {
+	s := f.string(key)
+	if s == "" && f.err == nil {
+		f.err = fmt.Errorf("%s is missing", key)
+	}
+	return s
+}
+
+func (f *fields) strings(key string) []string {
+	return listOf[string](f, key)
+}
+
+func (f *fields) dicts(key string) []Dict {
+	return listOf[Dict](f, key)
+}
+
+func listOf[T any](f *fields, key string) []T {
+	var list []T
+	for i, raw := range field[[]any](f, key) {
+		v, ok := raw.(T)
+		if !ok && f.err == nil {
+			f.err = fmt.Errorf("%s[%d] is a %T", key, i, raw)
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+func (f *fields) oneOrMore(key string) []string {
+	if s, ok := f.dict[key].(string); ok {
+		return []string{s}
+	}
+	return f.strings(key)
+}
+
+// payload reads what every payload has. An empty kind takes any type.
+func (f *fields) payload(kind string) (identifier, uuid string) {
+	if got := f.required("PayloadType"); kind != "" && got != kind && f.err == nil {
+		f.err = fmt.Errorf("PayloadType %q, want %s", got, kind)
+	}
+	if v := f.int("PayloadVersion", 0); v != 1 && f.err == nil {
+		f.err = fmt.Errorf("PayloadVersion %d, want 1", v)
+	}
+	return f.required("PayloadIdentifier"), f.required("PayloadUUID")
+}
+
+// subject reads [[[type, value]], …], one inner array for each RDN.
+func (f *fields) subject(key string) Subject {
+	var s Subject
+	fail := func() Subject {
+		if f.err == nil {
+			f.err = fmt.Errorf("%s is not an array of arrays of pairs", key)
+		}
+		return nil
+	}
+	for _, rdn := range field[[]any](f, key) {
+		pairs, ok := rdn.([]any)
+		if !ok || len(pairs) == 0 {
+			return fail()
+		}
+		var list [][2]string
+		for _, raw := range pairs {
+			pair, ok := raw.([]any)
+			if !ok || len(pair) != 2 {
+				return fail()
+			}
+			name, isName := pair[0].(string)
+			value, isValue := pair[1].(string)
+			if !isName || !isValue {
+				return fail()
+			}
+			list = append(list, [2]string{name, value})
+		}
+		if len(list) > 1 {
+			return fail() // all RDNs in one array: the mistake of some examples
+		}
+		s = append(s, list)
+	}
+	return s
+}
+
+// allowedInUserEnrollment is PROTOCOL 3.8.
+func allowedInUserEnrollment(kind string) bool {
+	name, ok := strings.CutPrefix(kind, "com.apple.")
+	return ok && slices.Contains([]string{
+		"airplay", "airprint", "applicationaccess", "caldav.account", "carddav.account", "dnsProxy.managed", "eas.account", "education",
+		"extensiblesso", "font", "globalethernet.managed", "google-oauth", "ldap.account", "mail.managed", "mdm",
+		"mobiledevice.passwordpolicy", "relay.managed", "security.acme", "security.certificaterevocation",
+		"security.certificatetransparency", "security.pem", "security.pkcs1", "security.pkcs12", "security.root",
+		"security.scep", "sso", "subscribedcalendar.account", "vpn.managed.applayer", "webClip.managed",
+		"webcontent-filter", "wifi.managed",
+	}, name)
+}
+
+// extensions are what the payload asks to be in the certificate.
+func (s SCEPPayload) extensions() []pkix.Extension {
+	list := []pkix.Extension{keyUsageExtension(s.KeyUsage)}
+	if len(s.Email)+len(s.DNS)+len(s.URI) > 0 || s.UPN != "" {
+		list = append(list, altNameExtension(s.Email, s.DNS, s.URI, s.UPN))
+	}
+	return list
+}
