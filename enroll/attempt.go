@@ -1,0 +1,146 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Stage is how far an attempt has come.
+type Stage string
+
+// The stages, in their order; failed may follow any but the last.
+const (
+	Opened            Stage = "opened"
+	Authenticated     Stage = "authenticated" // the person is known, or need not be
+	ProfileDownloaded Stage = "profile_downloaded"
+	IdentityIssued    Stage = "identity_issued"
+	CheckedIn         Stage = "checked_in"
+	Enrolled          Stage = "enrolled"
+	AttemptFailed     Stage = "failed"
+)
+
+// Attempt is one try of one person to enroll one device. It goes with the
+// person from the first page to the first TokenUpdate, and ties user,
+// certificate and device together.
+type Attempt struct {
+	ID        string              `json:"id"`
+	LinkID    string              `json:"link_id,omitempty"`
+	User      string              `json:"user,omitempty"`
+	Ownership mdm.Ownership       `json:"ownership"`
+	Demo      bool                `json:"demo,omitempty"`
+	Stage     Stage               `json:"stage"`
+	StageAt   map[Stage]time.Time `json:"stage_at"`
+	DeviceID  mdm.DeviceID        `json:"device_id,omitempty"`
+	ErrorCode string              `json:"error_code,omitempty"`
+}
+
+func (a *Attempt) enter(st Stage, now time.Time) {
+	a.Stage = st
+	a.StageAt[st] = now.UTC()
+}
+
+// open says that no certificate was issued yet and one still may be.
+func (a *Attempt) open() bool {
+	return a.Stage == Opened || a.Stage == Authenticated || a.Stage == ProfileDownloaded
+}
+
+const (
+	attemptsByLink = "link"
+	attemptsOpen   = "open"
+)
+
+var attempts = storage.NewCollection("enrollment_attempts", 1,
+	func(a Attempt) string { return a.ID },
+	storage.Index[Attempt]{Name: attemptsByLink, Values: func(a Attempt) []string {
+		if a.LinkID == "" || !a.open() {
+			return nil // only the open ones are ever looked for by their link
+		}
+		return []string{a.LinkID}
+	}},
+	storage.Index[Attempt]{Name: attemptsOpen, Values: func(a Attempt) []string {
+		if a.Stage == Enrolled || a.Stage == AttemptFailed {
+			return nil
+		}
+		return []string{a.StageAt[Opened].UTC().Format(time.RFC3339)}
+	}},
+)
+
+// Attempt returns one attempt, or an error that wraps storage.ErrNotFound.
+func (s *Service) Attempt(ctx context.Context, id string) (a Attempt, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		a, err = attempts.Get(tx, id)
+		return err
+	})
+	if err != nil {
+		return Attempt{}, fmt.Errorf("enrollment attempt %s: %w", id, err)
+	}
+	return a, nil
+}
+
+// Attempts returns a page of attempts in the order of their IDs; next is empty at the end.
+func (s *Service) Attempts(ctx context.Context, cursor string, limit int) (page []Attempt, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		page, next, err = attempts.Page(tx, cursor, limit)
+		return err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list enrollment attempts: %w", err)
+	}
+	return page, next, nil
+}
+
+// failOpenAttempts fails what a link still had under way.
+func (s *Service) failOpenAttempts(tx storage.Tx, linkID, code string) error {
+	var open []Attempt
+	for a, err := range attempts.Lookup(tx, attemptsByLink, linkID) {
+		if err != nil {
+			return fmt.Errorf("attempts of link %s: %w", linkID, err)
+		}
+		open = append(open, a)
+	}
+	for _, a := range open {
+		if err := s.failAttempt(tx, a, code); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) failAttempt(tx storage.Tx, a Attempt, code string) error {
+	a.ErrorCode = code
+	a.enter(AttemptFailed, s.now())
+	if err := attempts.Put(tx, a); err != nil {
+		return fmt.Errorf("fail attempt %s: %w", a.ID, err)
+	}
+	return nil
+}
+
+// codes are the stable codes of what ends an attempt.
+var codes = []struct {
+	err  error
+	code string
+}{
+	{ErrLinkUnknown, "link_unknown"},
+	{ErrLinkExpired, "link_expired"},
+	{ErrLinkUsedUp, "link_used_up"},
+	{ErrLinkRevoked, "link_revoked"},
+	{ErrDeviceOwned, "device_owned"},
+	{mdm.ErrBlocked, "device_blocked"},
+	{errAttemptExpired, "attempt_expired"},
+}
+
+var errAttemptExpired = errors.New("the attempt was not finished in time")
+
+func codeOf(err error) string {
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	return "internal"
+}

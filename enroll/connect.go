@@ -1,0 +1,173 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// ConnectMessage is what a device sends to the ServerURL: that it is idle, or
+// what became of a command.
+type ConnectMessage struct {
+	ID     mdm.AppleID
+	Idle   bool
+	Report mdm.Report // unless Idle
+}
+
+// Connect takes a device's report and returns the plist of the command to run
+// next, nil if there is none. The report, the identity check and the next
+// command's delivery are one transaction; a poll that changes nothing is read-only.
+func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (command []byte, err error) {
+	var id mdm.DeviceID
+	writes := !m.Idle
+	if m.Idle {
+		err = s.db.View(ctx, func(tx storage.Tx) error {
+			c, ch, err := s.connected(tx, p, m.ID)
+			if err != nil {
+				return err
+			}
+			id = ch.ID
+			e, err := mdm.Head(tx, ch.ID, false)
+			if err != nil {
+				return err
+			}
+			if s.pollTells(c, m.ID) || e != nil && e.State != mdm.Delivered {
+				writes = true
+				return nil
+			}
+			if e != nil {
+				command, err = s.mdm.Deliver(tx, e)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+	}
+	var entry *mdm.Entry
+	if writes {
+		err = s.db.Update(ctx, func(tx storage.Tx) error {
+			id, entry, command, err = s.connect(tx, p, m)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+	}
+	s.mdm.Saw(id)
+	if m.Idle {
+		return command, nil
+	}
+	if entry == nil {
+		s.log.InfoContext(ctx, "report of no pending command ignored", "device", id, "command", m.Report.CommandUUID, "state", m.Report.State)
+		return command, nil
+	}
+	s.mdm.Changed()
+	s.log.InfoContext(ctx, "command answered", "device", id, "command", entry.UUID, "request_type", entry.RequestType, "state", entry.State)
+	return command, nil
+}
+
+// connected finds the live channel that a poll is for.
+func (s *Service) connected(tx storage.Tx, p Peer, id mdm.AppleID) (caller, mdm.Device, error) {
+	c, err := s.identify(tx, p, id)
+	if err != nil {
+		return c, mdm.Device{}, err
+	}
+	ch, err := c.channel(tx, id)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && !ch.Live() {
+		return c, mdm.Device{}, ErrNotAuthenticated
+	}
+	return c, ch, err
+}
+
+// pollTells says that a poll of the device channel tells something of a renewal:
+// which of its two certificates the device uses.
+func (s *Service) pollTells(c caller, id mdm.AppleID) bool {
+	r := c.device.Renewal
+	return r != nil && r.Candidate != "" && id.UserID == "" && r.InUse != c.candidate()
+}
+
+func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.DeviceID, entry *mdm.Entry, command []byte, err error) {
+	c, ch, err := s.connected(tx, p, m.ID)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	if s.pollTells(c, m.ID) {
+		c.device.Renewal.InUse = c.candidate()
+		if err := s.settle(tx, c.device); err != nil {
+			return "", nil, nil, err
+		}
+	}
+	if !m.Idle {
+		if entry, err = s.mdm.Record(tx, ch.ID, m.Report); err != nil {
+			return "", nil, nil, err
+		}
+		if err := s.follow(tx, c, ch, entry); err != nil {
+			return "", nil, nil, err
+		}
+	}
+	next, err := mdm.Head(tx, ch.ID, !m.Idle)
+	if err != nil || next == nil {
+		return ch.ID, entry, nil, err
+	}
+	command, err = s.mdm.Deliver(tx, next)
+	return ch.ID, entry, command, err
+}
+
+// follow does what an answer brings with it.
+func (s *Service) follow(tx storage.Tx, c caller, ch mdm.Device, e *mdm.Entry) error {
+	if e == nil || !e.State.Final() {
+		return nil
+	}
+	if e.State == mdm.Acknowledged && e.RequestType == "DeviceInformation" {
+		return mdm.LearnInformation(tx, &ch, e.Result)
+	}
+	if ch.ParentID == "" {
+		return s.answered(tx, c.device, e)
+	}
+	return nil
+}
+
+// Oversized notes that a device sent a result too large to be read, and says
+// whether it should send it again: after the third one its command has failed,
+// and the device is to be told that the result was taken. Which of its channels
+// sent it is in the body that was not kept; the device's own is asked first.
+func (s *Service) Oversized(ctx context.Context, p Peer) (again bool, err error) {
+	var e *mdm.Entry
+	var d mdm.Device
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		c, err := s.known(tx, p)
+		if err != nil {
+			return err
+		}
+		if d = c.device; d.ID == "" {
+			return ErrNotAuthenticated
+		}
+		if e, err = s.mdm.RecordOversized(tx, d.ID); err != nil || e != nil {
+			return err
+		}
+		for u, err := range mdm.UserChannels(tx, d.ID) {
+			if err != nil {
+				return err
+			}
+			if e, err = s.mdm.RecordOversized(tx, u.ID); err != nil || e != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("oversized result: %w", err)
+	}
+	if e == nil {
+		return false, nil
+	}
+	s.log.WarnContext(ctx, "result refused: too large", "device", d.ID, "command", e.UUID, "times", e.Oversized)
+	if e.State.Final() {
+		s.mdm.Changed()
+	}
+	return true, nil
+}

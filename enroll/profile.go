@@ -1,0 +1,81 @@
+package enroll
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+)
+
+// profileFor is what differs from one enrollment profile to the next.
+type profileFor struct {
+	subject        pkix.Name // that the certificate will have: the request of an honest device says the same
+	challenge      string
+	topic          string
+	accessRights   int
+	userEnrollment bool
+}
+
+// signedProfile makes an enrollment profile: the full one, as it is sent for a
+// renewal too. All but the challenge and the identity payload's UUID stays the
+// same for ever, or the device would refuse the renewal (PROTOCOL 7.6).
+func (s *Service) signedProfile(p profileFor) ([]byte, error) {
+	e := profile.Enrollment{
+		Identifier:   s.ProfileIdentifier(),
+		DisplayName:  "Device management",
+		Organization: s.organisation,
+		Description:  "Enrolls this device with " + s.serverURL.Hostname() + ".",
+		ServerURL:    s.serverURL.JoinPath(PathConnect).String(),
+		CheckInURL:   s.serverURL.JoinPath(PathCheckIn).String(),
+		Topic:        p.topic,
+		AccessRights: p.accessRights,
+		SCEP: profile.SCEP{
+			PayloadUUID: mdm.NewUUID(),
+			URL:         s.serverURL.JoinPath(PathSCEP).String(),
+			Name:        "Gatehouse",
+			Subject:     rdns(p.subject),
+			Challenge:   p.challenge,
+			CA:          s.depot.Identity().Certificate(),
+		},
+	}
+	if p.userEnrollment {
+		e.AccessRights = profile.NoRights
+	}
+	if s.includeRoot {
+		e.Roots = []*x509.Certificate{s.depot.Root().Certificate()}
+	}
+	plain, err := e.Encode()
+	if err != nil {
+		return nil, err
+	}
+	signed, err := s.sign(plain)
+	if err != nil {
+		return nil, fmt.Errorf("enrollment profile: %w", err)
+	}
+	return signed, nil
+}
+
+// ProfileIdentifier is the PayloadIdentifier of every enrollment profile: removing
+// the profile of this name ends an enrollment.
+func (s *Service) ProfileIdentifier() string {
+	return profile.EnrollmentIdentifier(s.serverURL.Hostname())
+}
+
+func rdns(name pkix.Name) []profile.RDN {
+	var rdns []profile.RDN
+	for _, o := range name.Organization {
+		rdns = append(rdns, profile.RDN{Type: "O", Value: o})
+	}
+	for _, ou := range name.OrganizationalUnit {
+		rdns = append(rdns, profile.RDN{Type: "OU", Value: ou})
+	}
+	return append(rdns, profile.RDN{Type: "CN", Value: name.CommonName})
+}
+
+func installProfile(uuid string, signed []byte) ([]byte, error) {
+	return command.Build("InstallProfile", map[string]any{"Payload": base64.StdEncoding.EncodeToString(signed)}, uuid)
+}

@@ -1,0 +1,284 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+const (
+	// renewalLife is how long one try at a renewal may take. The next one starts
+	// at the scheduler's next round.
+	renewalLife = 24 * time.Hour
+	// renewalTick is how often the scheduler looks.
+	renewalTick  = time.Minute
+	renewalBatch = 100
+)
+
+// Renew starts the renewal of a device's identity: it queues the full enrollment
+// profile with a fresh challenge that is bound to the device (PROTOCOL 7.6). A
+// renewal that is under way is left alone.
+func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
+	uuid := mdm.NewUUID()
+	var d mdm.Device
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		d, err = mdm.GetDevice(tx, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("renew: %w", err)
+	}
+	if !d.Live() || d.ParentID != "" {
+		return fmt.Errorf("renew %s: %w", id, mdm.ErrNotEnrolled)
+	}
+	if d.Renewal != nil {
+		return nil
+	}
+	now := s.now().UTC()
+	row, secret := newChallenge(challenge{DeviceID: id, ExpiresAt: now.Add(renewalLife)})
+	topic := ""
+	if d.Push != nil {
+		topic = d.Push.Topic
+	}
+	signed, err := s.signedProfile(profileFor{
+		subject: grant{device: &d}.subject(s.organisation), challenge: secret, topic: topic, accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser,
+	})
+	if err != nil {
+		return fmt.Errorf("renew %s: %w", id, err)
+	}
+	plist, err := installProfile(uuid, signed)
+	if err != nil {
+		return fmt.Errorf("renew %s: %w", id, err)
+	}
+	started := false
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		started = false
+		d, err := mdm.GetDevice(tx, id)
+		if err != nil {
+			return err
+		}
+		if !d.Live() || d.Renewal != nil {
+			return nil
+		}
+		if err := challenges.Put(tx, row); err != nil {
+			return err
+		}
+		_, rejected, err := s.mdm.Queue(tx, mdm.NewCommand{
+			UUID: uuid, RequestType: "InstallProfile", Identifier: s.ProfileIdentifier(), Plist: plist, CreatedBy: "renewal", Targets: []mdm.DeviceID{id},
+		})
+		if err != nil {
+			return err
+		}
+		if len(rejected) > 0 {
+			return fmt.Errorf("the device may not get it: %s", rejected[0].Reason)
+		}
+		d.Renewal = &mdm.Renewal{CommandUUID: uuid, StartedAt: now, ExpiresAt: now.Add(renewalLife)}
+		started = true
+		return mdm.PutDevice(tx, d)
+	})
+	if err != nil {
+		return fmt.Errorf("renew %s: %w", id, err)
+	}
+	if started {
+		s.log.InfoContext(ctx, "identity renewal started", "device", id, "command", uuid)
+	}
+	return nil
+}
+
+// stageCandidate notes the certificate that a renewal brought. From here on the
+// device may speak with either.
+func (s *Service) stageCandidate(tx storage.Tx, d mdm.Device, fp string) error {
+	now := s.now().UTC()
+	if d.Renewal == nil {
+		d.Renewal = &mdm.Renewal{StartedAt: now, ExpiresAt: now.Add(renewalLife)}
+	}
+	if old := d.Renewal.Candidate; old != "" {
+		if err := s.depot.Revoke(tx, depot.Fingerprint(old), reasonSuperseded, now); err != nil {
+			return err
+		}
+	}
+	d.Renewal.Candidate = fp
+	d.Renewal.Authenticated, d.Renewal.TokenUpdated, d.Renewal.InUse, d.Renewal.Push = false, false, false, nil
+	return mdm.PutDevice(tx, d)
+}
+
+// settle writes d, and commits its renewal if that has proved itself.
+func (s *Service) settle(tx storage.Tx, d mdm.Device) error {
+	if d.Renewal.Done() {
+		return s.commitRenewal(tx, d)
+	}
+	return mdm.PutDevice(tx, d)
+}
+
+// commitRenewal puts the candidate in force and revokes the certificate before it.
+func (s *Service) commitRenewal(tx storage.Tx, d mdm.Device) error {
+	if err := s.depot.Revoke(tx, depot.Fingerprint(d.Identity), reasonSuperseded, s.now().UTC()); err != nil {
+		return err
+	}
+	d.Identity = d.Renewal.Candidate
+	if d.Renewal.Push != nil {
+		d.Push = d.Renewal.Push
+	}
+	d.Renewal = nil
+	return mdm.PutDevice(tx, d)
+}
+
+// dropRenewal gives up a renewal: the device goes on with the certificate it had.
+func (s *Service) dropRenewal(tx storage.Tx, d mdm.Device) error {
+	if fp := d.Renewal.Candidate; fp != "" {
+		if err := s.depot.Revoke(tx, depot.Fingerprint(fp), reasonSuperseded, s.now().UTC()); err != nil {
+			return err
+		}
+	}
+	d.Renewal = nil
+	return mdm.PutDevice(tx, d)
+}
+
+// answered follows up the answer to a renewal's InstallProfile.
+func (s *Service) answered(tx storage.Tx, d mdm.Device, e *mdm.Entry) error {
+	if d.Renewal == nil || d.Renewal.CommandUUID == "" || e == nil || e.UUID != d.Renewal.CommandUUID {
+		return nil
+	}
+	switch e.State {
+	case mdm.Acknowledged:
+		d.Renewal.Acknowledged = true
+		return s.settle(tx, d)
+	case mdm.Failed, mdm.Cancelled, mdm.Expired:
+		return s.dropRenewal(tx, d)
+	}
+	return nil
+}
+
+// CancelCommand cancels a command for a device that does not have it yet (see
+// [mdm.Service.Cancel]), and with it the renewal that it belonged to.
+func (s *Service) CancelCommand(ctx context.Context, id mdm.DeviceID, uuid string) error {
+	if err := s.mdm.Cancel(ctx, id, uuid); err != nil {
+		return err
+	}
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		d, err := mdm.GetDevice(tx, id)
+		if err != nil {
+			return err
+		}
+		return s.answered(tx, d, &mdm.Entry{UUID: uuid, State: mdm.Cancelled})
+	})
+	if err != nil {
+		return fmt.Errorf("cancel command %s for %s: %w", uuid, id, err)
+	}
+	return nil
+}
+
+// expireRenewals ends the renewals whose time is over. One whose device was told
+// to use the new certificate, sent its TokenUpdate under it and has polled with
+// it since has succeeded, though its acknowledgement never came: Apple's devices
+// may leave it out for an enrollment profile (PROTOCOL 5.3), and dropping the
+// certificate that they use would lose them. Any other is dropped.
+func (s *Service) expireRenewals(ctx context.Context) error {
+	var due []mdm.DeviceID
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		due = nil
+		for d, err := range mdm.RenewalsExpired(tx, s.now(), renewalBatch) {
+			if err != nil {
+				return err
+			}
+			due = append(due, d.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("find expired renewals: %w", err)
+	}
+	for _, id := range due {
+		committed := false
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			committed = false
+			d, err := mdm.GetDevice(tx, id)
+			if err != nil {
+				return err
+			}
+			r := d.Renewal
+			if r == nil || s.now().Before(r.ExpiresAt) {
+				return nil
+			}
+			if err := s.mdm.CancelCommand(tx, id, r.CommandUUID, mdm.Expired); err != nil {
+				return err
+			}
+			if committed = r.Candidate != "" && r.TokenUpdated && r.InUse; committed {
+				return s.commitRenewal(tx, d)
+			}
+			return s.dropRenewal(tx, d)
+		})
+		if err != nil {
+			return fmt.Errorf("expire renewal of %s: %w", id, err)
+		}
+		s.log.InfoContext(ctx, "identity renewal expired", "device", id, "committed", committed)
+	}
+	return nil
+}
+
+// renewDue starts the renewals whose time has come.
+func (s *Service) renewDue(ctx context.Context) error {
+	var due []mdm.DeviceID
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		due = nil
+		for rec, err := range s.depot.DueForRenewal(tx, s.now(), 0) {
+			if err != nil {
+				return err
+			}
+			d, err := mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID))
+			if errors.Is(err, storage.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !d.Live() || d.Renewal != nil || d.Identity != string(rec.Fingerprint) {
+				continue
+			}
+			if due = append(due, d.ID); len(due) == renewalBatch {
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("find identities to renew: %w", err)
+	}
+	for _, id := range due {
+		if err := s.Renew(ctx, id); err != nil {
+			s.log.WarnContext(ctx, "identity renewal not started, will try again", "device", id, "err", err)
+		}
+	}
+	return nil
+}
+
+// Run renews identities as they fall due and sweeps what has expired, until ctx
+// ends. One replica at a time does so.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(renewalTick)
+	defer tick.Stop()
+	for {
+		if err := s.round(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "scheduled work not finished, will try again", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// round is one turn of the scheduled work.
+func (s *Service) round(ctx context.Context) error {
+	held, err := storage.Acquire(ctx, s.db, "enroll", s.holder, 2*renewalTick, s.now)
+	if err != nil || !held {
+		return err
+	}
+	return errors.Join(s.expireRenewals(ctx), s.renewDue(ctx), s.sweep(ctx))
+}

@@ -1,0 +1,128 @@
+package enroll
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Paths of the device protocol. They stand in every profile that was ever handed
+// out, so they are constant for ever.
+const (
+	PathCheckIn = "/mdm/checkin"
+	PathConnect = "/mdm/connect"
+	PathSCEP    = "/scep"
+)
+
+// AllRights is every bit of AccessRights (PROTOCOL 3.3).
+const AllRights = 8191
+
+// Signer signs a profile, so that the device can tell whose it is.
+type Signer func(profile []byte) (signed []byte, err error)
+
+// Topics says which push topic a profile made now shall name.
+type Topics interface {
+	Topic(tx storage.Tx) (string, error)
+}
+
+// Config says what a Service needs. Organisation and IncludeRoot may be zero.
+type Config struct {
+	DB     storage.DB
+	Depot  *depot.Depot
+	MDM    *mdm.Service
+	Topics Topics
+	Sign   Signer
+
+	ServerURL    *url.URL // what devices reach this server by; no path, no query
+	Organisation string   // shown on the device
+	IncludeRoot  bool     // put the organisation root in the profile, as TLS needs it in own-CA mode
+
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// Service takes devices in, lets them speak, and lets them go.
+type Service struct {
+	db     storage.DB
+	depot  *depot.Depot
+	mdm    *mdm.Service
+	topics Topics
+	sign   Signer
+
+	serverURL    *url.URL
+	organisation string
+	includeRoot  bool
+
+	log    *slog.Logger
+	now    func() time.Time
+	holder string // of leases: this process
+}
+
+// New returns a Service, or says what c lacks.
+func New(c Config) (*Service, error) {
+	switch {
+	case c.DB == nil || c.Depot == nil || c.MDM == nil || c.Topics == nil || c.Sign == nil:
+		return nil, errors.New("enroll: DB, Depot, MDM, Topics and Sign are required")
+	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("enroll: ServerURL, Log and Now are required")
+	}
+	return &Service{
+		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
+		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
+		log: c.Log, now: c.Now, holder: rand.Text(),
+	}, nil
+}
+
+// NewEnrollment makes an attempt by the link with a code, and returns the
+// signed enrollment profile for it. Each call is a new attempt with a challenge of
+// its own. Its errors wrap one of the ErrLink errors or ErrLoginRequired.
+func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte, a Attempt, err error) {
+	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
+	id := newID()
+	var topic string
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		l, err := s.findLink(tx, code)
+		if err != nil {
+			return err
+		}
+		if l.Login != LoginNone {
+			return ErrLoginRequired
+		}
+		now := s.now()
+		a = Attempt{
+			ID: id, LinkID: l.ID, User: l.User, Ownership: l.Ownership, Demo: l.Demo,
+			StageAt: make(map[Stage]time.Time),
+		}
+		for _, st := range []Stage{Opened, Authenticated, ProfileDownloaded} {
+			a.enter(st, now)
+		}
+		if err := attempts.Create(tx, a); err != nil {
+			return err
+		}
+		row.AttemptID = id
+		if err := challenges.Create(tx, row); err != nil {
+			return err
+		}
+		topic, err = s.topics.Topic(tx)
+		return err
+	})
+	if err != nil {
+		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
+	}
+	signed, err = s.signedProfile(profileFor{
+		subject: grant{attempt: a}.subject(s.organisation), challenge: secret, topic: topic, accessRights: AllRights,
+	})
+	if err != nil {
+		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
+	}
+	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
+	return signed, a, nil
+}
