@@ -1,0 +1,312 @@
+package checkin
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/micromdm/nanomdm/mdm"
+	"github.com/micromdm/nanomdm/service"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+)
+
+// Limits of what a device may send, in bytes (PROTOCOL 0; Apple documents none).
+const (
+	maxCheckIn   = 1 << 20  // a check-in
+	maxResult    = 8 << 20  // a command's result
+	maxHashed    = 64 << 20 // a result that is read only to know whose it is
+	maxSignature = 32 << 10 // the CMS message in Mdm-Signature
+
+	smallBody = 128 << 10 // up to here a body needs no slot
+	bigBodies = 8         // bodies above it that are in memory at once
+)
+
+// Config says what a Handler needs; ClientCertificate may be nil.
+type Config struct {
+	Enroll *enroll.Service
+	// ClientCertificate returns the certificate by which a transport that is
+	// trusted for it has identified the sender of r, nil if it has not.
+	ClientCertificate func(r *http.Request) *x509.Certificate
+	Log               *slog.Logger
+}
+
+// Handler answers the CheckInURL and the ServerURL.
+type Handler struct {
+	service    service.CheckinAndCommandService
+	enroll     *enroll.Service
+	clientCert func(r *http.Request) *x509.Certificate
+	log        *slog.Logger
+	slots      chan struct{}
+}
+
+// New returns a Handler, or says what c lacks.
+func New(c Config) (*Handler, error) {
+	if c.Enroll == nil || c.Log == nil {
+		return nil, errors.New("checkin: Enroll and Log are required")
+	}
+	if c.ClientCertificate == nil {
+		c.ClientCertificate = func(*http.Request) *x509.Certificate { return nil }
+	}
+	return &Handler{
+		service: &Service{enroll: c.Enroll}, enroll: c.Enroll, clientCert: c.ClientCertificate,
+		log: c.Log, slots: make(chan struct{}, bigBodies),
+	}, nil
+}
+
+// ServeHTTP answers both URLs alike: which kind of message it is, the body says
+// itself, since clients vary in the Content-Type that they send.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPut && r.Method != http.MethodPost {
+		w.Header().Set("Allow", "PUT, POST")
+		http.Error(w, "Devices talk here by PUT.", http.StatusMethodNotAllowed)
+		return
+	}
+	reply, err := h.serve(w, r)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if len(reply) > 0 {
+		w.Header().Set("Content-Type", "application/xml; charset=UTF-8")
+	}
+	_, _ = w.Write(reply) // a device that went away asks again
+}
+
+// errTooLarge means that a body breaks its limit.
+var errTooLarge = errors.New("the body is too large")
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, release, err := h.read(w, r)
+	defer release()
+	if errors.Is(err, errTooLarge) && !isCheckIn(r) {
+		return h.oversized(r, body)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// One strict look before anything is decoded, by us or by a library.
+	if err := guard.CheckPlist(body, guard.PlistLimits{Bytes: maxResult}); err != nil {
+		return nil, err
+	}
+	req, err := h.identify(r, body)
+	if err != nil {
+		return nil, err
+	}
+	if kind, err := messageKind(body); err != nil {
+		return nil, err
+	} else if kind != "" {
+		if len(body) > maxCheckIn {
+			return nil, errTooLarge
+		}
+		return h.checkIn(req, body)
+	}
+	return h.report(req, body)
+}
+
+func isCheckIn(r *http.Request) bool {
+	return r.URL.Path == enroll.PathCheckIn || strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-apple-aspen-mdm-checkin")
+}
+
+// read reads the body of r. A large one waits for a slot first, so that however
+// many arrive, only so many are in memory. Of one that is too large it returns
+// what it has read. release gives the slot back.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
+	release = func() {}
+	src := http.MaxBytesReader(w, r.Body, maxHashed)
+	body, err = io.ReadAll(io.LimitReader(src, smallBody+1))
+	if err != nil {
+		return nil, release, fmt.Errorf("%w: %w", enroll.ErrBadMessage, err)
+	}
+	if len(body) <= smallBody {
+		return body, release, nil
+	}
+	select {
+	case h.slots <- struct{}{}:
+		release = func() { <-h.slots }
+	case <-r.Context().Done():
+		return nil, release, r.Context().Err()
+	}
+	buf := bytes.NewBuffer(body)
+	n, err := io.Copy(buf, io.LimitReader(src, maxResult+1-int64(len(body))))
+	if err != nil {
+		return nil, release, fmt.Errorf("%w: %w", enroll.ErrBadMessage, err)
+	}
+	if int64(len(body))+n > maxResult {
+		r.Body = io.NopCloser(src)
+		return buf.Bytes(), release, errTooLarge
+	}
+	return buf.Bytes(), release, nil
+}
+
+// oversized deals with a result whose start is head and whose rest is in r.Body.
+// The device sends it until it is taken, so its command must not stay in hand
+// for ever; but only the device itself may say so, hence the signature over the
+// whole is checked, without keeping it.
+func (h *Handler) oversized(r *http.Request, head []byte) ([]byte, error) {
+	p := enroll.Peer{Certificate: h.clientCert(r)}
+	if header := r.Header.Get("Mdm-Signature"); header != "" {
+		cms, err := decodeSignature(header)
+		if err != nil {
+			return nil, err
+		}
+		sig, err := guard.VerifyDetachedReader(cms, io.MultiReader(bytes.NewReader(head), r.Body), maxSignature)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errTooLarge, err)
+		}
+		p = enroll.Peer{Certificate: sig.Certificate, SignedAt: sig.SigningTime}
+	}
+	again, err := h.enroll.Oversized(r.Context(), p)
+	if err != nil {
+		return nil, err
+	}
+	if again {
+		return nil, errTooLarge
+	}
+	return nil, nil
+}
+
+// identify finds the certificate that vouches for a message.
+func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
+	header := r.Header.Get("Mdm-Signature")
+	if header == "" {
+		return mdm.NewRequestWithContext(r.Context(), h.clientCert(r)), nil
+	}
+	if len(r.Header.Values("Mdm-Signature")) > 1 {
+		return nil, fmt.Errorf("%w: more than one Mdm-Signature", enroll.ErrBadMessage)
+	}
+	cms, err := decodeSignature(header)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := guard.VerifyDetached(cms, body, maxSignature)
+	if err != nil {
+		return nil, err
+	}
+	return mdm.NewRequestWithContext(withSignedAt(r.Context(), sig.SigningTime), sig.Certificate), nil
+}
+
+func decodeSignature(header string) ([]byte, error) {
+	if len(header) > base64.StdEncoding.EncodedLen(maxSignature) {
+		return nil, fmt.Errorf("%w: Mdm-Signature", errTooLarge)
+	}
+	cms, err := base64.StdEncoding.DecodeString(strings.TrimSpace(header))
+	if err != nil {
+		return nil, fmt.Errorf("%w: Mdm-Signature is not base64", enroll.ErrBadMessage)
+	}
+	return cms, nil
+}
+
+// messageKind returns the MessageType of a check-in, empty for a command's report.
+func messageKind(body []byte) (string, error) {
+	if !bytes.Contains(body, []byte("MessageType")) {
+		return "", nil // the common case, without a decoding of its own
+	}
+	var m struct{ MessageType string }
+	err := guard.DecodePlist(body, &m, guard.PlistLimits{Bytes: maxResult})
+	return m.MessageType, err
+}
+
+// checkIn decodes a check-in message and dispatches it.
+func (h *Handler) checkIn(r *mdm.Request, body []byte) ([]byte, error) {
+	reply, err := service.CheckinRequest(h.service, r, body)
+	var parse *mdm.ParseError
+	if errors.As(err, &parse) {
+		err = decodeError(parse)
+	}
+	return reply, err
+}
+
+func (h *Handler) report(r *mdm.Request, body []byte) ([]byte, error) {
+	results, err := mdm.DecodeCommandResults(body)
+	if err != nil {
+		return nil, decodeError(err)
+	}
+	cmd, err := h.service.CommandAndReportResults(r, results)
+	if err != nil || cmd == nil {
+		return nil, err
+	}
+	return cmd.Raw, nil
+}
+
+// decodeError drops what NanoMDM's errors quote of the body: it may hold tokens.
+func decodeError(err error) error {
+	var parse *mdm.ParseError
+	switch {
+	case errors.Is(err, mdm.ErrUnrecognizedMessageType):
+		return fmt.Errorf("%w: unknown MessageType", enroll.ErrBadMessage)
+	case errors.As(err, &parse):
+		return fmt.Errorf("%w: it is not what its MessageType or Status says", enroll.ErrBadMessage)
+	}
+	return fmt.Errorf("%w: %w", enroll.ErrBadMessage, err)
+}
+
+// refusals are the statuses of what can be wrong with a message. None is a 401,
+// which makes a device remove its enrollment.
+var refusals = []struct {
+	err    error
+	status int
+}{
+	{enroll.ErrUnidentified, http.StatusForbidden},
+	{enroll.ErrRetired, http.StatusForbidden},
+	{enroll.ErrGone, http.StatusForbidden},
+	{enroll.ErrForeignDevice, http.StatusForbidden},
+	{enroll.ErrDeviceOwned, http.StatusForbidden},
+	{enroll.ErrNotAuthenticated, http.StatusForbidden},
+	{gatehouse.ErrBlocked, http.StatusForbidden},
+	{errTooLarge, http.StatusRequestEntityTooLarge},
+	{guard.ErrTooLarge, http.StatusRequestEntityTooLarge},
+	{enroll.ErrStale, http.StatusBadRequest},
+	{enroll.ErrBadMessage, http.StatusBadRequest},
+	{guard.ErrPlist, http.StatusBadRequest},
+	{guard.ErrCMS, http.StatusBadRequest},
+	{guard.ErrKey, http.StatusBadRequest},
+	{guard.ErrSignature, http.StatusBadRequest},
+	{errNotOffered, http.StatusNotImplemented},
+	{context.Canceled, http.StatusServiceUnavailable},
+	{context.DeadlineExceeded, http.StatusServiceUnavailable},
+}
+
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	ctx := r.Context()
+	w.Header().Set("Cache-Control", "no-store")
+	var chosen *service.HTTPStatusError
+	if errors.As(err, &chosen) {
+		http.Error(w, http.StatusText(chosen.Status), chosen.Status)
+		return
+	}
+	for _, c := range refusals {
+		if !errors.Is(err, c.err) {
+			continue
+		}
+		h.log.WarnContext(ctx, "device message refused", "status", c.status, "path", r.URL.Path, "err", err)
+		if errors.Is(err, enroll.ErrGone) {
+			unenroll(w)
+			return
+		}
+		http.Error(w, http.StatusText(c.status), c.status)
+		return
+	}
+	h.log.ErrorContext(ctx, "device message failed", "path", r.URL.Path, "err", err)
+	http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+}
+
+// unenroll tells a device to remove its enrollment (Apple: Unrecognized Device
+// error; PROTOCOL 2.7).
+func unenroll(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusForbidden)
+	_, _ = io.WriteString(w, `{"code":"com.apple.unrecognized.device",`+
+		`"description":"the enrollment was ended by the server",`+
+		`"message":"This device is no longer managed by your organization."}`)
+}

@@ -1,0 +1,219 @@
+package checkin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/micromdm/nanomdm/mdm"
+	"github.com/micromdm/nanomdm/service"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+)
+
+// Service answers NanoMDM's check-in and command messages from package enroll.
+type Service struct {
+	enroll *enroll.Service
+}
+
+var _ service.CheckinAndCommandService = (*Service)(nil)
+
+// errNotOffered is what messages get whose feature this server does not announce.
+var errNotOffered = errors.New("the server does not offer this")
+
+type signedAtKey struct{}
+
+// peer is who sent r.
+func peer(r *mdm.Request) enroll.Peer {
+	at, _ := r.Context().Value(signedAtKey{}).(time.Time)
+	return enroll.Peer{Certificate: r.Certificate, SignedAt: at}
+}
+
+func withSignedAt(ctx context.Context, at time.Time) context.Context {
+	return context.WithValue(ctx, signedAtKey{}, at)
+}
+
+// appleID reads who a message is from. The keys of a User Enrollment and those
+// of any other are never mixed in one message (PROTOCOL 4.1), and an empty one
+// counts as absent.
+func appleID(e *mdm.Enrollment) (gatehouse.AppleID, error) {
+	id := gatehouse.AppleID{UDID: e.UDID, EnrollmentID: e.EnrollmentID}
+	switch {
+	case e.UDID != "" && e.EnrollmentUserID != "", e.UDID == "" && e.UserID != "":
+		return id, fmt.Errorf("%w: a User Enrollment's identifiers are mixed with a device's", enroll.ErrBadMessage)
+	case e.UserID == mdm.SharediPadUserID:
+		if e.UserShortName == "" {
+			return id, fmt.Errorf("%w: a Shared iPad's user has no UserShortName", enroll.ErrBadMessage)
+		}
+		id.UserID = e.UserShortName
+	case e.UDID != "":
+		id.UserID = e.UserID
+	default:
+		id.UserID = e.EnrollmentUserID
+	}
+	return id, nil
+}
+
+// Authenticate implements service.Checkin.
+func (s *Service) Authenticate(r *mdm.Request, m *mdm.Authenticate) error {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return err
+	}
+	// What a device tells of itself beyond NanoMDM's type (Apple: Authenticate).
+	var facts struct {
+		SerialNumber, DeviceName, Model, ModelName, ProductName, OSVersion, BuildVersion, IMEI, MEID string
+	}
+	if err := guard.DecodePlist(m.Raw, &facts, guard.PlistLimits{Bytes: maxCheckIn}); err != nil {
+		return err
+	}
+	return s.enroll.Authenticate(r.Context(), peer(r), enroll.AuthenticateMessage{
+		ID: id, Topic: m.Topic,
+		Facts: gatehouse.Facts{
+			SerialNumber: facts.SerialNumber, DeviceName: facts.DeviceName, Model: facts.Model, ModelName: facts.ModelName,
+			ProductName: facts.ProductName, OSVersion: facts.OSVersion, BuildVersion: facts.BuildVersion, IMEI: facts.IMEI, MEID: facts.MEID,
+		},
+	})
+}
+
+// TokenUpdate implements service.Checkin.
+func (s *Service) TokenUpdate(r *mdm.Request, m *mdm.TokenUpdate) error {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return err
+	}
+	return s.enroll.TokenUpdate(r.Context(), peer(r), enroll.TokenUpdateMessage{
+		ID:          id,
+		Push:        gatehouse.Push{Topic: m.Topic, Token: m.Token, Magic: m.PushMagic},
+		UnlockToken: m.UnlockToken, UserShortName: m.UserShortName, UserLongName: m.UserLongName,
+	})
+}
+
+// CheckOut implements service.Checkin.
+func (s *Service) CheckOut(r *mdm.Request, m *mdm.CheckOut) error {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return err
+	}
+	return s.enroll.CheckOut(r.Context(), peer(r), id)
+}
+
+// SetBootstrapToken implements service.Checkin.
+func (s *Service) SetBootstrapToken(r *mdm.Request, m *mdm.SetBootstrapToken) error {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return err
+	}
+	return s.enroll.SetBootstrapToken(r.Context(), peer(r), id, m.BootstrapToken.BootstrapToken)
+}
+
+// GetBootstrapToken implements service.Checkin. Without one the value is empty
+// (PROTOCOL 4.2).
+func (s *Service) GetBootstrapToken(r *mdm.Request, m *mdm.GetBootstrapToken) (*mdm.BootstrapToken, error) {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.enroll.GetBootstrapToken(r.Context(), peer(r), id)
+	if err != nil {
+		return nil, err
+	}
+	return &mdm.BootstrapToken{BootstrapToken: token}, nil
+}
+
+// UserAuthenticate implements service.UserAuthenticate: it declines to manage a
+// directory user for this login, which is the one case for 410 (PROTOCOL 4.2).
+func (s *Service) UserAuthenticate(r *mdm.Request, m *mdm.UserAuthenticate) ([]byte, error) {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.enroll.Identify(r.Context(), peer(r), id); err != nil {
+		return nil, err
+	}
+	return nil, service.NewHTTPStatusError(http.StatusGone, errors.New("directory users are not managed"))
+}
+
+// DeclarativeManagement implements service.DeclarativeManagement. No profile or
+// command of ours turns it on.
+func (s *Service) DeclarativeManagement(r *mdm.Request, m *mdm.DeclarativeManagement) ([]byte, error) {
+	return nil, s.refuse(r, &m.Enrollment)
+}
+
+// GetToken implements service.GetToken. No profile of ours announces it.
+func (s *Service) GetToken(r *mdm.Request, m *mdm.GetToken) (*mdm.GetTokenResponse, error) {
+	return nil, s.refuse(r, &m.Enrollment)
+}
+
+// refuse answers a message that only a known device learns more about.
+func (s *Service) refuse(r *mdm.Request, e *mdm.Enrollment) error {
+	id, err := appleID(e)
+	if err != nil {
+		return err
+	}
+	if err := s.enroll.Identify(r.Context(), peer(r), id); err != nil {
+		return err
+	}
+	return errNotOffered
+}
+
+// statuses are the words with which a device reports (PROTOCOL 5.2).
+var statuses = map[string]gatehouse.CommandState{
+	"Acknowledged":       gatehouse.Acknowledged,
+	"Error":              gatehouse.Failed,
+	"CommandFormatError": gatehouse.Failed,
+	"NotNow":             gatehouse.NotNow,
+}
+
+const statusIdle = "Idle"
+
+// CommandAndReportResults implements service.CommandAndReportResults. Of the
+// command that it returns only Raw is set.
+func (s *Service) CommandAndReportResults(r *mdm.Request, m *mdm.CommandResults) (*mdm.Command, error) {
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return nil, err
+	}
+	msg := enroll.ConnectMessage{ID: id, Idle: m.Status == statusIdle}
+	if !msg.Idle {
+		if msg.Report, err = report(m); err != nil {
+			return nil, err
+		}
+	}
+	plist, err := s.enroll.Connect(r.Context(), peer(r), msg)
+	if err != nil || plist == nil {
+		return nil, err
+	}
+	return &mdm.Command{Raw: plist}, nil
+}
+
+func report(m *mdm.CommandResults) (gatehouse.Report, error) {
+	state, ok := statuses[m.Status]
+	if !ok {
+		return gatehouse.Report{}, fmt.Errorf("%w: unknown Status", enroll.ErrBadMessage)
+	}
+	r := gatehouse.Report{CommandUUID: m.CommandUUID, State: state}
+	if state == gatehouse.NotNow {
+		return r, nil // there is nothing more to tell
+	}
+	lim := guard.PlistLimits{Bytes: maxResult}
+	result, err := command.DecodeResult(m.Raw, lim)
+	if err != nil {
+		return gatehouse.Report{}, err
+	}
+	if string(result) != "{}" {
+		r.Result = json.RawMessage(result)
+	}
+	if len(m.ErrorChain) > 0 {
+		if r.ErrorChain, err = command.DecodeErrorChain(m.Raw, lim); err != nil {
+			return gatehouse.Report{}, err
+		}
+	}
+	return r, nil
+}
