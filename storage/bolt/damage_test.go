@@ -60,7 +60,7 @@ func sample(t testing.TB) (file []byte, pages, pageSize int, want map[string]str
 	if file, err = os.ReadFile(path); err != nil {
 		t.Fatal(err)
 	}
-	return file, pages, pageSize, want
+	return file[:pages*pageSize], pages, pageSize, want // the rest was never used
 }
 
 // content reads all of a sample, by Scan and by Get.
@@ -146,7 +146,6 @@ func TestADamagedFileIsRefusedOrRight(t *testing.T) {
 		if opened > 0 {
 			t.Errorf("%d files that were cut off were opened", opened)
 		}
-		try(t, file[:pages*pageSize])
 	})
 	t.Run("a page of zeros", func(t *testing.T) {
 		for n := range pages {
