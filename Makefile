@@ -7,7 +7,7 @@ DATA     ?= ./data
 # Pinned here and not in go.mod: tools of ours are no dependencies of those who
 # import a package of this module.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB      := https://vuln.go.dev/index/db.json
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)

@@ -3,6 +3,7 @@ package webui
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -11,6 +12,14 @@ import (
 
 // HandlerFunc answers a request, or returns why it could not: it never does both.
 type HandlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// Plain is h as a HandlerFunc: one that answers its errors itself.
+func Plain(h http.Handler) HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		h.ServeHTTP(w, r)
+		return nil
+	}
+}
 
 // Middleware wraps a handler.
 type Middleware func(http.Handler) http.Handler
@@ -60,9 +69,15 @@ type group struct {
 
 func (g group) Handle(pattern string, h HandlerFunc) {
 	inner := Chain(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
-			g.Fail(w, r, err)
+		answer := &recorder{ResponseWriter: w}
+		err := h(answer, r)
+		if err == nil {
+			return
 		}
+		if answer.status != 0 {
+			panic(fmt.Errorf("answered, and then: %w", err)) // Recover cuts the answer off
+		}
+		g.Fail(w, r, err)
 	}), g.Use...)
 
 	g.mux.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {

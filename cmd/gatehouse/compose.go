@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/apns"
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/portal"
+)
+
+// state is what outlives the process: the database, the key that seals secrets in
+// it, and the authorities.
+type state struct {
+	db    storage.DB
+	box   *seal.Box
+	depot *depot.Depot
+	fresh bool // the data directory was empty
+}
+
+const databaseName = "gatehouse.db"
+
+// openState opens the data directory, and makes what it lacks.
+func openState(ctx context.Context, cfg config, log *slog.Logger, now func() time.Time) (s *state, err error) {
+	if err := makeDataDir(cfg.dataDir, log); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(cfg.dataDir, databaseName)
+	s = &state{}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		s.fresh = true
+		// Before the database: what a database without its key holds is lost.
+		s.box, _, err = seal.LoadOrCreate(cfg.secretsKeyFile)
+		if err != nil {
+			return nil, err
+		}
+	} else if s.box, err = seal.Load(cfg.secretsKeyFile); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; secrets in %s are sealed with it: put it back, or name it with --secrets-key-file", err, path)
+	} else if err != nil {
+		return nil, err
+	}
+
+	db, err := bolt.Open(ctx, path, bolt.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	s.db = db
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	host, err := os.Hostname()
+	if err != nil {
+		host = "gatehouse"
+	}
+	s.depot, err = depot.Open(ctx, depot.Config{
+		DB: db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host,
+	})
+	if errors.Is(err, seal.ErrWrongKey) {
+		return nil, fmt.Errorf("%s is not the key that sealed the secrets in %s: %w", cfg.secretsKeyFile, path, err)
+	}
+	return s, err
+}
+
+// makeDataDir makes the data directory, or shuts others out of one that is there.
+func makeDataDir(dir string, log *slog.Logger) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("data directory: %s is a file", dir)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return fmt.Errorf("data directory: %s may be read by others, and that can't be changed: %w", dir, err)
+		}
+		log.Warn("data directory was open to others, now it is ours alone", "path", dir)
+	}
+	return nil
+}
+
+func (s *state) close() error { return s.db.Close() }
+
+// runner works in the background until ctx ends. Its failure stops the server.
+type runner struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// server is everything that answers requests, and what works beside it.
+type server struct {
+	handler    http.Handler // for the network
+	local      http.Handler // for the Unix socket: whoever calls is the operator
+	identity   *identity.Service
+	enroll     *enroll.Service
+	devices    *mdm.Service
+	health     *webui.Health
+	background []runner
+}
+
+// compose builds the services upward, from the state to the routes. serverURL is
+// what devices and links use.
+func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*server, error) {
+	root, identityCA := s.depot.Root(), s.depot.Identity()
+	ownCA := cfg.tls == tlsOwnCA
+
+	// Domains.
+	people, err := identity.New(identity.Config{DB: s.db, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	devices, err := mdm.New(mdm.Config{DB: s.db, Box: s.box, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	pushCertificates, err := apns.NewCertificates(s.box, now)
+	if err != nil {
+		return nil, err
+	}
+
+	// Use cases.
+	enrollment, err := enroll.New(enroll.Config{
+		DB: s.db, Depot: s.depot, MDM: devices, Topics: pushCertificates,
+		Sign: func(p []byte) ([]byte, error) {
+			return profile.Sign(p, root.Certificate(), root.Signer())
+		},
+		ServerURL: serverURL, IncludeRoot: ownCA,
+		Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	// The HTTP edge.
+	pages, err := webui.NewPages(log)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := webui.NewSessions(webui.SessionsConfig{
+		DB: s.db, Identity: people, Log: log, Now: now,
+		Secure: serverURL.Scheme == "https", Fail: pages.Fail,
+	})
+	if err != nil {
+		return nil, err
+	}
+	health := webui.NewHealth(s.db, now)
+	build := readBuildInfo()
+	site, err := webui.NewSite(webui.SiteConfig{
+		Pages: pages, Identity: people, Sessions: sessions, Health: health, ServerURL: serverURL,
+		Root: root.Certificate(), IdentityCA: identityCA.Certificate(), OwnCA: ownCA,
+		Version: build, Release: build.Version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	door, err := portal.New(portal.Config{
+		Enroll: enrollment, Pages: pages, OwnCA: ownCA, Fingerprint: webui.Fingerprint(root.Certificate()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	desk, err := admin.New(admin.Config{
+		Devices: devices, Logins: people, Sessions: sessions, Pages: pages, Now: now, Demo: cfg.demo > 0,
+	})
+	if err != nil {
+		return nil, err
+	}
+	api, err := apiv1.New(apiv1.Config{
+		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Identity: people,
+		ServerURL: serverURL, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	checkins, err := checkin.New(checkin.Config{
+		Enroll: enrollment, Log: log,
+		ClientCertificate: func(r *http.Request) *x509.Certificate { return webui.ClientCertificate(r.Context()) },
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	// Routes. A group says what its routes have in common; the outermost limits
+	// come first.
+	forPrograms := webui.FailWithProblem(log)
+	mux := webui.NewMux(pages.Fail)
+	query := webui.PlainQuery(pages.Fail)
+
+	files := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
+		Use: []webui.Middleware{query, sessions.Load}})
+	site.Mount(files)
+	door.Mount(files)
+	desk.MountLogin(files)
+
+	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
+		Use: []webui.Middleware{query, sessions.Load, desk.Guard}})
+	desk.Mount(guarded)
+
+	// Devices send results of any size that the handler itself still has to name:
+	// its own limits are lower.
+	protocol := mux.Group(webui.Group{BodyLimit: 64 << 20, Timeout: 2 * time.Minute, Fail: forPrograms})
+	for _, method := range []string{http.MethodPut, http.MethodPost} {
+		protocol.Handle(method+" "+enroll.PathCheckIn, webui.Plain(checkins))
+		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
+	}
+
+	api.Mount(mux)
+
+	localMux := webui.NewMux(forPrograms)
+	api.Mount(localMux)
+	mountLocal(localMux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: forPrograms}), people, serverURL)
+
+	sameOrigin, err := webui.SameOrigin(serverURL, pages.Fail)
+	if err != nil {
+		return nil, err
+	}
+	return &server{
+		identity: people,
+		enroll:   enrollment,
+		devices:  devices,
+		health:   health,
+
+		// Every request passes these, from the first to the last.
+		handler: webui.Chain(mux,
+			webui.RealPeer(cfg.trustedProxies),
+			webui.AssignRequestID,
+			webui.AccessLog(log, now),
+			webui.Recover(log, pages.Fail),
+			webui.SecurityHeaders(serverURL),
+			webui.ClientCertificateHeader(cfg.clientCertHeader, log),
+			sameOrigin,
+		),
+		local: webui.Chain(localMux,
+			webui.RealPeer(nil),
+			webui.AssignRequestID,
+			webui.AccessLog(log, now),
+			webui.Recover(log, forPrograms),
+			asOperator,
+		),
+		background: []runner{
+			{"identity", people.Run},
+			{"sessions", sessions.Run},
+			{"devices", devices.Run},
+			{"enrollment", enrollment.Run},
+		},
+	}, nil
+}
+
+// asOperator lets whoever opened the Unix socket act as an owner.
+func asOperator(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(identity.WithPrincipal(r.Context(), identity.Local())))
+	})
+}
+
+// mountLocal registers what only the operator of the machine may ask for.
+func mountLocal(r webui.Router, people *identity.Service, serverURL *url.URL) {
+	r.Handle("POST "+setupLinkPath, func(w http.ResponseWriter, r *http.Request) error {
+		link, err := newSetupLink(r.Context(), people, serverURL)
+		if err != nil {
+			return err
+		}
+		return webui.WriteJSON(w, http.StatusCreated, link)
+	})
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+// Limits of connections.
+const (
+	maxConnections = 8192
+	drainTime      = 10 * time.Second // for requests that run when the server is told to stop
+)
+
+// serve runs the server until ctx ends: opens the state, composes the services,
+// listens, and drains.
+func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) (err error) {
+	now := time.Now
+	s, err := openState(ctx, cfg, log, now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", cfg.listen)
+	if err != nil {
+		return explainListen(cfg.listen, err)
+	}
+	defer listener.Close()
+	serverURL, err := publicURL(cfg, listener.Addr())
+	if err != nil {
+		return err
+	}
+	cert, names, err := newCertificate(ctx, cfg, s, serverURL, log, now)
+	if err != nil {
+		return err
+	}
+	srv, err := compose(ctx, cfg, s, serverURL, log, now)
+	if err != nil {
+		return err
+	}
+	if err := firstStart(ctx, cfg, srv); err != nil {
+		return err
+	}
+	if err := banner(ctx, stderr, cfg, s, srv, serverURL, names); err != nil {
+		return err
+	}
+	local, err := listenLocal(ctx, cfg.dataDir)
+	if err != nil {
+		return err
+	}
+	defer local.Close()
+
+	network := netutil.LimitListener(listener, maxConnections)
+	if cert != nil {
+		network = tls.NewListener(network, tlsConfig(cert))
+		srv.background = append(srv.background, runner{"TLS certificate", cert.Run})
+	}
+	if cfg.demo > 0 {
+		simulated := &demo{
+			n: cfg.demo, enroll: srv.enroll, devices: srv.devices,
+			address: listener.Addr(), url: serverURL, roots: demoRoots(s, cert),
+			seed: webui.Fingerprint(s.depot.Root().Certificate()),
+			log:  log, now: now,
+		}
+		srv.background = append(srv.background, runner{"demo", simulated.Run})
+	}
+	return runServer(ctx, srv, network, local, serverURL, log, stderr)
+}
+
+// runServer serves both listeners and the background until ctx ends or one of them fails,
+// then drains: requests first, so that what they left behind is still written.
+func runServer(ctx context.Context, srv *server, network, local net.Listener, serverURL *url.URL, log *slog.Logger, stderr io.Writer) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	group, groupCtx := errgroup.WithContext(background)
+	for _, r := range srv.background {
+		group.Go(func() error {
+			if err := r.run(groupCtx); err != nil && groupCtx.Err() == nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+			return nil
+		})
+	}
+	servers := map[*http.Server]net.Listener{
+		newHTTPServer(srv.handler, log): network,
+		newHTTPServer(srv.local, log):   local,
+	}
+	for httpServer, l := range servers {
+		group.Go(func() error {
+			if err := httpServer.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-groupCtx.Done(): // something failed
+		}
+		srv.health.Drain()
+		log.InfoContext(ctx, "shutting down")
+		deadline, cancel := context.WithTimeout(background, drainTime)
+		defer cancel()
+		for httpServer := range servers {
+			if err := httpServer.Shutdown(deadline); err != nil {
+				log.WarnContext(ctx, "requests cut off at shutdown", "err", err)
+				_ = httpServer.Close()
+			}
+		}
+		stopBackground()
+		return nil
+	})
+	fmt.Fprintln(stderr, "ready", serverURL)
+	return group.Wait()
+}
+
+// newHTTPServer returns a server with limits on all that a client can hold up.
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second, // groups of routes move it
+		WriteTimeout:      60 * time.Second, // and this
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 100,
+			SendPingTimeout:      30 * time.Second,
+			PingTimeout:          15 * time.Second,
+			WriteByteTimeout:     30 * time.Second,
+		},
+		// What net/http logs by itself is clients' failed handshakes.
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// publicURL is the URL of the server as others know it.
+func publicURL(cfg config, addr net.Addr) (*url.URL, error) {
+	if cfg.serverURL != nil {
+		return cfg.serverURL, nil
+	}
+	scheme, usual := "https", "443"
+	if cfg.tls == tlsProxy {
+		scheme, usual = "http", "80"
+	}
+	_, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return nil, err
+	}
+	host := "localhost"
+	if cfg.lan {
+		// An address and not a name: it works on every network, as long as it lasts.
+		addrs, err := lanAddresses()
+		if err != nil {
+			return nil, err
+		}
+		if len(addrs) > 0 {
+			host = addrs[0].String()
+			if addrs[0].Is6() {
+				host = "[" + host + "]"
+			}
+		}
+	}
+	if port != usual {
+		host += ":" + port
+	}
+	return &url.URL{Scheme: scheme, Host: host}, nil
+}
+
+// newCertificate loads the TLS certificate that cfg asks for; nil: none.
+func newCertificate(ctx context.Context, cfg config, s *state, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*certificate, tlsNames, error) {
+	var cert *certificate
+	var names tlsNames
+	switch cfg.tls {
+	case tlsProxy:
+		return nil, names, nil
+	case tlsFiles:
+		cert = fileCertificate(cfg.tlsCert, cfg.tlsKey, log)
+	case tlsOwnCA:
+		var err error
+		if names, err = namesFor(serverURL.Hostname(), cfg.listen, cfg.lan); err != nil {
+			return nil, names, err
+		}
+		cert = ownCertificate(s.depot, names, log, now)
+	}
+	if err := cert.reload(ctx); err != nil {
+		return nil, names, err
+	}
+	if cfg.tls == tlsFiles {
+		leaf := cert.current.Load().Leaf
+		if err := leaf.VerifyHostname(serverURL.Hostname()); err != nil {
+			log.WarnContext(ctx, "the TLS certificate is not for the server URL", "err", err)
+		}
+		if now().After(leaf.NotAfter) {
+			log.WarnContext(ctx, "the TLS certificate has expired", "at", leaf.NotAfter)
+		}
+	}
+	return cert, names, nil
+}
+
+// demoRoots is what the demo's devices trust: our authority and the certificate in
+// use, wherever it is from. Without TLS it is nil.
+func demoRoots(s *state, cert *certificate) *x509.CertPool {
+	if cert == nil {
+		return nil
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(s.depot.Root().Certificate())
+	roots.AddCert(cert.current.Load().Leaf)
+	return roots
+}
+
+// explainListen says why an address can't be had, and what to do.
+func explainListen(addr string, err error) error {
+	_, port, _ := net.SplitHostPort(addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s is in use by another program; choose another with --listen", addr)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("port %s is only for root, or needs CAP_NET_BIND_SERVICE; choose another with --listen", port)
+	}
+	return fmt.Errorf("listen: %w", err)
+}
+
+// firstStart makes what a server needs that nobody has set up by hand.
+func firstStart(ctx context.Context, cfg config, srv *server) error {
+	if cfg.adminEmail != "" {
+		if _, err := srv.identity.CreateOwner(ctx, cfg.adminEmail, cfg.adminPassword); err != nil {
+			return usageError(err)
+		}
+	}
+	if cfg.bootstrapToken != "" {
+		if _, err := srv.identity.Bootstrap(ctx, cfg.bootstrapToken); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// banner says what was found and made, and what to do next.
+func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server, serverURL *url.URL, names tlsNames) error {
+	setUp, err := srv.identity.SetupState(ctx)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	made := ""
+	if s.fresh {
+		made = " (new)"
+	}
+	fmt.Fprintf(&text, "gatehouse %s   data %s%s   %s\n", readBuildInfo().Version, cfg.dataDir, made, serverURL)
+	root := s.depot.Root().Certificate()
+	if s.depot.Created() {
+		fmt.Fprintf(&text, "  ✓ created certificate authority  CN=%s  SHA-256 %s\n", root.Subject.CommonName, webui.Fingerprint(root))
+	}
+	switch cfg.tls {
+	case tlsOwnCA:
+		fmt.Fprintf(&text, "  ✓ TLS from own CA for %s   (not public: phones must trust the CA)\n", names)
+	case tlsFiles:
+		fmt.Fprintf(&text, "  ✓ TLS from %s\n", cfg.tlsCert)
+	case tlsProxy:
+		fmt.Fprintf(&text, "  ! plain HTTP on %s: a proxy in front must do TLS\n", cfg.listen)
+	}
+	fmt.Fprintf(&text, "  ! no push certificate: commands wait until a device checks in by itself\n")
+	if !setUp.Done {
+		link, err := newSetupLink(ctx, srv.identity, serverURL)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "Finish setup (one use, %d min):   %s\n", int(time.Until(link.ExpiresAt).Round(time.Minute).Minutes()), link.URL)
+		fmt.Fprintf(&text, "  lost it? run  gatehouse setup-link      headless?  GATEHOUSE_ADMIN_EMAIL + GATEHOUSE_ADMIN_PASSWORD_FILE\n")
+	}
+	_, err = io.WriteString(w, text.String())
+	return err
+}

@@ -1,0 +1,100 @@
+// Command gatehouse is an MDM server for Apple devices in one binary.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Exit codes, the same for every command.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2 // or warnings found
+	exitNotFound = 3
+)
+
+// commands is the command line: one field a subcommand, each in a file of its own.
+type commands struct {
+	Serve     serveCommand     `cmd:"" help:"Run the server."`
+	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
+	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
+	Version   versionCommand   `cmd:"" help:"Say which version this is."`
+}
+
+// process is what a command may use of the process that it runs in.
+type process struct {
+	env            environment
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	settings       *settings // where each flag's value came from
+}
+
+// run is the program: it returns the exit code. SIGINT and SIGTERM end ctx.
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	var cli commands
+	p := &process{env: newEnvironment(env), stdin: stdin, stdout: stdout, stderr: stderr}
+	p.settings = &settings{env: p.env}
+	exited := false
+	parser, err := kong.New(&cli,
+		kong.Name("gatehouse"),
+		kong.Description("A lightweight MDM server for Apple devices, with its own certificate authority.\n\n"+
+			"Every flag of serve can also be set in the environment (--data-dir is GATEHOUSE_DATA_DIR) and in the YAML file that --config names (data_dir)."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true }), // --help: printed already
+		kong.Resolvers(p.settings),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	)
+	if err != nil {
+		return report(stderr, err) // the struct tags above are wrong
+	}
+	kctx, err := parser.Parse(args)
+	switch {
+	case exited:
+		return exitDone
+	case err != nil:
+		return report(stderr, usageError(p.settings.explain(err)))
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	return report(stderr, kctx.Run(p))
+}
+
+// exitError is an error with the exit code that it ends the program with.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// usageError marks err as a mistake in the command line or the configuration.
+func usageError(err error) error { return &exitError{exitUsage, err} }
+
+// report prints err and returns the exit code that goes with it.
+func report(stderr io.Writer, err error) int {
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(stderr, "gatehouse:", strings.TrimSpace(err.Error()))
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	return exitFailed
+}

@@ -1,0 +1,302 @@
+// Package admin is the administrators' pages: for now the devices and what was
+// asked of them, to read.
+//
+// It knows nothing of how devices are kept: it reads them through the interface
+// that it declares.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
+)
+
+// Devices reads devices and their commands. *mdm.Service is one.
+type Devices interface {
+	Devices(ctx context.Context, cursor string, limit int) (page []mdm.Overview, next string, err error)
+	Device(ctx context.Context, id mdm.DeviceID) (mdm.Overview, error)
+	DeviceCommands(ctx context.Context, id mdm.DeviceID, cursor string, limit int) (page []mdm.Entry, next string, err error)
+}
+
+// Logins checks passwords. *identity.Service is one.
+type Logins interface {
+	Login(ctx context.Context, login, password, peer string) (identity.User, error)
+}
+
+// Config says what the pages need: all of it but Demo.
+type Config struct {
+	Devices  Devices
+	Logins   Logins
+	Sessions *webui.Sessions
+	Pages    *webui.Pages
+	Now      func() time.Time
+	Demo     bool // the server makes simulated devices
+}
+
+// Admin serves /admin.
+type Admin struct{ Config }
+
+// New returns an Admin, or says what c lacks.
+func New(c Config) (*Admin, error) {
+	if c.Devices == nil || c.Logins == nil || c.Sessions == nil || c.Pages == nil || c.Now == nil {
+		return nil, errors.New("admin: Devices, Logins, Sessions, Pages and Now are required")
+	}
+	return &Admin{c}, nil
+}
+
+// MountLogin registers what works without being signed in.
+func (a *Admin) MountLogin(r webui.Router) {
+	r.Handle("GET /admin/login", a.loginForm)
+	r.Handle("POST /admin/login", a.login)
+	r.Handle("POST /admin/logout", a.logout)
+}
+
+// Mount registers the pages; the router must let in only who passes [Admin.Guard].
+func (a *Admin) Mount(r webui.Router) {
+	r.Handle("GET /admin", a.home)
+	r.Handle("GET /admin/devices", a.list)
+	r.Handle("GET /admin/devices/{id}", a.device)
+}
+
+// Guard lets in who may read everything, and sends others to the login.
+func (a *Admin) Guard(next http.Handler) http.Handler {
+	return webui.RequireScope(identity.ScopeReadOnly, func(w http.ResponseWriter, r *http.Request, signedIn bool) {
+		switch {
+		case signedIn:
+			a.Pages.Fail(w, r, &webui.Problem{
+				Status: http.StatusForbidden, Code: "forbidden",
+				Title: "You may not see this", Detail: "Your account has no administrator’s role.",
+			})
+		case !webui.WantsHTML(r):
+			a.Pages.Fail(w, r, &webui.Problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "Sign in first"})
+		default:
+			http.Redirect(w, r, "/admin/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+		}
+	})(next)
+}
+
+// layout is the frame of a page, in the section of the navigation that begins with
+// path.
+func (a *Admin) layout(r *http.Request, title, path string) view.Layout {
+	l := view.Layout{Title: title, Demo: a.Demo, Nav: []view.NavItem{{Label: "Devices", URL: "/admin/devices"}}}
+	for i := range l.Nav {
+		l.Nav[i].Current = l.Nav[i].URL == path
+	}
+	if p, ok := identity.PrincipalFrom(r.Context()); ok {
+		l.User = p.Name
+	}
+	return l
+}
+
+func (a *Admin) home(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "/admin/devices", http.StatusSeeOther)
+	return nil
+}
+
+func (a *Admin) loginForm(w http.ResponseWriter, r *http.Request) error {
+	next := localPath(r.URL.Query().Get("next"))
+	if _, ok := identity.PrincipalFrom(r.Context()); ok {
+		http.Redirect(w, r, next, http.StatusSeeOther)
+		return nil
+	}
+	return a.Pages.Write(w, http.StatusOK, view.Login{Layout: view.Layout{Title: "Sign in"}, Next: next})
+}
+
+func (a *Admin) login(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return &webui.Problem{Status: http.StatusBadRequest, Code: "bad_form", Title: "The form can’t be read"}
+	}
+	form := view.Login{
+		Layout: view.Layout{Title: "Sign in"},
+		Email:  r.PostForm.Get("email"),
+		Next:   localPath(r.PostForm.Get("next")),
+	}
+	user, err := a.Logins.Login(r.Context(), form.Email, r.PostForm.Get("password"), peerName(webui.Peer(r.Context())))
+	switch {
+	case errors.Is(err, identity.ErrBadLogin):
+		form.Error = "That e-mail or password is not right."
+		return a.Pages.Write(w, http.StatusUnauthorized, form)
+	case errors.Is(err, identity.ErrThrottled):
+		form.Error = "There were too many failed tries. Wait a quarter of an hour, or use a link from gatehouse setup-link."
+		w.Header().Set("Retry-After", "900")
+		return a.Pages.Write(w, http.StatusTooManyRequests, form)
+	case err != nil:
+		return err
+	}
+	if err := a.Sessions.StartUser(r.Context(), user); err != nil {
+		return err
+	}
+	http.Redirect(w, r, form.Next, http.StatusSeeOther)
+	return nil
+}
+
+// peerName names who is throttled; the Unix socket has no address.
+func peerName(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return "local"
+	}
+	return addr.String()
+}
+
+// localPath returns path if it is one of the administrators' pages, so that nobody
+// can make the login send people elsewhere.
+func localPath(path string) string {
+	u, err := url.Parse(path)
+	if err != nil || u.Host != "" || u.Scheme != "" || strings.Contains(path, `\`) ||
+		u.Path != "/admin" && !strings.HasPrefix(u.Path, "/admin/") || strings.Contains(u.Path, "//") {
+		return "/admin"
+	}
+	return path
+}
+
+func (a *Admin) logout(w http.ResponseWriter, r *http.Request) error {
+	if err := a.Sessions.End(r.Context()); err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/admin/login", http.StatusSeeOther)
+	return nil
+}
+
+// Lengths of lists.
+const (
+	devicesPerPage  = 50
+	commandsPerPage = 25
+)
+
+func (a *Admin) list(w http.ResponseWriter, r *http.Request) error {
+	cursor := r.URL.Query().Get("cursor")
+	found, next, err := a.Devices.Devices(r.Context(), cursor, devicesPerPage)
+	if err != nil {
+		return pageProblem(err)
+	}
+	page := view.Devices{
+		Layout:  a.layout(r, "Devices", "/admin/devices"),
+		NextURL: pageURL("/admin/devices", next),
+		First:   cursor == "",
+	}
+	page.Refresh = 5
+	for _, d := range found {
+		page.Items = append(page.Items, a.row(d))
+	}
+	return a.Pages.Write(w, http.StatusOK, page)
+}
+
+// pageURL is where the next page of a list is; cursors are URL-safe.
+func pageURL(path, cursor string) string {
+	if cursor == "" {
+		return ""
+	}
+	return path + "?cursor=" + url.QueryEscape(cursor)
+}
+
+func pageProblem(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrBadCursor):
+		return &webui.Problem{Status: http.StatusBadRequest, Code: "bad_cursor", Title: "This page of the list does not exist"}
+	case errors.Is(err, storage.ErrNotFound):
+		return &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "Not found"}
+	}
+	return err
+}
+
+func (a *Admin) row(d mdm.Overview) view.DeviceRow {
+	return view.DeviceRow{
+		URL:      "/admin/devices/" + url.PathEscape(string(d.ID)),
+		Name:     deviceName(d),
+		Model:    d.Model,
+		OS:       d.OSVersion,
+		Owner:    d.User,
+		Type:     enrollmentType(d.Type),
+		State:    deviceState(d.State),
+		Demo:     d.Demo,
+		LastSeen: a.moment(d.LastSeenAt),
+		Pending:  d.PendingCommands,
+	}
+}
+
+func (a *Admin) moment(t time.Time) view.Moment { return view.Moment{At: t, Now: a.Now()} }
+
+func (a *Admin) device(w http.ResponseWriter, r *http.Request) error {
+	id := mdm.DeviceID(r.PathValue("id"))
+	d, err := a.Devices.Device(r.Context(), id)
+	if err != nil {
+		return pageProblem(err)
+	}
+	cursor := r.URL.Query().Get("cursor")
+	entries, next, err := a.Devices.DeviceCommands(r.Context(), id, cursor, commandsPerPage)
+	if err != nil {
+		return pageProblem(err)
+	}
+	self := "/admin/devices/" + url.PathEscape(string(id))
+	page := view.Device{
+		Layout:     a.layout(r, deviceName(d), "/admin/devices"),
+		Name:       deviceName(d),
+		State:      deviceState(d.State),
+		Demo:       d.Demo,
+		Facts:      a.facts(d),
+		Attributes: attributes(d.Attributes),
+		OlderURL:   pageURL(self, next),
+	}
+	page.Refresh = 5
+	if cursor != "" {
+		page.NewestURL = self
+	}
+	for _, e := range entries {
+		page.Commands = append(page.Commands, a.command(e))
+	}
+	return a.Pages.Write(w, http.StatusOK, page)
+}
+
+// facts lists what is known of a device, without what is not.
+func (a *Admin) facts(d mdm.Overview) []view.Fact {
+	seen, created := a.moment(d.LastSeenAt), a.moment(d.CreatedAt)
+	facts := []view.Fact{
+		{Label: "Enrollment", Value: enrollmentType(d.Type)},
+		{Label: "Ownership", Value: string(d.Ownership)},
+		{Label: "Owner", Value: d.User},
+		{Label: "Managed account", Value: d.ManagedAppleAccount},
+		{Label: "Model", Value: d.Model},
+		{Label: "OS version", Value: d.OSVersion},
+		{Label: "Serial number", Value: d.SerialNumber, Mono: true},
+		{Label: "UDID", Value: d.UDID, Mono: true},
+		{Label: "Enrollment ID", Value: d.EnrollmentID, Mono: true},
+		{Label: "User", Value: d.UserID, Mono: true},
+		{Label: "Last seen", Moment: &seen},
+		{Label: "First seen", Moment: &created},
+		{Label: "Pending commands", Value: fmt.Sprint(d.PendingCommands)},
+		{Label: "ID", Value: string(d.ID), Mono: true},
+	}
+	known := facts[:0]
+	for _, f := range facts {
+		if f.Value != "" || f.Moment != nil {
+			known = append(known, f)
+		}
+	}
+	return known
+}
+
+func (a *Admin) command(e mdm.Entry) view.CommandRow {
+	row := view.CommandRow{
+		Name:     e.RequestType,
+		UUID:     e.UUID,
+		State:    commandState(e),
+		Created:  a.moment(e.CreatedAt),
+		Finished: a.moment(e.FinishedAt),
+		NotNow:   e.NotNowCount,
+	}
+	for _, ce := range e.ErrorChain {
+		row.Errors = append(row.Errors, errorText(ce))
+	}
+	return row
+}

@@ -1,0 +1,111 @@
+package admin
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
+)
+
+// deviceName is what to call a device: the best of what it said of itself.
+func deviceName(d mdm.Overview) string {
+	return cmp.Or(d.DeviceName, d.UserLongName, d.UserShortName, d.SerialNumber, d.UDID, d.EnrollmentID, string(d.ID))
+}
+
+func enrollmentType(t mdm.EnrollmentType) string {
+	switch t {
+	case mdm.TypeDevice:
+		return "Device"
+	case mdm.TypeUser:
+		return "User Enrollment"
+	case mdm.TypeAccountDevice:
+		return "Account-driven device"
+	case mdm.TypeUserChannel:
+		return "User channel"
+	}
+	return string(t)
+}
+
+func deviceState(s mdm.State) view.State {
+	switch s {
+	case mdm.Enrolled:
+		return view.State{Text: "enrolled", Tone: view.Good}
+	case mdm.Pending:
+		return view.State{Text: "pending", Tone: view.Waiting, Hint: "It has its identity, but has not finished enrolling."}
+	case mdm.Unenrolled:
+		return view.State{Text: "unenrolled", Tone: view.Neutral, Hint: "Management was removed."}
+	case mdm.Blocked:
+		return view.State{Text: "blocked", Tone: view.Bad, Hint: "It was removed and may not come back."}
+	}
+	return view.State{Text: string(s), Tone: view.Neutral}
+}
+
+func commandState(e mdm.Entry) view.State {
+	switch e.State {
+	case mdm.Queued:
+		return view.State{Text: "queued", Tone: view.Waiting, Hint: "Waits until the device checks in."}
+	case mdm.Delivered:
+		return view.State{Text: "delivered", Tone: view.Waiting, Hint: "Not answered yet."}
+	case mdm.NotNow:
+		return view.State{Text: "not now", Tone: view.Waiting, Hint: fmt.Sprintf("The device was locked or busy (%s); it is asked again.", times(e.NotNowCount))}
+	case mdm.Acknowledged:
+		return view.State{Text: "acknowledged", Tone: view.Good}
+	case mdm.Failed:
+		return view.State{Text: "error", Tone: view.Bad}
+	case mdm.Cancelled:
+		return view.State{Text: "cancelled", Tone: view.Neutral}
+	case mdm.Expired:
+		return view.State{Text: "expired", Tone: view.Neutral, Hint: "The device did not ask for it in time."}
+	}
+	return view.State{Text: string(e.State), Tone: view.Neutral}
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func errorText(e command.ChainedError) string {
+	text := cmp.Or(e.USEnglishDescription, e.LocalizedDescription, "no description")
+	return fmt.Sprintf("%s (%s %d)", text, e.ErrorDomain, e.ErrorCode)
+}
+
+// attributes shows what a device answered, sorted by name.
+func attributes(values map[string]any) []view.Fact {
+	facts := make([]view.Fact, 0, len(values))
+	for name, value := range values {
+		facts = append(facts, view.Fact{Label: name, Value: attribute(value)})
+	}
+	slices.SortFunc(facts, func(a, b view.Fact) int { return cmp.Compare(a.Label, b.Label) })
+	return facts
+}
+
+// maxAttribute bounds what is shown of one value, in bytes.
+const maxAttribute = 500
+
+func attribute(value any) string {
+	var text string
+	switch v := value.(type) {
+	case string:
+		text = v
+	case bool:
+		text = map[bool]string{true: "yes", false: "no"}[v]
+	default:
+		data, err := json.Marshal(v)
+		if err != nil {
+			return "can’t be shown"
+		}
+		text = string(data)
+	}
+	if len(text) > maxAttribute {
+		text = strings.ToValidUTF8(text[:maxAttribute], "") + "…"
+	}
+	return text
+}

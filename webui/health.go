@@ -1,0 +1,77 @@
+package webui
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Health answers whether the server lives and is ready for requests.
+type Health struct {
+	db       storage.DB
+	now      func() time.Time
+	draining atomic.Bool
+
+	mu      sync.Mutex
+	checked time.Time
+	last    error
+}
+
+// NewHealth returns the Health of a server that keeps its state in db.
+func NewHealth(db storage.DB, now func() time.Time) *Health {
+	return &Health{db: db, now: now}
+}
+
+// Drain makes the server not ready from now on.
+func (h *Health) Drain() { h.draining.Store(true) }
+
+// live answers GET /livez: the process answers, and that is all it says.
+func (h *Health) live(w http.ResponseWriter, _ *http.Request) error {
+	return writeLine(w, "ok")
+}
+
+// ready answers GET /readyz: the database can be read and written, and the server
+// is not about to end.
+func (h *Health) ready(w http.ResponseWriter, r *http.Request) error {
+	if h.draining.Load() {
+		return &Problem{Status: http.StatusServiceUnavailable, Code: "draining", Title: "The server is shutting down"}
+	}
+	if err := h.check(r.Context()); err != nil {
+		return &Problem{Status: http.StatusServiceUnavailable, Code: "database", Title: "The database does not take writes"}
+	}
+	return writeLine(w, "ok")
+}
+
+// readyEvery is how long the answer of a check is good for: anybody may ask, so
+// asking must not cost a write each time.
+const readyEvery = 2 * time.Second
+
+func (h *Health) check(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	if age := now.Sub(h.checked); age >= 0 && age < readyEvery && !h.checked.IsZero() {
+		return h.last
+	}
+	// Not the request's context: its end says nothing of the database, but would
+	// be remembered as if it did.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	stamp := []byte(now.UTC().Format(time.RFC3339Nano))
+	h.last = h.db.Update(ctx, func(tx storage.Tx) error {
+		return tx.Put("webui.ready", []byte("at"), stamp)
+	})
+	h.checked = now
+	return h.last
+}
+
+func writeLine(w http.ResponseWriter, line string) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write([]byte(line + "\n"))
+	return nil
+}

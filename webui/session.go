@@ -1,0 +1,291 @@
+package webui
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+	"github.com/alexedwards/scs/v2/memstore"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// How long a session lasts: without a request, and in any case.
+const (
+	sessionIdle = 2 * time.Hour
+	sessionLife = 12 * time.Hour
+)
+
+// SessionsConfig says what Sessions need: all of it but Secure.
+type SessionsConfig struct {
+	DB       storage.DB
+	Identity *identity.Service
+	Log      *slog.Logger
+	Now      func() time.Time
+	Secure   bool // clients use https, so that cookies need never travel without
+	Fail     FailFunc
+}
+
+// Sessions remember who signed in, by a cookie. They are kept in the database,
+// under a hash of the cookie's value.
+type Sessions struct {
+	manager  *scs.SessionManager
+	store    *sessionStore
+	identity *identity.Service
+	log      *slog.Logger
+	now      func() time.Time
+	fail     FailFunc
+}
+
+// NewSessions returns Sessions, or says what c lacks.
+func NewSessions(c SessionsConfig) (*Sessions, error) {
+	if c.DB == nil || c.Identity == nil || c.Log == nil || c.Now == nil || c.Fail == nil {
+		return nil, errors.New("webui: DB, Identity, Log, Now and Fail are required for sessions")
+	}
+	s := &Sessions{
+		manager:  scs.New(),
+		store:    &sessionStore{db: c.DB, now: c.Now},
+		identity: c.Identity,
+		log:      c.Log,
+		now:      c.Now,
+		fail:     c.Fail,
+	}
+	if memory, ok := s.manager.Store.(*memstore.MemStore); ok {
+		memory.StopCleanup() // scs.New started a goroutine for a store that we don't use
+	}
+	s.manager.Store = s.store
+	s.manager.HashTokenInStore = true
+	s.manager.IdleTimeout = sessionIdle
+	s.manager.Lifetime = sessionLife
+	s.manager.Cookie = scs.SessionCookie{
+		Name:     "__Host-gatehouse", // browsers take it only with Secure, Path=/ and no Domain
+		HttpOnly: true,
+		Secure:   true,
+		Path:     "/",
+		SameSite: http.SameSiteLaxMode,
+	}
+	if !c.Secure {
+		s.manager.Cookie.Name = "gatehouse"
+		s.manager.Cookie.Secure = false
+	}
+	s.manager.ErrorFunc = func(w http.ResponseWriter, r *http.Request, err error) { c.Fail(w, r, err) }
+	return s, nil
+}
+
+// The values of a session.
+const (
+	sessionKind       = "kind"        // an identity.Kind
+	sessionUser       = "user"        // the user's ID
+	sessionPasswordAt = "password_at" // which password the user had
+)
+
+// Load is the middleware that knows who signed in: identity.PrincipalFrom tells.
+func (s *Sessions) Load(next http.Handler) http.Handler {
+	return s.manager.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, ok, err := s.principal(r.Context())
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if ok {
+			r = r.WithContext(identity.WithPrincipal(r.Context(), p))
+		}
+		next.ServeHTTP(w, r)
+	}))
+}
+
+// principal returns who signed in to the session of ctx. The user is read anew
+// for every request: one who was disabled, or whose password changed, is out.
+func (s *Sessions) principal(ctx context.Context) (p identity.Principal, ok bool, err error) {
+	switch identity.Kind(s.manager.GetString(ctx, sessionKind)) {
+	case identity.KindSetup:
+		return identity.SetupPrincipal(), true, nil
+	case identity.KindUser:
+		user, err := s.identity.User(ctx, s.manager.GetString(ctx, sessionUser))
+		if errors.Is(err, storage.ErrNotFound) {
+			return identity.Principal{}, false, nil
+		}
+		if err != nil {
+			return identity.Principal{}, false, err
+		}
+		if user.Disabled || passwordStamp(user) != s.manager.GetString(ctx, sessionPasswordAt) {
+			return identity.Principal{}, false, nil
+		}
+		return user.Principal(), true, nil
+	}
+	return identity.Principal{}, false, nil
+}
+
+func passwordStamp(u identity.User) string { return u.PasswordAt.UTC().Format(time.RFC3339Nano) }
+
+// StartSetup begins a session of whoever redeemed a setup link.
+func (s *Sessions) StartSetup(ctx context.Context) error {
+	return s.start(ctx, map[string]string{sessionKind: string(identity.KindSetup)})
+}
+
+// StartUser begins a session of a user who logged in.
+func (s *Sessions) StartUser(ctx context.Context, u identity.User) error {
+	return s.start(ctx, map[string]string{
+		sessionKind:       string(identity.KindUser),
+		sessionUser:       u.ID,
+		sessionPasswordAt: passwordStamp(u),
+	})
+}
+
+// start ends what session there was and begins one with an ID of its own, which
+// nobody can have planted in the browser before.
+func (s *Sessions) start(ctx context.Context, values map[string]string) error {
+	err := s.manager.Clear(ctx)
+	if err == nil {
+		err = s.manager.RenewToken(ctx)
+	}
+	if err == nil {
+		for key, value := range values {
+			s.manager.Put(ctx, key, value)
+		}
+		_, _, err = s.manager.Commit(ctx) // before the answer says that it worked
+	}
+	if err != nil {
+		return fmt.Errorf("start session: %w", err)
+	}
+	return nil
+}
+
+// End ends the session of ctx.
+func (s *Sessions) End(ctx context.Context) error {
+	if err := s.manager.Destroy(ctx); err != nil {
+		return fmt.Errorf("end session: %w", err)
+	}
+	return nil
+}
+
+// Run removes sessions that have ended, until ctx does.
+func (s *Sessions) Run(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := s.store.prune(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "old sessions not removed", "err", err)
+			}
+		}
+	}
+}
+
+// session is the record of one session.
+type session struct {
+	Token     string    `json:"token"` // hashed
+	Data      []byte    `json:"data"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+const sessionsByEnd = "expires"
+
+var sessions = storage.NewCollection("webui.sessions", 1, func(s session) string { return s.Token },
+	storage.Index[session]{Name: sessionsByEnd, Values: func(s session) []string { return []string{sessionEnd(s.ExpiresAt)} }})
+
+// sessionEnd formats t so that texts sort as times do.
+func sessionEnd(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// sessionStore is scs's store on our database.
+type sessionStore struct {
+	db  storage.DB
+	now func() time.Time
+}
+
+var _ scs.CtxStore = (*sessionStore)(nil)
+
+// FindCtx implements [scs.CtxStore].
+func (s *sessionStore) FindCtx(ctx context.Context, token string) (data []byte, found bool, err error) {
+	var record session
+	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
+		record, err = sessions.Get(tx, token)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("find session: %w", err)
+	}
+	return record.Data, s.now().Before(record.ExpiresAt), nil
+}
+
+// CommitCtx implements [scs.CtxStore]. It is called for every request, as the end
+// of the session moves: a minute of that is not worth a write.
+func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
+	var old session
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		old, err = sessions.Get(tx, token)
+		return err
+	})
+	if err == nil && bytes.Equal(old.Data, data) && expiry.Sub(old.ExpiresAt).Abs() < time.Minute {
+		return nil
+	}
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		return sessions.Put(tx, session{token, data, expiry.UTC()})
+	})
+	if err != nil {
+		return fmt.Errorf("keep session: %w", err)
+	}
+	return nil
+}
+
+// DeleteCtx implements [scs.CtxStore].
+func (s *sessionStore) DeleteCtx(ctx context.Context, token string) error {
+	if err := s.db.Update(ctx, func(tx storage.Tx) error { return sessions.Delete(tx, token) }); err != nil {
+		return fmt.Errorf("delete session: %w", err)
+	}
+	return nil
+}
+
+// Find, Commit and Delete are what scs calls when a store knows no contexts.
+func (s *sessionStore) Find(token string) ([]byte, bool, error) {
+	return s.FindCtx(context.Background(), token)
+}
+
+// Commit implements [scs.Store].
+func (s *sessionStore) Commit(token string, data []byte, expiry time.Time) error {
+	return s.CommitCtx(context.Background(), token, data, expiry)
+}
+
+// Delete implements [scs.Store].
+func (s *sessionStore) Delete(token string) error {
+	return s.DeleteCtx(context.Background(), token)
+}
+
+// prune removes sessions that have ended.
+func (s *sessionStore) prune(ctx context.Context) error {
+	const most = 1000 // in one transaction
+	for {
+		removed := 0
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			var over []string
+			for record, err := range sessions.Ascend(tx, sessionsByEnd, "", sessionEnd(s.now()), most) {
+				if err != nil {
+					return err
+				}
+				over = append(over, record.Token)
+			}
+			for _, token := range over {
+				if err := sessions.Delete(tx, token); err != nil {
+					return err
+				}
+			}
+			removed = len(over)
+			return nil
+		})
+		if err != nil || removed < most {
+			return err
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package view
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hostile is what a device could call itself.
+const hostile = `"><script>alert(1)</script>`
+
+func samples() []Page {
+	now := time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)
+	seen := Moment{At: now.Add(-3 * time.Minute), Now: now}
+	layout := Layout{Title: hostile, Nav: []NavItem{{Label: "Devices", URL: "/admin/devices", Current: true}}, User: hostile, Demo: true, Refresh: 5}
+	state := State{Text: hostile, Tone: Bad, Hint: hostile}
+	facts := []Fact{{Label: hostile, Value: hostile, Mono: true}, {Label: "Last seen", Moment: &seen}}
+	return []Page{
+		Welcome{Layout: Layout{Title: "Welcome"}, OwnCA: true, Fingerprint: "5F:2C", Version: hostile},
+		Welcome{Layout: Layout{Title: "Welcome"}, SetUp: true},
+		Setup{Layout: Layout{Title: "Finish setup"}},
+		Login{Layout: Layout{Title: "Sign in"}, Error: hostile, Email: hostile, Next: hostile},
+		Message{Layout: Layout{Title: "No"}, Heading: hostile, Text: hostile, Command: hostile, Action: Link{hostile, "/"}, Code: hostile, RequestID: hostile, Details: hostile},
+		Devices{Layout: layout, First: true},
+		Devices{Layout: layout, NextURL: "/admin/devices?cursor=x", Items: []DeviceRow{
+			{URL: "/admin/devices/1", Name: hostile, Model: hostile, OS: hostile, Owner: hostile, Type: hostile, State: state, Demo: true, LastSeen: seen, Pending: 3},
+			{URL: "/admin/devices/2", Name: "x"},
+		}},
+		Device{Layout: layout, Name: hostile, State: state, Facts: facts, Attributes: facts, OlderURL: "/x", NewestURL: "/y", Commands: []CommandRow{
+			{Name: hostile, UUID: hostile, State: state, Created: seen, Errors: []string{hostile}},
+		}},
+		Device{Layout: layout, Name: "x"},
+		Enroll{Layout: Layout{Title: "Enrol"}, OwnCA: true, Fingerprint: "5F:2C"},
+		EnrollLink{Layout: Layout{Title: "Enrol"}, Organization: hostile, Personal: true, ProfileURL: "/p", OwnCA: true, Fingerprint: "5F:2C", ExpiresAt: now},
+		EnrollLink{Layout: Layout{Title: "Enrol"}, ProfileURL: "/p"},
+	}
+}
+
+func TestPages(t *testing.T) {
+	views, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for i, page := range samples() {
+		seen[page.template()] = true
+		t.Run(fmt.Sprintf("%d %s", i, reflect.TypeOf(page).Name()), func(t *testing.T) {
+			w := httptest.NewRecorder()
+			if err := views.Write(w, http.StatusTeapot, page); err != nil {
+				t.Fatal(err)
+			}
+			html := w.Body.String()
+			if w.Code != http.StatusTeapot {
+				t.Errorf("status %d, want 418", w.Code)
+			}
+			for what, pattern := range map[string]string{"h1": "<h1[ >]", "main": "<main[ >]", "skip link": `class="skip" href="#main"`, "title": "<title>.+</title>"} {
+				if n := len(regexp.MustCompile(pattern).FindAllString(html, -1)); n != 1 {
+					t.Errorf("%d × %s, want 1", n, what)
+				}
+			}
+			// Our policy allows no inline script or style, and no page may need one.
+			for _, banned := range []string{"<script>", "<style", " style=", " onclick", "javascript:", "http://", "https://"} {
+				if strings.Contains(html, banned) {
+					t.Errorf("the page holds %q", banned)
+				}
+			}
+			for _, input := range regexp.MustCompile(`<input id="([^"]+)"`).FindAllStringSubmatch(html, -1) {
+				if !strings.Contains(html, `<label for="`+input[1]+`"`) {
+					t.Errorf("input %s has no label", input[1])
+				}
+			}
+			if t.Failed() {
+				t.Log(html)
+			}
+		})
+	}
+	for name := range views.pages {
+		if !seen[name] {
+			t.Errorf("no sample shows %s", name)
+		}
+	}
+}
+
+func TestAssetsAreServedUnderTheirHash(t *testing.T) {
+	views, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gatehouse.css", "gatehouse.js", "icon.svg"} {
+		url, err := views.Assets().URL(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		if !views.Assets().Serve(w, httptest.NewRequest("GET", url, nil)) || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
+			t.Errorf("%s is not served for ever at %s", name, url)
+		}
+	}
+	if views.Assets().Serve(httptest.NewRecorder(), httptest.NewRequest("GET", "/assets/gatehouse.css", nil)) {
+		t.Error("an asset is served without its hash")
+	}
+}
+
+func TestMomentsAreReadable(t *testing.T) {
+	now := time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)
+	for want, at := range map[string]time.Time{
+		"never":       {},
+		"just now":    now.Add(-2 * time.Second),
+		"42 s ago":    now.Add(-42 * time.Second),
+		"3 min ago":   now.Add(-200 * time.Second),
+		"47 h ago":    now.Add(-47*time.Hour - time.Minute),
+		"3 days ago":  now.Add(-80 * time.Hour),
+		"21 Nov 2025": now.AddDate(-1, 0, 0),
+		// A clock that was put back is no reason for "-3 s ago".
+		"21 Nov 2026 10:00 UTC": now.Add(time.Hour),
+	} {
+		if got := (Moment{At: at, Now: now}).Ago(); got != want {
+			t.Errorf("Ago of %v = %q, want %q", at, got, want)
+		}
+	}
+}
+
+// TestContrast computes the contrast of every pair of colours that the style sheet
+// puts on each other, in both themes: WCAG 2.2, 1.4.3 and 1.4.11.
+func TestContrast(t *testing.T) {
+	css, err := os.ReadFile(filepath.Join("assets", "gatehouse.css"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	themes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(string(css), -1)
+	if len(themes) < 2 {
+		t.Fatalf("%d themes, want light and dark", len(themes))
+	}
+	const text, graphics = 4.5, 3.0
+	pairs := []struct {
+		front, back string
+		least       float64
+	}{
+		{"text", "bg", text}, {"text", "surface", text}, {"text", "code", text},
+		{"quiet", "bg", text}, {"quiet", "surface", text},
+		{"accent", "bg", text}, {"accent", "surface", text}, {"accent", "code", text}, {"accent", "accent-soft", text},
+		{"accent-hover", "bg", text}, {"accent-hover", "surface", text},
+		{"on-accent", "accent", text}, {"on-accent", "accent-hover", text},
+		{"good", "good-soft", text}, {"waiting", "waiting-soft", text}, {"bad", "bad-soft", text},
+		{"field", "surface", graphics}, {"field", "bg", graphics},
+	}
+	for i, name := range []string{"light", "dark"} {
+		tokens := map[string]string{}
+		for _, m := range regexp.MustCompile(`--([a-z-]+):\s*(#[0-9a-f]{6});`).FindAllStringSubmatch(themes[i][1], -1) {
+			tokens[m[1]] = m[2]
+		}
+		for _, p := range pairs {
+			front, back := tokens[p.front], tokens[p.back]
+			if front == "" || back == "" {
+				t.Errorf("%s: no colour %s or %s", name, p.front, p.back)
+				continue
+			}
+			if got := contrast(t, front, back); got < p.least {
+				t.Errorf("%s: contrast of %s on %s = %.2f, want %.1f", name, p.front, p.back, got, p.least)
+			}
+		}
+	}
+}
+
+func contrast(t *testing.T, a, b string) float64 {
+	la, lb := luminance(t, a), luminance(t, b)
+	return (max(la, lb) + 0.05) / (min(la, lb) + 0.05)
+}
+
+// luminance is the relative luminance of WCAG 2.2.
+func luminance(t *testing.T, colour string) float64 {
+	t.Helper()
+	n, err := strconv.ParseUint(colour[1:], 16, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	linear := func(v uint64) float64 {
+		c := float64(v&0xff) / 255
+		if c <= 0.04045 {
+			return c / 12.92
+		}
+		return math.Pow((c+0.055)/1.055, 2.4)
+	}
+	return 0.2126*linear(n>>16) + 0.7152*linear(n>>8) + 0.0722*linear(n)
+}
