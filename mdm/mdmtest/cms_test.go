@@ -16,13 +16,21 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
+// testKeys saves the tests from drawing two primes for each key.
+var testKeys = sync.OnceValues(func() (*KeyPool, error) { return NewKeyPool(2048) })
+
 func rsaKey(t testing.TB) *rsa.PrivateKey {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	pool, err := testKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pool.Key()
 	if err != nil {
 		t.Fatal(err)
 	}

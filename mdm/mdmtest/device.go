@@ -612,7 +612,9 @@ func (d *Device) send(ctx context.Context, id *identity, p Prepared) (*Reply, er
 	d.lastStatus.Store(0)
 	reply, err := roundTrip(client, req)
 	if err != nil {
-		d.count.failures.Add(1)
+		if ctx.Err() == nil { // else the device was switched off
+			d.count.failures.Add(1)
+		}
 		return nil, err
 	}
 	d.lastStatus.Store(int64(reply.Status))

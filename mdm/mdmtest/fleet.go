@@ -191,15 +191,19 @@ func (m *member) channels() []*Channel {
 }
 
 // Run enrols the devices, Concurrency at a time, and lets them poll until ctx
-// ends and the sessions under way are done or cut. It returns nil then.
+// ends; sessions under way may then finish for two seconds. It returns nil, and
+// early only when no device is left.
 func (f *Fleet) Run(ctx context.Context) error {
+	sessions, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cut) })()
 	turn := make(chan struct{}, f.opts.Concurrency)
 	var wg sync.WaitGroup
 	for _, m := range f.members {
 		wg.Go(func() {
 			defer m.device.Close()
 			if f.enroll(ctx, m, turn) {
-				f.live(ctx, m)
+				f.live(ctx, sessions, m)
 			}
 		})
 	}
@@ -239,8 +243,9 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 }
 
 // live polls at once, as iOS does after TokenUpdate, then at the interval, when
-// woken, and soon after a NotNow.
-func (f *Fleet) live(ctx context.Context, m *member) {
+// woken, and soon after a NotNow. It begins nothing once ctx is done; sessions
+// outlives ctx a little.
+func (f *Fleet) live(ctx, sessions context.Context, m *member) {
 	for {
 		again := f.opts.Interval
 		for _, c := range m.channels() {
@@ -248,7 +253,7 @@ func (f *Fleet) live(ctx context.Context, m *member) {
 				return
 			}
 			f.polls.Add(1)
-			if _, err := c.Poll(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrRemoved) {
+			if _, err := c.Poll(sessions); err != nil && sessions.Err() == nil && !errors.Is(err, ErrRemoved) {
 				f.problems.Add(1)
 				f.opts.Log.Warn("simulated device's session failed", "device", m.device.opts.Name, "err", err)
 			}
