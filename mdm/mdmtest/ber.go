@@ -57,6 +57,8 @@ func der(tag byte, parts ...[]byte) []byte {
 		b = append(b, 0x81, byte(n))
 	case n < 0x10000:
 		b = append(b, 0x82, byte(n>>8), byte(n))
+	case n < 0x1000000:
+		b = append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	default:
 		b = append(b, 0x84, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 	}

@@ -191,7 +191,7 @@ func (d *Device) settings(f *fields) Result {
 		results = append(results, answer)
 	}
 	if f.dict["Settings"] == nil {
-		f.err = errors.New("Settings is missing")
+		f.err = errors.New("no Settings")
 	}
 	return done(Dict{"Settings": results})
 }
@@ -202,7 +202,7 @@ func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (
 	d := c.dev
 	raw := f.data("Payload")
 	if len(raw) == 0 {
-		f.err = errors.Join(f.err, errors.New("Payload is missing"))
+		f.err = errors.Join(f.err, errors.New("no Payload"))
 		return Result{}, nil, nil
 	}
 	refuse := func(err error) (Result, func(context.Context) error, error) {

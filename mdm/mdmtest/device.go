@@ -5,10 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +88,7 @@ type Options struct {
 	Handler Handler // answers commands before the device does
 	Renewal Renewal
 
-	Now  func() time.Time // time.Now when nil
+	Now  func() time.Time // signing times; TLS goes by the real clock. time.Now when nil
 	Rand io.Reader        // of ids, nonces and tokens; crypto/rand when nil
 }
 
@@ -474,82 +471,6 @@ func (d *Device) subject(p *Profile) Subject {
 	return out
 }
 
-// clientFor returns the HTTP client that offers id, or no certificate.
-func (d *Device) clientFor(id *identity) (*http.Client, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	slot := &d.plain
-	if id != nil && (d.opts.Sign == SignAsTold || d.opts.Sign == SignTLS) {
-		slot = &id.client
-	}
-	if *slot != nil {
-		return *slot, nil
-	}
-	if d.opts.Transport != nil {
-		*slot = clientOver(d.opts.Transport)
-		return *slot, nil
-	}
-	roots, err := d.roots()
-	if err != nil {
-		return nil, err
-	}
-	var cert *tls.Certificate
-	if slot != &d.plain {
-		cert = &tls.Certificate{Certificate: [][]byte{id.cert.Raw}, PrivateKey: id.key, Leaf: id.cert}
-	}
-	*slot = newClient(roots, cert)
-	return *slot, nil
-}
-
-// roots are the roots that TLS trusts: those before any profile, and those that
-// profiles delivered.
-func (d *Device) roots() (*x509.CertPool, error) {
-	var more []*x509.Certificate
-	if d.profile != nil {
-		more = append(more, d.profile.Roots...)
-	}
-	for _, p := range d.installed {
-		more = append(more, p.roots...)
-	}
-	if len(more) == 0 {
-		return d.opts.RootCAs, nil
-	}
-	var pool *x509.CertPool
-	if d.opts.RootCAs != nil {
-		pool = d.opts.RootCAs.Clone()
-	} else {
-		var err error
-		if pool, err = x509.SystemCertPool(); err != nil {
-			return nil, fmt.Errorf("system roots: %w", err)
-		}
-	}
-	for _, cert := range more {
-		pool.AddCert(cert)
-	}
-	return pool, nil
-}
-
-// dropClients makes the next request use the trust of now. The caller holds mu.
-func (d *Device) dropClients() {
-	slots := []**http.Client{&d.plain}
-	if d.identity != nil {
-		slots = append(slots, &d.identity.client)
-	}
-	for _, slot := range slots {
-		if *slot != nil && d.opts.Transport == nil {
-			(*slot).CloseIdleConnections()
-		}
-		*slot = nil
-	}
-}
-
-// Close ends the device's idle connections.
-func (d *Device) Close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.dropClients()
-}
-
 // uninstall takes the profile away. Identity and ids stay, for tests that replay.
 func (d *Device) uninstall(to State) {
 	d.mu.Lock()
@@ -565,86 +486,4 @@ func (d *Device) advance(to State) {
 	if d.state < to {
 		d.state = to
 	}
-}
-
-// prepare signs body for an MDM URL as id.
-func (d *Device) prepare(id *identity, url, contentType string, body []byte) (Prepared, error) {
-	p := Prepared{Method: http.MethodPut, URL: url, Body: body, Header: http.Header{
-		"Content-Type": {contentType},
-		"User-Agent":   {"MDM/1.0"},
-	}}
-	profile := d.Profile()
-	if profile == nil || id == nil {
-		return p, ErrNotInstalled
-	}
-	if d.opts.Sign == SignHeader || d.opts.Sign == SignAsTold && profile.MDM.SignMessage {
-		signature, err := Signature{
-			Certificate: id.cert, Key: id.key, Digest: d.opts.Digest, Detached: true,
-			SigningTime: d.opts.Now(), Encoding: d.opts.Encoding,
-		}.Sign(body)
-		if err != nil {
-			return p, err
-		}
-		p.Header.Set("Mdm-Signature", base64.StdEncoding.EncodeToString(signature))
-	}
-	return p, nil
-}
-
-// Send sends a prepared request as the device's own, and draws the conclusions
-// that a device draws from the status.
-func (d *Device) Send(ctx context.Context, p Prepared) (*Reply, error) {
-	d.mu.Lock()
-	id := d.identity
-	d.mu.Unlock()
-	return d.send(ctx, id, p)
-}
-
-func (d *Device) send(ctx context.Context, id *identity, p Prepared) (*Reply, error) {
-	client, err := d.clientFor(id)
-	if err != nil {
-		return nil, err
-	}
-	req, err := p.Request(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d.count.requests.Add(1)
-	d.lastStatus.Store(0)
-	reply, err := roundTrip(client, req)
-	if err != nil {
-		if ctx.Err() == nil { // else the device was switched off
-			d.count.failures.Add(1)
-		}
-		return nil, err
-	}
-	d.lastStatus.Store(int64(reply.Status))
-	if err := reply.err(); err != nil {
-		d.count.failures.Add(1)
-		if reply.Status == http.StatusUnauthorized || unrecognized(reply) {
-			d.uninstall(Removed)
-			return reply, fmt.Errorf("%w: %w", ErrRemoved, err)
-		}
-		return reply, err
-	}
-	return reply, nil
-}
-
-// unrecognized reports a 403 with com.apple.unrecognized.device (PROTOCOL 2.7).
-func unrecognized(r *Reply) bool {
-	if r.Status != http.StatusForbidden {
-		return false
-	}
-	var answer struct{ Code string }
-	if mediaType(r.Header) == "application/json" {
-		if err := json.Unmarshal(r.Body, &answer); err != nil {
-			return false
-		}
-		return answer.Code == "com.apple.unrecognized.device"
-	}
-	v, err := UnmarshalPlist(r.Body)
-	if err != nil {
-		return false
-	}
-	dict, _ := v.(Dict)
-	return dict["code"] == "com.apple.unrecognized.device"
 }

@@ -672,3 +672,62 @@ func TestProfilesThatADeviceRefuses(t *testing.T) {
 		}
 	})
 }
+
+func TestASessionByHand(t *testing.T) {
+	s := newServer(t)
+	d := s.enrolled(Options{})
+	s.queue("1", "ProfileList", nil)
+	cmd, err := d.Idle(t.Context())
+	if err != nil || cmd == nil || cmd.UUID != "1" || cmd.RequestType != "ProfileList" {
+		t.Fatalf("Idle = %+v, %v", cmd, err)
+	}
+	s.status = func(string) (int, string, string) { return 500, "text/plain", "" }
+	if _, err := d.Report(t.Context(), Result{CommandUUID: "1", Status: StatusAcknowledged}); err == nil {
+		t.Fatal("Report hides the 500")
+	}
+	s.status = nil
+	d.Channel().Forget() // the device crashed with its result
+	again, err := d.Idle(t.Context())
+	if err != nil || again == nil || again.UUID != "1" {
+		t.Fatalf("Idle = %+v, %v, want the command again", again, err)
+	}
+	next, err := d.Report(t.Context(), Result{CommandUUID: "1", Status: StatusError, Keys: Dict{"ErrorChain": []any{}}})
+	if err != nil || next != nil {
+		t.Errorf("Report = %+v, %v", next, err)
+	}
+	wantEvents(t, s.takeEvents(), "Idle  by identity 1", "Acknowledged 1 by identity 1", "Idle  by identity 1", "Error 1 by identity 1")
+}
+
+func TestMessagesUnderAnotherIdentity(t *testing.T) {
+	s := newServer(t)
+	victim, thief := s.enrolled(Options{}), s.enrolled(Options{})
+	cert, key := thief.Identity()
+	victim.SetIdentity(cert, key)
+	if _, err := victim.CheckIn(t.Context(), Dict{"MessageType": "CheckOut", "UDID": victim.ID(), "Topic": "x", "Extra": []any{1}}); err != nil {
+		t.Fatal(err)
+	}
+	rubbish, err := victim.PrepareRaw(false, []byte(`<plist version="1.0"><dict><key>Status</key><string>Idle</string></dict></plist>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := victim.Send(t.Context(), rubbish); err != nil {
+		t.Fatal(err)
+	}
+	wantEvents(t, s.takeEvents(), "CheckOut by identity 2", "Idle  by identity 2")
+}
+
+func TestAnswersThatAreNoCommand(t *testing.T) {
+	for name, body := range map[string]string{
+		"an empty list":            `<plist version="1.0"><dict/></plist>`,
+		"a command without UUID":   `<plist version="1.0"><dict><key>Command</key><dict><key>RequestType</key><string>x</string></dict></dict></plist>`,
+		"a command without type":   `<plist version="1.0"><dict><key>CommandUUID</key><string>1</string><key>Command</key><dict/></dict></plist>`,
+		"a page":                   `<!DOCTYPE html><html></html>`,
+		"white space, not nothing": " ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if cmd, err := parseCommand([]byte(body)); err == nil {
+				t.Errorf("parseCommand = %+v, want an error", cmd)
+			}
+		})
+	}
+}

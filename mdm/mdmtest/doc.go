@@ -8,6 +8,17 @@
 // an error here. It encodes as Apple's clients do, with indefinite lengths and
 // chunked octet strings.
 //
+// The whole of a story:
+//
+//	dev, err := mdmtest.NewDevice(mdmtest.Options{Model: mdmtest.Mac, RootCAs: roots})
+//	err = dev.Enroll(ctx, profileURL) // or Install, RequestIdentity, Authenticate, TokenUpdate one by one
+//	n, err := dev.Poll(ctx)           // or Idle, Answer or Report one by one
+//	n, err = dev.User().Poll(ctx)     // nil without a user channel
+//	err = dev.Remove(ctx)
+//
+// Hostile stories use [SCEPOption], [Device.CheckIn], [Device.PrepareRaw],
+// [Device.SetIdentity], [Device.Send] and [Renewal].OnStep.
+//
 // It imports no other package of this module and no MDM, SCEP, PKCS#7 or plist
 // library: where both sides share code, both are wrong together.
 package mdmtest

@@ -36,6 +36,8 @@ type Profile struct {
 	Payloads   []Dict
 }
 
+const topicPrefix = "com.apple.mgmt."
+
 // MDMPayload is com.apple.mdm (PROTOCOL 3.2).
 type MDMPayload struct {
 	IdentityCertificateUUID string
@@ -259,8 +261,8 @@ func (m *MDMPayload) read(d Dict, rules Rules) error {
 	switch {
 	case f.err != nil:
 		return f.err
-	case !strings.HasPrefix(m.Topic, "com.apple.mgmt."):
-		return fmt.Errorf("Topic %q does not start with com.apple.mgmt.", m.Topic)
+	case !strings.HasPrefix(m.Topic, topicPrefix):
+		return fmt.Errorf("the Topic %q does not start with %s", m.Topic, topicPrefix)
 	case d["ManagedAppleID"] != nil:
 		return errors.New("ManagedAppleID was removed with iOS 18 and macOS 15")
 	case !slices.Contains([]string{"", "BYOD", "ADDE"}, m.EnrollmentMode):
@@ -347,7 +349,7 @@ func (s *SCEPPayload) read(d Dict) error {
 	case keyType != "" && keyType != "RSA":
 		return fmt.Errorf("Key Type %q, want RSA", keyType)
 	case s.Keysize != 2048 && s.Keysize != 4096:
-		return fmt.Errorf("Keysize %d, want 2048 or 4096", s.Keysize)
+		return fmt.Errorf("a Keysize of %d, want 2048 or 4096", s.Keysize)
 	case !slices.Contains([]int64{0, 1, 4, 5}, s.KeyUsage):
 		return fmt.Errorf("Key Usage %d", s.KeyUsage)
 	}

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/md5" //nolint:gosec // CAFingerprint may be one
+	"crypto/md5"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // transactionID is one
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"math/big"
@@ -234,6 +235,26 @@ func TestHostileRequestsAreWhatTheySay(t *testing.T) {
 		"content of one's own": {key, WithContent([]byte("x")), func(t *testing.T, outer signedData, _ *x509.Certificate, _ *SCEPRequest) bool {
 			got, err := openEnvelope(outer.content, s.ca, s.key, false)
 			return err == nil && string(got) == "x"
+		}},
+		"another subject": {key, WithSubject(Subject{{{"CN", "boss"}}, {{"1.2.3.4", "x"}}}), func(t *testing.T, _ signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			return request(t, r).Subject.CommonName == "boss"
+		}},
+		"CA:TRUE": {key, WithExtensions(pkix.Extension{Id: []int{2, 5, 29, 19}, Critical: true, Value: der(tagSequence, []byte{1, 1, 0xFF})}), func(t *testing.T, _ signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			list := request(t, r).Extensions
+			return len(list) == 1 && list[0].Id.String() == "2.5.29.19" && list[0].Critical
+		}},
+		"an attribute of a megabyte": {key, WithAttribute(attributeDER("1.2.3", der(tagOctets, make([]byte, 1<<20)))), func(t *testing.T, _ signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			return len(request(t, r).Raw) > 1<<20
+		}},
+		"another recipient": {key, WithRecipient(old), func(t *testing.T, outer signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			_, err := openEnvelope(outer.content, old, key, false)
+			return err == nil
+		}},
+		"triple DES": {key, WithTripleDES(), func(t *testing.T, outer signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			return bytes.Contains(outer.content, oid(oidDES3))
+		}},
+		"AES-256": {key, WithAES256(), func(t *testing.T, outer signedData, _ *x509.Certificate, r *SCEPRequest) bool {
+			return bytes.Contains(outer.content, oid(oidAES256))
 		}},
 		"SHA-1": {key, WithDigest(crypto.SHA1), func(t *testing.T, outer signedData, _ *x509.Certificate, r *SCEPRequest) bool {
 			return outer.signers[0].digest.hash == crypto.SHA1 && request(t, r).SignatureAlgorithm == x509.SHA1WithRSA
