@@ -100,3 +100,16 @@ func CheckCSR(csr *x509.CertificateRequest) (err error) {
 	}
 	return nil
 }
+
+// CheckIssued says whether the key of issuer signed cert. It judges neither dates
+// nor usage; the names need not match either.
+func CheckIssued(cert, issuer *x509.Certificate) (err error) {
+	if err := checkKeyBounds(issuer.PublicKey); err != nil {
+		return err
+	}
+	defer refuse(ErrCertificate, &err)
+	if err := issuer.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature); err != nil {
+		return fmt.Errorf("%w: of a certificate", ErrSignature)
+	}
+	return nil
+}

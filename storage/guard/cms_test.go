@@ -802,3 +802,22 @@ func BenchmarkCheckPublicKey(b *testing.B) {
 		}
 	}
 }
+
+func TestWhoIssuedACertificate(t *testing.T) {
+	cert := certify(t, "leaf", ecKey(t, elliptic.P256()).Public(), rsaKey(), time.Now())
+	for name, tt := range map[string]struct {
+		issuer *x509.Certificate
+		want   error
+	}{
+		"the issuer":            {certify(t, "issuer", rsaKey().Public(), rsaKey(), time.Now()), nil},
+		"another":               {certify(t, "issuer", otherRSAKey().Public(), rsaKey(), time.Now()), guard.ErrSignature},
+		"another kind of key":   {certify(t, "issuer", ecKey(t, elliptic.P256()).Public(), rsaKey(), time.Now()), guard.ErrSignature},
+		"a key that is refused": {certify(t, "issuer", ecKey(t, elliptic.P224()).Public(), rsaKey(), time.Now()), guard.ErrKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := guard.CheckIssued(cert, tt.issuer); !errors.Is(err, tt.want) {
+				t.Errorf("CheckIssued = %v, want %v", err, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,56 @@
+package scep
+
+import (
+	"crypto/rand"
+	"encoding/asn1"
+	"fmt"
+
+	"github.com/smallstep/pkcs7"
+	"github.com/smallstep/scep"
+)
+
+// certRep is what a reply says.
+type certRep struct {
+	status   scep.PKIStatus
+	failInfo scep.FailInfo // for FAILURE
+	content  []byte        // for SUCCESS; else there is none
+}
+
+// reply signs a CertRep (RFC 8894, 3.3.2) with the very certificate that
+// GetCACert returns, which is also the only one in it. Each attribute is there
+// once; the strings are PrintableStrings, which Apple's clients insist on.
+func (s *Service) reply(m *message, rep certRep) ([]byte, error) {
+	nonce := make([]byte, 16)
+	rand.Read(nonce) // never fails
+	attrs := []pkcs7.Attribute{
+		{Type: oidMessageType, Value: printableString(string(scep.CertRep))},
+		{Type: oidPKIStatus, Value: printableString(string(rep.status))},
+		{Type: oidTransactionID, Value: printableString(m.transactionID)},
+		{Type: oidRecipientNonce, Value: m.senderNonce},
+		{Type: oidSenderNonce, Value: nonce},
+	}
+	if rep.status == scep.FAILURE {
+		attrs = append(attrs, pkcs7.Attribute{Type: oidFailInfo, Value: printableString(string(rep.failInfo))})
+	}
+
+	sd, err := pkcs7.NewSignedData(rep.content)
+	if err != nil {
+		return nil, fmt.Errorf("build reply: %w", err)
+	}
+	sd.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
+	if err := sd.AddSigner(s.authority.Certificate(), s.authority.Signer(), pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
+		return nil, fmt.Errorf("sign reply: %w", err)
+	}
+	if rep.content == nil {
+		sd.Detach() // no content, rather than an empty one
+	}
+	der, err := sd.Finish()
+	if err != nil {
+		return nil, fmt.Errorf("build reply: %w", err)
+	}
+	return der, nil
+}
+
+func printableString(s string) asn1.RawValue {
+	return asn1.RawValue{Tag: asn1.TagPrintableString, Bytes: []byte(s)}
+}
