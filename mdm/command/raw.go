@@ -12,9 +12,9 @@ import (
 // usable Command, RequestType or CommandUUID.
 var ErrRaw = errors.New("not a command")
 
-// MaxRaw is the size in bytes up to which ParseRaw reads a command: an
-// InstallProfile may carry fonts or certificates.
-const MaxRaw = 8 << 20
+// MaxRaw is the size in bytes up to which commands are read: enough for a profile
+// of 8 MiB in base64.
+const MaxRaw = 12 << 20
 
 // ParseRaw reads CommandUUID and RequestType of a whole command, as an
 // administrator sends it. The bytes go to the device as they are, so keys that we
@@ -57,4 +57,20 @@ func made(s, others string) bool {
 	return strings.IndexFunc(s, func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune(others, r)
 	}) < 0
+}
+
+// ProfileIn returns the profile that an InstallProfile command carries, nil when
+// raw is none.
+func ProfileIn(raw []byte) []byte {
+	var cmd struct {
+		Command struct {
+			RequestType string
+			Payload     []byte
+		}
+	}
+	err := guard.DecodePlist(raw, &cmd, guard.PlistLimits{Bytes: MaxRaw})
+	if err != nil || cmd.Command.RequestType != "InstallProfile" {
+		return nil
+	}
+	return cmd.Command.Payload
 }

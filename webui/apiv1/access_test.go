@@ -1,0 +1,175 @@
+package apiv1_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+)
+
+func TestWhoMayDoWhat(t *testing.T) {
+	h := newHouse(t)
+	h.device(t, "d1", nil)
+	tokens := map[string]string{"nobody": "none", "a stranger": "gtk_" + strings.Repeat("a", 40)}
+	for _, scope := range []identity.Scope{"owner", "admin", "helpdesk", "read_only", "cert:self", "cert:any", "cert:manage"} {
+		tokens[string(scope)] = h.token(t, scope)
+	}
+	const (
+		unauthenticated = http.StatusUnauthorized
+		forbidden       = http.StatusForbidden
+	)
+	readers := []string{"owner", "admin", "helpdesk", "read_only"}
+	lock := map[string]any{"request_type": "DeviceLock", "device_ids": []string{"d1"}}
+	erase := map[string]any{"request_type": "EraseDevice", "device_ids": []string{"d1"}, "confirm": true}
+	for name, tt := range map[string]struct {
+		method, path string
+		body         any
+		may          []string
+	}{
+		"read devices":         {"GET", "/api/v1/devices", nil, readers},
+		"read a device":        {"GET", "/api/v1/devices/d1", nil, readers},
+		"read its commands":    {"GET", "/api/v1/devices/d1/commands", nil, readers},
+		"read command types":   {"GET", "/api/v1/command-types", nil, readers},
+		"read links":           {"GET", "/api/v1/enrollment-links", nil, readers},
+		"read attempts":        {"GET", "/api/v1/enrollment-attempts", nil, readers},
+		"read certificates":    {"GET", "/api/v1/certificates", nil, append([]string{"cert:manage"}, readers...)},
+		"read tokens":          {"GET", "/api/v1/tokens", nil, readers[:2]},
+		"make a link":          {"POST", "/api/v1/enrollment-links", map[string]any{}, readers[:3]},
+		"lock a device":        {"POST", "/api/v1/commands", lock, readers[:3]},
+		"erase a device":       {"POST", "/api/v1/commands", erase, readers[:2]},
+		"send a raw command":   {"POST", "/api/v1/commands/raw?device_ids=d1", raw("r-1", "ProfileList"), readers[:2]},
+		"make a token":         {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"read_only"}}, readers[:2]},
+		"make an owner":        {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"owner"}}, readers[:1]},
+		"unenroll a device":    {"POST", "/api/v1/devices/none/unenroll", nil, readers[:2]},
+		"block a device":       {"POST", "/api/v1/devices/none/block", nil, readers[:2]},
+		"cancel a command":     {"DELETE", "/api/v1/devices/d1/commands/none", nil, readers[:3]},
+		"revoke a link":        {"DELETE", "/api/v1/enrollment-links/none", nil, readers[:3]},
+		"revoke a token":       {"DELETE", "/api/v1/tokens/none", nil, readers[:1]},
+		"read the description": {"GET", "/api/openapi.json", nil, append([]string{"cert:self", "cert:any", "cert:manage", "nobody", "a stranger"}, readers...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			may := make(map[string]bool)
+			for _, who := range tt.may {
+				may[who] = true
+			}
+			for who, token := range tokens {
+				got := h.do(t, exchange{method: tt.method, path: tt.path, body: tt.body, token: token})
+				switch {
+				case may[who] && (got.status == unauthenticated || got.status == forbidden):
+					t.Errorf("%s: %d %s", who, got.status, got.answer)
+				case may[who]:
+				case who == "nobody" || who == "a stranger":
+					got.wantProblem(t, unauthenticated, "unauthenticated")
+					if !strings.HasPrefix(got.response.Get("WWW-Authenticate"), "Bearer ") {
+						t.Errorf("%s: WWW-Authenticate is %q", who, got.response.Get("WWW-Authenticate"))
+					}
+				default:
+					got.wantProblem(t, forbidden, "forbidden")
+				}
+			}
+		})
+	}
+}
+
+func TestTokensCountInTheirHeaderOnly(t *testing.T) {
+	h := newHouse(t)
+	for name, tt := range map[string]struct {
+		path    string
+		headers []string
+		status  int
+	}{
+		"a bearer token":           {"/api/v1/devices", []string{"Bearer " + h.owner}, 200},
+		"the scheme in other case": {"/api/v1/devices", []string{"bearer " + h.owner}, 200},
+		"in the query":             {"/api/v1/devices?access_token=" + h.owner + "&token=" + h.owner, nil, 401},
+		"another scheme":           {"/api/v1/devices", []string{"Basic " + h.owner}, 401},
+		"without a scheme":         {"/api/v1/devices", []string{h.owner}, 401},
+		"an empty header":          {"/api/v1/devices", []string{""}, 401},
+		"an empty token":           {"/api/v1/devices", []string{"Bearer "}, 401},
+		"two headers":              {"/api/v1/devices", []string{"Bearer " + h.owner, "Bearer " + h.owner}, 401},
+		"a very long one":          {"/api/v1/devices", []string{"Bearer " + strings.Repeat("a", 4000)}, 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequest("GET", h.url+tt.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header["Authorization"] = tt.headers
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != tt.status {
+				t.Errorf("%d %s, want %d", resp.StatusCode, body, tt.status)
+			}
+			if strings.Contains(string(body), h.owner) {
+				t.Errorf("the answer repeats the token: %s", body)
+			}
+		})
+	}
+}
+
+func TestARevokedTokenOpensNothing(t *testing.T) {
+	h := newHouse(t)
+	made := struct{ ID, Token, Name string }{}
+	h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: map[string]any{"name": "ci", "scopes": []string{"read_only"}, "user": "ana@example.com"}}).want(t, 201, &made)
+	h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).want(t, 200, nil)
+
+	list := h.do(t, exchange{method: "GET", path: "/api/v1/tokens"})
+	list.want(t, 200, nil)
+	if s := string(list.answer); !strings.Contains(s, made.ID) || strings.Contains(s, made.Token) {
+		t.Errorf("the list is %s, want the token's id and not its secret", s)
+	}
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/tokens/" + made.ID}).want(t, 204, nil)
+	h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).wantProblem(t, 401, "unauthenticated")
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/tokens/" + made.ID}).wantProblem(t, 404, "not_found")
+}
+
+func TestTokensThatAreNotMade(t *testing.T) {
+	h := newHouse(t)
+	for name, body := range map[string]string{
+		"without a name":        `{"scopes":["owner"]}`,
+		"without scopes":        `{"name":"x"}`,
+		"with unknown scopes":   `{"name":"x","scopes":["root"]}`,
+		"with a scope twice":    `{"name":"x","scopes":["owner","owner"]}`,
+		"cert:self for nobody":  `{"name":"x","scopes":["cert:self"]}`,
+		"with a line in a name": `{"name":"a\nb","scopes":["owner"]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: body, wild: true}).wantProblem(t, 400, "invalid_request")
+			if p.Detail == "" || strings.Contains(p.Detail, "create token") {
+				t.Errorf("detail is %q", p.Detail)
+			}
+		})
+	}
+}
+
+// TestTheLocalSocketNeedsNoToken stands in for the listener on the socket, which
+// puts the operator into the context.
+func TestTheLocalSocketNeedsNoToken(t *testing.T) {
+	h := newHouse(t)
+	for name, tt := range map[string]struct {
+		principal identity.Principal
+		status    int
+	}{
+		"the operator of the machine":       {identity.Local(), 200},
+		"a browser's session is no API key": {identity.SetupPrincipal(), 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := h.direct(t, identity.WithPrincipal(context.Background(), tt.principal), "/api/v1/devices"); got != tt.status {
+				t.Errorf("status %d, want %d", got, tt.status)
+			}
+		})
+	}
+}
+
+// raw is a whole command with a key that nobody knows.
+func raw(uuid, requestType string) []byte {
+	return fmt.Appendf(nil, `<?xml version="1.0" encoding="UTF-8"?>
+<plist version="1.0"><dict><key>Command</key><dict><key>RequestType</key><string>%s</string><key>Tomorrow</key><true/></dict><key>CommandUUID</key><string>%s</string></dict></plist>`, requestType, uuid)
+}

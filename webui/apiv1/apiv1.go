@@ -1,0 +1,180 @@
+// Package apiv1 is the REST API under /api/v1: it decodes requests strictly, calls
+// one method of a domain service, and encodes the answer in JSON types of its own,
+// so that a renamed field inside changes no client.
+//
+// openapi.yaml describes every route and is kept by hand; the tests hold each
+// exchange against it. What a request does is decided below; how it is logged,
+// limited and routed, by webui.
+package apiv1
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+// Limits of requests.
+const (
+	maxBody        = 1 << 20          // bytes
+	maxCommandBody = command.MaxRaw   // bytes
+	maxWait        = 2 * time.Minute  // of ?wait=
+	maxTime        = 30 * time.Second // of a request beside its wait
+)
+
+// Config says what an API needs: all of it.
+type Config struct {
+	DB        storage.DB
+	MDM       *mdm.Service
+	Enroll    *enroll.Service
+	Depot     *depot.Depot
+	Identity  *identity.Service
+	ServerURL *url.URL // that links lead to
+	Log       *slog.Logger
+	Now       func() time.Time
+}
+
+// API answers the routes under /api/v1.
+type API struct {
+	db        storage.DB
+	mdm       *mdm.Service
+	enroll    *enroll.Service
+	depot     *depot.Depot
+	identity  *identity.Service
+	serverURL *url.URL
+	now       func() time.Time
+	unknown   webui.FailFunc // answers for errors that are nobody's fault but ours
+}
+
+// New returns an API, or says what c lacks.
+func New(c Config) (*API, error) {
+	switch {
+	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Identity == nil:
+		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot and Identity are required")
+	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("apiv1: ServerURL, Log and Now are required")
+	}
+	return &API{
+		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, identity: c.Identity,
+		serverURL: c.ServerURL, now: c.Now, unknown: webui.FailWithProblem(c.Log),
+	}, nil
+}
+
+// route is one operation of the API.
+type route struct {
+	pattern string
+	scopes  []identity.Scope // one of them is needed; none: open to everybody
+	handle  webui.HandlerFunc
+	command bool // may carry a profile, and may wait for devices
+}
+
+// Who may what. A scope includes those below it: owner, admin, helpdesk, read_only.
+var (
+	public   = []identity.Scope(nil)
+	reading  = []identity.Scope{identity.ScopeReadOnly}
+	helping  = []identity.Scope{identity.ScopeHelpdesk} // commands that lose data ask for more: see needsAdmin
+	managing = []identity.Scope{identity.ScopeAdmin}
+	owning   = []identity.Scope{identity.ScopeOwner}
+	auditing = []identity.Scope{identity.ScopeReadOnly, identity.ScopeCertManage}
+)
+
+func (a *API) routes() []route {
+	return []route{
+		{pattern: "GET /api/openapi.json", scopes: public, handle: a.openAPI},
+
+		{pattern: "POST /api/v1/enrollment-links", scopes: helping, handle: a.createLink},
+		{pattern: "GET /api/v1/enrollment-links", scopes: reading, handle: a.listLinks},
+		{pattern: "GET /api/v1/enrollment-links/{id}", scopes: reading, handle: a.getLink},
+		{pattern: "DELETE /api/v1/enrollment-links/{id}", scopes: helping, handle: a.revokeLink},
+
+		{pattern: "GET /api/v1/enrollment-attempts", scopes: reading, handle: a.listAttempts},
+		{pattern: "GET /api/v1/enrollment-attempts/{id}", scopes: reading, handle: a.getAttempt},
+
+		{pattern: "GET /api/v1/devices", scopes: reading, handle: a.listDevices},
+		{pattern: "GET /api/v1/devices/{id}", scopes: reading, handle: a.getDevice},
+		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
+		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
+		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
+		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
+
+		{pattern: "POST /api/v1/commands", scopes: helping, handle: a.queueCommand, command: true},
+		{pattern: "POST /api/v1/commands/raw", scopes: managing, handle: a.queueRawCommand, command: true},
+		{pattern: "GET /api/v1/commands/{uuid}", scopes: reading, handle: a.getCommand},
+		{pattern: "GET /api/v1/command-types", scopes: reading, handle: a.listCommandTypes},
+
+		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
+		{pattern: "GET /api/v1/certificates/{serial}", scopes: auditing, handle: a.getCertificate},
+
+		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
+		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},
+		{pattern: "DELETE /api/v1/tokens/{id}", scopes: owning, handle: a.revokeToken},
+	}
+}
+
+// Mount registers the routes. Each request passes through use, then through the
+// check of its token.
+func (a *API) Mount(m *webui.Mux, use ...webui.Middleware) {
+	plain := m.Group(webui.Group{BodyLimit: maxBody, Timeout: maxTime, Fail: a.Fail, Use: use})
+	commands := m.Group(webui.Group{BodyLimit: maxCommandBody, Timeout: maxWait + maxTime, Fail: a.Fail, Use: use})
+	for _, rt := range a.routes() {
+		group := plain
+		if rt.command {
+			group = commands
+		}
+		group.Handle(rt.pattern, a.guarded(rt))
+	}
+}
+
+// guarded checks what all routes ask for before rt sees a request.
+func (a *API) guarded(rt route) webui.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		w.Header().Set("Cache-Control", "no-store")
+		if len(rt.scopes) > 0 {
+			principal, err := a.authenticate(r)
+			if err != nil {
+				return err
+			}
+			if !allowed(principal, rt.scopes) {
+				return errScope(rt.scopes[0])
+			}
+			r = r.WithContext(identity.WithPrincipal(r.Context(), principal))
+		}
+		if err := checkQuery(r); err != nil {
+			return err
+		}
+		return rt.handle(w, r)
+	}
+}
+
+// page is a part of a list. NextCursor is empty at its end.
+type page[T any] struct {
+	Items      []T    `json:"items"`
+	NextCursor string `json:"next_cursor"`
+}
+
+// newPage converts what a service returned; no items are an empty array in JSON.
+func newPage[In, Out any](in []In, next string, convert func(In) Out) page[Out] {
+	items := make([]Out, len(in))
+	for i, v := range in {
+		items[i] = convert(v)
+	}
+	return page[Out]{Items: items, NextCursor: next}
+}
+
+// timestamp is a time in JSON, null when it is zero.
+func timestamp(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

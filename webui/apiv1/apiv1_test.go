@@ -1,0 +1,354 @@
+package apiv1_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"github.com/gatehouse-mdm/gatehouse/apns"
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+)
+
+// house is a whole server as far as the API sees it, on a real store, over HTTP.
+type house struct {
+	url      string
+	handler  http.Handler
+	db       storage.DB
+	mdm      *mdm.Service
+	enroll   *enroll.Service
+	depot    *depot.Depot
+	identity *identity.Service
+	spec     routers.Router
+	owner    string // a token
+
+	mu   sync.Mutex
+	time time.Time
+}
+
+func (h *house) now() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.time
+}
+
+func (h *house) pass(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.time = h.time.Add(d)
+}
+
+// authorityKey is made once: authorities of different tests may share it.
+var authorityKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+func newHouse(t testing.TB) *house {
+	t.Helper()
+	ctx := context.Background()
+	log := slog.New(slog.DiscardHandler)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	box, err := seal.New(bytes.Repeat([]byte{7}, 32))
+	must(err)
+	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second)}
+	h.depot, err = depot.Open(ctx, depot.Config{
+		DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test",
+		NewKey: func(int) (*rsa.PrivateKey, error) { return authorityKey() },
+	})
+	must(err)
+	h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Log: log, Now: h.now})
+	must(err)
+	topics, err := apns.NewCertificates(box, h.now)
+	must(err)
+	must(h.db.Update(ctx, func(tx storage.Tx) error { return topics.Init(tx, "0000") }))
+	serverURL := &url.URL{Scheme: "https", Host: "mdm.example.com"}
+	h.enroll, err = enroll.New(enroll.Config{
+		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics,
+		Sign: func(p []byte) ([]byte, error) {
+			return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
+		},
+		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
+	})
+	must(err)
+	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now})
+	must(err)
+	api, err := apiv1.New(apiv1.Config{
+		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Identity: h.identity,
+		ServerURL: serverURL, Log: log, Now: h.now,
+	})
+	must(err)
+	mux := webui.NewMux(api.Fail)
+	api.Mount(mux)
+	h.handler = webui.Chain(mux, webui.RealPeer(nil), webui.AssignRequestID)
+	srv := httptest.NewServer(h.handler)
+	t.Cleanup(srv.Close)
+	h.url = srv.URL
+	h.owner = h.token(t, identity.ScopeOwner)
+	h.spec = h.readSpec(t)
+	return h
+}
+
+// readSpec gets the document from the server, as a client would.
+func (h *house) readSpec(t testing.TB) routers.Router {
+	t.Helper()
+	resp, err := http.Get(h.url + "/api/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := openapi3.NewLoader().LoadFromData(raw)
+	if err != nil {
+		t.Fatalf("load openapi.json: %v", err)
+	}
+	if err := doc.Validate(context.Background(), openapi3.IsOpenAPI31OrLater()); err != nil {
+		t.Fatalf("openapi.json: %v", err)
+	}
+	router, err := gorillamux.NewRouter(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return router
+}
+
+// token makes a token with scopes and returns its secret.
+func (h *house) token(t testing.TB, scopes ...identity.Scope) string {
+	t.Helper()
+	_, secret, err := h.identity.CreateToken(context.Background(), identity.Local(),
+		identity.NewToken{Name: "test", Scopes: scopes, User: "ana@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret.Reveal()
+}
+
+// device puts an enrolled Mac into the store, changed as the test likes.
+func (h *house) device(t testing.TB, id mdm.DeviceID, change func(*mdm.Device)) {
+	t.Helper()
+	d := mdm.Device{
+		ID: id, Type: mdm.TypeDevice, State: mdm.Enrolled, AppleID: mdm.AppleID{UDID: "UDID-" + string(id)},
+		Ownership: mdm.Institutional, User: "ana@example.com", AccessRights: 8191,
+		Facts:     mdm.Facts{SerialNumber: "C02" + string(id), ProductName: "Mac14,2", OSVersion: "15.1"},
+		CreatedAt: h.now(), EnrolledAt: h.now(),
+	}
+	if change != nil {
+		change(&d)
+	}
+	if err := h.db.Update(context.Background(), func(tx storage.Tx) error { return mdm.PutDevice(tx, d) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deliver hands a device its next command, as its poll would.
+func (h *house) deliver(t testing.TB, id mdm.DeviceID) (uuid string) {
+	t.Helper()
+	err := h.db.Update(context.Background(), func(tx storage.Tx) error {
+		e, err := mdm.Head(tx, id, false)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			t.Fatalf("device %s has no command", id)
+		}
+		uuid = e.UUID
+		_, err = h.mdm.Deliver(tx, e)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uuid
+}
+
+// answer stores what a device says of a command.
+func (h *house) answer(t testing.TB, id mdm.DeviceID, r mdm.Report) {
+	t.Helper()
+	err := h.db.Update(context.Background(), func(tx storage.Tx) error {
+		_, err := h.mdm.Record(tx, id, r)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.mdm.Changed()
+}
+
+// exchange is one request, and what the server said to it.
+type exchange struct {
+	method, path string
+	body         any // string and []byte as they are, nil: none, else JSON
+	token        string
+	header       map[string]string
+	wild         bool // the request breaks the document on purpose: hold only the answer against it
+
+	status   int
+	answer   []byte
+	response http.Header
+}
+
+// do sends the request with the owner's token, unless told otherwise, and holds
+// both directions against the document.
+func (h *house) do(t testing.TB, x exchange) exchange {
+	t.Helper()
+	var body []byte
+	contentType := "application/json"
+	switch b := x.body.(type) {
+	case nil:
+		contentType = ""
+	case string:
+		body = []byte(b)
+	case []byte:
+		body, contentType = b, "application/octet-stream"
+	default:
+		var err error
+		if body, err = json.Marshal(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	req, err := http.NewRequest(x.method, h.url+x.path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	switch x.token {
+	case "":
+		req.Header.Set("Authorization", "Bearer "+h.owner)
+	case "none":
+	default:
+		req.Header.Set("Authorization", "Bearer "+x.token)
+	}
+	for name, value := range x.header {
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	x.status, x.response = resp.StatusCode, resp.Header
+	if x.answer, err = io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	h.hold(t, x, req, body)
+	return x
+}
+
+func (h *house) hold(t testing.TB, x exchange, req *http.Request, body []byte) {
+	t.Helper()
+	check := req.Clone(context.Background())
+	check.URL.Scheme, check.URL.Host, check.Host = "", "", ""
+	check.Body = io.NopCloser(bytes.NewReader(body))
+	route, params, err := h.spec.FindRoute(check)
+	if err != nil {
+		t.Fatalf("%s %s is not in the document: %v", x.method, x.path, err)
+	}
+	input := &openapi3filter.RequestValidationInput{
+		Request: check, PathParams: params, Route: route,
+		Options: &openapi3filter.Options{
+			AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, IncludeResponseStatus: true, MultiError: true,
+		},
+	}
+	if !x.wild {
+		if err := openapi3filter.ValidateRequest(context.Background(), input); err != nil {
+			t.Errorf("%s %s: request against the document: %v", x.method, x.path, err)
+		}
+	}
+	output := &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: input, Status: x.status, Header: x.response, Options: input.Options,
+	}
+	output.SetBodyBytes(x.answer)
+	if err := openapi3filter.ValidateResponse(context.Background(), output); err != nil {
+		t.Errorf("%s %s: answer against the document: %v\n%d %s", x.method, x.path, err, x.status, x.answer)
+	}
+	if x.status == http.StatusInternalServerError {
+		t.Errorf("%s %s = 500 %s", x.method, x.path, x.answer)
+	}
+}
+
+// want fails unless the answer has this status, and decodes it into v.
+func (x exchange) want(t testing.TB, status int, v any) {
+	t.Helper()
+	if x.status != status {
+		t.Fatalf("%s %s = %d %s, want %d", x.method, x.path, x.status, x.answer, status)
+	}
+	if v == nil {
+		return
+	}
+	if err := json.Unmarshal(x.answer, v); err != nil {
+		t.Fatalf("%s %s: %v in %s", x.method, x.path, err, x.answer)
+	}
+}
+
+type problem struct {
+	Status    int
+	Code      string
+	Detail    string
+	RequestID string `json:"request_id"`
+	Errors    []struct{ Field, Detail string }
+	Rejected  []struct {
+		DeviceID string `json:"device_id"`
+		Code     string
+		Reason   string
+	}
+}
+
+// wantProblem fails unless the answer is a problem with this status and code.
+func (x exchange) wantProblem(t testing.TB, status int, code string) problem {
+	t.Helper()
+	var p problem
+	x.want(t, status, &p)
+	if ct := x.response.Get("Content-Type"); p.Code != code || p.Status != status || ct != "application/problem+json" || p.RequestID == "" {
+		t.Fatalf("%s %s = %s %s, want code %s and a request_id", x.method, x.path, ct, x.answer, code)
+	}
+	return p
+}
+
+// wantField fails unless the answer is a 400 about one field.
+func (x exchange) wantField(t testing.TB, field string) {
+	t.Helper()
+	p := x.wantProblem(t, http.StatusBadRequest, "invalid_request")
+	if len(p.Errors) != 1 || p.Errors[0].Field != field || !strings.Contains(p.Detail, p.Errors[0].Detail) {
+		t.Errorf("%s %s = %s, want an error about %s", x.method, x.path, x.answer, field)
+	}
+}
+
+// direct calls the API in this process, with a context of the test's, and returns
+// the status.
+func (h *house) direct(t testing.TB, ctx context.Context, path string) int {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.handler.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
+	return w.Code
+}

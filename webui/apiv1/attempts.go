@@ -1,0 +1,55 @@
+package apiv1
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+type attemptJSON struct {
+	ID        string               `json:"id"`
+	LinkID    string               `json:"link_id"`
+	User      string               `json:"user"`
+	Ownership string               `json:"ownership"`
+	Stage     string               `json:"stage"`
+	StageAt   map[string]time.Time `json:"stage_at"` // when each stage was reached
+	DeviceID  string               `json:"device_id"`
+	ErrorCode string               `json:"error_code"`
+}
+
+func attempt(a enroll.Attempt) attemptJSON {
+	out := attemptJSON{
+		ID: a.ID, LinkID: a.LinkID, User: a.User, Ownership: string(a.Ownership), Stage: string(a.Stage),
+		StageAt: make(map[string]time.Time, len(a.StageAt)), DeviceID: string(a.DeviceID), ErrorCode: a.ErrorCode,
+	}
+	for stage, at := range a.StageAt {
+		out.StageAt[string(stage)] = at.UTC()
+	}
+	return out
+}
+
+func (a *API) listAttempts(w http.ResponseWriter, r *http.Request) error {
+	cursor, limit, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	attempts, next, err := a.enroll.Attempts(r.Context(), cursor, limit)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(attempts, next, attempt))
+}
+
+func (a *API) getAttempt(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	found, err := a.enroll.Attempt(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, attempt(found))
+}

@@ -1,0 +1,94 @@
+package apiv1
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+type deviceJSON struct {
+	ID                  string         `json:"id"`
+	EnrollmentType      string         `json:"enrollment_type"`
+	Ownership           string         `json:"ownership"`
+	State               string         `json:"state"`
+	UDID                string         `json:"udid"`
+	EnrollmentID        string         `json:"enrollment_id"`
+	ParentID            string         `json:"parent_id"`
+	SerialNumber        string         `json:"serial_number"`
+	DeviceName          string         `json:"device_name"`
+	Model               string         `json:"model"`
+	OSVersion           string         `json:"os_version"`
+	User                string         `json:"user"`
+	ManagedAppleAccount string         `json:"managed_apple_account"`
+	EnrolledAt          *time.Time     `json:"enrolled_at"`
+	LastSeenAt          *time.Time     `json:"last_seen_at"`
+	PendingCommands     int            `json:"pending_commands"`
+	Attributes          map[string]any `json:"attributes"` // empty in lists
+}
+
+func device(o mdm.Overview) deviceJSON {
+	out := deviceJSON{
+		ID: string(o.ID), EnrollmentType: string(o.Type), Ownership: string(o.Ownership), State: string(o.State),
+		UDID: o.UDID, EnrollmentID: o.EnrollmentID, ParentID: string(o.ParentID),
+		SerialNumber: o.SerialNumber, DeviceName: o.DeviceName, Model: cmp.Or(o.Model, o.ProductName), OSVersion: o.OSVersion,
+		User: o.User, ManagedAppleAccount: o.ManagedAppleAccount,
+		EnrolledAt: timestamp(o.EnrolledAt), LastSeenAt: timestamp(o.LastSeenAt),
+		PendingCommands: o.PendingCommands, Attributes: o.Attributes,
+	}
+	if out.Attributes == nil {
+		out.Attributes = map[string]any{}
+	}
+	return out
+}
+
+func (a *API) listDevices(w http.ResponseWriter, r *http.Request) error {
+	cursor, limit, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	devices, next, err := a.mdm.Devices(r.Context(), cursor, limit)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(devices, next, device))
+}
+
+func (a *API) getDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
+}
+
+func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id mdm.DeviceID) error {
+	o, err := a.mdm.Device(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, status, device(o))
+}
+
+func (a *API) unenrollDevice(w http.ResponseWriter, r *http.Request) error {
+	return a.endEnrollment(w, r, a.enroll.Unenroll)
+}
+
+func (a *API) blockDevice(w http.ResponseWriter, r *http.Request) error {
+	return a.endEnrollment(w, r, a.enroll.Block)
+}
+
+// endEnrollment answers 202: the device learns of it when it next calls.
+func (a *API) endEnrollment(w http.ResponseWriter, r *http.Request, end func(context.Context, mdm.DeviceID) (mdm.Device, error)) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if _, err := end(r.Context(), mdm.DeviceID(id)); err != nil {
+		return err
+	}
+	return a.writeDevice(w, r, http.StatusAccepted, mdm.DeviceID(id))
+}

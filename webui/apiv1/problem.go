@@ -1,0 +1,122 @@
+package apiv1
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+// problem is an answer that says what was wrong (RFC 9457).
+type problem struct {
+	webui.Problem
+	Errors   []fieldError `json:"errors,omitempty"`   // what is wrong in the request, field by field
+	Rejected []rejection  `json:"rejected,omitempty"` // which devices may not get a command
+
+	challenge string // for WWW-Authenticate
+}
+
+// fieldError says what is wrong with one field of a request.
+type fieldError struct {
+	Field  string `json:"field"`  // "params.Queries[2]"
+	Detail string `json:"detail"` // "must be a string"
+}
+
+// problems is where errors become answers. Anything else is our own fault: a 500
+// whose text stays in the log.
+var problems = []struct {
+	err         error
+	status      int
+	code, title string
+	explain     bool // the error's text is for the client
+}{
+	{storage.ErrNotFound, http.StatusNotFound, "not_found", "Not found", false},
+	{storage.ErrBadCursor, http.StatusBadRequest, "invalid_cursor", "The cursor is not one of this list", false},
+	{identity.ErrInvalid, http.StatusBadRequest, "invalid_request", "The request is not valid", true},
+	{identity.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
+	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
+	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
+	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
+	{mdm.ErrCommandFinished, http.StatusConflict, "command_finished", "The command is finished", false},
+	{mdm.ErrNotEnrolled, http.StatusConflict, "not_enrolled", "The device is not enrolled", false},
+	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
+	{errKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "The Idempotency-Key belongs to another request", false},
+}
+
+// Fail answers r with the problem that err stands for. It also serves for what no
+// route takes.
+func (a *API) Fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err)
+	if p == nil {
+		a.unknown(w, r, err)
+		return
+	}
+	if p.challenge != "" {
+		w.Header().Set("WWW-Authenticate", p.challenge)
+	}
+	p.Type = "about:blank"
+	p.RequestID = webui.RequestID(r.Context())
+	webui.WriteProblemJSON(w, p.Status, p)
+}
+
+// problemOf returns a problem of its own for err, or nil if err is none of the
+// API's.
+func problemOf(err error) *problem {
+	var (
+		ready     *problem
+		parameter *command.ParamError
+		field     *enroll.FieldError
+	)
+	switch {
+	case errors.As(err, &ready):
+		own := *ready
+		return &own
+	case errors.As(err, &parameter):
+		return invalid(parameter.Path, parameter.Reason)
+	case errors.As(err, &field):
+		return invalid(field.Field, field.Reason)
+	case errors.Is(err, command.ErrUnknownType):
+		return invalid("request_type", "must be one that /api/v1/command-types lists; others go to /api/v1/commands/raw")
+	case errors.Is(err, identity.ErrUnauthenticated):
+		return &problem{
+			Problem:   webui.Problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "Not authenticated", Detail: "The token is not valid."},
+			challenge: realm + `, error="invalid_token"`,
+		}
+	}
+	for _, known := range problems {
+		if !errors.Is(err, known.err) {
+			continue
+		}
+		p := &problem{Problem: webui.Problem{Status: known.status, Code: known.code, Title: known.title}}
+		if known.explain {
+			p.Detail = after(err.Error(), known.err.Error()+": ")
+		}
+		return p
+	}
+	return nil
+}
+
+// invalid is the problem of a request with a wrong field.
+func invalid(field, detail string) *problem {
+	return &problem{
+		Problem: webui.Problem{
+			Status: http.StatusBadRequest, Code: "invalid_request", Title: "The request is not valid", Detail: field + " " + detail + ".",
+		},
+		Errors: []fieldError{{field, detail}},
+	}
+}
+
+// after returns what text says after the first mark, which is what was added to
+// an error by whoever wrapped it in the domain.
+func after(text, mark string) string {
+	if _, rest, ok := strings.Cut(text, mark); ok {
+		return rest
+	}
+	return text
+}
