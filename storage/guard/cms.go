@@ -268,7 +268,7 @@ func (sd *signedData) verifyDigest(digestOf func(crypto.Hash) ([]byte, error)) (
 	if sd.signedAttrs == nil {
 		// RFC 5652, 5.3: without attributes, the content is plain data.
 		if !sd.contentType.Equal(pkcs7.OIDData) {
-			return Signature{}, fmt.Errorf("%w: content type %s without signed attributes", ErrCMS, sd.contentType)
+			return Signature{}, fmt.Errorf("%w: content that is not plain data, without signed attributes", ErrCMS)
 		}
 		if !rightSignature(cert.PublicKey, hash, digest, sd.signature) {
 			return Signature{}, ErrSignature
@@ -461,9 +461,9 @@ func signatureHash(pub any, digest, algorithm asn1.ObjectIdentifier) (crypto.Has
 				return f.hash, nil
 			}
 		}
-		return 0, fmt.Errorf("%w: signature algorithm %s with digest %s and such a key", ErrCMS, algorithm, digest)
+		return 0, fmt.Errorf("%w: a signature algorithm that does not go with its digest and key", ErrCMS)
 	}
-	return 0, fmt.Errorf("%w: digest algorithm %s", ErrCMS, digest)
+	return 0, fmt.Errorf("%w: an unknown digest algorithm", ErrCMS)
 }
 
 // rightSignature checks a signature without crypto/x509, which refuses SHA-1:
