@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"hash/fnv"
 	"os"
 	"path/filepath"
@@ -58,4 +59,49 @@ func FuzzImage(f *testing.F) {
 			t.Errorf("an unchanged file: %v", err)
 		}
 	})
+}
+
+func TestATreeThatHoldsItselfIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gatehouse.db")
+	db, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(t.Context(), func(tx storage.Tx) error {
+		for i := range 500 { // enough for a branch
+			if err := tx.Put("things", binary.BigEndian.AppendUint16(nil, uint16(i)), make([]byte, 100)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, pageSize := db.Pages(), db.PageSize()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	branches := 0
+	for id := 2; id < pages; id++ {
+		page := data[id*pageSize : (id+1)*pageSize]
+		if binary.NativeEndian.Uint16(page[8:]) == branchPage {
+			branches++
+			binary.NativeEndian.PutUint16(page[10:], 1) // one element, in any order: itself
+			binary.NativeEndian.PutUint64(page[headerSize+8:], uint64(id))
+		}
+	}
+	if branches == 0 {
+		t.Fatal("there is no branch to damage")
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), path, Options{}); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("Open: %v, want ErrCorrupt", err)
+	}
 }

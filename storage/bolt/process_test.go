@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -52,6 +53,9 @@ func child(t *testing.T, do, path string) (*exec.Cmd, *bufio.Scanner) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := cmd.StdinPipe(); err != nil { // open as long as we live
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,14 +63,17 @@ func child(t *testing.T, do, path string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-// childHolds opens the database and keeps it until it is killed.
+// childHolds opens the database and keeps it until its parent is gone.
 func childHolds(path string) int {
-	if _, err := bolt.Open(context.Background(), path, bolt.Options{}); err != nil {
+	db, err := bolt.Open(context.Background(), path, bolt.Options{})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	fmt.Println("open")
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	_ = db.Close()
+	return 0
 }
 
 func TestASecondProcessIsToldThatTheFileIsInUse(t *testing.T) {
