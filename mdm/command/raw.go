@@ -40,7 +40,7 @@ func ParseRaw(raw []byte) (uuid, requestType string, err error) {
 	case cmd.CommandUUID == "":
 		return "", "", fmt.Errorf("%w: CommandUUID is missing", ErrRaw)
 	case !validUUID(cmd.CommandUUID):
-		return "", "", fmt.Errorf("%w: CommandUUID must be 1 to 128 letters, digits and .-_:", ErrRaw)
+		return "", "", fmt.Errorf("%w: CommandUUID must be 1 to 128 of A-Z a-z 0-9 . _ : and -", ErrRaw)
 	}
 	return cmd.CommandUUID, cmd.Command.RequestType, nil
 }

@@ -75,3 +75,30 @@ func FuzzParseRaw(f *testing.F) {
 		}
 	})
 }
+
+func TestProfileIn(t *testing.T) {
+	built, err := command.Build("InstallProfile", map[string]any{"Payload": []byte("profile")}, uuid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := command.Build("DeviceLock", nil, uuid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"a profile":           {built, "profile"},
+		"another command":     {lock, ""},
+		"a payload of text":   {[]byte(`<plist><dict><key>Command</key><dict><key>RequestType</key><string>InstallProfile</string><key>Payload</key><string>x</string></dict></dict></plist>`), ""},
+		"no property list":    {[]byte("x"), ""},
+		"without any payload": {[]byte(`<plist><dict><key>Command</key><dict><key>RequestType</key><string>InstallProfile</string></dict></dict></plist>`), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := command.ProfileIn(tt.raw); string(got) != tt.want {
+				t.Errorf("ProfileIn = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

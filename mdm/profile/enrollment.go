@@ -230,7 +230,7 @@ func (e Enrollment) check() error {
 		}
 	}
 	if !strings.HasPrefix(e.Topic, "com.apple.mgmt.") {
-		return fmt.Errorf("topic %q does not begin with com.apple.mgmt.", e.Topic)
+		return fmt.Errorf(`topic %q does not begin with "com.apple.mgmt."`, e.Topic)
 	}
 	if err := e.checkMode(); err != nil {
 		return err
