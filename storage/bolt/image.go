@@ -123,12 +123,12 @@ func (img image) check(ctx context.Context, m meta, budget int) error {
 	if m.freelist == noFreelist {
 		budget = 0 // bbolt will walk over all of it, and not as carefully
 	}
-	w := walk{image: img, meta: m, seen: make([]byte, m.pages)}
+	w := walk{image: img, meta: m, seen: make([]byte, m.pages), budget: budget}
 	w.seen[0], w.seen[1] = pageUsed, pageUsed
 	if err := w.readFreelist(); err != nil {
 		return err
 	}
-	w.queue = append(w.queue, ref{id: m.root})
+	w.push(ref{id: m.root})
 	for n := 0; len(w.queue) > 0; n++ {
 		if budget > 0 && n >= budget {
 			return nil
@@ -154,9 +154,19 @@ func (img image) check(ctx context.Context, m meta, budget int) error {
 type walk struct {
 	image
 	meta
-	seen  []byte // by page
-	queue []ref
-	buf   []byte
+	seen   []byte // by page
+	queue  []ref
+	budget int // 0: no end
+	buf    []byte
+}
+
+// push queues a page, and returns where, or -1 if its turn would never come.
+func (w *walk) push(r ref) int {
+	if w.budget > 0 && len(w.queue) >= w.budget {
+		return -1
+	}
+	w.queue = append(w.queue, r)
+	return len(w.queue) - 1
 }
 
 const (
@@ -250,15 +260,15 @@ func (w *walk) page(at ref) error {
 	switch binary.NativeEndian.Uint16(b[8:]) {
 	case branchPage:
 		b = bytes.Clone(b) // the bounds of what is below lie in it
-		first := len(w.queue)
+		last := -1         // the one queued before, whose keys end where the next one's begin
 		err := elements(b, at, false, func(key, rest []byte, _ uint32) error {
-			if n := len(w.queue); n > first {
-				w.queue[n-1].hi = key
+			if last >= 0 {
+				w.queue[last].hi = key
 			}
-			w.queue = append(w.queue, ref{id: binary.NativeEndian.Uint64(rest), lo: key, hi: at.hi})
+			last = w.push(ref{id: binary.NativeEndian.Uint64(rest), lo: key, hi: at.hi})
 			return nil
 		})
-		if err == nil && len(w.queue) == first {
+		if err == nil && binary.NativeEndian.Uint16(b[10:]) == 0 {
 			err = errors.New("a branch without anything below")
 		}
 		return err
@@ -277,7 +287,7 @@ func (w *walk) leafElement(key, value []byte, flags uint32) error {
 		return fmt.Errorf("bucket %q is cut off", key)
 	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
-		w.queue = append(w.queue, ref{id: root})
+		w.push(ref{id: root})
 		return nil
 	}
 	// A small bucket is a leaf page inside of its parent's value.

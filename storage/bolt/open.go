@@ -21,7 +21,7 @@ import (
 const (
 	lockTimeout = time.Second
 	allocSize   = 4 << 20 // by which the file grows; each time costs a sync of its own
-	openBudget  = 1024    // pages that Open looks at before it trusts the rest
+	openBudget  = 2048    // pages that Open looks at before it trusts the rest
 )
 
 // Open opens the database file at path, or makes one that only its owner can read.
