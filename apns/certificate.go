@@ -7,6 +7,7 @@ package apns
 import (
 	"bytes"
 	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -137,9 +138,9 @@ func (c *Certificates) TLS(tx storage.Tx, topic string) (tls.Certificate, Certif
 }
 
 // Topic returns the topic that a profile made now shall name: the first
-// certificate's. Without one it is a placeholder, always the same, under which
-// devices enroll but can't be woken: they have to enroll again once there is a
-// push certificate.
+// certificate's. Without one it is a placeholder, made by the first call (in an
+// Update) and the same ever after, under which devices enroll but can't be woken:
+// they have to enroll again once there is a push certificate.
 func (c *Certificates) Topic(tx storage.Tx) (string, error) {
 	var first Certificate
 	for rec, err := range certificates.All(tx, storage.Range{}) {
@@ -154,22 +155,14 @@ func (c *Certificates) Topic(tx storage.Tx) (string, error) {
 		return first.Topic, nil
 	}
 	v, err := tx.Get(settingsBucket, []byte(placeholderTopic))
+	if errors.Is(err, storage.ErrNotFound) {
+		v = []byte(topicPrefix + "External.placeholder-" + strings.ToLower(rand.Text()))
+		err = tx.Put(settingsBucket, []byte(placeholderTopic), v)
+	}
 	if err != nil {
 		return "", fmt.Errorf("push topic: %w", err)
 	}
 	return string(v), nil
-}
-
-// Init makes the placeholder topic at first start; topic is used if there is none yet.
-func (c *Certificates) Init(tx storage.Tx, uuid string) error {
-	_, err := tx.Get(settingsBucket, []byte(placeholderTopic))
-	if errors.Is(err, storage.ErrNotFound) {
-		err = tx.Put(settingsBucket, []byte(placeholderTopic), []byte(topicPrefix+"External."+strings.ToLower(uuid)))
-	}
-	if err != nil {
-		return fmt.Errorf("init push topic: %w", err)
-	}
-	return nil
 }
 
 // readPEM returns the certificates and the one key in data.

@@ -71,9 +71,6 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.db.Update(ctx, func(tx storage.Tx) error { return topics.Init(tx, "0000") }); err != nil {
-		t.Fatal(err)
-	}
 	root := h.depot.Root()
 	h.Service, err = enroll.New(enroll.Config{
 		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics,
