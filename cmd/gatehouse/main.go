@@ -67,6 +67,8 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	switch {
 	case exited:
 		return exitDone
+	case p.settings.err != nil:
+		return report(stderr, usageError(p.settings.err))
 	case err != nil:
 		return report(stderr, usageError(p.settings.explain(err)))
 	}

@@ -40,6 +40,8 @@ type settings struct {
 	env    environment
 	file   string                 // path of the YAML file, "" without
 	values map[string]fileSetting // from the file, by flag
+	used   map[string]fileSetting // what flags got from here; without a token: from the environment
+	err    error                  // the first thing that is wrong; kong would name the flag that it was looking for
 }
 
 // fileSetting is one value of the YAML file.
@@ -62,8 +64,20 @@ var yamlAliases = map[string]string{
 // Validate implements kong.Resolver.
 func (*settings) Validate(*kong.Application) error { return nil }
 
-// Resolve implements kong.Resolver.
+// Resolve implements kong.Resolver. Its errors are kept in s.err.
 func (s *settings) Resolve(kctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if s.err != nil {
+		return nil, nil
+	}
+	value, err := s.resolve(kctx, flag)
+	if err != nil {
+		s.err = err
+		return nil, nil
+	}
+	return value, nil
+}
+
+func (s *settings) resolve(kctx *kong.Context, flag *kong.Flag) (any, error) {
 	if s.values == nil {
 		if err := s.load(kctx); err != nil {
 			return nil, err
@@ -74,6 +88,7 @@ func (s *settings) Resolve(kctx *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	}
 	name := envName(flag.Name)
 	if value, ok := s.env[name]; ok && value != "" {
+		s.used[flag.Name] = fileSetting{value: value}
 		return value, s.fits(flag, value, fmt.Sprintf("%s=%q", name, value))
 	}
 	// A secret may stand in a file that the environment names.
@@ -88,6 +103,7 @@ func (s *settings) Resolve(kctx *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 		if err := s.fits(flag, setting.value, ""); err != nil {
 			return nil, s.at(setting.token, err.Error())
 		}
+		s.used[flag.Name] = setting
 		return setting.value, nil
 	}
 	return nil, nil
@@ -114,7 +130,7 @@ func (*settings) fits(flag *kong.Flag, value, where string) error {
 
 // load reads the YAML file, if there is one.
 func (s *settings) load(kctx *kong.Context) error {
-	s.values = map[string]fileSetting{}
+	s.values, s.used = map[string]fileSetting{}, map[string]fileSetting{}
 	flags := kctx.Flags()
 	i := slices.IndexFunc(flags, func(f *kong.Flag) bool { return f.Name == configFlag })
 	if i < 0 {
@@ -135,10 +151,16 @@ func (s *settings) load(kctx *kong.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %s", s.file, yaml.FormatError(err, false, true))
 	}
+	// The file is the server's, whichever command reads it.
 	known := map[string]bool{}
-	for _, f := range flags {
-		if f.Name != configFlag && f.Name != "help" {
-			known[strings.ReplaceAll(f.Name, "-", "_")] = true
+	for _, command := range kctx.Model.Children {
+		if command.Name != "serve" {
+			continue
+		}
+		for _, f := range command.Flags {
+			if f.Name != configFlag {
+				known[strings.ReplaceAll(f.Name, "-", "_")] = true
+			}
 		}
 	}
 	if len(doc.Docs) > 1 {
@@ -267,13 +289,14 @@ func (s *settings) explain(err error) error {
 	if !errors.As(err, &flag) || s == nil {
 		return err
 	}
-	if value, ok := s.env[envName(flag.flag)]; ok && value != "" {
+	setting, ok := s.used[flag.flag]
+	switch {
+	case !ok:
+		return err
+	case setting.token == nil:
 		return fmt.Errorf("%s: %w", envName(flag.flag), flag.err)
 	}
-	if setting, ok := s.values[flag.flag]; ok {
-		return s.at(setting.token, flag.err.Error())
-	}
-	return err
+	return s.at(setting.token, flag.err.Error())
 }
 
 // strangers returns a warning for each variable of the environment that looks
