@@ -33,7 +33,7 @@ lint: ## gofmt, vet, staticcheck, govulncheck, module tidiness, import direction
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) mod tidy -diff
-	$(GO) test -count=1 -run '^TestImports' ./cmd/gatehouse
+	$(GO) test -count=1 -run '^TestImports' ./storage/guard
 	@if curl -fsS --max-time 5 -o /dev/null $(VULNDB) 2>/dev/null; \
 	then echo $(GO) run $(GOVULNCHECK) ./...; $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "lint: skipped govulncheck: its database is not reachable"; fi

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/alexedwards/scs/v2"
-	"github.com/alexedwards/scs/v2/memstore"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -48,33 +47,34 @@ func NewSessions(c SessionsConfig) (*Sessions, error) {
 	if c.DB == nil || c.Identity == nil || c.Log == nil || c.Now == nil || c.Fail == nil {
 		return nil, errors.New("webui: DB, Identity, Log, Now and Fail are required for sessions")
 	}
+	store := &sessionStore{db: c.DB, now: c.Now}
 	s := &Sessions{
-		manager:  scs.New(),
-		store:    &sessionStore{db: c.DB, now: c.Now},
+		// Not scs.New: that starts a goroutine for a store in memory.
+		manager: &scs.SessionManager{
+			Store:            store,
+			HashTokenInStore: true,
+			Codec:            scs.GobCodec{},
+			IdleTimeout:      sessionIdle,
+			Lifetime:         sessionLife,
+			Cookie: scs.SessionCookie{
+				Name:     "__Host-gatehouse", // browsers take it only with Secure, Path=/ and no Domain
+				HttpOnly: true,
+				Secure:   true,
+				Path:     "/",
+				SameSite: http.SameSiteLaxMode,
+			},
+			ErrorFunc: c.Fail,
+		},
+		store:    store,
 		identity: c.Identity,
 		log:      c.Log,
 		now:      c.Now,
 		fail:     c.Fail,
 	}
-	if memory, ok := s.manager.Store.(*memstore.MemStore); ok {
-		memory.StopCleanup() // scs.New started a goroutine for a store that we don't use
-	}
-	s.manager.Store = s.store
-	s.manager.HashTokenInStore = true
-	s.manager.IdleTimeout = sessionIdle
-	s.manager.Lifetime = sessionLife
-	s.manager.Cookie = scs.SessionCookie{
-		Name:     "__Host-gatehouse", // browsers take it only with Secure, Path=/ and no Domain
-		HttpOnly: true,
-		Secure:   true,
-		Path:     "/",
-		SameSite: http.SameSiteLaxMode,
-	}
 	if !c.Secure {
 		s.manager.Cookie.Name = "gatehouse"
 		s.manager.Cookie.Secure = false
 	}
-	s.manager.ErrorFunc = func(w http.ResponseWriter, r *http.Request, err error) { c.Fail(w, r, err) }
 	return s, nil
 }
 
