@@ -38,6 +38,9 @@ func (d *demo) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.release(ctx); err != nil {
+		return err
+	}
 	fleet, err := mdmtest.NewFleet(mdmtest.FleetOptions{
 		N: d.n, Demo: true, Seed: d.seed,
 		ProfileURL: d.url.JoinPath("enroll", "l", link.Code, "profile").String(),
@@ -86,6 +89,29 @@ func (d *demo) link(ctx context.Context) (enroll.Link, error) {
 		Name: "Demo", Login: enroll.LoginNone, Ownership: mdm.Institutional, Demo: true,
 		Uses: enroll.MaxLinkUses, ExpiresIn: enroll.MaxLinkLife, CreatedBy: "demo",
 	})
+}
+
+// release unenrolls the devices of an earlier start. Their keys ended with that
+// process, and a device that is enrolled can't be claimed with another.
+func (d *demo) release(ctx context.Context) error {
+	for cursor := ""; ; {
+		page, next, err := d.devices.Devices(ctx, cursor, 200)
+		if err != nil {
+			return err
+		}
+		for _, o := range page {
+			if !o.Demo || o.Type == mdm.TypeUserChannel || o.State != mdm.Enrolled && o.State != mdm.Pending {
+				continue
+			}
+			if _, err := d.enroll.Unenroll(ctx, o.ID); err != nil {
+				return err
+			}
+		}
+		if next == "" {
+			return nil
+		}
+		cursor = next
+	}
 }
 
 // ask queues a DeviceInformation for each demo device that enrolled since the last

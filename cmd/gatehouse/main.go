@@ -46,6 +46,7 @@ type process struct {
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	var cli commands
 	p := &process{env: newEnvironment(env), stdin: stdin, stdout: stdout, stderr: stderr}

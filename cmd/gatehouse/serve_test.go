@@ -43,13 +43,43 @@ type running struct {
 // lockedBuffer is what a server has printed so far.
 type lockedBuffer struct {
 	mu   sync.Mutex
+	more sync.Cond
 	text bytes.Buffer
+	done bool
+}
+
+func newLockedBuffer() *lockedBuffer {
+	b := &lockedBuffer{}
+	b.more.L = &b.mu
+	return b
 }
 
 func (b *lockedBuffer) write(line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.text.WriteString(line + "\n")
+	b.more.Broadcast()
+}
+
+func (b *lockedBuffer) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done = true
+	b.more.Broadcast()
+}
+
+// await waits until text was printed n times, and returns whether it was before the
+// server ended.
+func (b *lockedBuffer) await(text string, n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for bytes.Count(b.text.Bytes(), []byte(text)) < n {
+		if b.done {
+			return false
+		}
+		b.more.Wait()
+	}
+	return true
 }
 
 func (b *lockedBuffer) String() string {
@@ -63,7 +93,7 @@ func start(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	reader, writer := io.Pipe()
-	s := &running{dir: dir, stop: stop, exited: make(chan int, 1), out: &lockedBuffer{}}
+	s := &running{dir: dir, stop: stop, exited: make(chan int, 1), out: newLockedBuffer()}
 	args = append([]string{"serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--ca-key-bits", "2048", "--log-level", "debug"}, args...)
 	go func() {
 		code := run(ctx, args, nil, strings.NewReader(""), io.Discard, writer)
@@ -72,6 +102,7 @@ func start(t *testing.T, dir string, args ...string) *running {
 	}()
 	ready := make(chan string, 1)
 	go func() {
+		defer s.out.end()
 		defer close(ready)
 		lines := bufio.NewScanner(reader)
 		lines.Buffer(nil, 1<<20)
@@ -340,6 +371,25 @@ func TestHeadlessOwnerAndBootstrapToken(t *testing.T) {
 	}
 	if throttled == 0 || throttled > 10 {
 		t.Errorf("throttled at try %d, want by the 10th", throttled)
+	}
+}
+
+func TestDemoDevicesEnrolAndAnswer(t *testing.T) {
+	dir := t.TempDir()
+	for _, at := range []string{"first start", "second start"} {
+		s := start(t, dir, "--demo", "5")
+		timeout := time.AfterFunc(time.Minute, s.stop)
+		// The locked one answers after 20 s; the others need not be waited for.
+		if !s.out.await(`"request_type":"DeviceInformation","state":"acknowledged"`, 4) {
+			t.Fatalf("%s: no four demo devices answered within a minute:\n%s", at, s.out)
+		}
+		timeout.Stop()
+		if got := s.get(t, "/"); !strings.Contains(got.body, "Gatehouse") {
+			t.Errorf("%s: first page = %d", at, got.StatusCode)
+		}
+		if code := s.end(t); code != exitDone {
+			t.Fatalf("%s: exit code %d", at, code)
+		}
 	}
 }
 

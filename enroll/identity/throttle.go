@@ -77,18 +77,16 @@ func (s *Service) countAttempt(ctx context.Context, a loginAttempt) error {
 		if err != nil {
 			return err
 		}
-		for _, limit := range []struct {
-			key  string
-			most int
-		}{{a.pair(), maxPairFailures}, {a.peerKey(), maxPeerFailures}, {a.account(), maxAccountFailures}} {
-			if limit.most == maxAccountFailures && known.Count > 0 {
-				continue
-			}
-			f, err := s.failuresOf(tx, limit.key)
+		limits := map[string]int{a.pair(): maxPairFailures, a.peerKey(): maxPeerFailures}
+		if known.Count == 0 {
+			limits[a.account()] = maxAccountFailures
+		}
+		for key, most := range limits {
+			f, err := s.failuresOf(tx, key)
 			if err != nil {
 				return err
 			}
-			if f.Count >= limit.most {
+			if f.Count >= most {
 				return ErrThrottled
 			}
 			f.Count++
@@ -107,7 +105,15 @@ func (s *Service) forgiveAttempts(ctx context.Context, a loginAttempt) error {
 		if err := loginFailures.Delete(tx, a.pair()); err != nil {
 			return err
 		}
-		for _, key := range []string{a.peerKey(), a.account()} {
+		known, err := s.failuresOf(tx, a.known())
+		if err != nil {
+			return err
+		}
+		counted := []string{a.peerKey()}
+		if known.Count == 0 {
+			counted = append(counted, a.account())
+		}
+		for _, key := range counted {
 			f, err := s.failuresOf(tx, key)
 			if err != nil {
 				return err
