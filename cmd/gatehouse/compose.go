@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -205,6 +206,11 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 		return nil, err
 	}
 
+	identities, err := scep.New(scep.Config{Authority: identityCA, Issuer: enrollment, Log: log})
+	if err != nil {
+		return nil, err
+	}
+
 	// Routes. A group says what its routes have in common; the outermost limits
 	// come first.
 	forPrograms := webui.FailWithProblem(log)
@@ -227,6 +233,11 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 	for _, method := range []string{http.MethodPut, http.MethodPost} {
 		protocol.Handle(method+" "+enroll.PathCheckIn, webui.Plain(checkins))
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
+	}
+
+	certificates := mux.Group(webui.Group{BodyLimit: 128 << 10, Timeout: 30 * time.Second, Fail: forPrograms})
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		certificates.Handle(method+" "+enroll.PathSCEP, webui.Plain(identities))
 	}
 
 	api.Mount(mux)

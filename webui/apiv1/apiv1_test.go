@@ -87,7 +87,6 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(err)
-	must(h.db.Update(ctx, func(tx storage.Tx) error { return topics.Init(tx, "0000") }))
 	serverURL := &url.URL{Scheme: "https", Host: "mdm.example.com"}
 	h.enroll, err = enroll.New(enroll.Config{
 		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics,
