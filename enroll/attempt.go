@@ -33,6 +33,7 @@ type Attempt struct {
 	User      string              `json:"user,omitempty"`
 	Ownership mdm.Ownership       `json:"ownership"`
 	Demo      bool                `json:"demo,omitempty"`
+	Topic     string              `json:"topic,omitempty"` // push topic in the profile
 	Stage     Stage               `json:"stage"`
 	StageAt   map[Stage]time.Time `json:"stage_at"`
 	DeviceID  mdm.DeviceID        `json:"device_id,omitempty"`

@@ -115,7 +115,7 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	d = mdm.Device{
 		ID: d.ID, CreatedAt: d.CreatedAt,
 		Type: mdm.TypeDevice, State: mdm.Pending, AppleID: m.ID,
-		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, AccessRights: AllRights,
+		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: AllRights,
 		Identity: c.fp, AuthenticatedAt: now,
 	}
 	if m.ID.EnrollmentID != "" {

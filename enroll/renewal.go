@@ -41,12 +41,8 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	}
 	now := s.now().UTC()
 	row, secret := newChallenge(challenge{DeviceID: id, ExpiresAt: now.Add(renewalLife)})
-	topic := ""
-	if d.Push != nil {
-		topic = d.Push.Topic
-	}
 	signed, err := s.signedProfile(profileFor{
-		subject: grant{device: &d}.subject(s.organisation), challenge: secret, topic: topic, accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser,
+		subject: grant{device: &d}.subject(s.organisation), challenge: secret, topic: d.Topic, accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser,
 	})
 	if err != nil {
 		return fmt.Errorf("renew %s: %w", id, err)

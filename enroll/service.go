@@ -87,7 +87,6 @@ func New(c Config) (*Service, error) {
 func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
 	id := newID()
-	var topic string
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		l, err := s.findLink(tx, code)
 		if err != nil {
@@ -104,21 +103,20 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		for _, st := range []Stage{Opened, Authenticated, ProfileDownloaded} {
 			a.enter(st, now)
 		}
+		if a.Topic, err = s.topics.Topic(tx); err != nil {
+			return err
+		}
 		if err := attempts.Create(tx, a); err != nil {
 			return err
 		}
 		row.AttemptID = id
-		if err := challenges.Create(tx, row); err != nil {
-			return err
-		}
-		topic, err = s.topics.Topic(tx)
-		return err
+		return challenges.Create(tx, row)
 	})
 	if err != nil {
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
 	}
 	signed, err = s.signedProfile(profileFor{
-		subject: grant{attempt: a}.subject(s.organisation), challenge: secret, topic: topic, accessRights: AllRights,
+		subject: grant{attempt: a}.subject(s.organisation), challenge: secret, topic: a.Topic, accessRights: AllRights,
 	})
 	if err != nil {
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)

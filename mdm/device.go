@@ -136,6 +136,7 @@ type Device struct {
 	ManagedAppleAccount string    `json:"managed_apple_account,omitempty"`
 	AttemptID           string    `json:"attempt_id,omitempty"` // the enrollment attempt that led here
 	Demo                bool      `json:"demo,omitempty"`       // simulated, in this server's own demo
+	Topic               string    `json:"topic,omitempty"`      // push topic in its profile: must not change with a renewal
 	AccessRights        int       `json:"access_rights,omitempty"`
 
 	Facts
