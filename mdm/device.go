@@ -265,6 +265,9 @@ func PutDevice(tx storage.Tx, d Device) error {
 	if err := devices.Put(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
+	if err := putEligibility(tx, d); err != nil {
+		return fmt.Errorf("put device %s: %w", d.ID, err)
+	}
 	return nil
 }
 

@@ -296,7 +296,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 			continue
 		}
 		had[id] = true
-		d, err := GetDevice(tx, id)
+		e, err := getEligibility(tx, id)
 		if errors.Is(err, storage.ErrNotFound) {
 			rejected = append(rejected, Rejection{id, "not_found", "No device has this id."})
 			continue
@@ -304,8 +304,8 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		if err != nil {
 			return Command{}, nil, err
 		}
-		if r := refuse(d, c.RequestType); r != nil {
-			rejected = append(rejected, *r)
+		if code, reason := e.refuse(c.RequestType); code != "" {
+			rejected = append(rejected, Rejection{id, code, reason})
 			continue
 		}
 		if err := s.supersede(tx, id, c); err != nil {
@@ -349,39 +349,6 @@ func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
 		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, ErrCommandExists)
 	}
 	return cmd, nil
-}
-
-func refuse(d Device, requestType string) *Rejection {
-	switch d.State {
-	case Enrolled:
-	case Blocked:
-		return &Rejection{d.ID, "blocked", "The device is blocked."}
-	case Pending:
-		return &Rejection{d.ID, "pending", "The device has not finished enrolling."}
-	default:
-		return &Rejection{d.ID, "not_enrolled", "The device is not enrolled."}
-	}
-	t, known := command.Lookup(requestType)
-	if !known {
-		return nil // a raw command newer than our tables: the device has the last word
-	}
-	var refusal *command.Refusal
-	if errors.As(t.Check(d.target()), &refusal) {
-		return &Rejection{d.ID, refusal.Code, refusal.Reason}
-	}
-	return nil
-}
-
-// target is what of d decides which commands it may get.
-func (d Device) target() command.Target {
-	platform := command.PlatformOf(d.ProductName)
-	if platform == "" {
-		platform = command.PlatformOf(d.Model)
-	}
-	return command.Target{
-		Platform: platform, OSVersion: d.OSVersion, Supervised: d.Supervised, AccessRights: d.AccessRights,
-		UserEnrollment: d.EnrollmentID != "", UserChannel: d.ParentID != "",
-	}
 }
 
 // supersede cancels older undelivered installations of the profile that c brings.
