@@ -325,6 +325,8 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 			AccessRights: parent.AccessRights, AuthenticatedAt: now, EnrolledAt: now,
 		}
 	}
+	// What the user's channel may be asked depends on the device that it is on.
+	u.ProductName, u.Model, u.OSVersion, u.BuildVersion = parent.ProductName, parent.Model, parent.OSVersion, parent.BuildVersion
 	u.Push = &m.Push
 	u.TokenUpdates++
 	u.UserShortName, u.UserLongName = clamp(m.UserShortName), clamp(m.UserLongName)

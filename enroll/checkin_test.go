@@ -257,6 +257,22 @@ func TestCheckOutEndsEverythingOfAnEnrollment(t *testing.T) {
 	}
 }
 
+func TestAUserChannelIsAskedWhatItsDeviceCanAnswer(t *testing.T) {
+	keyring.reset()
+	h := newHouse(t)
+	p := h.enrolled(t, "ana", mac)
+	userID := mdm.AppleID{UDID: mac.UDID, UserID: "501"}
+	must(t, p.tokenUpdateAs(userID, "m"))
+	d, u := h.device(t, mac), h.device(t, userID)
+	if u.ParentID != d.ID || u.ProductName != d.ProductName || u.OSVersion != d.OSVersion || u.SerialNumber != "" {
+		t.Errorf("user channel = %+v, want its device's kind and OS", u)
+	}
+	_, rejected, err := h.mdm.Enqueue(context.Background(), mdm.NewCommand{UUID: "C1", RequestType: "EraseDevice", Plist: []byte("x"), Targets: []mdm.DeviceID{u.ID}})
+	if err != nil || len(rejected) != 1 {
+		t.Errorf("EraseDevice to a user: rejected %v, %v", rejected, err)
+	}
+}
+
 func TestCheckOutOfAUserEndsThatUserOnly(t *testing.T) {
 	keyring.reset()
 	h := newHouse(t)

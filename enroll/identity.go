@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -95,6 +96,19 @@ func (s *Service) known(tx storage.Tx, p Peer) (caller, error) {
 		return caller{}, fmt.Errorf("%w: it has expired", ErrUnidentified)
 	}
 	return c, nil
+}
+
+// Recognize says whether p's certificate is that of a device of ours, whoever
+// sent it. It is for a look before the signature is checked.
+func (s *Service) Recognize(ctx context.Context, p Peer) error {
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		_, err := s.known(tx, p)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("recognize: %w", err)
+	}
+	return nil
 }
 
 // identify finds who sent a message of an enrollment that exists, and checks
