@@ -75,6 +75,7 @@ func (s *Service) open(content []byte) ([]byte, contentCipher) {
 	}
 	// With SessionKeyLen set, a wrong PKCS #1 padding is no error: the key is then
 	// a random one.
+	//lint:ignore SA1019 SCEP's clients know no other key transport
 	key, err := decrypter.Decrypt(rand.Reader, encryptedKey, &rsa.PKCS1v15DecryptOptions{SessionKeyLen: c.key})
 	if err != nil {
 		return nil, contentCipher{} // not of the modulus' size
@@ -193,6 +194,7 @@ func encrypt(content []byte, recipient *x509.Certificate, c contentCipher) ([]by
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 SCEP's clients know no other key transport
 	encryptedKey, err := rsa.EncryptPKCS1v15(rand.Reader, pub, key)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,7 @@ type testEnvelope struct {
 
 func encryptKey(t testing.TB, to *x509.Certificate, key []byte) []byte {
 	t.Helper()
+	//lint:ignore SA1019 as SCEP's clients do
 	out, err := rsa.EncryptPKCS1v15(rand.Reader, to.PublicKey.(*rsa.PublicKey), key)
 	if err != nil {
 		t.Fatal(err)

@@ -1175,6 +1175,7 @@ func BenchmarkPKIOperation(b *testing.B) {
 		for b.Loop() {
 			_ = rsa.VerifyPKCS1v15(&device.PublicKey, crypto.SHA1, digest[:], signature) // of the message
 			_ = rsa.VerifyPKCS1v15(&device.PublicKey, crypto.SHA1, digest[:], signature) // of the request
+			//lint:ignore SA1019 as SCEP's clients do
 			_, _ = authority.Decrypt(rand.Reader, encrypted, &rsa.PKCS1v15DecryptOptions{SessionKeyLen: 16})
 			_, _ = rsa.SignPKCS1v15(nil, authority, crypto.SHA1, digest[:]) // the certificate
 			_, _ = rsa.SignPKCS1v15(nil, authority, crypto.SHA1, digest[:]) // the reply

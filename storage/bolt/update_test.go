@@ -71,10 +71,10 @@ func (c *crowd) add(ctx context.Context, fn func(storage.Tx) error) {
 }
 
 // release lets all go on and returns their results, the first one's apart.
-func (c *crowd) release() (first error, behind []error) {
+func (c *crowd) release() (behind []error, first error) {
 	close(c.go_)
 	c.wg.Wait()
-	return <-c.first, c.errs
+	return c.errs, <-c.first
 }
 
 func TestUpdatesThatWaitTogetherShareOneCommit(t *testing.T) {
@@ -91,7 +91,7 @@ func TestUpdatesThatWaitTogetherShareOneCommit(t *testing.T) {
 			for i := range tt.behind {
 				c.add(t.Context(), put(fmt.Sprint("k", i)))
 			}
-			first, behind := c.release()
+			behind, first := c.release()
 			if err := errors.Join(append(behind, first)...); err != nil {
 				t.Errorf("Update: %v", err)
 			}
@@ -143,7 +143,7 @@ func TestAContextThatEndsInTheQueueRunsNoClosure(t *testing.T) {
 	if err := <-gone; !errors.Is(err, context.Canceled) {
 		t.Errorf("Update: %v, want context.Canceled", err)
 	}
-	first, behind := c.release()
+	behind, first := c.release()
 	if err := errors.Join(append(behind, first)...); err != nil {
 		t.Errorf("the others: %v", err)
 	}
@@ -197,7 +197,7 @@ func TestAFailedCommitReachesAllThatDependOnIt(t *testing.T) {
 		return errUsed
 	})
 	c.add(t.Context(), func(tx storage.Tx) error { return nil })
-	first, behind := c.release()
+	behind, first := c.release()
 	for _, err := range append(behind, first) {
 		if !errors.Is(err, storage.ErrCommit) {
 			t.Errorf("Update: %v, want ErrCommit", err)
@@ -237,7 +237,7 @@ func TestCloseWaitsForThoseWhoCameBefore(t *testing.T) {
 	if err := db.Update(t.Context(), put("late")); !errors.Is(err, storage.ErrClosed) {
 		t.Errorf("Update behind Close: %v, want ErrClosed", err)
 	}
-	first, behind := c.release()
+	behind, first := c.release()
 	if err := errors.Join(append(behind, first, <-closed)...); err != nil {
 		t.Errorf("before Close: %v", err)
 	}
