@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -17,8 +16,8 @@ const (
 	reasonCessation  = "cessationOfOperation"
 )
 
-// maxFactLen bounds each text that a device tells of itself.
-const maxFactLen = 255
+// maxPushText bounds what a TokenUpdate says of topic and magic, in bytes.
+const maxPushText = 255
 
 // AuthenticateMessage is what an Authenticate says.
 type AuthenticateMessage struct {
@@ -164,7 +163,10 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 		users = append(users, u)
 	}
 	for _, u := range users {
-		u.State, u.Push, u.TokenUpdates = mdm.Pending, nil, 0
+		if u.State != mdm.Blocked {
+			u.State = mdm.Pending
+		}
+		u.Push, u.TokenUpdates = nil, 0
 		if err := mdm.PutDevice(tx, u); err != nil {
 			return err
 		}
@@ -219,7 +221,7 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 	switch {
 	case m.Push.Topic == "" || m.Push.Magic == "" || len(m.Push.Token) == 0:
 		return fmt.Errorf("%w: TokenUpdate lacks Topic, PushMagic or Token", ErrBadMessage)
-	case len(m.Push.Topic) > maxFactLen || len(m.Push.Magic) > maxFactLen || len(m.Push.Token) > 1024:
+	case len(m.Push.Topic) > maxPushText || len(m.Push.Magic) > maxPushText || len(m.Push.Token) > 1024:
 		return fmt.Errorf("%w: TokenUpdate's Topic, PushMagic or Token is too long", ErrBadMessage)
 	case len(m.UnlockToken) > 64<<10:
 		return fmt.Errorf("%w: TokenUpdate's UnlockToken is too long", ErrBadMessage)
@@ -317,6 +319,9 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 			return "", false, err
 		}
 	}
+	if u.State == mdm.Blocked {
+		return "", false, mdm.ErrBlocked
+	}
 	enrolled := u.State != mdm.Enrolled
 	if enrolled {
 		u = mdm.Device{
@@ -329,7 +334,7 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 	u.ProductName, u.Model, u.OSVersion, u.BuildVersion = parent.ProductName, parent.Model, parent.OSVersion, parent.BuildVersion
 	u.Push = &m.Push
 	u.TokenUpdates++
-	u.UserShortName, u.UserLongName = clamp(m.UserShortName), clamp(m.UserLongName)
+	u.UserShortName, u.UserLongName = mdm.Clamp(m.UserShortName), mdm.Clamp(m.UserLongName)
 	return u.ID, enrolled, mdm.PutDevice(tx, u)
 }
 
@@ -434,6 +439,9 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State) error {
 			users = append(users, u)
 		}
 		for _, u := range users {
+			if u.State == mdm.Blocked {
+				continue
+			}
 			if err := s.end(tx, u, mdm.Unenrolled); err != nil {
 				return err
 			}
@@ -508,14 +516,6 @@ func clampFacts(f *mdm.Facts) {
 	for _, v := range []*string{
 		&f.SerialNumber, &f.DeviceName, &f.Model, &f.ModelName, &f.ProductName, &f.OSVersion, &f.BuildVersion, &f.IMEI, &f.MEID,
 	} {
-		*v = clamp(*v)
+		*v = mdm.Clamp(*v)
 	}
-}
-
-// clamp cuts what a device says to a length that a page and a log line can bear.
-func clamp(v string) string {
-	if len(v) > maxFactLen {
-		v = v[:maxFactLen]
-	}
-	return strings.ToValidUTF8(v, "")
 }

@@ -4,11 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-const attributeBucket = "device_attributes"
+const (
+	attributeBucket = "device_attributes"
+	maxAttributes   = 1 << 20 // bytes of JSON that are kept; a whole answer has some 10 KB
+)
 
 // personalQueries are answers to DeviceInformation that Apple does not give a
 // User Enrollment's server. Should a device send them nevertheless, they are not kept.
@@ -28,14 +32,14 @@ func LearnInformation(tx storage.Tx, d *Device, result json.RawMessage) error {
 		return nil
 	}
 	facts := answer.QueryResponses
-	if d.Type == TypeUser {
+	if d.EnrollmentID != "" {
 		for _, name := range personalQueries {
 			delete(facts, name)
 		}
 	}
 	learn := func(to *string, name string) {
 		if v, ok := facts[name].(string); ok && v != "" {
-			*to = v
+			*to = Clamp(v)
 		}
 	}
 	learn(&d.DeviceName, "DeviceName")
@@ -65,10 +69,24 @@ func LearnInformation(tx storage.Tx, d *Device, result json.RawMessage) error {
 	if err != nil {
 		return fmt.Errorf("attributes of %s: %w", d.ID, err)
 	}
-	if err := tx.Put(attributeBucket, []byte(d.ID), b); err != nil {
-		return fmt.Errorf("attributes of %s: %w", d.ID, err)
+	if len(b) <= maxAttributes {
+		if err := tx.Put(attributeBucket, []byte(d.ID), b); err != nil {
+			return fmt.Errorf("attributes of %s: %w", d.ID, err)
+		}
 	}
 	return PutDevice(tx, *d)
+}
+
+// maxFact bounds each text of [Facts], in bytes.
+const maxFact = 255
+
+// Clamp cuts what a device says of itself to a length that a page and a log line
+// can bear.
+func Clamp(v string) string {
+	if len(v) > maxFact {
+		v = v[:maxFact]
+	}
+	return strings.ToValidUTF8(v, "")
 }
 
 // ForgetAttributes deletes what a device answered to DeviceInformation.

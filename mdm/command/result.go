@@ -62,8 +62,11 @@ type ChainedError struct {
 	USEnglishDescription string
 }
 
-// maxChain bounds what is kept of an ErrorChain.
-const maxChain = 32
+// Bounds of what is kept of an ErrorChain.
+const (
+	maxChain       = 32
+	maxChainedText = 2048 // bytes of each text
+)
 
 // DecodeErrorChain returns the ErrorChain of a device's answer, nil when there is
 // none. Links that are none are left out.
@@ -93,10 +96,18 @@ func chainedError(d map[string]any) ChainedError {
 			e.ErrorCode = int64(code)
 		}
 	}
-	e.ErrorDomain, _ = d["ErrorDomain"].(string)
-	e.LocalizedDescription, _ = d["LocalizedDescription"].(string)
-	e.USEnglishDescription, _ = d["USEnglishDescription"].(string)
+	e.ErrorDomain = chainedText(d["ErrorDomain"])
+	e.LocalizedDescription = chainedText(d["LocalizedDescription"])
+	e.USEnglishDescription = chainedText(d["USEnglishDescription"])
 	return e
+}
+
+func chainedText(v any) string {
+	s, _ := v.(string)
+	if len(s) > maxChainedText {
+		s = strings.ToValidUTF8(s[:maxChainedText], "")
+	}
+	return s
 }
 
 func decodeDictionary(raw []byte, lim guard.PlistLimits) (map[string]any, error) {
