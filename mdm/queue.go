@@ -53,6 +53,7 @@ type Command struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	CreatedBy   string     `json:"created_by,omitempty"`
 	Targets     []DeviceID `json:"targets"`
+	Closed      bool       `json:"closed,omitempty"` // so old that nobody waits for it any more
 }
 
 // Entry is one command for one device: in the device's queue until it is
@@ -81,9 +82,17 @@ const (
 )
 
 var (
-	commands = storage.NewCollection("commands", 1, func(c Command) string { return c.UUID })
-	queue    = storage.NewCollection(queueBucket, 1, entryKey)
-	history  = storage.NewCollection(historyBucket, 1, entryKey)
+	commands = storage.NewCollection("commands", 1, func(c Command) string { return c.UUID },
+		storage.Index[Command]{Name: commandsByAge, Values: func(c Command) []string { return []string{c.Seq} }},
+		storage.Index[Command]{Name: commandsOpen, Values: func(c Command) []string {
+			if c.Closed {
+				return nil
+			}
+			return []string{c.Seq}
+		}},
+	)
+	queue   = storage.NewCollection(queueBucket, 1, entryKey)
+	history = storage.NewCollection(historyBucket, 1, entryKey)
 )
 
 func entryKey(e Entry) string { return queueKey(e.DeviceID, e.Seq) }
@@ -377,10 +386,13 @@ func (s *Service) sequence() string {
 		last := s.lastSeq.Load()
 		next := max(s.now().UnixNano(), last+1)
 		if s.lastSeq.CompareAndSwap(last, next) {
-			return fmt.Sprintf("%016x%s", next, rand.Text()[:6])
+			return seqAt(next) + rand.Text()[:6]
 		}
 	}
 }
+
+// seqAt is what every sequence made at a time, in nanoseconds, begins with.
+func seqAt(nanos int64) string { return fmt.Sprintf("%016x", nanos) }
 
 // NewUUID returns a random UUID as Apple writes them.
 func NewUUID() string {

@@ -85,15 +85,20 @@ func (s *Service) flushSeen(ctx context.Context) error {
 	return nil
 }
 
-// Run writes behind until ctx ends, and once more then.
+// Run writes behind and sweeps until ctx ends, and writes once more then.
 func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(seenFlush)
-	defer tick.Stop()
+	flush, sweep := time.NewTicker(seenFlush), time.NewTicker(sweepEvery)
+	defer flush.Stop()
+	defer sweep.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-flush.C:
 			if err := s.flushSeen(ctx); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "last seen not written, will try again", "err", err)
+			}
+		case <-sweep.C:
+			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "old commands not swept, will try again", "err", err)
 			}
 		case <-ctx.Done():
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

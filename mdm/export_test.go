@@ -1,0 +1,6 @@
+package mdm
+
+import "context"
+
+// Sweep is one turn of the sweeping, for tests that move the clock.
+func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
