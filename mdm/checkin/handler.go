@@ -17,6 +17,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -58,7 +59,7 @@ func New(c Config) (*Handler, error) {
 		c.ClientCertificate = func(*http.Request) *x509.Certificate { return nil }
 	}
 	return &Handler{
-		service: &Service{enroll: c.Enroll}, enroll: c.Enroll, clientCert: c.ClientCertificate,
+		service: &Service{enroll: c.Enroll, log: c.Log}, enroll: c.Enroll, clientCert: c.ClientCertificate,
 		log: c.Log, slots: make(chan struct{}, bigBodies),
 	}, nil
 }
@@ -73,6 +74,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	reply, err := h.serve(w, r)
 	if err != nil {
+		// Of what was not read some is read now: a client that still writes when the
+		// connection ends sees that, and not the answer.
+		_, _ = io.CopyN(io.Discard, r.Body, maxResult)
 		h.refuse(w, r, err)
 		return
 	}
@@ -89,14 +93,14 @@ var errTooLarge = errors.New("the body is too large")
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, release, err := h.read(w, r)
 	defer release()
-	if errors.Is(err, errTooLarge) && !isCheckIn(r) {
+	if err == nil {
+		// One strict look before anything is decoded, by us or by a library.
+		err = guard.CheckPlist(body, guard.PlistLimits{Bytes: maxResult})
+	}
+	if (errors.Is(err, errTooLarge) || errors.Is(err, guard.ErrTooLarge)) && !isCheckIn(r) {
 		return h.oversized(r, body)
 	}
 	if err != nil {
-		return nil, err
-	}
-	// One strict look before anything is decoded, by us or by a library.
-	if err := guard.CheckPlist(body, guard.PlistLimits{Bytes: maxResult}); err != nil {
 		return nil, err
 	}
 	req, err := h.identify(r, body)
@@ -109,7 +113,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) 
 		if len(body) > maxCheckIn {
 			return nil, errTooLarge
 		}
-		return h.checkIn(req, body)
+		return h.checkIn(req, kind, body)
 	}
 	return h.report(req, body)
 }
@@ -118,9 +122,10 @@ func isCheckIn(r *http.Request) bool {
 	return r.URL.Path == enroll.PathCheckIn || strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-apple-aspen-mdm-checkin")
 }
 
-// read reads the body of r. A large one waits for a slot first, so that however
-// many arrive, only so many are in memory. Of one that is too large it returns
-// what it has read. release gives the slot back.
+// read reads the body of r. A large one is read only if it names a certificate of
+// ours, and waits for a slot first, so that however many arrive, only so many are
+// in memory. Of one that is too large it returns what it has read. release gives
+// the slot back.
 func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
 	release = func() {}
 	src := http.MaxBytesReader(w, r.Body, maxHashed)
@@ -131,6 +136,16 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	if len(body) <= smallBody {
 		return body, release, nil
 	}
+	limit := int64(maxResult)
+	if isCheckIn(r) {
+		limit = maxCheckIn
+	}
+	if err := h.recognize(r); err != nil {
+		if n, _ := io.CopyN(io.Discard, src, limit+1-int64(len(body))); int64(len(body))+n > limit {
+			err = errTooLarge // the plainer truth
+		}
+		return nil, release, err
+	}
 	select {
 	case h.slots <- struct{}{}:
 		release = func() { <-h.slots }
@@ -138,15 +153,33 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 		return nil, release, r.Context().Err()
 	}
 	buf := bytes.NewBuffer(body)
-	n, err := io.Copy(buf, io.LimitReader(src, maxResult+1-int64(len(body))))
+	n, err := io.Copy(buf, io.LimitReader(src, limit+1-int64(len(body))))
 	if err != nil {
 		return nil, release, fmt.Errorf("%w: %w", enroll.ErrBadMessage, err)
 	}
-	if int64(len(body))+n > maxResult {
+	if int64(len(body))+n > limit {
 		r.Body = io.NopCloser(src)
 		return buf.Bytes(), release, errTooLarge
 	}
 	return buf.Bytes(), release, nil
+}
+
+// recognize checks that r claims to come from a device of ours. That costs little
+// and proves nothing: it keeps strangers from filling the slots.
+func (h *Handler) recognize(r *http.Request) error {
+	cert := h.clientCert(r)
+	if cms, err := signature(r); err != nil {
+		return err
+	} else if cms != nil {
+		parsed, err := guard.ParseCMS(cms, maxSignature)
+		if err != nil {
+			return err
+		}
+		if cert = parsed.GetOnlySigner(); cert == nil {
+			return fmt.Errorf("%w: Mdm-Signature has not exactly one signer", enroll.ErrBadMessage)
+		}
+	}
+	return h.enroll.Recognize(r.Context(), enroll.Peer{Certificate: cert})
 }
 
 // oversized deals with a result whose start is head and whose rest is in r.Body.
@@ -155,11 +188,9 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 // whole is checked, without keeping it.
 func (h *Handler) oversized(r *http.Request, head []byte) ([]byte, error) {
 	p := enroll.Peer{Certificate: h.clientCert(r)}
-	if header := r.Header.Get("Mdm-Signature"); header != "" {
-		cms, err := decodeSignature(header)
-		if err != nil {
-			return nil, err
-		}
+	if cms, err := signature(r); err != nil {
+		return nil, err
+	} else if cms != nil {
 		sig, err := guard.VerifyDetachedReader(cms, io.MultiReader(bytes.NewReader(head), r.Body), maxSignature)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errTooLarge, err)
@@ -178,16 +209,12 @@ func (h *Handler) oversized(r *http.Request, head []byte) ([]byte, error) {
 
 // identify finds the certificate that vouches for a message.
 func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
-	header := r.Header.Get("Mdm-Signature")
-	if header == "" {
-		return mdm.NewRequestWithContext(r.Context(), h.clientCert(r)), nil
-	}
-	if len(r.Header.Values("Mdm-Signature")) > 1 {
-		return nil, fmt.Errorf("%w: more than one Mdm-Signature", enroll.ErrBadMessage)
-	}
-	cms, err := decodeSignature(header)
+	cms, err := signature(r)
 	if err != nil {
 		return nil, err
+	}
+	if cms == nil {
+		return mdm.NewRequestWithContext(r.Context(), h.clientCert(r)), nil
 	}
 	sig, err := guard.VerifyDetached(cms, body, maxSignature)
 	if err != nil {
@@ -196,7 +223,16 @@ func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
 	return mdm.NewRequestWithContext(withSignedAt(r.Context(), sig.SigningTime), sig.Certificate), nil
 }
 
-func decodeSignature(header string) ([]byte, error) {
+// signature returns the CMS message in Mdm-Signature, nil if there is none.
+func signature(r *http.Request) ([]byte, error) {
+	headers := r.Header.Values("Mdm-Signature")
+	if len(headers) > 1 {
+		return nil, fmt.Errorf("%w: more than one Mdm-Signature", enroll.ErrBadMessage)
+	}
+	if len(headers) == 0 || headers[0] == "" {
+		return nil, nil
+	}
+	header := headers[0]
 	if len(header) > base64.StdEncoding.EncodedLen(maxSignature) {
 		return nil, fmt.Errorf("%w: Mdm-Signature", errTooLarge)
 	}
@@ -218,7 +254,12 @@ func messageKind(body []byte) (string, error) {
 }
 
 // checkIn decodes a check-in message and dispatches it.
-func (h *Handler) checkIn(r *mdm.Request, body []byte) ([]byte, error) {
+func (h *Handler) checkIn(r *mdm.Request, kind string, body []byte) ([]byte, error) {
+	if kind == "GetToken" { // of this one alone CheckinRequest says that it is not valid in an error of no type
+		if m, err := mdm.DecodeCheckin(body); err == nil && m.(*mdm.GetToken).Validate() != nil {
+			return nil, fmt.Errorf("%w: GetToken lacks something", enroll.ErrBadMessage)
+		}
+	}
 	reply, err := service.CheckinRequest(h.service, r, body)
 	var parse *mdm.ParseError
 	if errors.As(err, &parse) {
@@ -228,15 +269,48 @@ func (h *Handler) checkIn(r *mdm.Request, body []byte) ([]byte, error) {
 }
 
 func (h *Handler) report(r *mdm.Request, body []byte) ([]byte, error) {
-	results, err := mdm.DecodeCommandResults(body)
+	results, err := decodeResults(body)
 	if err != nil {
-		return nil, decodeError(err)
+		return nil, err
 	}
 	cmd, err := h.service.CommandAndReportResults(r, results)
 	if err != nil || cmd == nil {
 		return nil, err
 	}
 	return cmd.Raw, nil
+}
+
+// asText turns every value of a property list into text. What it changes in a
+// CDATA section or a comment has no meaning to us.
+var asText = strings.NewReplacer(
+	"<date>", "<string>", "</date>", "</string>", "<data>", "<string>", "</data>", "</string>",
+	"<integer>", "<string>", "</integer>", "</string>", "<real>", "<string>", "</real>", "</string>",
+)
+
+// decodeResults decodes a report. A value in it that can't be read as what it
+// says it is, or an odd ErrorChain, does not cost the rest: the device would send
+// it until it is taken.
+func decodeResults(body []byte) (*mdm.CommandResults, error) {
+	results, err := mdm.DecodeCommandResults(body)
+	if err == nil {
+		return results, nil
+	}
+	var lean struct {
+		mdm.Enrollment
+		CommandUUID, Status string
+	}
+	lim := guard.PlistLimits{Bytes: maxResult}
+	if guard.DecodePlist(body, &lean, lim) != nil {
+		body = []byte(asText.Replace(string(body)))
+		lim.Bytes = 2 * maxResult
+		if guard.DecodePlist(body, &lean, lim) != nil {
+			return nil, decodeError(err)
+		}
+	}
+	if lean.Status == "" {
+		return nil, decodeError(err)
+	}
+	return &mdm.CommandResults{Enrollment: lean.Enrollment, CommandUUID: lean.CommandUUID, Status: lean.Status, Raw: body}, nil
 }
 
 // decodeError drops what NanoMDM's errors quote of the body: it may hold tokens.
@@ -273,6 +347,8 @@ var refusals = []struct {
 	{guard.ErrKey, http.StatusBadRequest},
 	{guard.ErrSignature, http.StatusBadRequest},
 	{errNotOffered, http.StatusNotImplemented},
+	{storage.ErrCommit, http.StatusServiceUnavailable},
+	{storage.ErrClosed, http.StatusServiceUnavailable},
 	{context.Canceled, http.StatusServiceUnavailable},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable},
 }
@@ -289,7 +365,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		if !errors.Is(err, c.err) {
 			continue
 		}
-		h.log.WarnContext(ctx, "device message refused", "status", c.status, "path", r.URL.Path, "err", err)
+		level := slog.LevelWarn
+		if c.status == http.StatusServiceUnavailable && ctx.Err() == nil {
+			level = slog.LevelError // ours to repair, not the device's doing
+		}
+		h.log.Log(ctx, level, "device message refused", "status", c.status, "path", r.URL.Path, "err", err)
 		if errors.Is(err, enroll.ErrGone) {
 			unenroll(w)
 			return

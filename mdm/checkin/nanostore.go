@@ -211,7 +211,7 @@ func (s *NanoStore) StoreCommandReport(r *mdm.Request, results *mdm.CommandResul
 		return nil
 	}
 	rep, err := report(results)
-	if err != nil {
+	if err != nil && !errors.Is(err, errNotKept) {
 		return err
 	}
 	err = s.db.Update(r.Context(), func(tx storage.Tx) error {

@@ -1,10 +1,12 @@
 package checkin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -14,12 +16,14 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // Service answers NanoMDM's check-in and command messages from package enroll.
 type Service struct {
 	enroll *enroll.Service
+	log    *slog.Logger
 }
 
 var _ service.CheckinAndCommandService = (*Service)(nil)
@@ -182,7 +186,9 @@ func (s *Service) CommandAndReportResults(r *mdm.Request, m *mdm.CommandResults)
 	}
 	msg := enroll.ConnectMessage{ID: id, Idle: m.Status == statusIdle}
 	if !msg.Idle {
-		if msg.Report, err = report(m); err != nil {
+		if msg.Report, err = report(m); errors.Is(err, errNotKept) {
+			s.log.WarnContext(r.Context(), "answer not kept", "command", msg.Report.CommandUUID, "err", err)
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -193,27 +199,45 @@ func (s *Service) CommandAndReportResults(r *mdm.Request, m *mdm.CommandResults)
 	return &mdm.Command{Raw: plist}, nil
 }
 
+// maxCommandUUID bounds the name of a command: it goes into the log.
+const maxCommandUUID = 255
+
+// maxKept is the length of a decoded answer that still fits in a record, in bytes.
+const maxKept = storage.MaxValue - 1<<20
+
+// errNotKept means that an answer could be read but for its keys: what the device
+// says of its command counts, what else it says is lost.
+var errNotKept = errors.New("the answer can't be read or is too large to keep")
+
+// report reads what a device says of a command. With errNotKept the report is
+// good, but for its Result.
 func report(m *mdm.CommandResults) (gatehouse.Report, error) {
 	state, ok := statuses[m.Status]
 	if !ok {
 		return gatehouse.Report{}, fmt.Errorf("%w: unknown Status", enroll.ErrBadMessage)
 	}
+	if len(m.CommandUUID) > maxCommandUUID {
+		return gatehouse.Report{}, fmt.Errorf("%w: CommandUUID is too long", enroll.ErrBadMessage)
+	}
 	r := gatehouse.Report{CommandUUID: m.CommandUUID, State: state}
 	if state == gatehouse.NotNow {
 		return r, nil // there is nothing more to tell
 	}
-	lim := guard.PlistLimits{Bytes: maxResult}
+	lim := guard.PlistLimits{Bytes: 2 * maxResult}
 	result, err := command.DecodeResult(m.Raw, lim)
 	if err != nil {
-		return gatehouse.Report{}, err
+		return r, fmt.Errorf("%w: %w", errNotKept, err)
+	}
+	if bytes.Contains(m.Raw, []byte("ErrorChain")) {
+		if r.ErrorChain, err = command.DecodeErrorChain(m.Raw, lim); err != nil {
+			return r, fmt.Errorf("%w: %w", errNotKept, err)
+		}
+	}
+	if len(result) > maxKept {
+		return r, fmt.Errorf("%w: %d bytes", errNotKept, len(result))
 	}
 	if string(result) != "{}" {
 		r.Result = json.RawMessage(result)
-	}
-	if len(m.ErrorChain) > 0 {
-		if r.ErrorChain, err = command.DecodeErrorChain(m.Raw, lim); err != nil {
-			return gatehouse.Report{}, err
-		}
 	}
 	return r, nil
 }

@@ -18,7 +18,8 @@ import (
 )
 
 var (
-	// ErrTooLarge means that the input has more bytes than its limit.
+	// ErrTooLarge means that the input has more bytes, or a property list more
+	// elements, than its limit.
 	ErrTooLarge = errors.New("input is too large")
 
 	// ErrPlist means that a property list is malformed or beyond its limits.

@@ -180,7 +180,7 @@ func (s *plistScanner) value() error {
 // what follows up to the end tag.
 func (s *plistScanner) element() error {
 	if s.elements++; s.elements > s.lim.Elements {
-		return fmt.Errorf("%w: more than %d elements", ErrPlist, s.lim.Elements)
+		return fmt.Errorf("%w: %w: more than %d elements", ErrPlist, ErrTooLarge, s.lim.Elements)
 	}
 	name := s.name()
 	var in *plistFrame
