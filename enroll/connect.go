@@ -100,6 +100,11 @@ func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.Devic
 		if err := s.settle(tx, c.device); err != nil {
 			return "", nil, nil, err
 		}
+		// What follows writes the record too: as it is now, not as it was.
+		if c.device, err = mdm.GetDevice(tx, c.device.ID); err != nil {
+			return "", nil, nil, err
+		}
+		ch = c.device
 	}
 	if !m.Idle {
 		if entry, err = s.mdm.Record(tx, ch.ID, m.Report); err != nil {

@@ -296,6 +296,38 @@ func TestARenewalProfileKeepsWhatADeviceRefusesToChange(t *testing.T) {
 	}
 }
 
+// The poll that first uses a renewed certificate may bring an answer that is
+// written to the device's record too.
+func TestAnAnswerUnderTheNewCertificateDoesNotUndoTheRenewal(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	p := h.enrolled(t, "ana", iphone)
+	d := h.device(t, iphone)
+	_, rejected, err := h.mdm.Enqueue(ctx, mdm.NewCommand{UUID: "C1", RequestType: "DeviceInformation", Plist: []byte("x"), Targets: []mdm.DeviceID{d.ID}})
+	if err != nil || len(rejected) > 0 {
+		t.Fatal(rejected, err)
+	}
+	_, err = p.idle()
+	must(t, err)
+	r := request(t, keyring.take(t), "")
+	r.Signer, r.Renewal = p.cert, true
+	cert, err := h.IssueIdentity(ctx, r)
+	must(t, err)
+	renewed := phone{h: h, id: iphone, cert: cert}
+	_, err = h.Connect(ctx, renewed.peer(), enroll.ConnectMessage{ID: iphone, Report: mdm.Report{
+		CommandUUID: "C1", State: mdm.Acknowledged, Result: []byte(`{"QueryResponses":{"DeviceName":"Ana's iPhone"}}`),
+	}})
+	must(t, err)
+	after := h.device(t, iphone)
+	if after.Renewal != nil || after.Identity == d.Identity || after.DeviceName != "Ana's iPhone" {
+		t.Errorf("device = %+v, want both the renewal and the name", after)
+	}
+	if !heard(renewed) || heard(p) {
+		t.Error("the old certificate is in force again")
+	}
+}
+
 func TestAChallengeOfARenewalIsTheDevicesOwn(t *testing.T) {
 	keyring.reset()
 	ctx := context.Background()
