@@ -133,9 +133,13 @@ var codes = []struct {
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{errAttemptExpired, "attempt_expired"},
+	{errIdentityRevoked, "identity_revoked"},
 }
 
-var errAttemptExpired = errors.New("the attempt was not finished in time")
+var (
+	errAttemptExpired  = errors.New("the attempt was not finished in time")
+	errIdentityRevoked = errors.New("the attempt's certificate was revoked")
+)
 
 func codeOf(err error) string {
 	for _, c := range codes {

@@ -47,6 +47,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"unenroll a device":    {"POST", "/api/v1/devices/none/unenroll", nil, readers[:2]},
 		"block a device":       {"POST", "/api/v1/devices/none/block", nil, readers[:2]},
 		"cancel a command":     {"DELETE", "/api/v1/devices/d1/commands/none", nil, readers[:3]},
+		"push a device":        {"POST", "/api/v1/devices/d1/push", nil, readers[:3]},
+		"revoke a certificate": {"POST", "/api/v1/certificates/abcd/revoke", map[string]any{"reason": "keyCompromise"}, append([]string{"cert:manage"}, readers[:2]...)},
 		"revoke a link":        {"DELETE", "/api/v1/enrollment-links/none", nil, readers[:3]},
 		"revoke a token":       {"DELETE", "/api/v1/tokens/none", nil, readers[:1]},
 		"read the description": {"GET", "/api/openapi.json", nil, append([]string{"cert:self", "cert:any", "cert:manage", "nobody", "a stranger"}, readers...)},

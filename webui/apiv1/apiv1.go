@@ -85,6 +85,7 @@ var (
 	managing = []identity.Scope{identity.ScopeAdmin}
 	owning   = []identity.Scope{identity.ScopeOwner}
 	auditing = []identity.Scope{identity.ScopeReadOnly, identity.ScopeCertManage}
+	revoking = []identity.Scope{identity.ScopeAdmin, identity.ScopeCertManage}
 )
 
 func (a *API) routes() []route {
@@ -101,6 +102,7 @@ func (a *API) routes() []route {
 
 		{pattern: "GET /api/v1/devices", scopes: reading, handle: a.listDevices},
 		{pattern: "GET /api/v1/devices/{id}", scopes: reading, handle: a.getDevice},
+		{pattern: "POST /api/v1/devices/{id}/push", scopes: helping, handle: a.pushDevice},
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
@@ -113,6 +115,7 @@ func (a *API) routes() []route {
 
 		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
 		{pattern: "GET /api/v1/certificates/{serial}", scopes: auditing, handle: a.getCertificate},
+		{pattern: "POST /api/v1/certificates/{serial}/revoke", scopes: revoking, handle: a.revokeCertificate},
 
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},

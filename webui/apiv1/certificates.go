@@ -1,6 +1,7 @@
 package apiv1
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -61,6 +62,37 @@ func (a *API) getCertificate(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		out, err = a.certificate(tx, c)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+type revocationRequest struct {
+	Reason string `json:"reason"` // by its name in RFC 5280
+}
+
+func (a *API) revokeCertificate(w http.ResponseWriter, r *http.Request) error {
+	serial, err := pathID(r, "serial")
+	if err != nil {
+		return err
+	}
+	var in revocationRequest
+	if _, err := readJSON(r, &in); err != nil {
+		return err
+	}
+	c, err := a.enroll.RevokeCertificate(r.Context(), serialOf(serial), in.Reason)
+	if errors.Is(err, depot.ErrReason) {
+		return invalid("reason", "must be a reason by its name in RFC 5280, 5.3.1, such as keyCompromise, and not certificateHold")
+	}
+	if err != nil {
+		return err
+	}
+	var out certificateJSON
+	err = a.db.View(r.Context(), func(tx storage.Tx) error {
 		out, err = a.certificate(tx, c)
 		return err
 	})

@@ -73,6 +73,26 @@ func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id
 	return webui.WriteJSON(w, status, device(o))
 }
 
+// pushDevice refuses: without a push certificate nothing can be sent, and a 202
+// would promise what does not happen.
+func (a *API) pushDevice(_ http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	o, err := a.mdm.Device(r.Context(), mdm.DeviceID(id))
+	if err != nil {
+		return err
+	}
+	if !o.Live() {
+		return mdm.ErrNotEnrolled
+	}
+	return &problem{Problem: webui.Problem{
+		Status: http.StatusConflict, Code: "push_unavailable", Title: "This server can't send pushes yet",
+		Detail: "It has no push certificate. The device gets its commands when it next connects by itself.",
+	}}
+}
+
 func (a *API) unenrollDevice(w http.ResponseWriter, r *http.Request) error {
 	return a.endEnrollment(w, r, a.enroll.Unenroll)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"strings"
@@ -182,6 +183,69 @@ func TestEndingAnEnrollment(t *testing.T) {
 		})
 	}
 	h.do(t, exchange{method: "POST", path: "/api/v1/devices/none/unenroll"}).wantProblem(t, 404, "not_found")
+}
+
+func TestAPushThatCannotBeSent(t *testing.T) {
+	h := newHouse(t)
+	h.device(t, "here", nil)
+	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
+	for id, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		"here":    {409, "push_unavailable"},
+		"gone":    {409, "not_enrolled"},
+		"unknown": {404, "not_found"},
+	} {
+		h.do(t, exchange{method: "POST", path: "/api/v1/devices/" + id + "/push"}).wantProblem(t, want.status, want.code)
+	}
+}
+
+func TestRevokingACertificate(t *testing.T) {
+	h := newHouse(t)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := h.depot.Identity().Sign(key.Public(), depot.Template{Name: "identity", NotBefore: h.now(), NotAfter: h.now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.device(t, "d1", func(d *mdm.Device) { d.Identity = string(depot.FingerprintOf(cert)) })
+	err = h.db.Update(context.Background(), func(tx storage.Tx) error {
+		return h.depot.Record(tx, cert, depot.Certificate{Authority: h.depot.Identity().Name(), Template: "identity", DeviceID: "d1"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoke := func(serial, body string) exchange {
+		return h.do(t, exchange{method: "POST", path: "/api/v1/certificates/" + serial + "/revoke", body: body, wild: true})
+	}
+	serial := string(depot.SerialOf(cert))
+	for _, body := range []string{`{}`, `{"reason":""}`, `{"reason":"because"}`, `{"reason":"certificateHold"}`} {
+		revoke(serial, body).wantField(t, "reason")
+	}
+	revoke("abcd", `{"reason":"keyCompromise"}`).wantProblem(t, 404, "not_found")
+
+	var first, again struct {
+		Status    string
+		RevokedAt *time.Time `json:"revoked_at"`
+		Reason    string     `json:"revocation_reason"`
+	}
+	revoke(serial, `{"reason":"keyCompromise"}`).want(t, 200, &first)
+	if first.Status != "revoked" || first.Reason != "keyCompromise" || first.RevokedAt == nil {
+		t.Errorf("the certificate is %+v, want it revoked", first)
+	}
+	h.pass(time.Minute)
+	revoke(strings.ToUpper(serial), `{"reason":"superseded"}`).want(t, 200, &again)
+	if again.Reason != "keyCompromise" || !again.RevokedAt.Equal(*first.RevokedAt) {
+		t.Errorf("revoked again, the certificate is %+v, want %+v", again, first)
+	}
+	var d struct{ State string }
+	h.do(t, exchange{method: "GET", path: "/api/v1/devices/d1"}).want(t, 200, &d)
+	if d.State != "unenrolled" {
+		t.Errorf("the device is %s, want unenrolled", d.State)
+	}
 }
 
 func TestCertificatesAndTheirStatus(t *testing.T) {

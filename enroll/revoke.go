@@ -1,0 +1,75 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// RevokeCertificate revokes a certificate for a reason named as in RFC 5280,
+// 5.3.1, and returns its record. A second revocation changes nothing. Its errors
+// wrap storage.ErrNotFound or depot.ErrReason.
+//
+// State follows trust, too. With the identity that a device has in force its
+// enrollment ends, because nothing could reach the device any more, not even a
+// renewal; with the one that a renewal brought ends the renewal, and the device
+// goes on with the old one.
+func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, reason string) (rec depot.Certificate, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if rec, err = s.depot.BySerial(tx, serial); err != nil {
+			return err
+		}
+		fp, already := rec.Fingerprint, !rec.RevokedAt.IsZero()
+		if err := s.depot.Revoke(tx, fp, reason, s.now().UTC()); err != nil {
+			return err
+		}
+		if rec, err = s.depot.Get(tx, fp); err != nil || already {
+			return err
+		}
+		return s.endTrust(tx, rec)
+	})
+	if err != nil {
+		return depot.Certificate{}, fmt.Errorf("revoke certificate %s: %w", serial, err)
+	}
+	s.mdm.Changed()
+	s.log.InfoContext(ctx, "certificate revoked", "serial", rec.Serial, "reason", rec.RevocationReason, "device", rec.DeviceID, "attempt", rec.AttemptID)
+	return rec, nil
+}
+
+// endTrust ends what stood on a certificate that was just revoked.
+func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate) error {
+	if rec.Authority != s.depot.Identity().Name() {
+		return nil
+	}
+	if rec.DeviceID == "" { // its device has not come yet
+		a, err := attempts.Get(tx, rec.AttemptID)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && a.Stage != IdentityIssued {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return s.failAttempt(tx, a, codeOf(errIdentityRevoked))
+	}
+	d, err := mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID))
+	if err != nil {
+		return err
+	}
+	fp := string(rec.Fingerprint)
+	switch {
+	case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
+		return nil
+	case d.Identity == fp:
+		return s.end(tx, d, mdm.Unenrolled)
+	case d.Renewal != nil && d.Renewal.Candidate == fp:
+		if err := s.mdm.CancelCommand(tx, d.ID, d.Renewal.CommandUUID, mdm.Cancelled); err != nil {
+			return err
+		}
+		return s.dropRenewal(tx, d)
+	}
+	return nil
+}
