@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -14,7 +13,8 @@ import (
 type Health struct {
 	db       storage.DB
 	now      func() time.Time
-	draining atomic.Bool
+	drain    chan struct{} // closed when the server is about to end
+	stopping sync.Once
 
 	mu      sync.Mutex
 	checked time.Time
@@ -23,11 +23,36 @@ type Health struct {
 
 // NewHealth returns the Health of a server that keeps its state in db.
 func NewHealth(db storage.DB, now func() time.Time) *Health {
-	return &Health{db: db, now: now}
+	return &Health{db: db, now: now, drain: make(chan struct{})}
 }
 
-// Drain makes the server not ready from now on.
-func (h *Health) Drain() { h.draining.Store(true) }
+// Drain makes the server not ready from now on, and ends what [UntilDrain] watches.
+func (h *Health) Drain() { h.stopping.Do(func() { close(h.drain) }) }
+
+type drainKey struct{}
+
+// Watch is the middleware that lets requests know when the server drains.
+func (h *Health) Watch(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), drainKey{}, h.drain)))
+	})
+}
+
+// UntilDrain returns a copy of a request's context that ends also when the server
+// is told to stop. It is for what waits and has nothing to lose by an early end: what
+// works goes on with the request's own context.
+func UntilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
+	drain, _ := ctx.Value(drainKey{}).(chan struct{}) // without Watch: nil, which never ends
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-drain:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
 
 // live answers GET /livez: the process answers, and that is all it says.
 func (h *Health) live(w http.ResponseWriter, _ *http.Request) error {
@@ -37,8 +62,10 @@ func (h *Health) live(w http.ResponseWriter, _ *http.Request) error {
 // ready answers GET /readyz: the database can be read and written, and the server
 // is not about to end.
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) error {
-	if h.draining.Load() {
+	select {
+	case <-h.drain:
 		return &Problem{Status: http.StatusServiceUnavailable, Code: "draining", Title: "The server is shutting down"}
+	default:
 	}
 	if err := h.check(r.Context()); err != nil {
 		return &Problem{Status: http.StatusServiceUnavailable, Code: "database", Title: "The database does not take writes"}

@@ -283,7 +283,9 @@ func (a *API) outcome(ctx context.Context, uuid string, wait time.Duration) ([]m
 		_, entries, err := a.mdm.Command(ctx, uuid)
 		return entries, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, wait)
+	waiting, cancel := webui.UntilDrain(ctx)
+	defer cancel()
+	waiting, cancel = context.WithTimeout(waiting, wait)
 	defer cancel()
 	_, entries, err := a.mdm.Wait(waiting, uuid)
 	if err == nil && errors.Is(ctx.Err(), context.Canceled) {
