@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -120,6 +121,11 @@ func (c *Certificates) Get(tx storage.Tx, topic string) (Certificate, error) {
 	return certificates.Get(tx, topic)
 }
 
+// All yields the records of all topics, in the order of their names.
+func (c *Certificates) All(tx storage.Tx) iter.Seq2[Certificate, error] {
+	return certificates.All(tx, storage.Range{})
+}
+
 // TLS returns the certificate and key for a topic, as a TLS client needs them.
 func (c *Certificates) TLS(tx storage.Tx, topic string) (tls.Certificate, Certificate, error) {
 	rec, err := certificates.Get(tx, topic)
@@ -143,7 +149,7 @@ func (c *Certificates) TLS(tx storage.Tx, topic string) (tls.Certificate, Certif
 // they have to enroll again once there is a push certificate.
 func (c *Certificates) Topic(tx storage.Tx) (string, error) {
 	var first Certificate
-	for rec, err := range certificates.All(tx, storage.Range{}) {
+	for rec, err := range c.All(tx) {
 		if err != nil {
 			return "", fmt.Errorf("push topic: %w", err)
 		}
