@@ -77,7 +77,7 @@ func messageFor(problem *Problem) view.Message {
 	case "method_not_allowed":
 		m.Heading, m.Text, m.Code = "This address is not for browsers", "A program uses it in another way.", "GH-E002"
 	case "bad_query":
-		m.Text, m.Code = "The part of the address after the question mark can’t be read.", "GH-E003"
+		m.Heading, m.Text, m.Code = "This address can’t be read", "The part after the question mark is malformed.", "GH-E003"
 	case "body_too_large":
 		m.Text, m.Code = "What was sent is larger than this page takes.", "GH-E004"
 	case "cross_origin":

@@ -1,6 +1,7 @@
 package webui
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -16,7 +17,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
-// SiteConfig says what a Site needs: all of it.
+// SiteConfig says what a Site needs: all of it but SetupUsed.
 type SiteConfig struct {
 	Pages     *Pages
 	Identity  *identity.Service
@@ -27,6 +28,8 @@ type SiteConfig struct {
 	Root       *x509.Certificate // the organisation root
 	IdentityCA *x509.Certificate
 	OwnCA      bool // the TLS certificate is from Root, so that browsers and devices must be told to trust it
+
+	SetupUsed func(context.Context) // called when a setup link was used; may be nil
 
 	Version any // the answer of GET /version, as JSON
 	Release string
@@ -112,16 +115,35 @@ func (s *Site) redeem(w http.ResponseWriter, r *http.Request) error {
 	}
 	_, err := s.Identity.RedeemSetupToken(r.Context(), r.PostForm.Get("token"))
 	if errors.Is(err, identity.ErrSetupToken) {
-		return errNoSetupLink
+		return s.wrongToken(w, r)
 	}
 	if err != nil {
 		return err
+	}
+	if s.SetupUsed != nil {
+		s.SetupUsed(r.Context())
 	}
 	if err := s.Sessions.StartSetup(r.Context()); err != nil {
 		return err
 	}
 	http.Redirect(w, r, "/admin", http.StatusSeeOther)
 	return nil
+}
+
+// wrongToken answers a token that is none: with the form again while another one
+// would do.
+func (s *Site) wrongToken(w http.ResponseWriter, r *http.Request) error {
+	state, err := s.Identity.SetupState(r.Context())
+	if err != nil {
+		return err
+	}
+	if !state.Open || !WantsHTML(r) {
+		return errNoSetupLink
+	}
+	return s.Pages.Write(w, errNoSetupLink.Problem.Status, view.Setup{
+		Layout: view.Layout{Title: "Finish setup"},
+		Error:  "That code is not right. A newer link replaces the one before it.",
+	})
 }
 
 // formProblem says why a form can't be read.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,14 +35,18 @@ type Logins interface {
 	Login(ctx context.Context, login, password, peer string) (identity.User, error)
 }
 
-// Config says what the pages need: all of it but Demo.
+// Config says what the pages need: all of it but Notice and Demo.
 type Config struct {
 	Devices  Devices
 	Logins   Logins
 	Sessions *webui.Sessions
 	Pages    *webui.Pages
 	Now      func() time.Time
-	Demo     bool // the server makes simulated devices
+
+	// Notice returns what an administrator should know of all devices, a sentence
+	// or nothing.
+	Notice func(ctx context.Context) (string, error)
+	Demo   bool // the server makes simulated devices
 }
 
 // Admin serves /admin.
@@ -95,6 +100,9 @@ func (a *Admin) layout(r *http.Request, title, path string) view.Layout {
 	}
 	if p, ok := identity.PrincipalFrom(r.Context()); ok {
 		l.User = p.Name
+		if p.Kind == identity.KindSetup {
+			l.User = "signed in by setup link"
+		}
 	}
 	return l
 }
@@ -186,8 +194,19 @@ func (a *Admin) list(w http.ResponseWriter, r *http.Request) error {
 		First:   cursor == "",
 	}
 	page.Refresh = 5
+	if a.Notice != nil {
+		if page.Notice, err = a.Notice(r.Context()); err != nil {
+			return err
+		}
+	}
 	for _, d := range found {
-		page.Items = append(page.Items, a.row(d))
+		row := a.row(d)
+		if d.ParentID != "" {
+			if row.Parent, err = a.parent(r.Context(), d.ParentID); err != nil {
+				return err
+			}
+		}
+		page.Items = append(page.Items, row)
 	}
 	return a.Pages.Write(w, http.StatusOK, page)
 }
@@ -210,12 +229,27 @@ func pageProblem(err error) error {
 	return err
 }
 
+// deviceURL is a device's page.
+func deviceURL(id mdm.DeviceID) string { return "/admin/devices/" + url.PathEscape(string(id)) }
+
+// parent returns the link to the device that a user channel belongs to.
+func (a *Admin) parent(ctx context.Context, id mdm.DeviceID) (view.Link, error) {
+	d, err := a.Devices.Device(ctx, id)
+	if errors.Is(err, storage.ErrNotFound) {
+		return view.Link{}, nil // just deleted
+	}
+	if err != nil {
+		return view.Link{}, err
+	}
+	return view.Link{Label: deviceName(d), URL: deviceURL(id)}, nil
+}
+
 func (a *Admin) row(d mdm.Overview) view.DeviceRow {
 	return view.DeviceRow{
-		URL:      "/admin/devices/" + url.PathEscape(string(d.ID)),
+		URL:      deviceURL(d.ID),
 		Name:     deviceName(d),
-		Model:    d.Model,
-		OS:       d.OSVersion,
+		Model:    modelName(d),
+		OS:       osName(d),
 		Owner:    d.User,
 		Type:     enrollmentType(d.Type),
 		State:    deviceState(d.State),
@@ -238,13 +272,23 @@ func (a *Admin) device(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return pageProblem(err)
 	}
-	self := "/admin/devices/" + url.PathEscape(string(id))
+	self := deviceURL(id)
+	facts := a.facts(d)
+	if d.ParentID != "" {
+		parent, err := a.parent(r.Context(), d.ParentID)
+		if err != nil {
+			return err
+		}
+		if parent.URL != "" {
+			facts = slices.Insert(facts, 1, view.Fact{Label: "Device", Value: parent.Label, URL: parent.URL})
+		}
+	}
 	page := view.Device{
 		Layout:     a.layout(r, deviceName(d), "/admin/devices"),
 		Name:       deviceName(d),
 		State:      deviceState(d.State),
 		Demo:       d.Demo,
-		Facts:      a.facts(d),
+		Facts:      facts,
 		Attributes: attributes(d.Attributes),
 		OlderURL:   pageURL(self, next),
 	}
@@ -266,8 +310,8 @@ func (a *Admin) facts(d mdm.Overview) []view.Fact {
 		{Label: "Ownership", Value: string(d.Ownership)},
 		{Label: "Owner", Value: d.User},
 		{Label: "Managed account", Value: d.ManagedAppleAccount},
-		{Label: "Model", Value: d.Model},
-		{Label: "OS version", Value: d.OSVersion},
+		{Label: "Model", Value: modelName(d)},
+		{Label: "OS version", Value: osName(d)},
 		{Label: "Serial number", Value: d.SerialNumber, Mono: true},
 		{Label: "UDID", Value: d.UDID, Mono: true},
 		{Label: "Enrollment ID", Value: d.EnrollmentID, Mono: true},

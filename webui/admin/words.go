@@ -17,6 +17,35 @@ func deviceName(d mdm.Overview) string {
 	return cmp.Or(d.DeviceName, d.UserLongName, d.UserShortName, d.SerialNumber, d.UDID, d.EnrollmentID, string(d.ID))
 }
 
+// modelName is the model as it is sold and as Apple numbers it: "iPhone 16 (iPhone17,3)".
+func modelName(d mdm.Overview) string {
+	number := cmp.Or(d.ProductName, d.Model)
+	if d.ModelName == "" || d.ModelName == number {
+		return number
+	}
+	if number == "" {
+		return d.ModelName
+	}
+	return d.ModelName + " (" + number + ")"
+}
+
+// osName is the OS version with the name that the model's OS has.
+func osName(d mdm.Overview) string {
+	if d.OSVersion == "" {
+		return ""
+	}
+	model := cmp.Or(d.ProductName, d.Model, d.ModelName)
+	for _, os := range []struct{ model, name string }{
+		{"iPhone", "iOS"}, {"iPod", "iOS"}, {"iPad", "iPadOS"}, {"Mac", "macOS"}, {"iMac", "macOS"},
+		{"AppleTV", "tvOS"}, {"Watch", "watchOS"}, {"RealityDevice", "visionOS"},
+	} {
+		if strings.HasPrefix(model, os.model) {
+			return os.name + " " + d.OSVersion
+		}
+	}
+	return d.OSVersion
+}
+
 func enrollmentType(t mdm.EnrollmentType) string {
 	switch t {
 	case mdm.TypeDevice:
@@ -48,17 +77,17 @@ func deviceState(s mdm.State) view.State {
 func commandState(e mdm.Entry) view.State {
 	switch e.State {
 	case mdm.Queued:
-		return view.State{Text: "queued", Tone: view.Waiting, Hint: "Waits until the device checks in."}
+		return view.State{Text: "queued", Tone: view.Waiting, Hint: "Waiting for the device to check in."}
 	case mdm.Delivered:
-		return view.State{Text: "delivered", Tone: view.Waiting, Hint: "Not answered yet."}
+		return view.State{Text: "delivered", Tone: view.Waiting, Hint: "The device has it; waiting for its answer."}
 	case mdm.NotNow:
-		return view.State{Text: "not now", Tone: view.Waiting, Hint: fmt.Sprintf("The device was locked or busy (%s); it is asked again.", times(e.NotNowCount))}
+		return view.State{Text: "not now", Tone: view.Waiting, Hint: fmt.Sprintf("The device was locked or busy, so far %s. It is asked again.", times(e.NotNowCount))}
 	case mdm.Acknowledged:
 		return view.State{Text: "acknowledged", Tone: view.Good}
 	case mdm.Failed:
 		return view.State{Text: "error", Tone: view.Bad}
 	case mdm.Cancelled:
-		return view.State{Text: "cancelled", Tone: view.Neutral}
+		return view.State{Text: "cancelled", Tone: view.Neutral, Hint: "Withdrawn before the device took it."}
 	case mdm.Expired:
 		return view.State{Text: "expired", Tone: view.Neutral, Hint: "The device did not ask for it in time."}
 	}

@@ -89,9 +89,21 @@ func (p *Portal) profile(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (p *Portal) notForBrowsers(_ http.ResponseWriter, r *http.Request) error {
+// ForDevices wraps what devices ask by GET: a person who opens its address, which
+// then has no query, is told where to go.
+func (p *Portal) ForDevices(next webui.HandlerFunc) webui.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if r.URL.RawQuery != "" || !webui.WantsHTML(r) {
+			return next(w, r)
+		}
+		p.Pages.Fail(w, r, p.notForBrowsers(w, r))
+		return nil
+	}
+}
+
+func (p *Portal) notForBrowsers(http.ResponseWriter, *http.Request) error {
 	return &webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Title: "Devices use this address with PUT"},
+		Problem: webui.Problem{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Title: "This address is for devices"},
 		Page: view.Message{
 			Heading: "This address is for devices",
 			Text:    "Enrolled devices report here by themselves. To enrol one, start with the enrollment page.",

@@ -16,6 +16,7 @@ func (Welcome) template() string { return "welcome.html" }
 // Setup is where the one-time setup token is redeemed.
 type Setup struct {
 	Layout
+	Error string // why the last try failed
 }
 
 func (Setup) template() string { return "setup.html" }
@@ -54,6 +55,7 @@ type Devices struct {
 	Items   []DeviceRow
 	NextURL string // of the next page; empty on the last
 	First   bool   // this is the first page
+	Notice  string // what the reader should know of all devices; may be empty
 }
 
 func (Devices) template() string { return "devices.html" }
@@ -63,6 +65,7 @@ type DeviceRow struct {
 	URL      string
 	Name     string
 	Model    string
+	Parent   Link // the device of a user channel; may be empty
 	OS       string
 	Owner    string
 	Type     string
@@ -108,6 +111,7 @@ func (Device) template() string { return "device.html" }
 // Fact is a label and a value.
 type Fact struct {
 	Label, Value string
+	URL          string  // makes a link of Value; may be empty
 	Moment       *Moment // instead of Value
 	Mono         bool    // an identifier
 }

@@ -41,8 +41,9 @@ func New() (*Views, error) {
 		return nil, err
 	}
 	layout, err := template.New("layout").Funcs(template.FuncMap{
-		"asset": assets.URL,
-		"when":  when,
+		"asset":       assets.URL,
+		"fingerprint": fingerprint,
+		"when":        when,
 	}).ParseFS(templateFiles, "templates/layout.html")
 	if err != nil {
 		return nil, fmt.Errorf("view: %w", err)
@@ -142,4 +143,10 @@ func when(m Moment) template.HTML {
 	}
 	// Both texts are made of digits and letters of ours.
 	return template.HTML(`<time datetime="` + m.Exact() + `" title="` + m.Exact() + `">` + m.Ago() + `</time>`)
+}
+
+// fingerprint is the template function that shows a fingerprint, which may break
+// only between its pairs.
+func fingerprint(pairs string) template.HTML {
+	return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(pairs), ":", ":<wbr>"))
 }

@@ -15,9 +15,14 @@
 // A page with a live part fetches itself again while somebody looks at it.
 (function live() {
   const every = 3000;
-  let part = document.querySelector("[data-live]");
+  const part = document.querySelector("[data-live]");
   if (!part || !window.fetch || !window.DOMParser) return;
   let timer;
+  const offline = document.createElement("p");
+  offline.className = "offline";
+  offline.setAttribute("role", "status");
+  offline.hidden = true;
+  part.after(offline);
 
   async function refresh() {
     try {
@@ -26,16 +31,28 @@
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("[data-live]");
-        const focused = document.activeElement && part.contains(document.activeElement);
-        if (fresh && !focused && fresh.innerHTML !== part.innerHTML) {
-          part.replaceWith(fresh);
-          part = fresh;
-        }
+        if (fresh) patch(part, fresh);
       }
+      offline.textContent = answer.ok ? "" : "The server answers with an error. Trying again.";
     } catch (e) {
-      // Offline, or the server restarts: the next try will tell.
+      offline.textContent = "The server can’t be reached. Trying again.";
     }
+    offline.hidden = !offline.textContent;
     schedule();
+  }
+
+  // Changes no more than what differs: focus and selection stay where they are.
+  function patch(old, fresh) {
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+    if (old.nodeType !== Node.ELEMENT_NODE) return void (old.nodeValue = fresh.nodeValue);
+    for (const a of [...old.attributes]) if (!fresh.hasAttribute(a.name)) old.removeAttribute(a.name);
+    for (const a of fresh.attributes) if (old.getAttribute(a.name) !== a.value) old.setAttribute(a.name, a.value);
+    const children = [...fresh.childNodes];
+    [...old.childNodes].forEach(function (child, i) {
+      if (i < children.length) patch(child, children[i]); else child.remove();
+    });
+    old.append(...children.slice(old.childNodes.length));
   }
 
   function schedule() {
