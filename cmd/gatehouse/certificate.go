@@ -9,11 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -45,11 +43,8 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
-// Run loads the certificate again on SIGHUP and when it changed.
-func (c *certificate) Run(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// Run loads the certificate again on hangup and when it changed.
+func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {

@@ -121,6 +121,8 @@ type server struct {
 	enroll     *enroll.Service
 	devices    *mdm.Service
 	health     *webui.Health
+	setupLinks *setupLinks
+	pushTopics func(context.Context) (int, error) // how many there are certificates for
 	background []runner
 }
 
@@ -170,11 +172,13 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 		return nil, err
 	}
 	health := webui.NewHealth(s.db, now)
+	links := &setupLinks{people: people, serverURL: serverURL, dir: cfg.dataDir, log: log}
 	build := readBuildInfo()
 	site, err := webui.NewSite(webui.SiteConfig{
 		Pages: pages, Identity: people, Sessions: sessions, Health: health, ServerURL: serverURL,
 		Root: root.Certificate(), IdentityCA: identityCA.Certificate(), OwnCA: ownCA,
-		Version: build, Release: build.Version,
+		SetupUsed: links.used,
+		Version:   build, Release: build.Version,
 	})
 	if err != nil {
 		return nil, err
@@ -187,6 +191,13 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 	}
 	desk, err := admin.New(admin.Config{
 		Devices: devices, Logins: people, Sessions: sessions, Pages: pages, Now: now, Demo: cfg.demo > 0,
+		Notice: func(ctx context.Context) (string, error) {
+			topics, err := pushTopics(ctx, s.db, pushCertificates)
+			if err != nil || topics > 0 {
+				return "", err
+			}
+			return "There is no push certificate yet: a device takes its commands when it checks in by itself.", nil
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -236,25 +247,26 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 	}
 
 	certificates := mux.Group(webui.Group{BodyLimit: 128 << 10, Timeout: 30 * time.Second, Fail: forPrograms})
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		certificates.Handle(method+" "+enroll.PathSCEP, webui.Plain(identities))
-	}
+	certificates.Handle(http.MethodPost+" "+enroll.PathSCEP, webui.Plain(identities))
+	certificates.Handle(http.MethodGet+" "+enroll.PathSCEP, door.ForDevices(webui.Plain(identities)))
 
 	api.Mount(mux)
 
 	localMux := webui.NewMux(forPrograms)
 	api.Mount(localMux)
-	mountLocal(localMux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: forPrograms}), people, serverURL)
+	mountLocal(localMux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: forPrograms}), links)
 
 	sameOrigin, err := webui.SameOrigin(serverURL, pages.Fail)
 	if err != nil {
 		return nil, err
 	}
 	return &server{
-		identity: people,
-		enroll:   enrollment,
-		devices:  devices,
-		health:   health,
+		identity:   people,
+		enroll:     enrollment,
+		devices:    devices,
+		health:     health,
+		setupLinks: links,
+		pushTopics: func(ctx context.Context) (int, error) { return pushTopics(ctx, s.db, pushCertificates) },
 
 		// Every request passes these, from the first to the last.
 		handler: webui.Chain(mux,
@@ -262,6 +274,7 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 			webui.AssignRequestID,
 			webui.AccessLog(log, now),
 			webui.Recover(log, pages.Fail),
+			health.Watch,
 			webui.SecurityHeaders(serverURL),
 			webui.ClientCertificateHeader(cfg.clientCertHeader, log),
 			sameOrigin,
@@ -271,6 +284,7 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 			webui.AssignRequestID,
 			webui.AccessLog(log, now),
 			webui.Recover(log, forPrograms),
+			health.Watch,
 			asOperator,
 		),
 		background: []runner{
@@ -282,6 +296,21 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 	}, nil
 }
 
+// pushTopics counts the topics that there are push certificates for.
+func pushTopics(ctx context.Context, db storage.DB, certificates *apns.Certificates) (n int, err error) {
+	err = db.View(ctx, func(tx storage.Tx) error {
+		n = 0
+		for _, err := range certificates.All(tx) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
 // asOperator lets whoever opened the Unix socket act as an owner.
 func asOperator(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -290,9 +319,9 @@ func asOperator(next http.Handler) http.Handler {
 }
 
 // mountLocal registers what only the operator of the machine may ask for.
-func mountLocal(r webui.Router, people *identity.Service, serverURL *url.URL) {
+func mountLocal(r webui.Router, links *setupLinks) {
 	r.Handle("POST "+setupLinkPath, func(w http.ResponseWriter, r *http.Request) error {
-		link, err := newSetupLink(r.Context(), people, serverURL)
+		link, err := links.make(r.Context())
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -32,6 +33,11 @@ const (
 // listens, and drains.
 func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) (err error) {
 	now := time.Now
+	// From the first moment on: what nobody catches ends the process.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
 	s, err := openState(ctx, cfg, log, now)
 	if err != nil {
 		return err
@@ -69,10 +75,12 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	defer local.Close()
 
 	network := netutil.LimitListener(listener, maxConnections)
+	reload := func(ctx context.Context) error { return ignore(ctx, hangup, log) }
 	if cert != nil {
 		network = tls.NewListener(network, tlsConfig(cert))
-		srv.background = append(srv.background, runner{"TLS certificate", cert.Run})
+		reload = func(ctx context.Context) error { return cert.Run(ctx, hangup) }
 	}
+	srv.background = append(srv.background, runner{"reload", reload})
 	if cfg.demo > 0 {
 		simulated := &demo{
 			n: cfg.demo, enroll: srv.enroll, devices: srv.devices,
@@ -83,6 +91,18 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		srv.background = append(srv.background, runner{"demo", simulated.Run})
 	}
 	return runServer(ctx, srv, network, local, serverURL, log, stderr)
+}
+
+// ignore takes the SIGHUP of a server that has no TLS certificate, until ctx ends.
+func ignore(ctx context.Context, hangup <-chan os.Signal, log *slog.Logger) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			log.InfoContext(ctx, "SIGHUP: there is no TLS certificate to load again")
+		}
+	}
 }
 
 // runServer serves both listeners and the background until ctx ends or one of them fails,
@@ -100,8 +120,8 @@ func runServer(ctx context.Context, srv *server, network, local net.Listener, se
 		})
 	}
 	servers := map[*http.Server]net.Listener{
-		newHTTPServer(srv.handler, log): network,
-		newHTTPServer(srv.local, log):   local,
+		newHTTPServer(srv.handler, patience, log): network,
+		newHTTPServer(srv.local, patience, log):   local,
 	}
 	for httpServer, l := range servers {
 		group.Go(func() error {
@@ -133,14 +153,24 @@ func runServer(ctx context.Context, srv *server, network, local net.Listener, se
 	return group.Wait()
 }
 
+// limits is how long a server waits for a client.
+type limits struct {
+	header time.Duration // and for a TLS handshake
+	body   time.Duration // groups of routes move it
+	answer time.Duration // and this
+	idle   time.Duration // between requests
+}
+
+var patience = limits{header: 10 * time.Second, body: 30 * time.Second, answer: time.Minute, idle: 2 * time.Minute}
+
 // newHTTPServer returns a server with limits on all that a client can hold up.
-func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+func newHTTPServer(h http.Handler, wait limits, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second, // groups of routes move it
-		WriteTimeout:      60 * time.Second, // and this
-		IdleTimeout:       2 * time.Minute,
+		ReadHeaderTimeout: wait.header,
+		ReadTimeout:       wait.body,
+		WriteTimeout:      wait.answer,
+		IdleTimeout:       wait.idle,
 		MaxHeaderBytes:    64 << 10,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 100,
@@ -280,14 +310,28 @@ func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server,
 	case tlsProxy:
 		fmt.Fprintf(&text, "  ! plain HTTP on %s: a proxy in front must do TLS\n", cfg.listen)
 	}
-	fmt.Fprintf(&text, "  ! no push certificate: commands wait until a device checks in by itself\n")
-	if !setUp.Done {
-		link, err := newSetupLink(ctx, srv.identity, serverURL)
+	topics, err := srv.pushTopics(ctx)
+	if err != nil {
+		return err
+	}
+	if topics == 0 {
+		fmt.Fprintf(&text, "  ! no push certificate: commands wait until a device checks in by itself\n")
+	} else {
+		fmt.Fprintf(&text, "  ! push certificates for %d topics, but this version sends no pushes: commands wait until a device checks in by itself\n", topics)
+	}
+	if setUp.Done {
+		srv.setupLinks.used(ctx) // left over, if there is one
+	} else {
+		link, err := srv.setupLinks.make(ctx)
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(&text, "Finish setup (one use, %d min):   %s\n", int(time.Until(link.ExpiresAt).Round(time.Minute).Minutes()), link.URL)
-		fmt.Fprintf(&text, "  lost it? run  gatehouse setup-link      headless?  GATEHOUSE_ADMIN_EMAIL + GATEHOUSE_ADMIN_PASSWORD_FILE\n")
+		again := "gatehouse setup-link"
+		if !cfg.usualDir {
+			again += " --data-dir " + cfg.dataDir
+		}
+		fmt.Fprintf(&text, "  lost it? run  %s      headless?  GATEHOUSE_ADMIN_EMAIL + GATEHOUSE_ADMIN_PASSWORD_FILE\n", again)
 	}
 	_, err = io.WriteString(w, text.String())
 	return err

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -44,8 +45,8 @@ type serveCommand struct {
 	BootstrapTokenFile string `type:"path" placeholder:"FILE" group:"First start" help:"While there is no API token yet, make this file's content (20 to 80 URL-safe characters) one with the scope owner."`
 	Demo               int    `placeholder:"N" group:"First start" help:"Enrol N simulated devices through the real endpoints."`
 
-	APNsURL string `name:"apns-url" placeholder:"URL" group:"Push" help:"Not in this version."`
-	APNsCA  string `name:"apns-ca" type:"path" placeholder:"FILE" group:"Push" help:"Not in this version."`
+	APNsURL string `name:"apns-url" placeholder:"URL" group:"Push" help:"Another endpoint than Apple's push service. Accepted, but this version sends no pushes."`
+	APNsCA  string `name:"apns-ca" type:"path" placeholder:"FILE" group:"Push" help:"PEM certificates to trust there. Accepted, but this version sends no pushes."`
 
 	LogFormat string `enum:"text,json," default:"" placeholder:"FORMAT" group:"Log" help:"text or json. Default: text on a terminal, else json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" group:"Log" help:"debug, info, warn or error (default ${default})."`
@@ -72,6 +73,7 @@ func (n *network) UnmarshalText(text []byte) error {
 // others filled in.
 type config struct {
 	dataDir        string
+	usualDir       bool // dataDir is the default
 	secretsKeyFile string
 	caKeyBits      int
 
@@ -111,10 +113,26 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 	for _, warning := range p.settings.strangers(kctx.Flags()) {
 		log.WarnContext(ctx, warning)
 	}
+	if c.APNsURL != "" || c.APNsCA != "" {
+		log.WarnContext(ctx, "this version sends no pushes yet: --apns-url and --apns-ca have no effect")
+	}
+	tuneCollector(p.env)
 	if err := serve(ctx, cfg, log, p.stderr); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// tuneCollector lets the heap grow to several times what lives in it before the
+// garbage collector runs. The server keeps its state in the database, so that a few
+// MB are alive while requests allocate hundreds of MB a second: at Go's default the
+// collector would run hundreds of times a second to keep the process at 10 MB.
+// GOGC and GOMEMLIMIT in the environment still decide if they are set.
+func tuneCollector(env environment) {
+	const percent = 300 // four times what lives: some 20 MB more than at the default
+	if env["GOGC"] == "" && env["GOMEMLIMIT"] == "" {
+		debug.SetGCPercent(percent)
+	}
 }
 
 // check validates what was asked for. Its errors name the flag.
@@ -139,12 +157,14 @@ func (c *serveCommand) check(env environment) (config, error) {
 	if err := cfg.logLevel.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return config{}, invalid("log-level", "%w", err)
 	}
-	if cfg.dataDir == "" {
-		dir, err := defaultDataDir(env, os.Geteuid() == 0)
-		if err != nil {
-			return config{}, err
-		}
-		cfg.dataDir = dir
+	usual, err := defaultDataDir(env, os.Geteuid() == 0)
+	switch {
+	case cfg.dataDir != "":
+		cfg.usualDir = cfg.dataDir == usual
+	case err != nil:
+		return config{}, err
+	default:
+		cfg.dataDir, cfg.usualDir = usual, true
 	}
 	if cfg.secretsKeyFile == "" {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
@@ -169,11 +189,9 @@ func (c *serveCommand) checkVersion(*config) error {
 		return invalid("tls-mode", "this version has no ACME yet; use files with a certificate from an ACME client, or proxy behind a proxy that does ACME")
 	case c.MetricsListen != "":
 		return invalid("metrics-listen", "this version has no metrics yet; leave it out")
-	case c.APNsURL != "":
-		return invalid("apns-url", "this version sends no pushes yet; leave it out: devices fetch commands when they check in by themselves")
-	case c.APNsCA != "":
-		return invalid("apns-ca", "this version sends no pushes yet; leave it out")
 	}
+	// Not so --apns-url and --apns-ca: without them a server works as well as with
+	// them in this version, and scripts may give them already.
 	return nil
 }
 
