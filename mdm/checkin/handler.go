@@ -87,8 +87,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(reply) // a device that went away asks again
 }
 
-// errTooLarge means that a body breaks its limit.
-var errTooLarge = errors.New("the body is too large")
+var (
+	// errTooLarge means that a body breaks its limit.
+	errTooLarge = errors.New("the body is too large")
+	// errStranger means the same of a body that names no certificate of ours.
+	errStranger = errors.New("the body is too large, and no device's")
+)
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, release, err := h.read(w, r)
@@ -142,7 +146,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	}
 	if err := h.recognize(r); err != nil {
 		if n, _ := io.CopyN(io.Discard, src, limit+1-int64(len(body))); int64(len(body))+n > limit {
-			err = errTooLarge // the plainer truth
+			err = errStranger
 		}
 		return nil, release, err
 	}
@@ -339,6 +343,7 @@ var refusals = []struct {
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
+	{errStranger, http.StatusRequestEntityTooLarge},
 	{guard.ErrTooLarge, http.StatusRequestEntityTooLarge},
 	{enroll.ErrStale, http.StatusBadRequest},
 	{enroll.ErrBadMessage, http.StatusBadRequest},

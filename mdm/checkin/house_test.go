@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -337,4 +340,19 @@ func answer(t testing.TB, c *mdmtest.Channel, uuid, status string) string {
 	cmd, err := c.Report(t.Context(), mdmtest.Result{CommandUUID: uuid, Status: status})
 	must(t, err)
 	return next(cmd)
+}
+
+// selfSigned is the certificate of somebody that nobody knows.
+func selfSigned(t testing.TB) (*x509.Certificate, *rsa.PrivateKey) {
+	t.Helper()
+	pool, err := deviceKeys()
+	must(t, err)
+	key, err := pool.Key()
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "device"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	cert, err := x509.ParseCertificate(der)
+	must(t, err)
+	return cert, key
 }
