@@ -1,0 +1,228 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// AuthenticateMessage is what an Authenticate says.
+type AuthenticateMessage struct {
+	ID    mdm.AppleID
+	Topic string
+	Facts mdm.Facts
+}
+
+// Authenticate begins an enrollment, or a renewal, or is the repetition of
+// either. What it is follows from the certificate alone (DESIGN 3):
+//
+//   - one that an attempt was given makes or finds the device and starts afresh;
+//   - the one that a device has in force is a retry, and clears nothing;
+//   - the one issued to replace that one is a step of the renewal, and clears nothing.
+//
+// It is all one transaction, after everything was checked.
+func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessage) error {
+	if m.ID.UserID != "" {
+		return fmt.Errorf("%w: Authenticate names a user", ErrBadMessage)
+	}
+	if err := m.ID.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadMessage, err)
+	}
+	clampFacts(&m.Facts)
+
+	var d mdm.Device
+	var attemptID, step string
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		attemptID, step = "", ""
+		c, err := s.known(tx, p)
+		attemptID = c.cert.AttemptID
+		if err != nil {
+			return err
+		}
+		if c.device.ID == "" {
+			step = "enrollment"
+			d, err = s.begin(tx, c, m)
+			return err
+		}
+		d = c.device
+		switch {
+		case d.AppleID != m.ID:
+			return ErrForeignDevice
+		case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
+			return ErrGone
+		case c.current():
+			step = "retry"
+			learnFacts(&d, m.Facts)
+		case c.candidate():
+			step = "renewal"
+			d.Renewal.Authenticated = true
+			learnFacts(&d, m.Facts)
+		default:
+			return ErrRetired
+		}
+		return mdm.PutDevice(tx, d)
+	})
+	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) {
+		s.failRefused(ctx, attemptID, err)
+	}
+	if err != nil {
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	s.mdm.Saw(d.ID)
+	s.log.InfoContext(ctx, "device authenticated", "device", d.ID, "step", step, "attempt", d.AttemptID)
+	return nil
+}
+
+// begin makes or finds the device that an attempt's certificate speaks for, and
+// binds the two for good.
+func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Device, error) {
+	now := s.now().UTC()
+	a, err := attempts.Get(tx, c.cert.AttemptID)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Stage != IdentityIssued {
+		return mdm.Device{}, fmt.Errorf("%w: its attempt is over", ErrUnidentified)
+	}
+	if err != nil {
+		return mdm.Device{}, err
+	}
+	d, err := mdm.FindDevice(tx, m.ID)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		d = mdm.Device{ID: mdm.DeviceID(newID()), CreatedAt: now}
+	case err != nil:
+		return mdm.Device{}, err
+	default:
+		if err := mayBeginAgain(d, a); err != nil {
+			return mdm.Device{}, err
+		}
+		if err := s.startAfresh(tx, d); err != nil {
+			return mdm.Device{}, err
+		}
+	}
+	d = mdm.Device{
+		ID: d.ID, CreatedAt: d.CreatedAt,
+		Type: mdm.TypeDevice, State: mdm.Pending, AppleID: m.ID,
+		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: AllRights,
+		Identity: c.fp, AuthenticatedAt: now,
+	}
+	if m.ID.EnrollmentID != "" {
+		d.Type, d.AccessRights = mdm.TypeUser, 0 // its rights are fixed by Apple
+	}
+	learnFacts(&d, m.Facts)
+	if err := s.depot.Bind(tx, depot.Fingerprint(c.fp), string(d.ID)); err != nil {
+		return mdm.Device{}, err
+	}
+	a.DeviceID = d.ID
+	a.enter(CheckedIn, now)
+	if err := attempts.Put(tx, a); err != nil {
+		return mdm.Device{}, err
+	}
+	return d, mdm.PutDevice(tx, d)
+}
+
+// mayBeginAgain says whether attempt a may take over device d. One that is
+// enrolled is given up only to the person it belongs to: a device that was
+// erased can't say goodbye, but neither may a stranger who knows its UDID claim
+// it. One that never finished its enrollment has nothing to protect.
+func mayBeginAgain(d mdm.Device, a Attempt) error {
+	switch {
+	case d.State == mdm.Blocked:
+		return mdm.ErrBlocked
+	case d.State == mdm.Enrolled && (a.User == "" || a.User != d.User):
+		return ErrDeviceOwned
+	}
+	return nil
+}
+
+// startAfresh ends what an earlier enrollment of d left: its certificates, queue,
+// secrets and answers. Its user channels wait for a TokenUpdate of their own.
+func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
+	if err := s.depot.RevokeDevice(tx, string(d.ID), reasonSuperseded, s.now().UTC()); err != nil {
+		return err
+	}
+	if err := s.forget(tx, d.ID); err != nil {
+		return err
+	}
+	var users []mdm.Device
+	for u, err := range mdm.UserChannels(tx, d.ID) {
+		if err != nil {
+			return err
+		}
+		users = append(users, u)
+	}
+	for _, u := range users {
+		if u.State != mdm.Blocked {
+			u.State = mdm.Pending
+		}
+		u.Push, u.TokenUpdates = nil, 0
+		if err := mdm.PutDevice(tx, u); err != nil {
+			return err
+		}
+		if err := s.forget(tx, u.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
+	if err := s.mdm.CancelPending(tx, id); err != nil {
+		return err
+	}
+	if err := s.mdm.ForgetSecrets(tx, id); err != nil {
+		return err
+	}
+	return mdm.ForgetAttributes(tx, id)
+}
+
+// failRefused tells the attempt why its device was turned away. The refusal
+// itself changed nothing, so this is a transaction of its own.
+func (s *Service) failRefused(ctx context.Context, attemptID string, refusal error) {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		a, err := attempts.Get(tx, attemptID)
+		if err != nil {
+			return err
+		}
+		if a.Stage != IdentityIssued {
+			return nil
+		}
+		return s.failAttempt(tx, a, codeOf(refusal))
+	})
+	if err != nil {
+		s.log.WarnContext(ctx, "attempt not marked as failed", "attempt", attemptID, "err", err)
+	}
+}
+
+// Identify checks who sent a message that changes nothing by itself.
+func (s *Service) Identify(ctx context.Context, p Peer, id mdm.AppleID) error {
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		_, err := s.identify(tx, p, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("identify: %w", err)
+	}
+	return nil
+}
+
+// learnFacts takes over what the device told of itself. A User Enrollment has no
+// serial number to tell, and one that it tells is not kept.
+func learnFacts(d *mdm.Device, f mdm.Facts) {
+	if d.Type == mdm.TypeUser {
+		f.SerialNumber, f.IMEI, f.MEID = "", "", ""
+	}
+	f.Supervised = d.Supervised
+	f.UserShortName, f.UserLongName = "", ""
+	d.Facts = f
+}
+
+func clampFacts(f *mdm.Facts) {
+	for _, v := range []*string{
+		&f.SerialNumber, &f.DeviceName, &f.Model, &f.ModelName, &f.ProductName, &f.OSVersion, &f.BuildVersion, &f.IMEI, &f.MEID,
+	} {
+		*v = mdm.Clamp(*v)
+	}
+}

@@ -1,0 +1,113 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Revocation reasons (RFC 5280, 5.3.1) as enrollment uses them.
+const (
+	reasonSuperseded = "superseded"
+	reasonCessation  = "cessationOfOperation"
+)
+
+// CheckOut ends an enrollment at the device's wish; of a user channel, only that
+// user's. A second one changes nothing and is no error.
+func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
+	var gone mdm.DeviceID
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		c, err := s.identify(tx, p, id)
+		if errors.Is(err, ErrGone) && c.device.AppleID == id.Device() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		d, err := c.channel(tx, id)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // a user that never came
+		}
+		if err != nil {
+			return err
+		}
+		gone = d.ID
+		return s.end(tx, d, mdm.Unenrolled)
+	})
+	if err != nil {
+		return fmt.Errorf("check out: %w", err)
+	}
+	if gone != "" {
+		s.mdm.Changed()
+		s.log.InfoContext(ctx, "checked out", "device", gone)
+	}
+	return nil
+}
+
+// Unenroll ends an enrollment from this side: the certificates are revoked, so
+// that the device is told to remove its profile when it next calls.
+func (s *Service) Unenroll(ctx context.Context, id mdm.DeviceID) (mdm.Device, error) {
+	return s.endByID(ctx, id, mdm.Unenrolled)
+}
+
+// Block is Unenroll for good: the device may not enroll again.
+func (s *Service) Block(ctx context.Context, id mdm.DeviceID) (mdm.Device, error) {
+	return s.endByID(ctx, id, mdm.Blocked)
+}
+
+func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State) (d mdm.Device, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if d, err = mdm.GetDevice(tx, id); err != nil {
+			return err
+		}
+		if d.State == state || d.State == mdm.Blocked {
+			return nil
+		}
+		if err := s.end(tx, d, state); err != nil {
+			return err
+		}
+		d, err = mdm.GetDevice(tx, id)
+		return err
+	})
+	if err != nil {
+		return mdm.Device{}, fmt.Errorf("end enrollment: %w", err)
+	}
+	s.mdm.Changed()
+	s.log.InfoContext(ctx, "enrollment ended", "device", id, "state", d.State)
+	return d, nil
+}
+
+// end makes trust follow state: with the enrollment go its certificates, its
+// queue and its user channels, in one transaction.
+func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State) error {
+	now := s.now().UTC()
+	if d.ParentID == "" {
+		if err := s.depot.RevokeDevice(tx, string(d.ID), reasonCessation, now); err != nil {
+			return err
+		}
+		var users []mdm.Device
+		for u, err := range mdm.UserChannels(tx, d.ID) {
+			if err != nil {
+				return err
+			}
+			users = append(users, u)
+		}
+		for _, u := range users {
+			if u.State == mdm.Blocked {
+				continue
+			}
+			if err := s.end(tx, u, mdm.Unenrolled); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.mdm.CancelPending(tx, d.ID); err != nil {
+		return err
+	}
+	d.State, d.Push, d.Renewal = state, nil, nil
+	d.UnenrolledAt = now
+	return mdm.PutDevice(tx, d)
+}

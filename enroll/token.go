@@ -1,0 +1,166 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// maxPushText bounds what a TokenUpdate says of topic and magic, in bytes.
+const maxPushText = 255
+
+// TokenUpdateMessage is what a TokenUpdate says.
+type TokenUpdateMessage struct {
+	ID            mdm.AppleID
+	Push          mdm.Push
+	UnlockToken   []byte
+	UserShortName string
+	UserLongName  string
+}
+
+// TokenUpdate takes note of where Apple's push service finds an enrollment. The
+// first one after Authenticate completes the enrollment; the first of a user
+// makes the user's channel.
+func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage) error {
+	switch {
+	case m.Push.Topic == "" || m.Push.Magic == "" || len(m.Push.Token) == 0:
+		return fmt.Errorf("%w: TokenUpdate lacks Topic, PushMagic or Token", ErrBadMessage)
+	case len(m.Push.Topic) > maxPushText || len(m.Push.Magic) > maxPushText || len(m.Push.Token) > 1024:
+		return fmt.Errorf("%w: TokenUpdate's Topic, PushMagic or Token is too long", ErrBadMessage)
+	case len(m.UnlockToken) > 64<<10:
+		return fmt.Errorf("%w: TokenUpdate's UnlockToken is too long", ErrBadMessage)
+	}
+	m.Push.SignedAt = p.SignedAt.UTC()
+
+	var id mdm.DeviceID
+	var enrolled bool
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		enrolled = false
+		c, err := s.identify(tx, p, m.ID)
+		if err != nil {
+			return err
+		}
+		if m.ID.UserID != "" {
+			id, enrolled, err = s.userToken(tx, c, m)
+			return err
+		}
+		id = c.device.ID
+		enrolled, err = s.deviceToken(tx, c, m)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("token update: %w", err)
+	}
+	s.mdm.Saw(id)
+	if enrolled {
+		s.log.InfoContext(ctx, "enrolled", "device", id)
+	}
+	return nil
+}
+
+func (s *Service) deviceToken(tx storage.Tx, c caller, m TokenUpdateMessage) (enrolled bool, err error) {
+	d := c.device
+	// The token may change on either certificate of a renewal. It takes effect at
+	// once under the old one; under the new one with the renewal, because a device
+	// whose renewal failed goes back to its old magic.
+	if c.candidate() {
+		if older(m.Push, d.Renewal.Push) {
+			return false, ErrStale
+		}
+		d.Renewal.Push = &m.Push
+		d.Renewal.TokenUpdated = true
+	} else {
+		if older(m.Push, d.Push) {
+			return false, ErrStale
+		}
+		d.Push = &m.Push
+	}
+	if len(m.UnlockToken) > 0 && d.Type != mdm.TypeUser { // a missing one does not delete the stored one
+		if err := s.mdm.SetSecret(tx, d.ID, mdm.UnlockToken, m.UnlockToken); err != nil {
+			return false, err
+		}
+	}
+	d.TokenUpdates++
+	if d.State == mdm.Pending {
+		if err := s.complete(tx, &d); err != nil {
+			return false, err
+		}
+		enrolled = true
+	}
+	return enrolled, s.settle(tx, d)
+}
+
+// complete turns a pending device into an enrolled one.
+func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
+	d.State = mdm.Enrolled
+	d.EnrolledAt = s.now().UTC()
+	a, err := attempts.Get(tx, d.AttemptID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // swept
+	}
+	if err != nil {
+		return err
+	}
+	a.enter(Enrolled, s.now())
+	return attempts.Put(tx, a)
+}
+
+func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.DeviceID, bool, error) {
+	now := s.now().UTC()
+	u, err := mdm.FindDevice(tx, m.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		u, err = mdm.Device{ID: mdm.DeviceID(newID()), CreatedAt: now}, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	if older(m.Push, u.Push) {
+		return "", false, ErrStale
+	}
+	parent := c.device
+	if parent.Type == mdm.TypeUser {
+		if err := onlyUser(tx, parent.ID, m.ID); err != nil {
+			return "", false, err
+		}
+	}
+	if u.State == mdm.Blocked {
+		return "", false, mdm.ErrBlocked
+	}
+	enrolled := u.State != mdm.Enrolled
+	if enrolled {
+		u = mdm.Device{
+			ID: u.ID, CreatedAt: u.CreatedAt, ParentID: parent.ID, Type: mdm.TypeUserChannel, State: mdm.Enrolled, AppleID: m.ID,
+			Ownership: parent.Ownership, User: parent.User, AttemptID: parent.AttemptID, Demo: parent.Demo,
+			AccessRights: parent.AccessRights, AuthenticatedAt: now, EnrolledAt: now,
+		}
+	}
+	// What the user's channel may be asked depends on the device that it is on.
+	u.ProductName, u.Model, u.OSVersion, u.BuildVersion = parent.ProductName, parent.Model, parent.OSVersion, parent.BuildVersion
+	u.Push = &m.Push
+	u.TokenUpdates++
+	u.UserShortName, u.UserLongName = mdm.Clamp(m.UserShortName), mdm.Clamp(m.UserLongName)
+	return u.ID, enrolled, mdm.PutDevice(tx, u)
+}
+
+// onlyUser refuses a second user of a User Enrollment: it belongs to one person,
+// so another EnrollmentUserID is somebody else.
+func onlyUser(tx storage.Tx, parent mdm.DeviceID, id mdm.AppleID) error {
+	for u, err := range mdm.UserChannels(tx, parent) {
+		if err != nil {
+			return err
+		}
+		if u.AppleID != id && u.State != mdm.Unenrolled {
+			return fmt.Errorf("%w: the enrollment is another user's", ErrForeignDevice)
+		}
+	}
+	return nil
+}
+
+// older says that a push token was signed before the one in force: then it is a
+// captured message that someone sent again.
+func older(p mdm.Push, inForce *mdm.Push) bool {
+	return inForce != nil && !p.SignedAt.IsZero() && p.SignedAt.Before(inForce.SignedAt)
+}
