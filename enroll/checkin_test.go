@@ -384,6 +384,22 @@ func TestAnEnrollmentThatDidNotFinishCanBeTriedAgain(t *testing.T) {
 	wantErr(t, "the first try", first.tokenUpdate("late"), enroll.ErrRetired)
 }
 
+func TestCheckOutLiftsNoBlockOfAUser(t *testing.T) {
+	keyring.reset()
+	h := newHouse(t)
+	p := h.enrolled(t, "ana", mac)
+	user := mdm.AppleID{UDID: mac.UDID, UserID: "501"}
+	must(t, p.tokenUpdateAs(user, "user-magic"))
+	blocked, err := h.Block(context.Background(), h.device(t, user).ID)
+	must(t, err)
+	h.pass(time.Hour)
+	must(t, h.CheckOut(context.Background(), p.peer(), user))
+	if d := h.device(t, user); d.State != mdm.Blocked || !d.UnenrolledAt.Equal(blocked.UnenrolledAt) {
+		t.Errorf("after CheckOut the user is %s since %v, want blocked since %v", d.State, d.UnenrolledAt, blocked.UnenrolledAt)
+	}
+	wantErr(t, "TokenUpdate after CheckOut", p.tokenUpdateAs(user, "back"), mdm.ErrBlocked)
+}
+
 func TestABlockedDeviceDoesNotComeBack(t *testing.T) {
 	keyring.reset()
 	ctx := context.Background()

@@ -20,6 +20,7 @@ const (
 func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 	var gone mdm.DeviceID
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		gone = ""
 		c, err := s.identify(tx, p, id)
 		if errors.Is(err, ErrGone) && c.device.AppleID == id.Device() {
 			return nil
@@ -33,6 +34,9 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 		}
 		if err != nil {
 			return err
+		}
+		if d.State == mdm.Unenrolled || d.State == mdm.Blocked {
+			return nil // a user channel that ended before its device: going once more lifts no block
 		}
 		gone = d.ID
 		return s.end(tx, d, mdm.Unenrolled)
