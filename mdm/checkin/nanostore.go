@@ -43,16 +43,7 @@ func NewNanoStore(db storage.DB, devices *gatehouse.Service, certs *apns.Certifi
 // errNotEnabled is what NanoMDM's clients of an enrollment get that is over.
 var errNotEnabled = errors.New("the enrollment is not enabled")
 
-// nanoID is NanoMDM's name for an enrollment: "UDID", or "UDID:UserID".
-func nanoID(a gatehouse.AppleID) string {
-	id := a.UDID + a.EnrollmentID
-	if a.UserID != "" {
-		id += ":" + a.UserID
-	}
-	return id
-}
-
-// find returns the device that NanoMDM calls id.
+// find returns the device that NanoMDM calls id: "UDID", or "UDID:UserID".
 func find(tx storage.Tx, id string) (gatehouse.Device, error) {
 	device, user, _ := strings.Cut(id, ":")
 	d, err := gatehouse.FindDevice(tx, gatehouse.AppleID{UDID: device, UserID: user})
@@ -62,7 +53,7 @@ func find(tx storage.Tx, id string) (gatehouse.Device, error) {
 	return d, err
 }
 
-// appleIDOf is the reverse of nanoID, for a request whose kind is known.
+// appleIDOf reads NanoMDM's id of a request, whose kind is known.
 func appleIDOf(e *mdm.EnrollID) gatehouse.AppleID {
 	device, user, _ := strings.Cut(e.ID, ":")
 	if e.Type == mdm.UserEnrollmentDevice || e.Type == mdm.UserEnrollment {
