@@ -60,11 +60,7 @@ func (p *Portal) welcome(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (p *Portal) link(w http.ResponseWriter, r *http.Request) error {
-	code := r.PathValue("code")
-	link, err := p.Enroll.OpenLink(r.Context(), code)
-	if err == nil && link.Login != enroll.LoginNone {
-		err = enroll.ErrLoginRequired
-	}
+	link, err := p.usable(r)
 	if err != nil {
 		return explain(err)
 	}
@@ -79,8 +75,25 @@ func (p *Portal) link(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// profile answers a new attempt's enrollment profile.
+// usable returns the link that r names, if a device can enroll by it.
+func (p *Portal) usable(r *http.Request) (enroll.Link, error) {
+	link, err := p.Enroll.OpenLink(r.Context(), r.PathValue("code"))
+	if err == nil && link.Login != enroll.LoginNone {
+		err = enroll.ErrLoginRequired
+	}
+	return link, err
+}
+
+// profile answers a new attempt's enrollment profile. HEAD, which download managers
+// and previews of links ask first, makes no attempt.
 func (p *Portal) profile(w http.ResponseWriter, r *http.Request) error {
+	if r.Method == http.MethodHead {
+		if _, err := p.usable(r); err != nil {
+			return explain(err)
+		}
+		webui.SendFile(w, "application/x-apple-aspen-config", "enroll.mobileconfig", nil)
+		return nil
+	}
 	signed, _, err := p.Enroll.NewEnrollment(r.Context(), r.PathValue("code"))
 	if err != nil {
 		return explain(err)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 
 // door has one link for each way in which a link can be: its code is the error's
 // index, or "open".
-type door struct{}
+type door struct{ attempts *atomic.Int32 }
 
 var refused = []error{enroll.ErrLinkUnknown, enroll.ErrLinkExpired, enroll.ErrLinkUsedUp, enroll.ErrLinkRevoked, enroll.ErrLoginRequired}
 
@@ -34,17 +35,23 @@ func (door) OpenLink(_ context.Context, code string) (enroll.Link, error) {
 
 func (d door) NewEnrollment(ctx context.Context, code string) ([]byte, enroll.Attempt, error) {
 	_, err := d.OpenLink(ctx, code)
+	d.attempts.Add(1)
 	return []byte("signed profile"), enroll.Attempt{}, err
 }
 
 func open(t *testing.T) http.Handler {
+	t.Helper()
+	return openDoor(t, door{new(atomic.Int32)})
+}
+
+func openDoor(t *testing.T, d door) http.Handler {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	pages, err := webui.NewPages(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := portal.New(portal.Config{Enroll: door{}, Pages: pages, Organisation: "Example", OwnCA: true, Fingerprint: "5F:2C"})
+	p, err := portal.New(portal.Config{Enroll: d, Pages: pages, Organisation: "Example", OwnCA: true, Fingerprint: "5F:2C"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +120,25 @@ func TestLinkLeadsToTheProfile(t *testing.T) {
 	}
 	if profile.Code != 200 || profile.Body.String() != "signed profile" {
 		t.Errorf("profile = %d %s", profile.Code, profile.Body)
+	}
+}
+
+func TestOnlyGetMakesAnAttempt(t *testing.T) {
+	d := door{new(atomic.Int32)}
+	h := openDoor(t, d)
+	for _, tt := range []struct {
+		method, code     string
+		status, attempts int
+	}{
+		{"HEAD", "open", 200, 0},
+		{"HEAD", "1", 410, 0},
+		{"GET", "open", 200, 1},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(tt.method, "/enroll/l/"+tt.code+"/profile", nil))
+		if got := int(d.attempts.Load()); w.Code != tt.status || got != tt.attempts {
+			t.Errorf("%s with code %s = %d and %d attempts, want %d and %d", tt.method, tt.code, w.Code, got, tt.status, tt.attempts)
+		}
 	}
 }
 
