@@ -275,6 +275,7 @@ func BenchmarkRSAOfAnEnrollment(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	//lint:ignore SA1019 as SCEP's clients do
 	sealed, err := rsa.EncryptPKCS1v15(rand.Reader, &authority.PublicKey, make([]byte, 16))
 	if err != nil {
 		b.Fatal(err)
@@ -285,6 +286,7 @@ func BenchmarkRSAOfAnEnrollment(b *testing.B) {
 				return err
 			}
 		}
+		//lint:ignore SA1019 as SCEP's clients do
 		if err := rsa.DecryptPKCS1v15SessionKey(rand.Reader, authority, sealed, make([]byte, 16)); err != nil {
 			return err
 		}
