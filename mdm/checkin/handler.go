@@ -145,7 +145,8 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 		limit = maxCheckIn
 	}
 	if err := h.recognize(r); err != nil {
-		if n, _ := io.CopyN(io.Discard, src, limit+1-int64(len(body))); int64(len(body))+n > limit {
+		rest := limit + 1 - int64(len(body))
+		if n, _ := io.CopyN(io.Discard, src, rest); n == rest && errors.Is(err, enroll.ErrUnidentified) {
 			err = errStranger
 		}
 		return nil, release, err
