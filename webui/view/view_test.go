@@ -15,8 +15,13 @@ import (
 	"time"
 )
 
-// hostile is what a device could call itself.
-const hostile = `"><script>alert(1)</script>`
+// What a device or a person could be called.
+const (
+	hostile     = `"><script>alert(1)</script>`
+	rightToLeft = "جهاز آيباد الخاص بمريم في المكتب الرئيسي"
+)
+
+var long = strings.Repeat("Ana-Maria", 22) // no place to break
 
 func samples() []Page {
 	now := time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)
@@ -28,6 +33,7 @@ func samples() []Page {
 		Welcome{Layout: Layout{Title: "Welcome"}, OwnCA: true, Fingerprint: "5F:2C", Version: hostile},
 		Welcome{Layout: Layout{Title: "Welcome"}, SetUp: true},
 		Setup{Layout: Layout{Title: "Finish setup"}},
+		Setup{Layout: Layout{Title: "Finish setup"}, Error: hostile},
 		Login{Layout: Layout{Title: "Sign in"}, Error: hostile, Email: hostile, Next: hostile},
 		Message{Layout: Layout{Title: "No"}, Heading: hostile, Text: hostile, Command: hostile, Action: Link{hostile, "/"}, Code: hostile, RequestID: hostile, Details: hostile},
 		Devices{Layout: layout, First: true},
@@ -37,6 +43,13 @@ func samples() []Page {
 		}},
 		Device{Layout: layout, Name: hostile, State: state, Facts: facts, Attributes: facts, OlderURL: "/x", NewestURL: "/y", Commands: []CommandRow{
 			{Name: hostile, UUID: hostile, State: state, Created: seen, Errors: []string{hostile}},
+		}},
+		Devices{Layout: Layout{Title: "Devices", Nav: layout.Nav, User: long}, First: true, Notice: long, Items: []DeviceRow{
+			{URL: "/admin/devices/1", Name: long, Model: long, Parent: Link{long, "/"}, OS: long, Owner: long, Type: long, State: State{Text: "enrolled", Tone: Good}, LastSeen: seen, Pending: 1234},
+			{URL: "/admin/devices/2", Name: rightToLeft, Model: rightToLeft, OS: rightToLeft, Owner: rightToLeft, Type: rightToLeft, State: State{Text: "pending", Tone: Waiting}},
+		}},
+		Device{Layout: Layout{Title: "Device", Nav: layout.Nav, User: "ana"}, Name: long, Demo: true, State: State{"blocked", Bad, long}, Facts: []Fact{{Label: long, Value: long}, {Label: "Device", Value: long, URL: "/"}}, Attributes: []Fact{{Label: long, Value: rightToLeft, Mono: true}}, Commands: []CommandRow{
+			{Name: long, UUID: long, State: State{"not now", Waiting, long}, Created: seen, Errors: []string{long, rightToLeft}},
 		}},
 		Device{Layout: layout, Name: "x"},
 		Enroll{Layout: Layout{Title: "Enrol"}, OwnCA: true, Fingerprint: "5F:2C"},

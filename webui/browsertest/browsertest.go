@@ -1,0 +1,173 @@
+// Package browsertest looks at pages in a real browser, for tests.
+package browsertest
+
+import (
+	"context"
+	_ "embed"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// patience is how long a test may take to see what it waits for, everything
+// together: a browser on a busy machine is slow, but not that slow.
+const patience = 2 * time.Minute
+
+// Browser is one tab of a browser of its own, without cookies.
+type Browser struct {
+	t   testing.TB
+	ctx context.Context
+}
+
+// Open starts a browser, which ends with the test. Where none is installed the test
+// is skipped; in CI it fails.
+func Open(t testing.TB) *Browser {
+	t.Helper()
+	program := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			program = path
+			break
+		}
+	}
+	if program == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("no chromium is installed, and CI skips nothing")
+		}
+		t.Skip("no chromium is installed")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	ctx, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(program),
+		chromedp.NoSandbox, // which root can't have
+		chromedp.DisableGPU,
+		chromedp.IgnoreCertErrors,
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+	)...)
+	t.Cleanup(stop)
+	ctx, closeTab := chromedp.NewContext(ctx)
+	t.Cleanup(closeTab)
+	b := &Browser{t, ctx}
+	b.Do(chromedp.Navigate("about:blank"))
+	return b
+}
+
+// In returns the same tab for a subtest, which then is the one that fails.
+func (b *Browser) In(t testing.TB) *Browser { return &Browser{t, b.ctx} }
+
+// Do runs steps, and fails the test if one does.
+func (b *Browser) Do(steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	if err := chromedp.Do(b.ctx, steps...); err != nil {
+		b.t.Fatalf("%v\n%s", err, b.text())
+	}
+}
+
+// Go opens url.
+func (b *Browser) Go(url string) {
+	b.t.Helper()
+	b.Do(chromedp.Navigate(url))
+}
+
+// Submit clicks the element at a CSS selector and waits for the page that it leads to.
+// It returns the page's status.
+func (b *Browser) Submit(selector string) int {
+	b.t.Helper()
+	resp, err := chromedp.RunResponse(b.ctx, chromedp.Click(chromedp.CSS(selector)))
+	if err != nil {
+		b.t.Fatalf("click %s: %v\n%s", selector, err, b.text())
+	}
+	return int(resp.Status)
+}
+
+// Type types text into the input at a CSS selector.
+func (b *Browser) Type(selector, text string) {
+	b.t.Helper()
+	b.Do(chromedp.SendKeys(chromedp.CSS(selector), text))
+}
+
+// Await waits until a JavaScript expression is true. The page may change meanwhile.
+func (b *Browser) Await(expression string) {
+	b.t.Helper()
+	for {
+		_, err := chromedp.Run(b.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
+		if err == nil {
+			return
+		}
+		if b.ctx.Err() != nil {
+			b.t.Fatalf("never true: %s\n%s", expression, b.text())
+		}
+		// The page went away under the question: ask its successor.
+	}
+}
+
+// Eval returns the value of a JavaScript expression; of a promise, what it becomes.
+func Eval[T any](b *Browser, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		b.t.Fatalf("%s: %v\n%s", expression, err, b.text())
+	}
+	return v
+}
+
+// Screen sets the size of the window in CSS pixels, with touch and a phone's
+// rendering below 700, and whether the user prefers dark pages.
+func (b *Browser) Screen(width, height int64, dark bool) {
+	b.t.Helper()
+	_, err := chromedp.Call(b.ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
+		Width: width, Height: height, DeviceScaleFactor: 1, Mobile: width < 700,
+	})
+	if err == nil {
+		scheme := "light"
+		if dark {
+			scheme = "dark"
+		}
+		_, err = chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}},
+		})
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// WithoutScripts lets pages run no script from now on.
+func (b *Browser) WithoutScripts() {
+	b.t.Helper()
+	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// text is what the page says, for the messages of tests that failed.
+func (b *Browser) text() string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 2*time.Second)
+	defer cancel()
+	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`location.href + "\n" + document.body.innerText`))
+	if err != nil {
+		return "(the page can't be read: " + err.Error() + ")"
+	}
+	return text
+}
+
+//go:embed defects.js
+var defects string
+
+// Check reports what is wrong with the page as it is on the screen: landmarks,
+// headings, labels, contrast, targets too small for a finger, text cut off, and
+// anything wider than the window. It stands for what is mechanical in WCAG 2.2 AA.
+func (b *Browser) Check() {
+	b.t.Helper()
+	if found := Eval[[]string](b, defects); len(found) > 0 {
+		b.t.Errorf("%s:\n\t%s", Eval[string](b, "document.title + ' at ' + innerWidth + ' px'"), strings.Join(found, "\n\t"))
+	}
+}

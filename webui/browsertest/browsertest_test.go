@@ -1,0 +1,49 @@
+package browsertest
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestDefectsAreFound(t *testing.T) {
+	var page string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, `<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1">`+page)
+	}))
+	defer srv.Close()
+	browser := Open(t)
+	browser.Screen(320, 720, false)
+
+	const head, foot = `<html lang="en"><title>x</title><a href="#main">skip</a><header>x</header><main id="main"><h1>x</h1>`, `</main>`
+	for name, tt := range map[string]struct{ page, want string }{
+		"nothing":                      {head + foot, ""},
+		"no heading":                   {strings.Replace(head, "<h1>x</h1>", "", 1) + foot, "0 × h1"},
+		"a level left out":             {head + `<h3>x</h3>` + foot, "follows a heading of level 1"},
+		"no language":                  {strings.Replace(head, ` lang="en"`, "", 1) + foot, "no language"},
+		"no skip link":                 {strings.Replace(head, "#main", "/", 1) + foot, "no skip link"},
+		"an input without a label":     {head + `<input name="q" style="height:44px">` + foot, "(q) has no label"},
+		"a button without a name":      {head + `<button style="height:44px"></button>` + foot, "has no name"},
+		"a small button":               {head + `<button>x</button>` + foot, "px high"},
+		"a nav that says nothing":      {head + `<nav></nav>` + foot, "a nav without a name"},
+		"an id twice":                  {head + `<p id="a">x<p id="a">x` + foot, "two elements have the id a"},
+		"a name that is not there":     {head + `<section aria-labelledby="nobody"></section>` + foot, "nobody, which is not there"},
+		"something wide":               {head + `<p style="width:400px">x` + foot, "the page is"},
+		"something cut off":            {head + `<div style="overflow:hidden"><p style="width:400px">x</div>` + foot, "cuts off what it holds"},
+		"faint text":                   {head + `<p style="color:#999">faint` + foot, "has a contrast of"},
+		"faint text on a tinted layer": {head + `<div style="background:#777"><p style="background:rgba(255,255,255,.1);color:#bbb">faint</div>` + foot, "has a contrast of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			page = tt.page
+			browser := browser.In(t)
+			browser.Go(srv.URL)
+			found := strings.Join(Eval[[]string](browser, defects), "\n")
+			if tt.want == "" && found != "" || !strings.Contains(found, tt.want) {
+				t.Errorf("found %q, want %q", found, tt.want)
+			}
+		})
+	}
+}
