@@ -205,7 +205,6 @@ func TestAMessageIsOnlyGoodInItsPlaceAndTime(t *testing.T) {
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	old := saying(t, d, "TokenUpdate", mdmtest.Dict{"PushMagic": "old"})
-	checkOut := saying(t, d, "CheckOut", nil)
 	authenticate := saying(t, d, "Authenticate", nil)
 	h.pass(time.Minute)
 	h.wantStatus(t, "a newer TokenUpdate", saying(t, d, "TokenUpdate", mdmtest.Dict{"PushMagic": "new"}), 200)
@@ -262,7 +261,7 @@ func TestAMessageIsOnlyGoodInItsPlaceAndTime(t *testing.T) {
 	must(t, early.Enroll(t.Context(), h.link(t, "x")))
 
 	// What was captured in one enrollment does nothing to the next.
-	checkOut = saying(t, d, "CheckOut", nil)
+	checkOut := saying(t, d, "CheckOut", nil)
 	authenticate = saying(t, d, "Authenticate", nil)
 	token := saying(t, d, "TokenUpdate", nil)
 	must(t, d.Remove(t.Context()))
