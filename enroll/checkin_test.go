@@ -419,6 +419,14 @@ func TestABlockedDeviceDoesNotComeBack(t *testing.T) {
 	if d, err := h.Unenroll(ctx, d.ID); err != nil || d.State != mdm.Blocked {
 		t.Errorf("Unenroll of a blocked device = %+v, %v; want it blocked still", d, err)
 	}
+	if d, err := h.Unblock(ctx, d.ID); err != nil || d.State != mdm.Unenrolled {
+		t.Errorf("Unblock = %+v, %v", d, err)
+	}
+	back := h.withIdentity(t, h.link(t, enroll.NewLink{}), iphone)
+	must(t, back.authenticate())
+	if d, err := h.Unblock(ctx, d.ID); err != nil || d.State != mdm.Pending {
+		t.Errorf("Unblock of a device that is not blocked = %+v, %v; want it as it was", d, err)
+	}
 }
 
 func TestAPersonalDeviceKeepsToItself(t *testing.T) {

@@ -57,9 +57,25 @@ func (s *Service) Unenroll(ctx context.Context, id mdm.DeviceID) (mdm.Device, er
 	return s.endByID(ctx, id, mdm.Unenrolled)
 }
 
-// Block is Unenroll for good: the device may not enroll again.
+// Block is Unenroll for good: the device may not enroll again until Unblock.
 func (s *Service) Block(ctx context.Context, id mdm.DeviceID) (mdm.Device, error) {
 	return s.endByID(ctx, id, mdm.Blocked)
+}
+
+// Unblock lets a blocked device enroll again. One that is not blocked stays as it is.
+func (s *Service) Unblock(ctx context.Context, id mdm.DeviceID) (d mdm.Device, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if d, err = mdm.GetDevice(tx, id); err != nil || d.State != mdm.Blocked {
+			return err
+		}
+		d.State = mdm.Unenrolled
+		return mdm.PutDevice(tx, d)
+	})
+	if err != nil {
+		return mdm.Device{}, fmt.Errorf("unblock: %w", err)
+	}
+	s.log.InfoContext(ctx, "device unblocked", "device", id, "state", d.State)
+	return d, nil
 }
 
 func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State) (d mdm.Device, err error) {

@@ -46,6 +46,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"make an owner":        {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"owner"}}, readers[:1]},
 		"unenroll a device":    {"POST", "/api/v1/devices/none/unenroll", nil, readers[:2]},
 		"block a device":       {"POST", "/api/v1/devices/none/block", nil, readers[:2]},
+		"unblock a device":     {"DELETE", "/api/v1/devices/none/block", nil, readers[:2]},
 		"cancel a command":     {"DELETE", "/api/v1/devices/d1/commands/none", nil, readers[:3]},
 		"push a device":        {"POST", "/api/v1/devices/d1/push", nil, readers[:3]},
 		"revoke a certificate": {"POST", "/api/v1/certificates/abcd/revoke", map[string]any{"reason": "keyCompromise"}, append([]string{"cert:manage"}, readers[:2]...)},

@@ -105,6 +105,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/devices/{id}/push", scopes: helping, handle: a.pushDevice},
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
+		{pattern: "DELETE /api/v1/devices/{id}/block", scopes: managing, handle: a.unblockDevice},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
 

@@ -101,6 +101,17 @@ func (a *API) blockDevice(w http.ResponseWriter, r *http.Request) error {
 	return a.endEnrollment(w, r, a.enroll.Block)
 }
 
+func (a *API) unblockDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if _, err := a.enroll.Unblock(r.Context(), mdm.DeviceID(id)); err != nil {
+		return err
+	}
+	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
+}
+
 // endEnrollment answers 202: the device learns of it when it next calls.
 func (a *API) endEnrollment(w http.ResponseWriter, r *http.Request, end func(context.Context, mdm.DeviceID) (mdm.Device, error)) error {
 	id, err := pathID(r, "id")

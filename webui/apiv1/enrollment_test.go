@@ -183,6 +183,12 @@ func TestEndingAnEnrollment(t *testing.T) {
 		})
 	}
 	h.do(t, exchange{method: "POST", path: "/api/v1/devices/none/unenroll"}).wantProblem(t, 404, "not_found")
+	var d struct{ State string }
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/barred/block"}).want(t, 200, &d)
+	if d.State != "unenrolled" {
+		t.Errorf("the unblocked device is %s", d.State)
+	}
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/none/block"}).wantProblem(t, 404, "not_found")
 }
 
 func TestAPushThatCannotBeSent(t *testing.T) {
