@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -13,12 +14,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
-// call asks the REST API over the server's Unix socket.
-func (s *running) call(t *testing.T, method, path string, in, out any) {
-	t.Helper()
+// ask asks the REST API over the server's Unix socket.
+func (s *running) ask(method, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -26,18 +26,24 @@ func (s *running) call(t *testing.T, method, path string, in, out any) {
 	}}}
 	req, err := http.NewRequest(method, "http://localhost"+path, bytes.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		t.Fatalf("%s %s = %s", method, path, resp.Status)
+		return fmt.Errorf("%s %s = %s", method, path, resp.Status)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// call is ask for what must work.
+func (s *running) call(t *testing.T, method, path string, in, out any) {
+	t.Helper()
+	if err := s.ask(method, path, in, out); err != nil {
 		t.Fatal(err)
 	}
 }

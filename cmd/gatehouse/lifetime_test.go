@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+)
+
+func TestHangupEndsNoServer(t *testing.T) {
+	for name, tt := range map[string]struct{ mode, says string }{
+		"own authority":  {"own-ca", "TLS certificate loaded"},
+		"behind a proxy": {"proxy", "no TLS certificate to load again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, t.TempDir(), "--tls-mode", tt.mode)
+			if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			if !s.out.await(tt.says, 1) {
+				t.Fatalf("the server ended without a word of %q:\n%s", tt.says, s.out)
+			}
+			if got := s.get(t, "/readyz"); got.StatusCode != 200 {
+				t.Errorf("/readyz after SIGHUP = %d", got.StatusCode)
+			}
+		})
+	}
+}
+
+func TestSetupTokenIsInAFileUntilItIsUsed(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, setupTokenName)
+	read := func() string {
+		t.Helper()
+		info, err := os.Stat(file)
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("%s: %v, %v; want mode 600", file, info, err)
+		}
+		token, err := readSecret(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	s := start(t, dir)
+	first := read()
+	if first != s.setupToken(t) {
+		t.Errorf("the file has %q, the output another token", first)
+	}
+	var out bytes.Buffer
+	if code := run(context.Background(), []string{"setup-link", "--data-dir", dir}, nil, nil, &out, io.Discard); code != exitDone {
+		t.Fatal(code)
+	}
+	second := read()
+	if second == first || !strings.HasSuffix(strings.TrimSpace(out.String()), "#t="+second) {
+		t.Errorf("the file has %q, setup-link printed %s", second, &out)
+	}
+	if got := s.send(t, s.client, "POST", "/setup", url.Values{"token": {first}}); got.StatusCode != 404 || !strings.Contains(got.body, `role="alert"`) {
+		t.Errorf("the token that was replaced = %d", got.StatusCode)
+	}
+	read() // still there
+	if got := s.send(t, s.client, "POST", "/setup", url.Values{"token": {second}}); got.StatusCode != 303 {
+		t.Fatalf("the token from the file = %d", got.StatusCode)
+	}
+	if entries, err := filepath.Glob(file + "*"); err != nil || len(entries) > 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	// A stale one, of a server that was killed in between, goes at the next start.
+	s.end(t)
+	if err := os.WriteFile(file, []byte(second+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir)
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the stale file: %v", err)
+	}
+}
+
+func TestSettingsOfLaterVersionsAreTakenWithAWarning(t *testing.T) {
+	s := start(t, t.TempDir(), "--apns-url", "https://localhost:2197", "--apns-ca", "nowhere.pem")
+	if !strings.Contains(s.out.String(), "this version sends no pushes yet") {
+		t.Errorf("no warning:\n%s", s.out)
+	}
+}
+
+func TestWaitingRequestsEndWithTheServer(t *testing.T) {
+	s := start(t, t.TempDir())
+	device, err := mdmtest.NewDevice(mdmtest.Options{Transport: s.client.Transport})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := device.Enroll(t.Context(), s.newLink(t)+"/profile"); err != nil {
+		t.Fatal(err)
+	}
+	var devices struct {
+		Items []struct{ ID string }
+	}
+	s.call(t, "GET", "/api/v1/devices", nil, &devices)
+	type answer struct {
+		state string
+		err   error
+	}
+	answered := make(chan answer, 1)
+	began := time.Now()
+	go func() {
+		var out struct {
+			Devices []struct{ State string }
+		}
+		err := s.ask("POST", "/api/v1/commands?wait=30s", map[string]any{"request_type": "DeviceInformation", "device_ids": []string{devices.Items[0].ID}}, &out)
+		if err != nil {
+			answered <- answer{err: err}
+			return
+		}
+		answered <- answer{state: out.Devices[0].State}
+	}()
+	if !s.out.await("command queued", 1) { // from then on it waits
+		t.Fatal("the server ended")
+	}
+	if code := s.end(t); code != exitDone {
+		t.Errorf("exit code %d, want 0:\n%s", code, s.out)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the server took %v to end, want less than 10 s", took)
+	}
+	if got := <-answered; got.err != nil || got.state != "queued" {
+		t.Errorf("the request that waited = %+v, want its state so far", got)
+	}
+}
+
+func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := t.TempDir()
+	writeKeyPair(t, filepath.Join(cert, "cert"), filepath.Join(cert, "key"))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(cert, "cert"), filepath.Join(cert, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const soon = 300 * time.Millisecond
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			http.Error(w, "slow", http.StatusRequestTimeout)
+		}
+	})
+	srv := newHTTPServer(handler, limits{header: soon, body: 2 * soon, answer: 10 * soon, idle: soon}, slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})) }()
+	t.Cleanup(func() { // after the parallel subtests
+		srv.Close()
+		<-ended
+	})
+
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	for name, slow := range map[string]func(t *testing.T) net.Conn{
+		"no handshake": func(t *testing.T) net.Conn { return dial(t, listener.Addr(), false, "") },
+		"half a header": func(t *testing.T) net.Conn {
+			return dial(t, listener.Addr(), true, "GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+		},
+		"half a body": func(t *testing.T) net.Conn {
+			return dial(t, listener.Addr(), true, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+		},
+		"nothing after a request": func(t *testing.T) net.Conn {
+			return dial(t, listener.Addr(), true, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var conns []net.Conn
+			for range 50 {
+				conns = append(conns, slow(t))
+			}
+			began := time.Now()
+			resp, err := client.Get(fmt.Sprintf("https://%s/", listener.Addr()))
+			if err != nil {
+				t.Fatalf("somebody else is not served: %v", err)
+			}
+			resp.Body.Close()
+			for _, conn := range conns {
+				if err := conn.SetReadDeadline(began.Add(30 * soon)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("still open after %v", time.Since(began))
+				}
+			}
+		})
+	}
+}
+
+// dial opens a connection and says no more on it than text.
+func dial(t *testing.T, addr net.Addr, secure bool, text string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial(addr.Network(), addr.String())
+	if err == nil && secure {
+		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		conn, err = client, client.Handshake()
+	}
+	if err == nil {
+		_, err = io.WriteString(conn, text)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
