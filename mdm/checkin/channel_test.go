@@ -164,7 +164,7 @@ func TestAnswersAreTakenWhateverTheyHold(t *testing.T) {
 		"data that is no base64":                  {with("Acknowledged", "<key>Blob</key><data>!!</data>"), gatehouse.Acknowledged, 0, true},
 		"a number beyond 64 bits":                 {with("Acknowledged", "<key>N</key><integer>99999999999999999999999</integer>"), gatehouse.Acknowledged, 0, true},
 		"an undefined number":                     {with("Acknowledged", "<key>N</key><real>nan</real>"), gatehouse.Acknowledged, 0, true},
-		"text that grows in JSON beyond a record": {with("Acknowledged", "<key>T</key><string>"+strings.Repeat(">", 7<<20)+"</string>"), gatehouse.Acknowledged, 0, false},
+		"text that grows in JSON beyond a record": {with("Acknowledged", "<key>T</key><string>"+strings.Repeat(">", 8<<20/3)+"</string>"), gatehouse.Acknowledged, 0, false},
 		"an ErrorChain with an acknowledgement":   {with("Acknowledged", "<key>ErrorChain</key><array><dict/></array>"), gatehouse.Acknowledged, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -333,7 +333,7 @@ func TestACertificateThatTheTransportProved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			proved = tt.proved
-			for what, p := range map[string]mdmtest.Prepared{"small": reporting(t, d, mdmtest.Result{Status: mdmtest.StatusIdle}), "large": large(t, d, "x", 1<<20)} {
+			for what, p := range map[string]mdmtest.Prepared{"small": reporting(t, d, mdmtest.Result{Status: mdmtest.StatusIdle}), "large": large(t, d, "x", 256<<10)} {
 				req := httptest.NewRequestWithContext(t.Context(), p.Method, p.URL, bytes.NewReader(p.Body))
 				req.Header = p.Header.Clone()
 				if !tt.signed {
