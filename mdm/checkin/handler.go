@@ -350,6 +350,7 @@ var refusals = []struct {
 	{enroll.ErrBadMessage, http.StatusBadRequest},
 	{guard.ErrPlist, http.StatusBadRequest},
 	{guard.ErrCMS, http.StatusBadRequest},
+	{guard.ErrCertificate, http.StatusBadRequest},
 	{guard.ErrKey, http.StatusBadRequest},
 	{guard.ErrSignature, http.StatusBadRequest},
 	{errNotOffered, http.StatusNotImplemented},
