@@ -161,7 +161,9 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 	})
 	srv := newHTTPServer(handler, limits{header: soon, body: 2 * soon, answer: 10 * soon, idle: soon}, slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})) }()
+	go func() {
+		ended <- srv.Serve(tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}}))
+	}()
 	t.Cleanup(func() { // after the parallel subtests
 		srv.Close()
 		<-ended
@@ -220,4 +222,47 @@ func dial(t *testing.T, addr net.Addr, secure bool, text string) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
+	s := start(t, t.TempDir())
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, []byte(s.get(t, "/ca.pem").body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := s.newLink(t)
+	for name, tt := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"an authority unknown here": {[]string{"--url", link}, exitFailed, "is not trusted here; save " + s.url + "/ca.pem"},
+		"a link unknown there":      {[]string{"--url", s.url + "/enroll/l/nosuchcode", "--ca", ca}, exitFailed, "No enrollment link has this code"},
+		"nothing":                   {[]string{"--url", link, "--ca", ca, "-n", "1", "--for", "3s"}, exitDone, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var errs bytes.Buffer
+			code := run(t.Context(), append([]string{"simulate"}, tt.args...), nil, nil, io.Discard, &errs)
+			if code != tt.code || !strings.Contains(errs.String(), tt.want) || strings.Count(errs.String(), "\n") > 1 {
+				t.Errorf("exit code %d, want %d and one line with %q:\n%s", code, tt.code, tt.want, &errs)
+			}
+		})
+	}
+}
+
+func TestAPortThatIsTakenLeavesNothingBehind(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := filepath.Join(t.TempDir(), "data")
+	var errs bytes.Buffer
+	code := run(t.Context(), []string{"serve", "--data-dir", dir, "--listen", taken.Addr().String()}, nil, nil, io.Discard, &errs)
+	if code != exitFailed || !strings.Contains(errs.String(), "choose another with --listen") {
+		t.Errorf("exit code %d, want 1: %s", code, &errs)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the data directory was made: %v", err)
+	}
 }

@@ -38,18 +38,18 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	s, err := openState(ctx, cfg, log, now)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-
+	// Before anything is made: a port that is taken leaves no data directory behind.
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", cfg.listen)
 	if err != nil {
 		return explainListen(cfg.listen, err)
 	}
 	defer listener.Close()
+	s, err := openState(ctx, cfg, log, now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
 		return err

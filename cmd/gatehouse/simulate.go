@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
 // simulateCommand enrols simulated devices at a server, which needs not be ours.
@@ -28,9 +34,9 @@ type simulateCommand struct {
 // Run runs the devices, says every few seconds how they do, and fails if one could
 // not enrol.
 func (c *simulateCommand) Run(ctx context.Context, p *process) error {
-	fleet, err := c.fleet(p)
+	fleet, err := c.fleet(ctx, p)
 	if err != nil {
-		return usageError(fmt.Errorf("simulate: %w", err))
+		return fmt.Errorf("simulate: %w", err)
 	}
 	if c.For > 0 {
 		var cancel context.CancelFunc
@@ -65,13 +71,19 @@ func (c *simulateCommand) print(p *process, fleet *mdmtest.Fleet) mdmtest.FleetS
 	return s
 }
 
-func (c *simulateCommand) fleet(p *process) (*mdmtest.Fleet, error) {
+func (c *simulateCommand) fleet(ctx context.Context, p *process) (*mdmtest.Fleet, error) {
 	if c.N < 1 || c.Concurrency < 1 || c.Interval <= 0 {
-		return nil, errors.New("-n, --concurrency and --interval must be positive")
+		return nil, usageError(errors.New("-n, --concurrency and --interval must be positive"))
 	}
-	profileURL := strings.TrimRight(c.URL, "/")
-	if strings.Contains(profileURL, "/enroll/l/") && !strings.HasSuffix(profileURL, "/profile") {
-		profileURL += "/profile"
+	u, err := url.Parse(strings.TrimRight(c.URL, "/"))
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return nil, usageError(fmt.Errorf("--url: %q is no URL such as https://HOST/enroll/l/CODE", c.URL))
+	case u.Path == "":
+		return nil, usageError(fmt.Errorf("--url: %s names no enrollment link; make one with POST %s/api/v1/enrollment-links, and give its url", u, u))
+	}
+	if strings.HasPrefix(u.Path, "/enroll/l/") && !strings.HasSuffix(u.Path, "/profile") {
+		u = u.JoinPath("profile")
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
@@ -80,16 +92,49 @@ func (c *simulateCommand) fleet(p *process) (*mdmtest.Fleet, error) {
 	if c.CA != "" {
 		pem, err := os.ReadFile(c.CA)
 		if err != nil {
-			return nil, fmt.Errorf("--ca: %w", err)
+			return nil, usageError(fmt.Errorf("--ca: %w", err))
 		}
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--ca: %s holds no PEM certificate", c.CA)
+			return nil, usageError(fmt.Errorf("--ca: %s holds no PEM certificate", c.CA))
 		}
 	}
+	if err := tryProfile(ctx, u, roots); err != nil {
+		return nil, err
+	}
 	return mdmtest.NewFleet(mdmtest.FleetOptions{
-		N: c.N, ProfileURL: profileURL, Demo: c.Personas,
+		N: c.N, ProfileURL: u.String(), Demo: c.Personas,
 		Concurrency: c.Concurrency, Interval: c.Interval,
 		RootCAs: roots, PlainHTTP: c.PlainHTTP,
 		Log: newLogger(p.stderr, "", slog.LevelInfo),
 	})
+}
+
+// tryProfile downloads the profile once, so that what is wrong with the link is said
+// once and not by every device.
+func tryProfile(ctx context.Context, u *url.URL, roots *x509.CertPool) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	var stranger x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &stranger):
+		return fmt.Errorf("the certificate of %s is not trusted here; save %s://%s/ca.pem, and give it with --ca", u.Host, u.Scheme, u.Host)
+	case err != nil:
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	var problem webui.Problem
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err == nil && json.Unmarshal(body, &problem) == nil && problem.Title != "" {
+		return fmt.Errorf("%s: %w", u, &problem)
+	}
+	return fmt.Errorf("%s answered %s", u, resp.Status)
 }
