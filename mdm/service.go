@@ -133,28 +133,44 @@ const waitPoll = time.Second
 // Wait returns like Command, once every device has finished the command or ctx
 // has ended, whichever is first.
 func (s *Service) Wait(ctx context.Context, uuid string) (Command, []Entry, error) {
+	reading := context.WithoutCancel(ctx) // the end of the wait is no reason to fail
 	tick := time.NewTicker(waitPoll)
 	defer tick.Stop()
 	for {
 		changed := s.changes.wait()
-		cmd, entries, err := s.Command(context.WithoutCancel(ctx), uuid)
+		pending, err := s.pendingAnywhere(reading, uuid)
 		if err != nil {
 			return Command{}, nil, err
 		}
-		done := true
-		for _, e := range entries {
-			done = done && e.State.Final()
-		}
-		if done {
-			return cmd, entries, nil
+		if !pending {
+			return s.Command(reading, uuid)
 		}
 		select {
 		case <-changed:
 		case <-tick.C:
 		case <-ctx.Done():
-			return cmd, entries, nil
+			return s.Command(reading, uuid)
 		}
 	}
+}
+
+// pendingAnywhere says whether a device has yet to finish a command. It stops at
+// the first one: everybody who waits asks after every answer of any device.
+func (s *Service) pendingAnywhere(ctx context.Context, uuid string) (pending bool, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		pending = false
+		c, err := commands.Get(tx, uuid)
+		if err != nil {
+			return fmt.Errorf("command %s: %w", uuid, err)
+		}
+		for _, id := range c.Targets {
+			if pending, err = queue.Has(tx, queueKey(id, c.Seq)); err != nil || pending {
+				return err
+			}
+		}
+		return nil
+	})
+	return pending, err
 }
 
 // Changed wakes those who wait for answers. Callers of [Service.Record] call it
