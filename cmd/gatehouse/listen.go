@@ -81,6 +81,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		reload = func(ctx context.Context) error { return cert.Run(ctx, hangup) }
 	}
 	srv.background = append(srv.background, runner{"reload", reload})
+	if cfg.tuneCollector {
+		srv.background = append(srv.background, runner{"garbage collector", tuneCollector})
+	}
 	if cfg.demo > 0 {
 		simulated := &demo{
 			n: cfg.demo, enroll: srv.enroll, devices: srv.devices,
@@ -90,7 +93,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		}
 		srv.background = append(srv.background, runner{"demo", simulated.Run})
 	}
-	return runServer(ctx, srv, network, local, serverURL, log, stderr)
+	wait := patience
+	if cfg.tls == tlsProxy {
+		// Longer than proxies keep their connections to us, or they would send requests
+		// into some that we are closing.
+		wait.idle = 2 * time.Minute
+	}
+	return runServer(ctx, srv, network, local, wait, serverURL, log, stderr)
 }
 
 // ignore takes the SIGHUP of a server that has no TLS certificate, until ctx ends.
@@ -107,7 +116,7 @@ func ignore(ctx context.Context, hangup <-chan os.Signal, log *slog.Logger) erro
 
 // runServer serves both listeners and the background until ctx ends or one of them fails,
 // then drains: requests first, so that what they left behind is still written.
-func runServer(ctx context.Context, srv *server, network, local net.Listener, serverURL *url.URL, log *slog.Logger, stderr io.Writer) error {
+func runServer(ctx context.Context, srv *server, network, local net.Listener, wait limits, serverURL *url.URL, log *slog.Logger, stderr io.Writer) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	group, groupCtx := errgroup.WithContext(background)
@@ -120,8 +129,8 @@ func runServer(ctx context.Context, srv *server, network, local net.Listener, se
 		})
 	}
 	servers := map[*http.Server]net.Listener{
-		newHTTPServer(srv.handler, patience, log): network,
-		newHTTPServer(srv.local, patience, log):   local,
+		newHTTPServer(srv.handler, wait, log): network,
+		newHTTPServer(srv.local, wait, log):   local,
 	}
 	for httpServer, l := range servers {
 		group.Go(func() error {
@@ -161,7 +170,9 @@ type limits struct {
 	idle   time.Duration // between requests
 }
 
-var patience = limits{header: 10 * time.Second, body: 30 * time.Second, answer: time.Minute, idle: 2 * time.Minute}
+// patience is that of a server in use. A device asks for its next command within
+// seconds; an idle TLS connection holds some 80 KB, times the devices that a push woke.
+var patience = limits{header: 10 * time.Second, body: 30 * time.Second, answer: time.Minute, idle: 30 * time.Second}
 
 // newHTTPServer returns a server with limits on all that a client can hold up.
 func newHTTPServer(h http.Handler, wait limits, log *slog.Logger) *http.Server {

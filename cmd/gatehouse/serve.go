@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -92,6 +91,8 @@ type config struct {
 
 	logFormat string
 	logLevel  slog.Level
+
+	tuneCollector bool // nobody else decides when garbage is collected
 }
 
 // tlsMode says where the server's TLS certificate comes from.
@@ -116,23 +117,10 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 	if c.APNsURL != "" || c.APNsCA != "" {
 		log.WarnContext(ctx, "this version sends no pushes yet: --apns-url and --apns-ca have no effect")
 	}
-	tuneCollector(p.env)
 	if err := serve(ctx, cfg, log, p.stderr); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
-}
-
-// tuneCollector lets the heap grow to several times what lives in it before the
-// garbage collector runs. The server keeps its state in the database, so that a few
-// MB are alive while requests allocate hundreds of MB a second: at Go's default the
-// collector would run hundreds of times a second to keep the process at 10 MB.
-// GOGC and GOMEMLIMIT in the environment still decide if they are set.
-func tuneCollector(env environment) {
-	const percent = 300 // four times what lives: some 20 MB more than at the default
-	if env["GOGC"] == "" && env["GOMEMLIMIT"] == "" {
-		debug.SetGCPercent(percent)
-	}
 }
 
 // check validates what was asked for. Its errors name the flag.
@@ -150,6 +138,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		adminEmail:       strings.TrimSpace(c.AdminEmail),
 		demo:             c.Demo,
 		logFormat:        c.LogFormat,
+		tuneCollector:    env["GOGC"] == "" && env["GOMEMLIMIT"] == "",
 	}
 	for _, n := range c.TrustedProxy {
 		cfg.trustedProxies = append(cfg.trustedProxies, n.Prefix)
