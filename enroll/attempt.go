@@ -53,6 +53,7 @@ func (a *Attempt) open() bool {
 const (
 	attemptsByLink = "link"
 	attemptsOpen   = "open"
+	attemptsFailed = "failed"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -68,6 +69,12 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 			return nil
 		}
 		return []string{a.StageAt[Opened].UTC().Format(time.RFC3339)}
+	}},
+	storage.Index[Attempt]{Name: attemptsFailed, Values: func(a Attempt) []string {
+		if a.Stage != AttemptFailed {
+			return nil
+		}
+		return []string{a.StageAt[AttemptFailed].UTC().Format(time.RFC3339)}
 	}},
 )
 

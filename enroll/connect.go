@@ -25,6 +25,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 	writes := !m.Idle
 	if m.Idle {
 		err = s.db.View(ctx, func(tx storage.Tx) error {
+			command, writes = nil, false
 			c, ch, err := s.connected(tx, p, m.ID)
 			if err != nil {
 				return err

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// renewalLife is how long one try at a renewal may take. The next one starts
-	// at the scheduler's next round.
+	// renewalLife is how long one try at a renewal may take, and how long after
+	// its beginning the next one may begin.
 	renewalLife = 24 * time.Hour
 	// renewalTick is how often the scheduler looks.
 	renewalTick  = time.Minute
@@ -120,7 +120,7 @@ func (s *Service) commitRenewal(tx storage.Tx, d mdm.Device) error {
 	if d.Renewal.Push != nil {
 		d.Push = d.Renewal.Push
 	}
-	d.Renewal = nil
+	d.Renewal, d.RenewalFailedAt = nil, time.Time{}
 	return mdm.PutDevice(tx, d)
 }
 
@@ -131,6 +131,7 @@ func (s *Service) dropRenewal(tx storage.Tx, d mdm.Device) error {
 			return err
 		}
 	}
+	d.RenewalFailedAt = d.Renewal.StartedAt
 	d.Renewal = nil
 	return mdm.PutDevice(tx, d)
 }
@@ -210,7 +211,8 @@ func (s *Service) expireRenewals(ctx context.Context) error {
 			return s.dropRenewal(tx, d)
 		})
 		if err != nil {
-			return fmt.Errorf("expire renewal of %s: %w", id, err)
+			s.log.WarnContext(ctx, "identity renewal not expired, will try again", "device", id, "err", err)
+			continue
 		}
 		s.log.InfoContext(ctx, "identity renewal expired", "device", id, "committed", committed)
 	}
@@ -236,6 +238,12 @@ func (s *Service) renewDue(ctx context.Context) error {
 			if !d.Live() || d.Renewal != nil || d.Identity != string(rec.Fingerprint) {
 				continue
 			}
+			if again, err := s.mayRetry(tx, d); err != nil || !again {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			if due = append(due, d.ID); len(due) == renewalBatch {
 				return nil
 			}
@@ -251,6 +259,20 @@ func (s *Service) renewDue(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mayRetry says whether a renewal of d may be tried: a day after one that failed,
+// and only if the device was heard of since, because one that is switched off
+// would collect a command a day.
+func (s *Service) mayRetry(tx storage.Tx, d mdm.Device) (bool, error) {
+	if d.RenewalFailedAt.IsZero() {
+		return true, nil
+	}
+	if s.now().Before(d.RenewalFailedAt.Add(renewalLife)) {
+		return false, nil
+	}
+	seen, err := s.mdm.LastSeen(tx, d.ID)
+	return seen.After(d.RenewalFailedAt), err
 }
 
 // Run renews identities as they fall due and sweeps what has expired, until ctx

@@ -3,6 +3,7 @@ package enroll_test
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"testing"
 	"time"
 
@@ -254,14 +255,47 @@ func TestIdentitiesAreRenewedWhenTwoThirdsOfTheirLifeAreOver(t *testing.T) {
 	if d := h.device(t, mdm.AppleID{UDID: "gone"}); d.Renewal != nil {
 		t.Error("a device that left is renewed")
 	}
-	h.pass(25 * time.Hour) // the device was off: the next day brings the next try
+	h.pass(25 * time.Hour)
 	must(t, h.Round(ctx))
+	must(t, h.Round(ctx))
+	if r := h.device(t, iphone).Renewal; r != nil {
+		t.Errorf("renewal = %+v, though the device is off", r)
+	}
+	if _, err := p.idle(); err != nil { // it comes back: now there is a next try
+		t.Fatal(err)
+	}
 	must(t, h.Round(ctx))
 	if next := h.device(t, iphone).Renewal; next == nil || next.CommandUUID == first.CommandUUID {
 		t.Errorf("renewal = %+v, want another try", next)
 	}
 	if got := h.state(t, first.CommandUUID); got != mdm.Expired {
 		t.Errorf("the first command is %s, want expired", got)
+	}
+}
+
+func TestARenewalThatTheDeviceRefusesIsTriedAgainADayLater(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	p := h.enrolled(t, "ana", iphone)
+	h.pass(h.record(t, p.cert).RenewAt.Sub(h.now()) + time.Minute)
+	must(t, h.Round(ctx))
+	first := h.device(t, iphone).Renewal
+	if _, err := p.idle(); err != nil {
+		t.Fatal(err)
+	}
+	must(t, p.report(first.CommandUUID, mdm.Failed))
+	h.pass(23 * time.Hour)
+	_, err := p.idle()
+	must(t, err)
+	must(t, h.Round(ctx))
+	if r := h.device(t, iphone).Renewal; r != nil {
+		t.Errorf("renewal = %+v on the same day", r)
+	}
+	h.pass(2 * time.Hour)
+	must(t, h.Round(ctx))
+	if h.device(t, iphone).Renewal == nil {
+		t.Error("no renewal on the next day")
 	}
 }
 
@@ -368,6 +402,11 @@ func TestAttemptsThatNobodyFinishesAreEnded(t *testing.T) {
 	must(t, h.Round(ctx))
 	if a := h.attempt(t, open.ID); a.Stage != enroll.AttemptFailed || a.ErrorCode != "attempt_expired" {
 		t.Errorf("attempt = %+v, want failed with attempt_expired", a)
+	}
+	h.pass(31 * 24 * time.Hour)
+	must(t, h.Round(ctx))
+	if _, err := h.Attempt(ctx, open.ID); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("a month later the attempt is still there: %v", err)
 	}
 	h.view(t, func(tx storage.Tx) error {
 		for item, err := range tx.Scan("challenges", storage.Range{}) {

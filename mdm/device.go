@@ -145,6 +145,8 @@ type Device struct {
 	Identity string   `json:"identity,omitempty"`
 	Renewal  *Renewal `json:"renewal,omitempty"` // while its replacement is under way
 	Push     *Push    `json:"push,omitempty"`    // nil until the first TokenUpdate
+	// RenewalFailedAt is when the last renewal began that came to nothing.
+	RenewalFailedAt time.Time `json:"renewal_failed_at,omitzero"`
 
 	TokenUpdates int `json:"token_updates,omitempty"` // in this enrollment
 

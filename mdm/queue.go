@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -386,10 +387,21 @@ func (s *Service) sequence() string {
 		last := s.lastSeq.Load()
 		next := max(s.now().UnixNano(), last+1)
 		if s.lastSeq.CompareAndSwap(last, next) {
-			return seqAt(next) + rand.Text()[:6]
+			return seqAt(next) + rand.Text()[:seqRandom]
 		}
 	}
 }
+
+// isSeq says that s has the form of a sequence.
+func isSeq(s string) bool {
+	if len(s) != len(seqAt(0))+seqRandom {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }) < 0
+}
+
+// seqRandom is how many random characters keep the sequences of one instant apart.
+const seqRandom = 6
 
 // seqAt is what every sequence made at a time, in nanoseconds, begins with.
 func seqAt(nanos int64) string { return fmt.Sprintf("%016x", nanos) }
@@ -432,6 +444,9 @@ func GetCommand(tx storage.Tx, uuid string) (Command, []Entry, error) {
 func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Entry, string, error) {
 	r := storage.Range{Prefix: storage.KeyPrefix(string(id)), Reverse: true, Limit: limit + 1}
 	if before != "" {
+		if !isSeq(before) {
+			return nil, "", storage.ErrBadCursor
+		}
 		r.End = storage.Key(string(id), before)
 	}
 	var all []Entry

@@ -373,6 +373,9 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("commands = %v, want %v", got, want)
 	}
+	if _, _, err := b.DeviceCommands(ctx, id, "garbage", 3); !errors.Is(err, storage.ErrBadCursor) {
+		t.Errorf("a cursor that is none: %v, want ErrBadCursor", err)
+	}
 	if _, _, err := b.DeviceCommands(ctx, "nobody", "", 3); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("commands of nobody: %v, want ErrNotFound", err)
 	}

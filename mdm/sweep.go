@@ -16,7 +16,7 @@ const (
 	historyLife = 180 * 24 * time.Hour
 
 	sweepEvery = time.Hour
-	sweepBatch = 50 // commands in one transaction
+	sweepBatch = 10_000 // devices' entries in one transaction, so that it holds nobody up
 	sweepLease = "mdm/sweep"
 )
 
@@ -42,16 +42,21 @@ func (s *Service) sweep(ctx context.Context) error {
 // index that was created longer ago than age.
 func (s *Service) sweepOlder(ctx context.Context, index string, age time.Duration, fn func(storage.Tx, Command) error) error {
 	before := seqAt(s.now().Add(-age).UnixNano())
-	for n := sweepBatch; n == sweepBatch; {
+	for more := true; more; {
 		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			more = false
 			var old []Command
-			for c, err := range commands.Ascend(tx, index, "", before, sweepBatch) {
+			entries := 0
+			for c, err := range commands.Ascend(tx, index, "", before, 0) {
 				if err != nil {
 					return err
 				}
+				if entries += 1 + len(c.Targets); entries > sweepBatch && len(old) > 0 {
+					more = true
+					break
+				}
 				old = append(old, c)
 			}
-			n = len(old)
 			for _, c := range old {
 				if err := fn(tx, c); err != nil {
 					return err
