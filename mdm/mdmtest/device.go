@@ -174,11 +174,9 @@ func NewDevice(o Options) (*Device, error) {
 		o.Build = hw.build
 	}
 	if o.User == nil {
-		id, err := newUUID(o.Rand)
-		if err != nil {
+		if o.User, err = newUser(o.Rand); err != nil {
 			return nil, err
 		}
-		o.User = &User{ID: id, ShortName: "ana", LongName: "Ana Example"}
 	}
 	d := &Device{opts: o}
 	digits, err := readRandom(o.Rand, 12)
@@ -193,6 +191,15 @@ func NewDevice(o Options) (*Device, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// newUser makes up the account of a Mac's installing user.
+func newUser(random io.Reader) (*User, error) {
+	id, err := newUUID(random)
+	if err != nil {
+		return nil, err
+	}
+	return &User{ID: id, ShortName: "ana", LongName: "Ana Example"}, nil
 }
 
 // Options returns what the device was made of, made-up values included.

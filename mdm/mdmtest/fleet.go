@@ -20,8 +20,8 @@ type FleetOptions struct {
 	ProfileURL string // each GET is a new enrollment attempt
 	Demo       bool   // personas in turn, with their names; else all are prompt iPhones
 
-	// Seed makes UDIDs and serial numbers the same in each run that has the same
-	// seed; they are random when it is empty.
+	// Seed makes UDIDs, serial numbers and users the same in each run that has the
+	// same seed; they are random when it is empty.
 	Seed string
 
 	Concurrency int           // enrollments at a time; 8 when zero
@@ -99,6 +99,9 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 				return nil, err
 			}
 			if options.Serial, err = newSerial(stream); err != nil {
+				return nil, err
+			}
+			if options.User, err = newUser(stream); err != nil {
 				return nil, err
 			}
 		}

@@ -101,7 +101,7 @@ func TestADemoFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, d := range again.Devices() {
-		if d.ID() != f.Devices()[i].ID() || d.Options().Serial != f.Devices()[i].Options().Serial {
+		if o, before := d.Options(), f.Devices()[i].Options(); d.ID() != f.Devices()[i].ID() || o.Serial != before.Serial || *o.User != *before.User {
 			t.Errorf("device %d has other ids in the next run", i)
 		}
 	}
