@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -559,6 +560,8 @@ func TestARefusedRequestCostsNoChallenge(t *testing.T) {
 	must(t, err)
 	another, err := pool.Key()
 	must(t, err)
+	foreign, err := pool.Key()
+	must(t, err)
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	small, err := mdmtest.NewKeyPool(1024)
@@ -581,6 +584,9 @@ func TestARefusedRequestCostsNoChallenge(t *testing.T) {
 		"a renewal of nothing":               with(another, mdmtest.WithMessageType("17")),
 		"two challenges":                     with(another, mdmtest.WithChallenge(d.Profile().SCEP.Challenge, d.Profile().SCEP.Challenge)),
 		"a challenge with another's device":  with(another, mdmtest.WithSigner(taken, another)),
+		"another key's signature":            with(another, mdmtest.WithSignerKey(foreign)),
+		"a throw-away key, no challenge":     with(another, mdmtest.WithSigner(throwaway(t, foreign), foreign), mdmtest.WithChallenge()),
+		"a throw-away key, to renew":         with(another, mdmtest.WithSigner(throwaway(t, foreign), foreign), mdmtest.WithMessageType("17")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if cert, err := s.Send(t.Context(), r); err == nil {
@@ -600,6 +606,39 @@ func TestARefusedRequestCostsNoChallenge(t *testing.T) {
 		t.Errorf("%d certificates were issued", got-before)
 	}
 	must(t, d.RequestIdentity(t.Context()))
+}
+
+// mdmb signs its first request with a key made for that one message.
+func TestASimulatorsThrowawayKeyIsNoObstacle(t *testing.T) {
+	c := newComposed(t, nil)
+	d, s := c.installed(t)
+	pool, err := keyPool()
+	must(t, err)
+	key, err := pool.Key()
+	must(t, err)
+	foreign, err := pool.Key()
+	must(t, err)
+	r, err := s.Request(key, d.Profile().SCEP.Subject, d.Profile().SCEP.Challenge, nil, mdmtest.WithSigner(throwaway(t, foreign), foreign))
+	must(t, err)
+	cert, err := s.Send(t.Context(), r)
+	must(t, err)
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		t.Error("the certificate is for another key")
+	}
+}
+
+// throwaway is a certificate as mdmb makes one for each request.
+func throwaway(t testing.TB, key crypto.Signer) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "SCEP SIGNER"},
+		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	cert, err := x509.ParseCertificate(der)
+	must(t, err)
+	return cert
 }
 
 // attribute is a PKCS #10 attribute with a value of n bytes.
