@@ -20,7 +20,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
-	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
@@ -127,8 +126,8 @@ type server struct {
 }
 
 // compose builds the services upward, from the state to the routes. serverURL is
-// what devices and links use.
-func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*server, error) {
+// what devices and links use; cert is the TLS certificate, nil without TLS.
+func compose(ctx context.Context, cfg config, s *state, cert *certificate, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*server, error) {
 	root, identityCA := s.depot.Root(), s.depot.Identity()
 	ownCA := cfg.tls == tlsOwnCA
 
@@ -149,9 +148,7 @@ func compose(ctx context.Context, cfg config, s *state, serverURL *url.URL, log 
 	// Use cases.
 	enrollment, err := enroll.New(enroll.Config{
 		DB: s.db, Depot: s.depot, MDM: devices, Topics: pushCertificates,
-		Sign: func(p []byte) ([]byte, error) {
-			return profile.Sign(p, root.Certificate(), root.Signer())
-		},
+		Sign:      profileSigner(root, cert, nil, now),
 		ServerURL: serverURL, IncludeRoot: ownCA,
 		Log: log, Now: now,
 	})

@@ -58,7 +58,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	srv, err := compose(ctx, cfg, s, serverURL, log, now)
+	srv, err := compose(ctx, cfg, s, cert, serverURL, log, now)
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func newComposed(t testing.TB, change func(*config)) *composed {
 	if change != nil {
 		change(&cfg)
 	}
-	c.server, err = compose(t.Context(), cfg, c.state, serverURL, log, c.now)
+	c.server, err = compose(t.Context(), cfg, c.state, nil, serverURL, log, c.now)
 	must(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
