@@ -152,8 +152,11 @@ func (s *Service) Oversized(ctx context.Context, p Peer) (again bool, err error)
 		if d = c.device; d.ID == "" {
 			return ErrNotAuthenticated
 		}
-		if e, err = s.mdm.RecordOversized(tx, d.ID); err != nil || e != nil {
+		if e, err = s.mdm.RecordOversized(tx, d.ID); err != nil {
 			return err
+		}
+		if e != nil {
+			return s.answered(tx, d, e)
 		}
 		for u, err := range mdm.UserChannels(tx, d.ID) {
 			if err != nil {

@@ -141,6 +141,14 @@ func TestARenewalThatFailsLeavesTheOldCertificateInForce(t *testing.T) {
 		}, func(t *testing.T, _ *house, r renewal) {
 			must(t, r.old.report(r.uuid, mdm.Failed))
 		}},
+		"answers that are all too large": {nil, func(t *testing.T, h *house, r renewal) {
+			for range 3 {
+				again, err := h.Oversized(context.Background(), r.old.peer())
+				if err != nil || !again {
+					t.Fatalf("Oversized = %t, %v", again, err)
+				}
+			}
+		}},
 		"no answer, and the device went back to the old one": {[]func(renewal) error{
 			func(r renewal) error { return r.renewed.authenticate() },
 			func(r renewal) error { return r.renewed.tokenUpdate("magic-2") },
@@ -385,6 +393,23 @@ func TestAChallengeOfARenewalIsTheDevicesOwn(t *testing.T) {
 	wantErr(t, "Authenticate as another device", stolen.authenticate(), enroll.ErrForeignDevice)
 	if _, err := x509.ParseCertificate(cert.Raw); err != nil || cert.Subject.CommonName != string(h.device(t, iphone).ID) {
 		t.Errorf("subject = %s, want the device's id", cert.Subject)
+	}
+}
+
+func TestADeviceThatComesLateIsEnrolledAllTheSame(t *testing.T) {
+	keyring.reset()
+	h := newHouse(t)
+	p := h.withIdentity(t, h.link(t, enroll.NewLink{}), iphone)
+	must(t, p.authenticate())
+	h.pass(25 * time.Hour)
+	must(t, h.Round(context.Background()))
+	id := h.record(t, p.cert).AttemptID
+	if a := h.attempt(t, id); a.ErrorCode != "attempt_expired" {
+		t.Fatalf("attempt = %+v", a)
+	}
+	must(t, p.tokenUpdate("m"))
+	if a := h.attempt(t, id); a.Stage != enroll.Enrolled || a.ErrorCode != "" {
+		t.Errorf("attempt = %+v, want it enrolled without an error", a)
 	}
 }
 

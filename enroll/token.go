@@ -104,6 +104,7 @@ func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
 	if err != nil {
 		return err
 	}
+	a.ErrorCode = "" // one that was given up as too late has come after all
 	a.enter(Enrolled, s.now())
 	return attempts.Put(tx, a)
 }
