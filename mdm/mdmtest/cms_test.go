@@ -315,6 +315,9 @@ func opensslOutput(t *testing.T, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("openssl")
 	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("no openssl is installed, and CI skips nothing")
+		}
 		t.Skip("openssl is not installed")
 	}
 	cmd := exec.Command(path, args...)

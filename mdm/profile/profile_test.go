@@ -104,6 +104,9 @@ func TestSignedProfilesComeOutOfTheirEnvelope(t *testing.T) {
 func verifyWithOpenSSL(t *testing.T, signed, plain []byte, root *x509.Certificate) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("no openssl is installed, and CI skips nothing")
+		}
 		t.Skip("no openssl on this machine")
 	}
 	dir := t.TempDir()
