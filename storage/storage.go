@@ -3,8 +3,8 @@
 // collections above it.
 //
 // It knows nothing of devices, certificates or users, and nothing of the engine
-// behind it. Engines live in storage/bolt and, later, storage/postgres; the cases
-// that each of them must hold are in storage/storagetest.
+// behind it. Engines live in storage/bolt and storage/postgres; the cases that each of
+// them must hold are in storage/storagetest.
 package storage
 
 import (
@@ -40,8 +40,13 @@ var (
 
 	// ErrCommit means that a transaction could not be made durable: the disk is
 	// full, an I/O error, a lost connection. The closure was right; asking again
-	// later may succeed, so that a server answers 503.
+	// later may succeed, so that a server answers 503. Only where the connection to
+	// a database breaks at the very moment of the commit may it have been kept after all.
 	ErrCommit = errors.New("storage: could not commit")
+
+	// ErrUnavailable means that the database can't be reached, or takes no work, now.
+	// Asking again later may succeed, so that a server answers 503.
+	ErrUnavailable = errors.New("storage: database not available")
 
 	// ErrNewer means that a newer version of the program wrote the database.
 	ErrNewer = errors.New("storage: written by a newer version")
@@ -52,6 +57,7 @@ const (
 	MaxBucket = 64       // bytes of a bucket name, out of a-z 0-9 _ . -
 	MaxKey    = 1024     // bytes of a key; at least one
 	MaxValue  = 16 << 20 // bytes of a value; may be empty
+	MaxTopic  = 128      // bytes of a topic; at least one
 )
 
 // DB is a database. Its methods may be called from many goroutines at once.
@@ -68,6 +74,12 @@ type DB interface {
 	// nothing, logs nothing, and wraps errors with %w. It must not call View or
 	// Update of the same DB: that would wait for itself.
 	Update(ctx context.Context, fn func(Tx) error) error
+
+	// Watch returns a channel that holds a value when a transaction that called
+	// [Tx.Notify] with this topic has committed since the last one was taken, in this
+	// process or in another one on the same database, and also when such news may have
+	// been missed. It says only that it is time to look. stop ends it.
+	Watch(topic string) (changed <-chan struct{}, stop func())
 
 	// Close waits for running transactions and releases the database.
 	Close() error
@@ -93,6 +105,28 @@ type Tx interface {
 	// written after the scan began are seen is not defined, except that what is
 	// deleted ahead of the scan is not yielded. An error ends the sequence.
 	Scan(bucket string, r Range) iter.Seq2[Item, error]
+
+	// Prefetch says what the closure is about to read. It changes nothing but the
+	// time that takes: an engine that is a network away asks for all of it at once,
+	// the next time that it has to ask.
+	Prefetch(reads ...Read)
+
+	// Notify wakes who watches topic, in all processes, once the transaction has
+	// committed. The news carries nothing: what there is to know is in the database.
+	// After a crash right behind the commit it may get lost, so who can't afford to
+	// miss it looks by itself now and then, too.
+	Notify(topic string) error
+
+	// Buckets returns the names of the buckets that hold anything, in order.
+	Buckets() ([]string, error)
+}
+
+// Read is something to read: the value of Key or, where Key is empty, the items of
+// Range, of which Limit says how many will do at first.
+type Read struct {
+	Bucket string
+	Key    []byte
+	Range  Range
 }
 
 // Item is one key and its value.

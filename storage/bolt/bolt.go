@@ -19,6 +19,7 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/internal/watch"
 	"github.com/gatehouse-mdm/gatehouse/storage/internal/writeset"
 )
 
@@ -37,6 +38,8 @@ type DB struct {
 	doubt error // why nothing more is written
 
 	dead atomic.Pointer[error] // why nothing works any more: bbolt panicked with its locks held
+
+	watchers watch.Hub
 }
 
 var _ storage.DB = (*DB)(nil)
@@ -61,6 +64,11 @@ func (db *DB) View(ctx context.Context, fn func(storage.Tx) error) error {
 	tx := writeset.NewReadOnly(&snapshot{db: db, tx: btx})
 	defer tx.Close()
 	return fn(tx)
+}
+
+// Watch implements [storage.DB]. There is no other process.
+func (db *DB) Watch(topic string) (changed <-chan struct{}, stop func()) {
+	return db.watchers.Watch(topic)
 }
 
 // Close implements [storage.DB].

@@ -41,7 +41,8 @@ func (s *snapshot) Get(bucket string, key []byte) (value []byte, ok bool, err er
 	return value, err == nil, err
 }
 
-func (s *snapshot) Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[storage.Item, error] {
+func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
+	bucket, lo, hi, reverse := span.Bucket, span.Lo, span.Hi, span.Reverse
 	return func(yield func(storage.Item, error) bool) {
 		var c *bbolt.Cursor
 		// One step under guard: the closure's own panics are none of our business.
@@ -83,6 +84,21 @@ func (s *snapshot) Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[st
 			}
 		}
 	}
+}
+
+// Prefetch does nothing: everything is at hand.
+func (s *snapshot) Prefetch([]writeset.Key, []writeset.Span) {}
+
+// Buckets leaves those out that were emptied: bbolt keeps them.
+func (s *snapshot) Buckets() (names []string, err error) {
+	defer s.db.caught(&err)
+	c := s.tx.Cursor()
+	for name, _ := c.First(); name != nil; name, _ = c.Next() {
+		if first, _ := s.tx.Bucket(name).Cursor().First(); first != nil {
+			names = append(names, string(name))
+		}
+	}
+	return names, nil
 }
 
 func first(c *bbolt.Cursor, lo, hi []byte, reverse bool) (k, v []byte) {

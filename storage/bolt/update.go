@@ -43,31 +43,33 @@ func (db *DB) Update(ctx context.Context, fn func(storage.Tx) error) error {
 	if err := db.acquire(ctx); err != nil {
 		return err
 	}
-	b, err := db.run(ctx, fn)
-	if b == nil {
-		return err
+	b, topics, err := db.run(ctx, fn)
+	if b != nil {
+		<-b.done
+		if b.err != nil {
+			return b.err
+		}
 	}
-	<-b.done
-	if b.err != nil {
-		return b.err
+	if err == nil {
+		db.watchers.Wake(topics...)
 	}
 	return err
 }
 
-// run runs fn in our turn, and returns the batch whose end the answer depends on, if any.
-// The turn is passed on even if fn panics.
-func (db *DB) run(ctx context.Context, fn func(storage.Tx) error) (_ *batch, err error) {
+// run runs fn in our turn, and returns the batch whose end the answer depends on, if any,
+// and whom to wake then. The turn is passed on even if fn panics.
+func (db *DB) run(ctx context.Context, fn func(storage.Tx) error) (_ *batch, topics []string, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer db.pass()
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if db.doubt != nil {
-		return nil, db.doubt
+		return nil, nil, db.doubt
 	}
 	if db.batch == nil {
 		if db.batch, err = db.begin(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	b := db.batch
@@ -78,21 +80,21 @@ func (db *DB) run(ctx context.Context, fn func(storage.Tx) error) (_ *batch, err
 	defer tx.Close()
 	if err := fn(tx); err != nil {
 		if dependent {
-			return b, err
+			return b, nil, err
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	if tx.Len() == 0 {
 		if dependent {
-			return b, nil
+			return b, tx.Topics(), nil
 		}
-		return nil, nil
+		return nil, tx.Topics(), nil
 	}
 	b.bytes += tx.Bytes()
 	if err := db.guard(func() error { return b.apply(tx) }); err != nil {
 		db.abandon(fmt.Errorf("%w: %w", storage.ErrCommit, err))
 	}
-	return b, nil
+	return b, tx.Topics(), nil
 }
 
 func (b *batch) full() bool {

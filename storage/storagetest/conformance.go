@@ -47,6 +47,11 @@ func Run(t *testing.T, open func(t testing.TB) storage.DB, reopen func(t testing
 		"a failing closure fails alone":                         failsAlone,
 		"a closure can run twice":                               runsTwice,
 		"it does what a sorted map does":                        likeSortedMap,
+		"what was deleted does not come back":                   deletedStaysDeleted,
+		"buckets are those that hold something":                 bucketsHoldSomething,
+		"a commit wakes who watches":                            commitWakes,
+		"what did not happen wakes nobody":                      nothingWakesNobody,
+		"many items are read in order":                          manyItems,
 	} {
 		t.Run(name, func(t *testing.T) { check(t, open(t)) })
 	}
@@ -868,7 +873,7 @@ func likeSortedMap(t *testing.T, db storage.DB) {
 				for range rapid.IntRange(0, 30).Draw(t, "operations") {
 					name := rapid.SampledFrom(buckets).Draw(t, "bucket")
 					m := draft[name]
-					switch k := key.Draw(t, "k"); rapid.IntRange(0, 5).Draw(t, "operation") {
+					switch k := key.Draw(t, "k"); rapid.IntRange(0, 6).Draw(t, "operation") {
 					case 0, 1:
 						v := rapid.SliceOfN(rapid.Byte(), 0, 8).Draw(t, "value")
 						m[string(k)] = string(v)
@@ -886,6 +891,13 @@ func likeSortedMap(t *testing.T, db storage.DB) {
 						if string(v) != want || there == errors.Is(err, storage.ErrNotFound) {
 							t.Fatalf("Get(%q) = %q, %v, want %q, %v", k, v, err, want, there)
 						}
+					case 4: // changes nothing
+						tx.Prefetch(storage.Read{Bucket: name, Key: k}, storage.Read{Bucket: name, Range: storage.Range{
+							Prefix:  bound.Draw(t, "prefix"),
+							Start:   bound.Draw(t, "start"),
+							Reverse: rapid.Bool().Draw(t, "reverse"),
+							Limit:   rapid.IntRange(0, 3).Draw(t, "limit"),
+						}})
 					default:
 						compare(t, tx, name, m, storage.Range{
 							Prefix:  rapid.OneOf(rapid.Just[[]byte](nil), rapid.Just([]byte{0xff}), key).Draw(t, "prefix"),
@@ -910,6 +922,7 @@ func likeSortedMap(t *testing.T, db storage.DB) {
 			}
 			err = db.View(ctx, func(tx storage.Tx) error {
 				for name, m := range model {
+					tx.Prefetch(storage.Read{Bucket: name, Range: storage.Range{Limit: 2}})
 					compare(t, tx, name, m, storage.Range{})
 					compare(t, tx, name, m, storage.Range{Reverse: true})
 				}

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -21,10 +22,30 @@ type Base interface {
 	// Get returns the value of key as a slice of the caller's own, and whether it is there.
 	Get(bucket string, key []byte) (value []byte, ok bool, err error)
 
-	// Scan yields items from lo on and below hi, which are open when nil, as slices
-	// of the caller's own. The caller stops it when it has enough. An error ends
-	// the sequence.
-	Scan(bucket string, lo, hi []byte, reverse bool) iter.Seq2[storage.Item, error]
+	// Scan yields the items of s as slices of the caller's own. The caller stops it
+	// when it has enough, and may go on beyond the limit of s, which is only what it
+	// expects to need. An error ends the sequence.
+	Scan(s Span) iter.Seq2[storage.Item, error]
+
+	// Prefetch says which keys and spans are about to be read; it may do nothing.
+	Prefetch(keys []Key, spans []Span)
+
+	// Buckets returns the names of the buckets that hold anything, in order.
+	Buckets() ([]string, error)
+}
+
+// Key is the place of a value.
+type Key struct {
+	Bucket string
+	Key    []byte
+}
+
+// Span is a part of a bucket: keys from Lo on and below Hi, which are open when nil.
+type Span struct {
+	Bucket  string
+	Lo, Hi  []byte
+	Reverse bool
+	Limit   int // how many items are expected to be enough; 0: all
 }
 
 // Tx is a [storage.Tx] over a Base.
@@ -35,6 +56,7 @@ type Tx struct {
 	checked  string // the last bucket name that was found valid
 	buckets  map[string]*list
 	bytes    int
+	topics   []string
 }
 
 var _ storage.Tx = (*Tx)(nil)
@@ -138,7 +160,7 @@ func (tx *Tx) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error
 		// Everything of ours before the engine's next item goes first; ours also
 		// replaces the engine's of the same key. What is next is asked anew for each
 		// item, since the closure may write between two of them.
-		for item, err := range tx.base.Scan(bucket, lo, hi, r.Reverse) {
+		for item, err := range tx.base.Scan(Span{Bucket: bucket, Lo: lo, Hi: hi, Reverse: r.Reverse, Limit: r.Limit}) {
 			if err != nil {
 				yield(storage.Item{}, err)
 				return
@@ -165,6 +187,72 @@ func (tx *Tx) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error
 			}
 		}
 	}
+}
+
+// Prefetch implements [storage.Tx].
+func (tx *Tx) Prefetch(reads ...storage.Read) {
+	if tx.closed {
+		return
+	}
+	var keys []Key
+	var spans []Span
+	for _, r := range reads {
+		if storage.CheckBucket(r.Bucket) != nil || len(r.Key) > storage.MaxKey {
+			continue // whoever reads it gets the error
+		}
+		if len(r.Key) > 0 {
+			if l := tx.buckets[r.Bucket]; l == nil || l.find(r.Key) == nil {
+				keys = append(keys, Key{r.Bucket, r.Key})
+			}
+			continue
+		}
+		lo, hi := bounds(r.Range)
+		spans = append(spans, Span{Bucket: r.Bucket, Lo: lo, Hi: hi, Reverse: r.Range.Reverse, Limit: r.Range.Limit})
+	}
+	if len(keys)+len(spans) > 0 {
+		tx.base.Prefetch(keys, spans)
+	}
+}
+
+// Notify implements [storage.Tx].
+func (tx *Tx) Notify(topic string) error {
+	switch {
+	case tx.closed:
+		return storage.ErrClosed
+	case tx.readOnly:
+		return storage.ErrReadOnly
+	case topic == "" || len(topic) > storage.MaxTopic:
+		return fmt.Errorf("topic of %d bytes: %w", len(topic), storage.ErrLimit)
+	}
+	if !slices.Contains(tx.topics, topic) {
+		tx.topics = append(tx.topics, topic)
+	}
+	return nil
+}
+
+// Topics are those that the closure notified, each once.
+func (tx *Tx) Topics() []string { return tx.topics }
+
+// Buckets implements [storage.Tx].
+func (tx *Tx) Buckets() ([]string, error) {
+	if tx.closed {
+		return nil, storage.ErrClosed
+	}
+	names, err := tx.base.Buckets()
+	if err != nil || len(tx.buckets) == 0 {
+		return names, err
+	}
+	for name := range tx.buckets { // ours may have filled or emptied any
+		names = slices.DeleteFunc(names, func(n string) bool { return n == name })
+		for _, err := range tx.Scan(name, storage.Range{Limit: 1}) {
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // overlay walks over the writes of one bucket within bounds, beside a walk over the
