@@ -53,7 +53,7 @@ var adapters = []struct {
 	{"github.com/micromdm/scep", []string{"depot/scep"}},
 	{"github.com/smallstep/scep", []string{"depot/scep"}},
 	{"go.etcd.io/bbolt", []string{"storage/bolt"}},
-	{"github.com/jackc/pgx", []string{"storage/postgres"}},
+	{"github.com/jackc/pgx", []string{"storage/postgres", "storage/storagetest/postgrestest"}},
 	{"github.com/sideshow/apns2", []string{"apns"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
