@@ -67,11 +67,11 @@ func newSchema(server string) (dsn string, drop func() error, err error) {
 }
 
 // shared is the server of this process. There is no test that could own it.
-var shared = sync.OnceValues(func() (*process, error) { return startProcess(memory, quick) })
+var shared = sync.OnceValues(func() (*process, error) { return startProcess(quick()) })
 
 // Run starts a server, calls fn with its URL and ends the server.
 func Run(fn func(dsn string) error) error {
-	p, err := startProcess(memory, quick)
+	p, err := startProcess(quick())
 	if err != nil {
 		return err
 	}
@@ -108,20 +108,21 @@ const (
 // lines of postgresql.conf, such as "max_connections = 5", and come last.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return start(t, memory, quick, settings)
+	return start(t, quick(), settings)
 }
 
 // StartDurable starts a server as an operator's: on the disk, with PostgreSQL's own
 // defaults, by which what was committed outlives a crash of the machine. It is for
-// benchmarks.
+// benchmarks, and for clients that refuse the cheap password of the others.
 func StartDurable(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return start(t, "", "", settings)
+	return start(t, durable(), settings)
 }
 
-func start(t testing.TB, memory, base string, settings []string) *Server {
+func start(t testing.TB, k kind, settings []string) *Server {
 	t.Helper()
-	p, err := startProcess(memory, base+strings.Join(settings, "\n"))
+	k.settings += strings.Join(settings, "\n")
+	p, err := startProcess(k)
 	if err != nil {
 		missing(t, err)
 	}

@@ -140,7 +140,7 @@ func TestADurableServerIsSynchronous(t *testing.T) {
 }
 
 func TestAWrongSettingIsExplained(t *testing.T) {
-	p, err := startProcess(memory, "no_such_setting = 1")
+	p, err := startProcess(kind{memory, "no_such_setting = 1", 1})
 	if err == nil {
 		_ = p.close()
 	}

@@ -51,9 +51,22 @@ jit = off
 timezone = 'UTC'
 `
 
-// quick are settings for tests that ask nothing of a disk. What was committed is still
-// written before it's acknowledged, so that it outlives a crash of the server.
-const quick = `
+// kind is what a server is good for.
+type kind struct {
+	memory     string // directory for the files, if it has the room; the disk when empty
+	settings   string // lines of postgresql.conf
+	iterations int    // of SCRAM for the owner's password
+}
+
+// quick is for tests that ask nothing of a disk. What was committed is still written
+// before it's acknowledged, so that it outlives a crash of the server. Checking a password
+// as often as PostgreSQL does by itself would cost each connection milliseconds.
+func quick() kind { return kind{memory, quickSettings, 1} }
+
+// durable is what an operator has.
+func durable() kind { return kind{"", "", 4096} }
+
+const quickSettings = `
 fsync = off
 full_page_writes = off
 wal_level = minimal
@@ -65,15 +78,14 @@ max_wal_size = 128MB
 // memory is where files live that need not outlive anything, on systems that have it.
 const memory = "/dev/shm"
 
-// startProcess starts a server with an empty database. Its files are on the disk if
-// memory is empty.
-func startProcess(memory, settings string) (_ *process, err error) {
+// startProcess starts a server with an empty database.
+func startProcess(k kind) (_ *process, err error) {
 	bin, err := programs("/usr/lib/postgresql", exec.LookPath)
 	if err != nil {
 		return nil, err
 	}
 	p := &process{password: rand.Text()}
-	p.cmd = exec.Command("sh", "-c", supervisor, "supervise", bin, memory, os.TempDir(), common+settings)
+	p.cmd = exec.Command("sh", "-c", supervisor, "supervise", bin, k.memory, os.TempDir(), common+k.settings)
 	p.cmd.Dir = "/"
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"} // and nothing of PG*
 	if p.cmd.SysProcAttr, err = detached(); err != nil {
@@ -114,13 +126,13 @@ func startProcess(memory, settings string) (_ *process, err error) {
 			return nil, err
 		}
 	}
-	return p, p.createDatabase()
+	return p, p.createDatabase(k.iterations)
 }
 
 // createDatabase makes what an operator would: a database and its owner, who is nothing
 // else.
-func (p *process) createDatabase() error {
-	verifier, err := scramVerifier(p.password)
+func (p *process) createDatabase(iterations int) error {
+	verifier, err := scramVerifier(p.password, iterations)
 	if err != nil {
 		return err
 	}
@@ -232,14 +244,13 @@ func freePort() (int, error) {
 	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
-// scramVerifier returns what PostgreSQL keeps of a password (RFC 5803) with one iteration
-// in place of 4,096, which would cost each connection of each test milliseconds.
-func scramVerifier(password string) (string, error) {
+// scramVerifier returns what PostgreSQL keeps of a password (RFC 5803).
+func scramVerifier(password string, iterations int) (string, error) {
 	salt := make([]byte, 16)
 	if _, err := rand.Read(salt); err != nil {
 		return "", err
 	}
-	salted, err := pbkdf2.Key(sha256.New, password, salt, 1, sha256.Size)
+	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return "", err
 	}
@@ -250,7 +261,7 @@ func scramVerifier(password string) (string, error) {
 	}
 	stored := sha256.Sum256(of("Client Key"))
 	b64 := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("SCRAM-SHA-256$1:%s$%s:%s", b64(salt), b64(stored[:]), b64(of("Server Key"))), nil
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, b64(salt), b64(stored[:]), b64(of("Server Key"))), nil
 }
 
 // execute runs SQL on a connection of its own. None is kept for the next time: one that
