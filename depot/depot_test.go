@@ -14,6 +14,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -679,6 +680,7 @@ func TestPagesHoldEveryRecordOnce(t *testing.T) {
 		want[issue(t, d, db, depot.Certificate{}).Fingerprint] = true
 	}
 	view(t, db, func(tx storage.Tx) error {
+		want := maps.Clone(want)
 		for cursor := ""; ; {
 			items, next, err := d.Page(tx, cursor, 2)
 			if err != nil {

@@ -462,6 +462,7 @@ func TestCommandsAreSealedAtRest(t *testing.T) {
 	b.enqueue(t, "1", id)
 	n := 0
 	err := b.db.View(context.Background(), func(tx storage.Tx) error {
+		n = 0
 		for item, err := range tx.Scan("command_payloads", storage.Range{}) {
 			if err != nil {
 				return err

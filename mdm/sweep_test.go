@@ -51,8 +51,9 @@ func TestCommandsExpireAndAreForgotten(t *testing.T) {
 	if _, _, err := b.Command(ctx, "0"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("after 181 days: %v, want ErrNotFound", err)
 	}
-	left := map[string]int{}
+	var left map[string]int
 	err := b.db.View(ctx, func(tx storage.Tx) error {
+		left = map[string]int{}
 		for _, bucket := range []string{"commands", "command_payloads", "queue", "command_history"} {
 			for _, err := range tx.Scan(bucket, storage.Range{}) {
 				if err != nil {

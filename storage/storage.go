@@ -62,7 +62,8 @@ const (
 
 // DB is a database. Its methods may be called from many goroutines at once.
 type DB interface {
-	// View runs fn on a consistent snapshot. It returns fn's error as it is.
+	// View runs fn on a consistent snapshot. It returns fn's error as it is. Like that
+	// of Update, fn may run more than once.
 	View(ctx context.Context, fn func(Tx) error) error
 
 	// Update runs fn and commits what it wrote: when Update returns nil, that is
@@ -127,6 +128,10 @@ type Read struct {
 	Bucket string
 	Key    []byte
 	Range  Range
+
+	// Then says what will be read for an item of Range: the record, say, that an
+	// entry of an index names. It may be nil.
+	Then func(Item) []Read
 }
 
 // Item is one key and its value.

@@ -87,7 +87,7 @@ func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
 }
 
 // Prefetch does nothing: everything is at hand.
-func (s *snapshot) Prefetch([]writeset.Key, []writeset.Span) {}
+func (s *snapshot) Prefetch([]writeset.Key, []writeset.Ahead) {}
 
 // Buckets leaves those out that were emptied: bbolt keeps them.
 func (s *snapshot) Buckets() (names []string, err error) {

@@ -14,13 +14,15 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
+	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
 // Open returns an empty database for one test, closed when the test ends. The environment
 // variable GATEHOUSE_TEST_STORE says of which engine: bolt, which is the default.
 //
-// It is stricter than any engine: each Update closure runs twice, the first time for
-// nothing, so that one fails that can't run again after a conflict; and a closure that calls
+// It is stricter than any engine: each closure runs twice, the first time for nothing, so
+// that one fails that can't run again after a conflict; and a closure that calls
 // View or Update of its database, which may wait for itself, panics.
 func Open(t testing.TB) storage.DB {
 	t.Helper()
@@ -28,6 +30,8 @@ func Open(t testing.TB) storage.DB {
 	switch engine := os.Getenv("GATEHOUSE_TEST_STORE"); engine {
 	case "", "bolt":
 		db = openBolt(t)
+	case "postgres":
+		db = openPostgres(t)
 	default:
 		t.Fatalf("GATEHOUSE_TEST_STORE is %q: no such engine", engine)
 	}
@@ -55,6 +59,16 @@ func openBolt(t testing.TB) storage.DB {
 	return db
 }
 
+// openPostgres opens a schema of a private server, or skips the test where there is none.
+func openPostgres(t testing.TB) storage.DB {
+	t.Helper()
+	db, err := postgres.Open(context.Background(), postgrestest.DSN(t), postgres.Options{})
+	if err != nil {
+		t.Fatalf("open database: %v", err)
+	}
+	return db
+}
+
 // strict runs closures as the worst engine might.
 type strict struct {
 	storage.DB
@@ -64,20 +78,22 @@ type strict struct {
 var errAgain = errors.New("this run is thrown away")
 
 func (s *strict) View(ctx context.Context, fn func(storage.Tx) error) error {
-	return s.alone(func() error { return s.DB.View(ctx, fn) })
+	return s.alone(func() error { return s.twice(ctx, s.DB.View, fn) })
 }
 
 func (s *strict) Update(ctx context.Context, fn func(storage.Tx) error) error {
-	return s.alone(func() error {
-		err := s.DB.Update(ctx, func(tx storage.Tx) error {
-			_ = fn(tx)
-			return errAgain
-		})
-		if !errors.Is(err, errAgain) {
-			return err // such as a context that has ended
-		}
-		return s.DB.Update(ctx, fn)
+	return s.alone(func() error { return s.twice(ctx, s.DB.Update, fn) })
+}
+
+func (s *strict) twice(ctx context.Context, run func(context.Context, func(storage.Tx) error) error, fn func(storage.Tx) error) error {
+	err := run(ctx, func(tx storage.Tx) error {
+		_ = fn(tx)
+		return errAgain
 	})
+	if !errors.Is(err, errAgain) {
+		return err // such as a context that has ended
+	}
+	return run(ctx, fn)
 }
 
 // alone runs fn, unless this goroutine is in the middle of a closure: then it panics,

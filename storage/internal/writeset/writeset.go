@@ -28,7 +28,7 @@ type Base interface {
 	Scan(s Span) iter.Seq2[storage.Item, error]
 
 	// Prefetch says which keys and spans are about to be read; it may do nothing.
-	Prefetch(keys []Key, spans []Span)
+	Prefetch(keys []Key, spans []Ahead)
 
 	// Buckets returns the names of the buckets that hold anything, in order.
 	Buckets() ([]string, error)
@@ -60,6 +60,12 @@ type Tx struct {
 }
 
 var _ storage.Tx = (*Tx)(nil)
+
+// Ahead is a span that is about to be read, and what will be read for each of its items.
+type Ahead struct {
+	Span
+	Then func(storage.Item) (keys []Key, spans []Ahead) // nil: nothing
+}
 
 // New returns a transaction that holds its writes back.
 func New(base Base) *Tx {
@@ -194,8 +200,13 @@ func (tx *Tx) Prefetch(reads ...storage.Read) {
 	if tx.closed {
 		return
 	}
-	var keys []Key
-	var spans []Span
+	if keys, spans := tx.ahead(reads); len(keys)+len(spans) > 0 {
+		tx.base.Prefetch(keys, spans)
+	}
+}
+
+// ahead leaves out what no read will ask the base for.
+func (tx *Tx) ahead(reads []storage.Read) (keys []Key, spans []Ahead) {
 	for _, r := range reads {
 		if storage.CheckBucket(r.Bucket) != nil || len(r.Key) > storage.MaxKey {
 			continue // whoever reads it gets the error
@@ -207,11 +218,13 @@ func (tx *Tx) Prefetch(reads ...storage.Read) {
 			continue
 		}
 		lo, hi := bounds(r.Range)
-		spans = append(spans, Span{Bucket: r.Bucket, Lo: lo, Hi: hi, Reverse: r.Range.Reverse, Limit: r.Range.Limit})
+		a := Ahead{Span: Span{Bucket: r.Bucket, Lo: lo, Hi: hi, Reverse: r.Range.Reverse, Limit: r.Range.Limit}}
+		if r.Then != nil {
+			a.Then = func(item storage.Item) ([]Key, []Ahead) { return tx.ahead(r.Then(item)) }
+		}
+		spans = append(spans, a)
 	}
-	if len(keys)+len(spans) > 0 {
-		tx.base.Prefetch(keys, spans)
-	}
+	return keys, spans
 }
 
 // Notify implements [storage.Tx].

@@ -1,0 +1,312 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+const (
+	// newsPause is between two messages to other processes: what happens meanwhile goes
+	// with the next one. NOTIFY takes a lock of the whole database when it commits, so
+	// it goes in transactions of its own, and not one for each command that is answered.
+	newsPause = 20 * time.Millisecond
+
+	maxPending = 1000 // topics; beyond, everybody looks at everything
+	maxPayload = 7000 // bytes; PostgreSQL's own limit is 8000
+
+	newsCheck    = 30 * time.Second // of a connection on which nothing came
+	newsPoll     = time.Second      // where the database can't notify
+	newsTimeout  = 10 * time.Second
+	newsMaxRetry = 5 * time.Second
+)
+
+// everything is the topic of those who have lost count.
+const everything = "*"
+
+// news carries what transactions notify to other processes, and theirs here. Its
+// connection also shows that the database is in use, by an advisory lock.
+type news struct {
+	db        *DB
+	config    *pgx.ConnConfig
+	table     uint32
+	exclusive bool
+	self      string // sender of our messages
+	polls     bool   // the database has no LISTEN
+
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	pending map[string]struct{}
+	signal  chan struct{}
+}
+
+func newNews(db *DB, config *pgx.ConnConfig, table uint32, exclusive bool) *news {
+	return &news{
+		db: db, config: config, table: table, exclusive: exclusive, self: rand.Text(),
+		pending: make(map[string]struct{}), signal: make(chan struct{}, 1),
+	}
+}
+
+// start marks the database as in use and begins to listen on conn, which is then ours.
+func (n *news) start(ctx context.Context, conn *pgx.Conn) error {
+	free, err := n.lock(ctx, conn)
+	if err == nil && !free {
+		if n.exclusive {
+			return fmt.Errorf("%w: PostgreSQL %s: a server uses it; stop all of them first", storage.ErrInUse, n.db.name)
+		}
+		return fmt.Errorf("%w: PostgreSQL %s: another process needs it for itself, such as a copy that is not finished", storage.ErrInUse, n.db.name)
+	}
+	if err == nil {
+		err = n.listen(ctx, conn)
+	}
+	if err != nil {
+		return n.db.explain(err)
+	}
+	ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n.running.Go(func() { n.receive(ctx, conn) })
+	n.running.Go(func() { n.deliver(ctx) })
+	return nil
+}
+
+func (n *news) stop() {
+	n.cancel()
+	n.running.Wait()
+}
+
+// lock takes the lock that all users of the database share, or that one has alone.
+func (n *news) lock(ctx context.Context, conn *pgx.Conn) (ok bool, err error) {
+	function := "pg_try_advisory_lock_shared"
+	if n.exclusive {
+		function = "pg_try_advisory_lock"
+	}
+	err = conn.QueryRow(ctx, fmt.Sprintf(`select %s($1, $2)`, function), lockClass, int32(n.table)).Scan(&ok)
+	if missing(err) {
+		return true, nil
+	}
+	return ok, err
+}
+
+func (n *news) channel() string { return fmt.Sprintf("gatehouse_%d", n.table) }
+
+func (n *news) listen(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "listen "+n.channel())
+	if missing(err) {
+		n.polls = true
+		return nil
+	}
+	return err
+}
+
+// missing reports whether a relative of PostgreSQL lacks what was asked for.
+func missing(err error) bool {
+	code := state(err)
+	return code == featureNotSupported || code == undefinedFunction || code == "42601" // syntax error
+}
+
+// receive wakes watchers for what other processes say, until ctx ends.
+func (n *news) receive(ctx context.Context, conn *pgx.Conn) {
+	failures := 0
+	for {
+		err := n.hear(ctx, conn)
+		if ctx.Err() != nil {
+			closeConn(conn)
+			return
+		}
+		if failures == 0 {
+			n.db.log.WarnContext(ctx, "connection for news lost, will connect again", "database", n.db.name, "err", n.db.explain(err))
+		}
+		closeConn(conn)
+		for {
+			failures++
+			wait := min(lostWait<<min(failures, 10), newsMaxRetry)
+			select {
+			case <-time.After(wait/2 + mathrand.N(wait/2+1)):
+			case <-ctx.Done():
+				return
+			}
+			if conn, err = n.connect(ctx); err == nil {
+				break
+			}
+		}
+		failures = 0
+		n.db.watchers.WakeAll() // whatever was said meanwhile
+		n.db.log.InfoContext(ctx, "connection for news is back", "database", n.db.name)
+	}
+}
+
+func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, newsTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, n.config.Copy())
+	if err != nil {
+		return nil, err
+	}
+	if _, err = n.lock(ctx, conn); err == nil { // who took it meanwhile will see us by our writes
+		err = n.listen(ctx, conn)
+	}
+	if err != nil {
+		closeConn(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// hear takes messages until the connection or ctx ends.
+func (n *news) hear(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		patience := newsCheck
+		if n.polls {
+			patience = newsPoll
+		}
+		wait, cancel := context.WithTimeout(ctx, patience)
+		m, err := conn.WaitForNotification(wait)
+		quiet := wait.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			n.take(m.Payload)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !quiet || conn.IsClosed():
+			return err
+		case n.polls:
+			n.db.watchers.WakeAll()
+			fallthrough
+		default:
+			ping, cancel := context.WithTimeout(ctx, newsTimeout)
+			err := conn.Ping(ping)
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// take reads a message: who sent it, then topics.
+func (n *news) take(payload string) {
+	var parts []string
+	if err := json.Unmarshal([]byte(payload), &parts); err != nil || len(parts) == 0 {
+		n.db.watchers.WakeAll() // not one of ours, or of a newer version
+		return
+	}
+	switch topics := parts[1:]; {
+	case parts[0] == n.self:
+	case slices.Contains(topics, everything):
+		n.db.watchers.WakeAll()
+	default:
+		n.db.watchers.Wake(topics...)
+	}
+}
+
+// tell wakes who watches topics here, and has others told.
+func (db *DB) tell(topics []string) {
+	if len(topics) == 0 {
+		return
+	}
+	db.watchers.Wake(topics...)
+	n := db.news
+	n.mu.Lock()
+	for _, t := range topics {
+		n.pending[t] = struct{}{}
+	}
+	n.bound()
+	n.mu.Unlock()
+	select {
+	case n.signal <- struct{}{}:
+	default:
+	}
+}
+
+// bound keeps pending small; n.mu is held.
+func (n *news) bound() {
+	if len(n.pending) > maxPending {
+		n.pending = map[string]struct{}{everything: {}}
+	}
+}
+
+// deliver sends what is pending, until ctx ends, and once more then.
+func (n *news) deliver(ctx context.Context) {
+	for {
+		select {
+		case <-n.signal:
+		case <-ctx.Done():
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = n.send(ctx) // others look by themselves now and then
+			return
+		}
+		pause := newsPause
+		if err := n.send(ctx); err != nil {
+			pause = newsMaxRetry // the connection for news logs what is wrong
+			select {
+			case n.signal <- struct{}{}:
+			default:
+			}
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// send sends what is pending; what can't be sent stays so.
+func (n *news) send(ctx context.Context) error {
+	n.mu.Lock()
+	batch := n.pending
+	n.pending = make(map[string]struct{})
+	n.mu.Unlock()
+	if len(batch) == 0 || n.polls {
+		return nil
+	}
+	payloads, err := n.payloads(batch)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, newsTimeout)
+		defer cancel()
+		_, err = n.db.pool.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) as t(payload)`, n.channel(), payloads)
+	}
+	if err == nil || missing(err) {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for t := range batch {
+		n.pending[t] = struct{}{}
+	}
+	n.bound()
+	return err
+}
+
+// payloads writes messages, each within PostgreSQL's limit.
+func (n *news) payloads(topics map[string]struct{}) ([]string, error) {
+	var payloads []string
+	message, length := []string{n.self}, len(n.self)
+	flush := func() error {
+		b, err := json.Marshal(message)
+		payloads = append(payloads, strings.ToValidUTF8(string(b), ""))
+		message, length = []string{n.self}, len(n.self)
+		return err
+	}
+	var errs []error
+	for t := range topics {
+		if length+6*len(t)+3 > maxPayload { // JSON may take six bytes for one
+			errs = append(errs, flush())
+		}
+		message, length = append(message, t), length+6*len(t)+3
+	}
+	return payloads, errors.Join(append(errs, flush())...)
+}
