@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -85,20 +87,28 @@ func (s *Service) flushSeen(ctx context.Context) error {
 	return nil
 }
 
-// Run writes behind and sweeps until ctx ends, and writes once more then.
+// Run writes behind and sweeps until ctx ends, and writes once more then. Every
+// process writes what it has seen itself; one of them sweeps.
 func (s *Service) Run(ctx context.Context) error {
-	flush, sweep := time.NewTicker(seenFlush), time.NewTicker(sweepEvery)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.writeBehind(ctx) })
+	group.Go(func() error {
+		return storage.Schedule{
+			DB: s.db, Log: s.log, Now: s.now,
+			Jobs: []storage.Job{{Name: "mdm/sweep", Every: sweepEvery, Do: s.sweep}},
+		}.Run(ctx)
+	})
+	return group.Wait()
+}
+
+func (s *Service) writeBehind(ctx context.Context) error {
+	flush := time.NewTicker(seenFlush)
 	defer flush.Stop()
-	defer sweep.Stop()
 	for {
 		select {
 		case <-flush.C:
 			if err := s.flushSeen(ctx); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "last seen not written, will try again", "err", err)
-			}
-		case <-sweep.C:
-			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "old commands not swept, will try again", "err", err)
 			}
 		case <-ctx.Done():
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

@@ -2,7 +2,6 @@ package mdm
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,7 +28,6 @@ type Service struct {
 	log *slog.Logger
 	now func() time.Time
 
-	holder  string // of leases: this process
 	seen    seen
 	lastSeq atomic.Int64
 	changes broadcast
@@ -40,7 +38,7 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("mdm: DB, Box, Log and Now are required")
 	}
-	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, holder: rand.Text()}, nil
+	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now}, nil
 }
 
 // Overview is a device with what is kept apart from its record.

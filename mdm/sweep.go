@@ -17,7 +17,6 @@ const (
 
 	sweepEvery = time.Hour
 	sweepBatch = 10_000 // devices' entries in one transaction, so that it holds nobody up
-	sweepLease = "mdm/sweep"
 )
 
 const (
@@ -25,16 +24,13 @@ const (
 	commandsOpen  = "open"
 )
 
-// sweep expires what devices never fetched and deletes what is old. One replica
-// at a time does so; what one call leaves over, the next one takes.
+// sweep expires what devices never fetched, deletes what is old, and cancels what waits
+// for devices that have left.
 func (s *Service) sweep(ctx context.Context) error {
-	held, err := storage.Acquire(ctx, s.db, sweepLease, s.holder, 2*sweepEvery, s.now)
-	if err != nil || !held {
-		return err
-	}
 	return errors.Join(
 		s.sweepOlder(ctx, commandsByAge, historyLife, s.deleteCommand),
 		s.sweepOlder(ctx, commandsOpen, commandLife, s.expireCommand),
+		s.sweepLeft(ctx),
 	)
 }
 
@@ -69,6 +65,75 @@ func (s *Service) sweepOlder(ctx context.Context, index string, age time.Duratio
 		}
 	}
 	return nil
+}
+
+// sweepLeft cancels what is in the queues of enrollments that take no commands. Whoever
+// ends one empties its queue, but a command may be added by a transaction that began
+// before: it reads whether the device may have it, and writes nothing that the other
+// reads, so that one command to many devices holds none of them up.
+func (s *Service) sweepLeft(ctx context.Context) error {
+	var start []byte
+	for {
+		waiting, next, err := s.leftWaiting(ctx, start)
+		if err != nil {
+			return fmt.Errorf("find commands of devices that left: %w", err)
+		}
+		for _, id := range waiting {
+			err := s.db.Update(ctx, func(tx storage.Tx) error {
+				if e, err := getEligibility(tx, id); err != nil || e.state == Enrolled {
+					return err
+				}
+				return s.CancelPending(tx, id)
+			})
+			if err != nil {
+				return fmt.Errorf("cancel commands of %s, which left: %w", id, err)
+			}
+		}
+		if next == nil {
+			return nil
+		}
+		start = next
+	}
+}
+
+// leftWaiting returns those with something in their queue among the next enrollments
+// that take no commands, and where to go on, nil at the end.
+func (s *Service) leftWaiting(ctx context.Context, start []byte) (waiting []DeviceID, next []byte, err error) {
+	const batch = 500
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		waiting, next = nil, nil
+		var queues []storage.Read
+		for item, err := range tx.Scan(eligibilityBucket, storage.Range{Start: start}) {
+			if err != nil {
+				return err
+			}
+			e, err := decodeEligibility(item.Value)
+			if err != nil {
+				return fmt.Errorf("eligibility of %s: %w", item.Key, err)
+			}
+			if e.state == Enrolled {
+				continue
+			}
+			if len(queues) == batch {
+				next = item.Key
+				break
+			}
+			queues = append(queues, storage.Read{
+				Bucket: queueBucket, Range: storage.Range{Prefix: storage.KeyPrefix(string(item.Key)), Limit: 1},
+			})
+		}
+		tx.Prefetch(queues...)
+		for _, q := range queues {
+			for e, err := range queue.All(tx, q.Range) {
+				if err != nil {
+					return err
+				}
+				waiting = append(waiting, e.DeviceID)
+			}
+		}
+		return nil
+	})
+	return waiting, next, err
 }
 
 // expireCommand ends c for the devices that have not finished it.

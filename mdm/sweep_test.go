@@ -71,3 +71,24 @@ func TestCommandsExpireAndAreForgotten(t *testing.T) {
 		t.Errorf("left = %v, want only the young command", left)
 	}
 }
+
+func TestCommandsOfDevicesThatLeftAreCancelled(t *testing.T) {
+	ctx := context.Background()
+	b := newBench(t)
+	gone, here := b.device(t, "gone"), b.device(t, "here")
+	for i := range 600 { // more than one batch before them
+		b.device(t, fmt.Sprintf("away-%03d", i), func(d *mdm.Device) { d.State = mdm.Unenrolled })
+	}
+	// As a transaction leaves it that read the device's state before it changed.
+	b.enqueue(t, "late", gone, here)
+	b.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Blocked })
+	if err := b.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.state(t, gone, "late"); got != mdm.Cancelled {
+		t.Errorf("for the device that left the command is %s, want cancelled", got)
+	}
+	if got := b.state(t, here, "late"); got != mdm.Queued {
+		t.Errorf("for the other one it is %s, want queued still", got)
+	}
+}
