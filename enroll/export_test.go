@@ -1,6 +1,11 @@
 package enroll
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
-// Round is one turn of the scheduled work, for tests that move the clock.
-func (s *Service) Round(ctx context.Context) error { return s.round(ctx) }
+// Round is one turn of all scheduled work, for tests that move the clock.
+func (s *Service) Round(ctx context.Context) error {
+	return errors.Join(s.renewals(ctx), s.sweep(ctx))
+}

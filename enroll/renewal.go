@@ -278,25 +278,16 @@ func (s *Service) mayRetry(tx storage.Tx, d mdm.Device) (bool, error) {
 // Run renews identities as they fall due and sweeps what has expired, until ctx
 // ends. One replica at a time does so.
 func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(renewalTick)
-	defer tick.Stop()
-	for {
-		if err := s.round(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "scheduled work not finished, will try again", "err", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return storage.Schedule{
+		DB: s.db, Log: s.log, Now: s.now,
+		Jobs: []storage.Job{
+			{Name: "enroll/renewals", Every: renewalTick, Do: s.renewals},
+			{Name: "enroll/sweep", Every: sweepTick, Do: s.sweep},
+		},
+	}.Run(ctx)
 }
 
-// round is one turn of the scheduled work.
-func (s *Service) round(ctx context.Context) error {
-	held, err := storage.Acquire(ctx, s.db, "enroll", s.holder, 2*renewalTick, s.now)
-	if err != nil || !held {
-		return err
-	}
-	return errors.Join(s.expireRenewals(ctx), s.renewDue(ctx), s.sweep(ctx))
+// renewals is one turn of the scheduler.
+func (s *Service) renewals(ctx context.Context) error {
+	return errors.Join(s.expireRenewals(ctx), s.renewDue(ctx))
 }

@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,9 +60,8 @@ type Service struct {
 	organisation string
 	includeRoot  bool
 
-	log    *slog.Logger
-	now    func() time.Time
-	holder string // of leases: this process
+	log *slog.Logger
+	now func() time.Time
 }
 
 // New returns a Service, or says what c lacks.
@@ -77,7 +75,7 @@ func New(c Config) (*Service, error) {
 	return &Service{
 		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
-		log: c.Log, now: c.Now, holder: rand.Text(),
+		log: c.Log, now: c.Now,
 	}, nil
 }
 

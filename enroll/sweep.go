@@ -2,6 +2,7 @@ package enroll
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,58 +14,57 @@ const (
 	attemptLife = 24 * time.Hour
 	// failureLife is how long one that failed is kept, for those who ask why.
 	failureLife = 30 * 24 * time.Hour
-	sweepBatch  = 500
+
+	sweepTick  = 10 * time.Minute
+	sweepBatch = 500 // in one transaction
 )
 
 // sweep deletes challenges, remembered answers and failures that can't matter any
-// more, and fails attempts that nobody will finish. Each call does a bounded part.
+// more, and fails attempts that nobody will finish.
 func (s *Service) sweep(ctx context.Context) error {
-	// A spent challenge stays for as long as its answer may be asked for again.
-	old := s.now().Add(-issuanceLife).UTC().Format(time.RFC3339)
-	now := s.now().UTC().Format(time.RFC3339)
-	forgotten := s.now().Add(-failureLife).UTC().Format(time.RFC3339)
-	stale := s.now().Add(-attemptLife).UTC().Format(time.RFC3339)
-	err := s.db.Update(ctx, func(tx storage.Tx) error {
-		for c, err := range challenges.Ascend(tx, byExpiry, "", old, sweepBatch) {
-			if err != nil {
-				return err
+	until := func(age time.Duration) string { return s.now().Add(-age).UTC().Format(time.RFC3339) }
+	return errors.Join(
+		// A spent challenge stays for as long as its answer may be asked for again.
+		sweepOlder(ctx, s.db, challenges, byExpiry, until(issuanceLife), func(tx storage.Tx, c challenge) error {
+			return challenges.Delete(tx, c.Hash)
+		}),
+		sweepOlder(ctx, s.db, issuances, byExpiry, until(0), func(tx storage.Tx, i issuance) error {
+			return issuances.Delete(tx, i.Key)
+		}),
+		sweepOlder(ctx, s.db, attempts, attemptsFailed, until(failureLife), func(tx storage.Tx, a Attempt) error {
+			return attempts.Delete(tx, a.ID)
+		}),
+		sweepOlder(ctx, s.db, attempts, attemptsOpen, until(attemptLife), func(tx storage.Tx, a Attempt) error {
+			return s.failAttempt(tx, a, codeOf(errAttemptExpired))
+		}),
+	)
+}
+
+// sweepOlder calls fn, which takes it out of the index, for every record of c that
+// has a value before until in the index.
+func sweepOlder[T any](ctx context.Context, db storage.DB, c *storage.Collection[T], index, until string, fn func(storage.Tx, T) error) error {
+	for {
+		var old []T
+		err := db.Update(ctx, func(tx storage.Tx) error {
+			old = nil
+			for v, err := range c.Ascend(tx, index, "", until, sweepBatch) {
+				if err != nil {
+					return err
+				}
+				old = append(old, v)
 			}
-			if err := challenges.Delete(tx, c.Hash); err != nil {
-				return err
+			for _, v := range old {
+				if err := fn(tx, v); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("sweep: %w", err)
 		}
-		for i, err := range issuances.Ascend(tx, byExpiry, "", now, sweepBatch) {
-			if err != nil {
-				return err
-			}
-			if err := issuances.Delete(tx, i.Key); err != nil {
-				return err
-			}
+		if len(old) < sweepBatch {
+			return nil
 		}
-		for a, err := range attempts.Ascend(tx, attemptsFailed, "", forgotten, sweepBatch) {
-			if err != nil {
-				return err
-			}
-			if err := attempts.Delete(tx, a.ID); err != nil {
-				return err
-			}
-		}
-		var late []Attempt
-		for a, err := range attempts.Ascend(tx, attemptsOpen, "", stale, sweepBatch) {
-			if err != nil {
-				return err
-			}
-			late = append(late, a)
-		}
-		for _, a := range late {
-			if err := s.failAttempt(tx, a, codeOf(errAttemptExpired)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("sweep: %w", err)
 	}
-	return nil
 }

@@ -167,18 +167,10 @@ func (s *Sessions) End(ctx context.Context) error {
 
 // Run removes sessions that have ended, until ctx does.
 func (s *Sessions) Run(ctx context.Context) error {
-	tick := time.NewTicker(10 * time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := s.store.prune(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "old sessions not removed", "err", err)
-			}
-		}
-	}
+	return storage.Schedule{
+		DB: s.store.db, Log: s.log, Now: s.now,
+		Jobs: []storage.Job{{Name: "webui/sessions", Every: 10 * time.Minute, Do: s.store.prune}},
+	}.Run(ctx)
 }
 
 // session is the record of one session.

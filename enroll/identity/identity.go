@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -71,12 +73,23 @@ func New(c Config) (*Service, error) {
 }
 
 // Run writes down when tokens were used, and forgets failed logins that are too
-// old to matter.
+// old to matter, until ctx ends. Every process writes what it has seen itself; one of
+// them forgets.
 func (s *Service) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.writeBehind(ctx) })
+	group.Go(func() error {
+		return storage.Schedule{
+			DB: s.db, Log: s.log, Now: s.now,
+			Jobs: []storage.Job{{Name: "identity/prune", Every: 10 * time.Minute, Do: s.pruneFailures}},
+		}.Run(ctx)
+	})
+	return group.Wait()
+}
+
+func (s *Service) writeBehind(ctx context.Context) error {
 	flush := time.NewTicker(time.Second)
 	defer flush.Stop()
-	prune := time.NewTicker(10 * time.Minute)
-	defer prune.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,8 +100,6 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		case <-flush.C:
 			s.logFailure(ctx, "token use not recorded", s.flushUsed(ctx))
-		case <-prune.C:
-			s.logFailure(ctx, "old login failures not removed", s.pruneFailures(ctx))
 		}
 	}
 }
