@@ -49,6 +49,7 @@ func (r *Refusal) Unwrap() error { return &r.Problem }
 func (p *Pages) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	problem := problemOf(err)
 	logFailure(p.log, r, problem, err)
+	askAgain(w, problem)
 	if !WantsHTML(r) {
 		WriteProblem(w, r, problem.Status, problem.Code, problem.Title, problem.Detail)
 		return
@@ -84,6 +85,8 @@ func messageFor(problem *Problem) view.Message {
 		m.Text, m.Code = "To protect you it was refused. Open the page here, and try again.", "GH-E005"
 	case "timeout":
 		m.Text, m.Code = "It may be busy. Try again in a minute.", "GH-E006"
+	case codeNoDatabase:
+		m.Text, m.Code = "Nothing was lost. Try again in a minute.", "GH-E008"
 	case "internal":
 		m.Text, m.Code = "It is not your fault. Try again; if it stays, give the request below to who runs this server.", "GH-E007"
 	}

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // HandlerFunc answers a request, or returns why it could not: it never does both.
@@ -170,6 +172,8 @@ func problemOf(err error) *Problem {
 		return &Problem{Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Title: "The request's body is too large"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Problem{Status: http.StatusServiceUnavailable, Code: "timeout", Title: "The server took too long"}
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCommit), errors.Is(err, storage.ErrClosed):
+		return &Problem{Status: http.StatusServiceUnavailable, Code: codeNoDatabase, Title: "The database is not available"}
 	}
 	return &Problem{Status: http.StatusInternalServerError, Code: "internal", Title: "Something went wrong on the server"}
 }
@@ -180,9 +184,20 @@ func FailWithProblem(log *slog.Logger) FailFunc {
 	return func(w http.ResponseWriter, r *http.Request, err error) {
 		problem := problemOf(err)
 		logFailure(log, r, problem, err)
+		askAgain(w, problem)
 		WriteProblem(w, r, problem.Status, problem.Code, problem.Title, problem.Detail)
 	}
 }
+
+// askAgain says when it is worth to ask again, where it is.
+func askAgain(w http.ResponseWriter, problem *Problem) {
+	if problem.Code == codeNoDatabase {
+		w.Header().Set("Retry-After", "10")
+	}
+}
+
+// codeNoDatabase is the code of a database that can't be reached, or can't be written.
+const codeNoDatabase = "database_unavailable"
 
 // logFailure logs what the client is not told.
 func logFailure(log *slog.Logger, r *http.Request, problem *Problem, err error) {

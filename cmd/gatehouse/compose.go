@@ -5,12 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
@@ -21,7 +19,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
@@ -35,50 +32,41 @@ type state struct {
 	db    storage.DB
 	box   *seal.Box
 	depot *depot.Depot
-	fresh bool // the data directory was empty
+	fresh bool // the database was empty
 }
-
-const databaseName = "gatehouse.db"
 
 // openState opens the data directory, and makes what it lacks.
 func openState(ctx context.Context, cfg config, log *slog.Logger, now func() time.Time) (s *state, err error) {
 	if err := makeDataDir(cfg.dataDir, log); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(cfg.dataDir, databaseName)
 	s = &state{}
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		s.fresh = true
-		// Before the database: what a database without its key holds is lost.
-		s.box, _, err = seal.LoadOrCreate(cfg.secretsKeyFile)
-		if err != nil {
-			return nil, err
-		}
-	} else if s.box, err = seal.Load(cfg.secretsKeyFile); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w; secrets in %s are sealed with it: put it back, or name it with --secrets-key-file", err, path)
-	} else if err != nil {
-		return nil, err
+	if cfg.store.shared() {
+		err = s.openShared(ctx, cfg, log)
+	} else {
+		err = s.openFile(ctx, cfg, log)
 	}
-
-	db, err := bolt.Open(ctx, path, bolt.Options{Log: log})
 	if err != nil {
 		return nil, err
 	}
-	s.db = db
-	defer func() {
+	defer func(db storage.DB) {
 		if err != nil {
 			err = errors.Join(err, db.Close())
 		}
-	}()
+	}(s.db)
 	host, err := os.Hostname()
 	if err != nil {
 		host = "gatehouse"
 	}
 	s.depot, err = depot.Open(ctx, depot.Config{
-		DB: db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host,
+		DB: s.db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host,
 	})
 	if errors.Is(err, seal.ErrWrongKey) {
-		return nil, fmt.Errorf("%s is not the key that sealed the secrets in %s: %w", cfg.secretsKeyFile, path, err)
+		hint := ""
+		if cfg.store.shared() {
+			hint = "; servers that share a database share the key: copy it from the first one, and name it with --secrets-key-file"
+		}
+		return nil, fmt.Errorf("%s is not the key that sealed the secrets in %s: %w%s", cfg.secretsKeyFile, cfg.store.describe(cfg.dataDir), err, hint)
 	}
 	return s, err
 }

@@ -308,7 +308,11 @@ func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server,
 	if s.fresh {
 		made = " (new)"
 	}
-	fmt.Fprintf(&text, "gatehouse %s   data %s%s   %s\n", readBuildInfo().Version, cfg.dataDir, made, serverURL)
+	where := "data " + cfg.dataDir
+	if cfg.store.shared() {
+		where = cfg.store.describe(cfg.dataDir)
+	}
+	fmt.Fprintf(&text, "gatehouse %s   %s%s   %s\n", readBuildInfo().Version, where, made, serverURL)
 	root := s.depot.Root().Certificate()
 	if s.depot.Created() {
 		fmt.Fprintf(&text, "  ✓ created certificate authority  CN=%s  SHA-256 %s\n", root.Subject.CommonName, webui.Fingerprint(root))

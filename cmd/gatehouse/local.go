@@ -46,8 +46,7 @@ func withSocketPath(dir string, fn func(path string) error) error {
 	return fn(fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName))
 }
 
-// listenLocal opens the socket in dir. Nobody else may be serving dir: the caller
-// holds its database.
+// listenLocal opens the socket in dir, unless another server answers there.
 func listenLocal(ctx context.Context, dir string) (net.Listener, error) {
 	var l net.Listener
 	err := withSocketPath(dir, func(path string) error {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
 // apiToken is the bootstrap token of servers that tests start.
@@ -74,6 +75,30 @@ func startProcess(t testing.TB, dir string) *serverProcess {
 	return s
 }
 
+// storesOfDirs has the database of each data directory, so that a server that starts
+// again finds what it left.
+var storesOfDirs sync.Map
+
+// storeArgs returns the flags that keep the state of a server on dir where the
+// environment says that tests keep it.
+func storeArgs(t testing.TB, dir string) []string {
+	t.Helper()
+	switch engine := os.Getenv("GATEHOUSE_TEST_STORE"); engine {
+	case "", "bolt":
+		return nil
+	case "postgres":
+		url, ok := storesOfDirs.Load(dir)
+		if !ok {
+			url = postgrestest.DSN(t)
+			storesOfDirs.Store(dir, url)
+		}
+		return []string{"--store", url.(string)}
+	default:
+		t.Fatalf("GATEHOUSE_TEST_STORE is %q: no such engine", engine)
+		return nil
+	}
+}
+
 // start starts the program, again if it was killed, and waits until it is ready.
 func (s *serverProcess) start(t testing.TB) {
 	t.Helper()
@@ -85,8 +110,9 @@ func (s *serverProcess) start(t testing.TB) {
 	if err := os.WriteFile(token, []byte(apiToken), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(bin, "serve", "--data-dir", s.dir, "--listen", s.addr, "--server-url", s.url, "--tls-mode", "proxy",
-		"--ca-key-bits", "2048", "--bootstrap-token-file", token, "--log-level", "warn")
+	args := append([]string{"serve", "--data-dir", s.dir, "--listen", s.addr, "--server-url", s.url, "--tls-mode", "proxy",
+		"--ca-key-bits", "2048", "--bootstrap-token-file", token, "--log-level", "warn"}, storeArgs(t, s.dir)...)
+	s.cmd = exec.Command(bin, args...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

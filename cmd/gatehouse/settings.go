@@ -41,6 +41,7 @@ type settings struct {
 	file   string                 // path of the YAML file, "" without
 	values map[string]fileSetting // from the file, by flag
 	used   map[string]fileSetting // what flags got from here; without a token: from the environment
+	hidden map[string]bool        // flags whose values must not be shown
 	err    error                  // the first thing that is wrong; kong would name the flag that it was looking for
 }
 
@@ -109,9 +110,8 @@ func (s *settings) resolve(kctx *kong.Context, flag *kong.Flag) (any, error) {
 	return nil, nil
 }
 
-// secret reports whether a flag's value must not be seen: such flags are tagged
-// with the placeholder SECRET.
-func secret(flag *kong.Flag) bool { return flag.PlaceHolder == "SECRET" }
+// secret reports whether a flag's value must not be seen, as its tag says.
+func secret(flag *kong.Flag) bool { return flag.Tag.Has("secret") }
 
 // fits tries whether a flag takes value, so that the message can name where the
 // value stands.
@@ -130,8 +130,11 @@ func (*settings) fits(flag *kong.Flag, value, where string) error {
 
 // load reads the YAML file, if there is one.
 func (s *settings) load(kctx *kong.Context) error {
-	s.values, s.used = map[string]fileSetting{}, map[string]fileSetting{}
+	s.values, s.used, s.hidden = map[string]fileSetting{}, map[string]fileSetting{}, map[string]bool{}
 	flags := kctx.Flags()
+	for _, f := range flags {
+		s.hidden[f.Name] = secret(f)
+	}
 	i := slices.IndexFunc(flags, func(f *kong.Flag) bool { return f.Name == configFlag })
 	if i < 0 {
 		return nil // this command has no configuration
@@ -295,6 +298,8 @@ func (s *settings) explain(err error) error {
 		return err
 	case setting.token == nil:
 		return fmt.Errorf("%s: %w", envName(flag.flag), flag.err)
+	case s.hidden[flag.flag]: // the line would show it
+		return fmt.Errorf("%s:%d: %s: %w", s.file, setting.token.Position.Line, flag.flag, flag.err)
 	}
 	return s.at(setting.token, flag.err.Error())
 }
@@ -306,6 +311,9 @@ func (s *settings) strangers(flags []*kong.Flag) []string {
 	known := map[string]bool{"GATEHOUSE_SERVER": true, "GATEHOUSE_TOKEN": true, "GATEHOUSE_TOKEN_FILE": true}
 	for _, f := range flags {
 		known[envName(f.Name)] = true
+		if secret(f) {
+			known[envName(f.Name)+"_FILE"] = true
+		}
 	}
 	var warnings []string
 	for name := range s.env {

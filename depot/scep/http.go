@@ -79,6 +79,11 @@ func (s *Service) pkiOperation(w http.ResponseWriter, r *http.Request, message s
 	if err != nil {
 		s.log.ErrorContext(r.Context(), "scep reply failed", "err", err)
 	}
+	if unavailable(err) {
+		w.Header().Set("Retry-After", "30")
+		http.Error(w, "not available now; try again later", http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	answer(w, "application/x-pki-message", reply, err)
 }

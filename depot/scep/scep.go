@@ -18,6 +18,7 @@ import (
 	"github.com/smallstep/scep"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // Issuer decides on requests. It answers a request that it has answered before,
@@ -84,7 +85,7 @@ func (s *Service) GetNextCACert(context.Context) ([]byte, error) {
 
 // PKIOperation answers one pkiMessage in BER with a CertRep in DER. It returns an
 // error only if the message is so malformed, or its signature so wrong, that there
-// is no transaction to answer in; what is refused for any other reason gets a
+// is no transaction to answer in, or if there is no database to answer from; what is refused for any other reason gets a
 // CertRep that says FAILURE and badRequest, whatever the reason was. That goes to
 // the log.
 func (s *Service) PKIOperation(ctx context.Context, message []byte) ([]byte, error) {
@@ -94,6 +95,9 @@ func (s *Service) PKIOperation(ctx context.Context, message []byte) ([]byte, err
 		return nil, errMalformed
 	}
 	cert, err := s.issue(ctx, m)
+	if unavailable(err) {
+		return nil, err
+	}
 	if err != nil {
 		s.log.WarnContext(ctx, "scep request refused", "transaction", m.transactionID, "type", m.messageType, "err", err)
 		return s.reply(m, certRep{status: scep.FAILURE, failInfo: scep.BadRequest})
@@ -104,6 +108,13 @@ func (s *Service) PKIOperation(ctx context.Context, message []byte) ([]byte, err
 	}
 	s.log.InfoContext(ctx, "scep certificate delivered", "transaction", m.transactionID, "serial", depot.SerialOf(cert))
 	return s.reply(m, certRep{status: scep.SUCCESS, content: sealed})
+}
+
+// unavailable reports whether the same request may be granted a little later, so that the
+// device must not be told that it was refused.
+func unavailable(err error) bool {
+	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrCommit) || errors.Is(err, storage.ErrClosed) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // issue gets the certificate that m asks for. What it does up to the Issuer's

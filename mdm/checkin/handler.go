@@ -354,6 +354,7 @@ var refusals = []struct {
 	{guard.ErrKey, http.StatusBadRequest},
 	{guard.ErrSignature, http.StatusBadRequest},
 	{errNotOffered, http.StatusNotImplemented},
+	{storage.ErrUnavailable, http.StatusServiceUnavailable},
 	{storage.ErrCommit, http.StatusServiceUnavailable},
 	{storage.ErrClosed, http.StatusServiceUnavailable},
 	{context.Canceled, http.StatusServiceUnavailable},
