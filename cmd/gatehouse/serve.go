@@ -24,17 +24,22 @@ type serveCommand struct {
 	Config string `type:"path" placeholder:"FILE" help:"YAML file with the settings below, names in snake_case."`
 
 	DataDir        string `type:"path" placeholder:"DIR" group:"State" help:"Where the state is kept. Default: gatehouse in $XDG_DATA_HOME, for root /var/lib/gatehouse."`
-	Store          string `default:"bolt:" placeholder:"URL" group:"State" help:"The database: bolt:, in the data directory."`
-	SecretsKeyFile string `type:"path" placeholder:"FILE" group:"State" help:"The key that seals secrets at rest. Default: made in the data directory."`
+	Store          string `default:"bolt:" placeholder:"URL" secret:"" group:"State" help:"The database: bolt: in the data directory, or postgres://USER:PASSWORD@HOST/DATABASE, which several servers may share. A password is better kept in GATEHOUSE_STORE_FILE, PGPASSWORD or PGPASSFILE than on the command line."`
+	SecretsKeyFile string `type:"path" placeholder:"FILE" group:"State" help:"The key that seals secrets at rest; servers that share a database share it. Default: made in the data directory."`
 	CAKeyBits      int    `name:"ca-key-bits" default:"3072" enum:"2048,3072,4096" placeholder:"N" group:"State" help:"RSA size of the authorities made at the first start: 2048, 3072 or 4096 (default ${default})."`
 
 	Listen           string    `default:"127.0.0.1:8443" placeholder:"ADDR" group:"Network" help:"Address for everything (default ${default})."`
 	LAN              bool      `name:"lan" group:"Network" help:"Listen on all interfaces, and put the local names and addresses of this machine into the TLS certificate."`
 	ServerURL        string    `name:"server-url" placeholder:"URL" group:"Network" help:"What devices and links use. Default: https://localhost:PORT."`
-	TLSMode          string    `name:"tls-mode" default:"own-ca" enum:"own-ca,files,acme,proxy" placeholder:"MODE" group:"Network" help:"own-ca, files, or proxy: plain HTTP behind a TLS proxy (default ${default})."`
+	TLSMode          string    `name:"tls-mode" default:"own-ca" enum:"own-ca,files,acme,proxy" placeholder:"MODE" group:"Network" help:"own-ca, files, acme, or proxy: plain HTTP behind a TLS proxy (default ${default})."`
 	TLSCert          string    `name:"tls-cert" type:"path" placeholder:"FILE" group:"Network" help:"PEM certificate chain for --tls-mode files; read again on SIGHUP and when it changes."`
 	TLSKey           string    `name:"tls-key" type:"path" placeholder:"FILE" group:"Network" help:"PEM key for --tls-mode files."`
-	ACMEEmail        string    `name:"acme-email" placeholder:"EMAIL" group:"Network" help:"Not in this version."`
+	ACMEEmail        string    `name:"acme-email" placeholder:"EMAIL" group:"Network" help:"Your account for --tls-mode acme, a certificate from Let's Encrypt. To give it is to agree to the authority's terms of service."`
+	ACMEDirectory    string    `name:"acme-directory" placeholder:"URL" group:"Network" help:"Another ACME authority than Let's Encrypt."`
+	ACMECA           string    `name:"acme-ca" type:"path" placeholder:"FILE" group:"Network" help:"PEM certificates to trust at --acme-directory. Default: those of the system."`
+	ACMEEABKeyID     string    `name:"acme-eab-key-id" placeholder:"ID" group:"Network" help:"External account that the authority wants (RFC 8555, 7.3.4)."`
+	ACMEEABHMACKey   string    `name:"acme-eab-hmac-key" placeholder:"SECRET" secret:"" group:"Network" help:"Its key, in base64; better kept in GATEHOUSE_ACME_EAB_HMAC_KEY_FILE than on the command line."`
+	ACMEHTTPListen   string    `name:"acme-http-listen" placeholder:"ADDR" group:"Network" help:"Answer ACME challenges, and redirect to https://, here too, where port 80 leads to; off: nowhere. Default: port 80 if --listen has port 443."`
 	TrustedProxy     []network `name:"trusted-proxy" placeholder:"CIDR" group:"Network" help:"Believe X-Forwarded-* and the client certificate header from here. Repeatable."`
 	ClientCertHeader string    `placeholder:"NAME" group:"Network" help:"Header in which a trusted proxy passes the verified client certificate (RFC 9440 or URL-escaped PEM)."`
 	MetricsListen    string    `placeholder:"ADDR" group:"Network" help:"Not in this version."`
@@ -73,6 +78,7 @@ func (n *network) UnmarshalText(text []byte) error {
 type config struct {
 	dataDir        string
 	usualDir       bool // dataDir is the default
+	store          storeURL
 	secretsKeyFile string
 	caKeyBits      int
 
@@ -81,6 +87,7 @@ type config struct {
 	serverURL        *url.URL // nil: made from the port when that is known
 	tls              tlsMode
 	tlsCert, tlsKey  string
+	acme             acmeConfig
 	trustedProxies   []netip.Prefix
 	clientCertHeader string
 
@@ -101,6 +108,7 @@ type tlsMode string
 const (
 	tlsOwnCA tlsMode = "own-ca" // from our own authority
 	tlsFiles tlsMode = "files"
+	tlsACME  tlsMode = "acme"
 	tlsProxy tlsMode = "proxy" // plain HTTP: a proxy in front does TLS
 )
 
@@ -127,6 +135,7 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 func (c *serveCommand) check(env environment) (config, error) {
 	cfg := config{
 		dataDir:          c.DataDir,
+		store:            storeURL(strings.TrimSpace(c.Store)),
 		secretsKeyFile:   c.SecretsKeyFile,
 		caKeyBits:        c.CAKeyBits,
 		listen:           c.Listen,
@@ -159,7 +168,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
 	}
 
-	for _, check := range []func(*config) error{c.checkVersion, c.checkNetwork, c.checkTLS, c.checkFirstStart} {
+	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkTLS, c.checkACME, c.checkFirstStart} {
 		if err := check(&cfg); err != nil {
 			return config{}, err
 		}
@@ -170,17 +179,18 @@ func (c *serveCommand) check(env environment) (config, error) {
 // checkVersion refuses what this version doesn't have, rather than ignore it.
 func (c *serveCommand) checkVersion(*config) error {
 	switch {
-	case c.Store != "bolt:" && strings.HasPrefix(c.Store, "postgres"):
-		return invalid("store", "this version has no PostgreSQL yet; leave it out to keep the state in the data directory")
-	case c.Store != "bolt:":
-		return invalid("store", "%q is not a store; leave it out to keep the state in the data directory", c.Store)
-	case c.TLSMode == "acme" || c.ACMEEmail != "":
-		return invalid("tls-mode", "this version has no ACME yet; use files with a certificate from an ACME client, or proxy behind a proxy that does ACME")
 	case c.MetricsListen != "":
 		return invalid("metrics-listen", "this version has no metrics yet; leave it out")
 	}
 	// Not so --apns-url and --apns-ca: without them a server works as well as with
 	// them in this version, and scripts may give them already.
+	return nil
+}
+
+func (c *serveCommand) checkStore(cfg *config) error {
+	if err := cfg.store.check(); err != nil {
+		return invalid("store", "%w", err)
+	}
 	return nil
 }
 
