@@ -13,14 +13,19 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/webui/acme"
 )
 
 // certificate is the TLS certificate in use. It is replaced while the server runs.
 type certificate struct {
 	load    func(context.Context) (tls.Certificate, error)
-	changed func() bool // whether it is worth to load again; called every minute
+	changed func() bool     // whether it is worth to load again; called every minute
+	fresh   <-chan struct{} // tells that there is another one to load; may be nil
 	current atomic.Pointer[tls.Certificate]
 	log     *slog.Logger
+
+	substitute bool // load returned one that is not what was asked for, which is yet to come
 }
 
 // reload loads the certificate again; on an error the old one stays in use.
@@ -52,6 +57,7 @@ func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
+		case <-c.fresh:
 		case <-tick.C:
 			if !c.changed() {
 				continue
@@ -203,8 +209,10 @@ func lanAddresses() ([]netip.Addr, error) {
 // tlsConfig is what the server offers: TLS 1.3, and 1.2 with forward secrecy and
 // authenticated encryption. It asks no client for a certificate: browsers would
 // show a picker, and macOS' SCEP client breaks.
-func tlsConfig(cert *certificate) *tls.Config {
-	return &tls.Config{
+//
+// The manager answers ACME's challenges; it may be nil.
+func tlsConfig(cert *certificate, manager *acme.Manager) *tls.Config {
+	config := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: cert.get,
 		NextProtos:     []string{"h2", "http/1.1"},
@@ -217,4 +225,8 @@ func tlsConfig(cert *certificate) *tls.Config {
 			tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
 	}
+	if manager != nil {
+		config.GetConfigForClient = manager.ConfigForClient
+	}
+	return config
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/acme"
 )
 
 // Limits of connections.
@@ -45,6 +46,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		return explainListen(cfg.listen, err)
 	}
 	defer listener.Close()
+	plain, err := listenHTTP(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if plain != nil {
+		defer plain.Close()
+	}
 	s, err := openState(ctx, cfg, log, now)
 	if err != nil {
 		return err
@@ -54,7 +62,11 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	cert, names, err := newCertificate(ctx, cfg, s, serverURL, log, now)
+	manager, err := newACME(ctx, cfg, s, serverURL, listener, plain, log, now)
+	if err != nil {
+		return err
+	}
+	cert, names, err := newCertificate(ctx, cfg, s, manager, serverURL, log, now)
 	if err != nil {
 		return err
 	}
@@ -65,7 +77,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if err := firstStart(ctx, cfg, srv); err != nil {
 		return err
 	}
-	if err := banner(ctx, stderr, cfg, s, srv, serverURL, names); err != nil {
+	if err := banner(ctx, stderr, cfg, s, srv, cert, serverURL, names); err != nil {
 		return err
 	}
 	local, err := listenLocal(ctx, cfg.dataDir)
@@ -77,10 +89,17 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	network := netutil.LimitListener(listener, maxConnections)
 	reload := func(ctx context.Context) error { return ignore(ctx, hangup, log) }
 	if cert != nil {
-		network = tls.NewListener(network, tlsConfig(cert))
+		network = tls.NewListener(network, tlsConfig(cert, manager))
 		reload = func(ctx context.Context) error { return cert.Run(ctx, hangup) }
 	}
 	srv.background = append(srv.background, runner{"reload", reload})
+	listeners := map[net.Listener]http.Handler{network: srv.handler, local: srv.local}
+	if manager != nil {
+		srv.background = append(srv.background, runner{"acme", manager.Run})
+	}
+	if plain != nil {
+		listeners[netutil.LimitListener(plain, maxConnections)] = manager.AnswerHTTP(redirect(serverURL))
+	}
 	if cfg.tuneCollector {
 		srv.background = append(srv.background, runner{"garbage collector", tuneCollector})
 	}
@@ -99,7 +118,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		// into some that we are closing.
 		wait.idle = 2 * time.Minute
 	}
-	return runServer(ctx, srv, network, local, wait, serverURL, log, stderr)
+	return runServer(ctx, srv, listeners, wait, serverURL, log, stderr)
 }
 
 // ignore takes the SIGHUP of a server that has no TLS certificate, until ctx ends.
@@ -114,9 +133,9 @@ func ignore(ctx context.Context, hangup <-chan os.Signal, log *slog.Logger) erro
 	}
 }
 
-// runServer serves both listeners and the background until ctx ends or one of them fails,
+// runServer serves the listeners and the background until ctx ends or one of them fails,
 // then drains: requests first, so that what they left behind is still written.
-func runServer(ctx context.Context, srv *server, network, local net.Listener, wait limits, serverURL *url.URL, log *slog.Logger, stderr io.Writer) error {
+func runServer(ctx context.Context, srv *server, listeners map[net.Listener]http.Handler, wait limits, serverURL *url.URL, log *slog.Logger, stderr io.Writer) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	group, groupCtx := errgroup.WithContext(background)
@@ -128,11 +147,10 @@ func runServer(ctx context.Context, srv *server, network, local net.Listener, wa
 			return nil
 		})
 	}
-	servers := map[*http.Server]net.Listener{
-		newHTTPServer(srv.handler, wait, log): network,
-		newHTTPServer(srv.local, wait, log):   local,
-	}
-	for httpServer, l := range servers {
+	var servers []*http.Server
+	for l, handler := range listeners {
+		httpServer := newHTTPServer(handler, wait, log)
+		servers = append(servers, httpServer)
 		group.Go(func() error {
 			if err := httpServer.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve %s: %w", l.Addr(), err)
@@ -149,7 +167,7 @@ func runServer(ctx context.Context, srv *server, network, local net.Listener, wa
 		log.InfoContext(ctx, "shutting down")
 		deadline, cancel := context.WithTimeout(background, drainTime)
 		defer cancel()
-		for httpServer := range servers {
+		for _, httpServer := range servers {
 			if err := httpServer.Shutdown(deadline); err != nil {
 				log.WarnContext(ctx, "requests cut off at shutdown", "err", err)
 				_ = httpServer.Close()
@@ -228,7 +246,7 @@ func publicURL(cfg config, addr net.Addr) (*url.URL, error) {
 }
 
 // newCertificate loads the TLS certificate that cfg asks for; nil: none.
-func newCertificate(ctx context.Context, cfg config, s *state, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*certificate, tlsNames, error) {
+func newCertificate(ctx context.Context, cfg config, s *state, manager *acme.Manager, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*certificate, tlsNames, error) {
 	var cert *certificate
 	var names tlsNames
 	switch cfg.tls {
@@ -236,12 +254,15 @@ func newCertificate(ctx context.Context, cfg config, s *state, serverURL *url.UR
 		return nil, names, nil
 	case tlsFiles:
 		cert = fileCertificate(cfg.tlsCert, cfg.tlsKey, log)
-	case tlsOwnCA:
+	case tlsOwnCA, tlsACME:
 		var err error
 		if names, err = namesFor(serverURL.Hostname(), cfg.listen, cfg.lan); err != nil {
 			return nil, names, err
 		}
 		cert = ownCertificate(s.depot, names, log, now)
+		if manager != nil {
+			cert = acmeCertificate(manager, cert)
+		}
 	}
 	if err := cert.reload(ctx); err != nil {
 		return nil, names, err
@@ -298,7 +319,7 @@ func firstStart(ctx context.Context, cfg config, srv *server) error {
 }
 
 // banner says what was found and made, and what to do next.
-func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server, serverURL *url.URL, names tlsNames) error {
+func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server, cert *certificate, serverURL *url.URL, names tlsNames) error {
 	setUp, err := srv.identity.SetupState(ctx)
 	if err != nil {
 		return err
@@ -322,6 +343,12 @@ func banner(ctx context.Context, w io.Writer, cfg config, s *state, srv *server,
 		fmt.Fprintf(&text, "  ✓ TLS from own CA for %s   (not public: phones must trust the CA)\n", names)
 	case tlsFiles:
 		fmt.Fprintf(&text, "  ✓ TLS from %s\n", cfg.tlsCert)
+	case tlsACME:
+		if cert.substitute {
+			fmt.Fprintf(&text, "  ! TLS from own CA until the ACME authority has issued for %s: the log says how that goes\n", serverURL.Hostname())
+		} else {
+			fmt.Fprintf(&text, "  ✓ TLS from the ACME authority, issued for %s until %s\n", serverURL.Hostname(), cert.current.Load().Leaf.NotAfter.Format(time.DateOnly))
+		}
 	case tlsProxy:
 		fmt.Fprintf(&text, "  ! plain HTTP on %s: a proxy in front must do TLS\n", cfg.listen)
 	}

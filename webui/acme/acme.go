@@ -30,8 +30,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 )
 
-// ErrNone means that there is no certificate yet.
-var ErrNone = errors.New("no certificate from the ACME authority yet")
+// ErrNone means that there is no certificate yet, or none that can be used.
+var ErrNone = errors.New("no certificate from the ACME authority")
 
 // errUnpaired means that the certificate and the key in the database don't belong together:
 // certmagic writes them one after the other, and a process died in between.
@@ -159,7 +159,7 @@ func (m *Manager) load(ctx context.Context) (cert tls.Certificate, stored time.T
 		return cert, stored, err
 	}
 	if cert, err = tls.X509KeyPair(chain, key); err != nil {
-		return cert, stored, fmt.Errorf("%w: %w", errUnpaired, err)
+		return cert, stored, fmt.Errorf("%w: %w: %w", ErrNone, errUnpaired, err)
 	}
 	return cert, stored, nil
 }
