@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,7 +18,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,59 +141,11 @@ func use(a *acmetest.Authority) func(*Config) {
 	return func(c *Config) { c.Directory, c.Roots = a.Directory, a.Roots }
 }
 
-// entrance is what port 443 of the domain is: a load balancer's, say.
-type entrance struct {
-	net.Listener
-	to atomic.Pointer[string] // nil: connections are closed
-}
-
-func newEntrance(t *testing.T) *entrance {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	e := &entrance{Listener: l}
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go e.forward(in)
-		}
-	}()
-	return e
-}
-
-func (e *entrance) port(t *testing.T) int { return acmetest.Port(t, e.Addr().String()) }
-
-func (e *entrance) leadTo(s *server) { e.to.Store(&s.addr) }
-
-func (e *entrance) forward(in net.Conn) {
-	defer in.Close()
-	to := e.to.Load()
-	if to == nil {
-		return
-	}
-	out, err := net.Dial("tcp", *to)
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	go func() {
-		_, _ = io.Copy(out, in)
-		_ = out.(*net.TCPConn).CloseWrite()
-	}()
-	_, _ = io.Copy(in, out)
-}
-
 func TestAReplicaAnswersAnothersChallengeAndServesItsCertificate(t *testing.T) {
-	db, public := storagetest.Open(t), newEntrance(t)
-	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.port(t)})
+	db, public := storagetest.Open(t), acmetest.NewEntrance(t)
+	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	a, b := newServer(t, db, use(authority)), newServer(t, db, use(authority))
-	public.leadTo(b)
+	public.LeadTo(b.addr)
 
 	if _, err := b.Certificate(t.Context()); !errors.Is(err, ErrNone) {
 		t.Fatalf("Certificate before there is one = %v, want ErrNone", err)
@@ -249,10 +199,10 @@ func TestHTTPChallengesAreAnsweredByAnyReplica(t *testing.T) {
 }
 
 func TestRenewalsReachEveryReplica(t *testing.T) {
-	db, public := storagetest.Open(t), newEntrance(t)
-	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.port(t), Lifetime: 9 * time.Second})
+	db, public := storagetest.Open(t), acmetest.NewEntrance(t)
+	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port(), Lifetime: 9 * time.Second})
 	a, b := newServer(t, db, use(authority)), newServer(t, db, use(authority))
-	public.leadTo(b)
+	public.LeadTo(b.addr)
 	a.every, b.every = 200*time.Millisecond, time.Hour
 	b.run(t)
 	first := b.next(t)
@@ -267,14 +217,15 @@ func TestRenewalsReachEveryReplica(t *testing.T) {
 }
 
 func TestARefusalIsReportedAndTriedAgain(t *testing.T) {
-	public := newEntrance(t) // leads nowhere
-	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.port(t)})
+	public := acmetest.NewEntrance(t)
+	public.LeadTo() // nowhere
+	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	s := newServer(t, storagetest.Open(t), use(authority))
 	var failures []int
 	s.retry = func(failed int) time.Duration {
 		failures = append(failures, failed)
 		if len(failures) == 2 {
-			public.leadTo(s)
+			public.LeadTo(s.addr)
 		}
 		return 0
 	}
@@ -305,14 +256,14 @@ func TestFailuresAreTriedEverMoreRarely(t *testing.T) {
 
 func TestAnExternalAccountIsUsed(t *testing.T) {
 	const key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
-	public := newEntrance(t)
-	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.port(t), Accounts: map[string]string{"kid-1": key}})
+	public := acmetest.NewEntrance(t)
+	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port(), Accounts: map[string]string{"kid-1": key}})
 	t.Run("with its key", func(t *testing.T) {
 		s := newServer(t, storagetest.Open(t), func(c *Config) {
 			use(authority)(c)
 			c.KeyID, c.HMACKey = "kid-1", seal.Secret(key)
 		})
-		public.leadTo(s)
+		public.LeadTo(s.addr)
 		s.run(t)
 		s.next(t)
 		if s.log.count(key) > 0 {
@@ -333,10 +284,10 @@ func TestAnExternalAccountIsUsed(t *testing.T) {
 }
 
 func TestATornCertificateIsOrderedAnew(t *testing.T) {
-	db, public := storagetest.Open(t), newEntrance(t)
-	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.port(t)})
+	db, public := storagetest.Open(t), acmetest.NewEntrance(t)
+	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	s := newServer(t, db, use(authority))
-	public.leadTo(s)
+	public.LeadTo(s.addr)
 	stop := s.run(t)
 	first := s.next(t)
 	stop()
@@ -355,7 +306,7 @@ func TestATornCertificateIsOrderedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newServer(t, db, use(authority))
-	public.leadTo(again)
+	public.LeadTo(again.addr)
 	if _, err := again.Certificate(t.Context()); !errors.Is(err, errUnpaired) {
 		t.Fatalf("Certificate = %v, want errUnpaired", err)
 	}

@@ -46,6 +46,7 @@ type Authority struct {
 
 	management string
 	client     *http.Client
+	stop       func()
 }
 
 // build builds pebble once for all tests of a run, outside of our module, whose versions
@@ -80,10 +81,10 @@ func Start(t testing.TB, o Options) *Authority {
 	}
 	dir := t.TempDir()
 	certFile, keyFile, roots := endpointCertificate(t, dir)
-	listen, management := freeAddress(t), freeAddress(t)
+	listen, management := FreeAddress(t), FreeAddress(t)
 	for _, port := range []*int{&o.HTTPPort, &o.TLSPort} {
 		if *port == 0 {
-			*port = Port(t, freeAddress(t))
+			*port = Port(t, FreeAddress(t))
 		}
 	}
 	pebble := map[string]any{
@@ -120,9 +121,12 @@ func Start(t testing.TB, o Options) *Authority {
 		_ = cmd.Wait()
 		close(exited)
 	}()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		<-exited
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			t.Logf("pebble said:\n%s", out.Bytes())
 		}
@@ -130,8 +134,8 @@ func Start(t testing.TB, o Options) *Authority {
 
 	a := &Authority{
 		Directory: "https://" + listen + "/dir", RootsFile: certFile, Roots: roots,
-		management: "https://" + management,
-		client:     &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 10 * time.Second},
+		management: "https://" + management, stop: stop,
+		client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 10 * time.Second},
 	}
 	t.Cleanup(a.client.CloseIdleConnections)
 	// It tells nobody when it has begun to listen.
@@ -166,6 +170,9 @@ func (a *Authority) get(url string) ([]byte, error) {
 	}
 	return body, err
 }
+
+// Stop ends the authority: nobody answers at Directory any more.
+func (a *Authority) Stop() { a.stop() }
 
 // Issuers returns the PEM of the root that issued certificates chain to.
 func (a *Authority) Issuers(t testing.TB) []byte {
@@ -213,8 +220,8 @@ func endpointCertificate(t testing.TB, dir string) (certFile, keyFile string, ro
 	return certFile, keyFile, roots
 }
 
-// freeAddress returns an address of loopback where nobody listens.
-func freeAddress(t testing.TB) string {
+// FreeAddress returns an address of loopback where nobody listens.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
