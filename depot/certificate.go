@@ -71,6 +71,13 @@ var certificates = storage.NewCollection("certificate", 1,
 	storage.Index[Certificate]{Name: "device", Values: func(c Certificate) []string { return some(c.DeviceID) }},
 	storage.Index[Certificate]{Name: "attempt", Values: func(c Certificate) []string { return some(c.AttemptID) }},
 	storage.Index[Certificate]{Name: "key", Values: func(c Certificate) []string { return []string{c.PublicKeyHash} }},
+	// Two identities must not share a key, also if two requests come at once.
+	storage.Index[Certificate]{Name: "identity_key", Unique: true, Values: func(c Certificate) []string {
+		if c.Authority != identityName {
+			return nil
+		}
+		return []string{c.PublicKeyHash}
+	}},
 	storage.Index[Certificate]{Name: "renew", Values: func(c Certificate) []string {
 		if c.RenewAt.IsZero() || c.DeviceID == "" || !c.RevokedAt.IsZero() {
 			return nil
@@ -119,6 +126,9 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 func (d *Depot) Get(tx storage.Tx, fp Fingerprint) (Certificate, error) {
 	return certificates.Get(tx, string(fp))
 }
+
+// Read is what [storage.Tx.Prefetch] takes for Get.
+func (d *Depot) Read(fp Fingerprint) storage.Read { return certificates.Read(string(fp)) }
 
 // BySerial is Get by serial number.
 func (d *Depot) BySerial(tx storage.Tx, s Serial) (Certificate, error) {

@@ -784,6 +784,97 @@ func TestWhenTheTLSLeafIsMadeAnew(t *testing.T) {
 	}
 }
 
+func TestReplicasOfSeveralNamesKeepTheirTLSLeaves(t *testing.T) {
+	db := storagetest.Open(t)
+	now := time.Now()
+	c := config(t, db)
+	c.Now = func() time.Time { return now }
+	a, b := open(t, c), open(t, c)
+	leaf := func(d *depot.Depot, isNew bool, names ...string) *x509.Certificate {
+		t.Helper()
+		cert, made, err := d.TLSCertificate(t.Context(), names, nil)
+		if err != nil || made != isNew {
+			t.Fatalf("TLSCertificate(%q) = %v, %v, want %v", names, made, err, isNew)
+		}
+		return cert.Leaf
+	}
+	ofA, ofB := leaf(a, true, "a.example"), leaf(b, true, "b.example")
+	if !leaf(a, false, "a.example").Equal(ofA) || !leaf(b, false, "b.example").Equal(ofB) {
+		t.Error("one replica's leaf takes the place of the other's")
+	}
+	if !leaf(b, false, "a.example").Equal(ofA) {
+		t.Error("a replica of the same name has a leaf of its own")
+	}
+	// What one renews, the others find.
+	now = now.Add(300 * 24 * time.Hour)
+	if renewed := leaf(a, true, "a.example"); !leaf(b, false, "a.example").Equal(renewed) {
+		t.Error("the other replica does not find the renewed leaf")
+	}
+	// Names that nobody goes by any more leave nothing behind.
+	now = now.Add(270 * 24 * time.Hour)
+	leaf(a, true, "a.example")
+	view(t, db, func(tx storage.Tx) error {
+		n := 0
+		for _, err := range tx.Scan("tls", storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		if n != 1 {
+			t.Errorf("%d TLS leaves are kept, want the one in use", n)
+		}
+		return nil
+	})
+}
+
+func TestReplicasThatStartAtOnceMakeOneTLSLeaf(t *testing.T) {
+	db := storagetest.Open(t)
+	open(t, config(t, db))
+	var certs [2]tls.Certificate
+	var made [2]bool
+	get := func(i int) func(storage.DB) {
+		return func(db storage.DB) {
+			d, err := depot.Open(context.Background(), config(t, db))
+			if err == nil {
+				certs[i], made[i], err = d.TLSCertificate(context.Background(), []string{"a.example"}, nil)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	storagetest.Overlap(db, get(0), get(1))
+	if made[0] == made[1] || !certs[0].Leaf.Equal(certs[1].Leaf) {
+		t.Errorf("made by each: %v; the same leaf: %v", made, certs[0].Leaf.Equal(certs[1].Leaf))
+	}
+}
+
+func TestTwoIdentitiesNeverShareAKey(t *testing.T) {
+	db := storagetest.Open(t)
+	d := open(t, config(t, db))
+	key := deviceKey(t)
+	record := func(name string, errs *error) func(storage.DB) {
+		return func(db storage.DB) {
+			cert, err := d.Identity().Sign(key.Public(), template(time.Now()))
+			if err == nil {
+				err = db.Update(context.Background(), func(tx storage.Tx) error {
+					return d.Record(tx, cert, depot.Certificate{Authority: name})
+				})
+			}
+			*errs = err
+		}
+	}
+	var a, b error
+	storagetest.Overlap(db, record("identity", &a), record("identity", &b))
+	if (a == nil) == (b == nil) || !errors.Is(errors.Join(a, b), storage.ErrExists) {
+		t.Errorf("two records of one key: %v and %v, want one nil and the other ErrExists", a, b)
+	}
+	if record("root", &a)(db); a != nil { // whoever renews a payload certificate may keep its key
+		t.Errorf("of another authority: %v", a)
+	}
+}
+
 func BenchmarkSign(b *testing.B) {
 	d := open(b, config(b, storagetest.Open(b)))
 	pub := &keys()[1].PublicKey

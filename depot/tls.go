@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -29,21 +30,27 @@ const (
 	tlsTemplate = "tls"
 )
 
-// tlsRecord is the TLS leaf that is in use. There is one.
+// tlsRecord is the TLS leaf in use for a set of names. Replicas of the same names share
+// one; those of others, as on several networks, leave it alone.
 type tlsRecord struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // of the set: a hash
 	Leaf []byte `json:"leaf"` // DER
 	Key  []byte `json:"key"`  // PKCS #8, sealed
 }
 
 var tlsLeaves = storage.NewCollection("tls", 1, func(r tlsRecord) string { return r.Name })
 
+func tlsRecordName(dnsNames []string, ips []net.IP) string {
+	sum := sha256.Sum256(storage.Key(tlsNames(dnsNames, ips)...))
+	return hex.EncodeToString(sum[:])
+}
+
 func (r tlsRecord) purpose() string { return fmt.Sprintf("TLS key %x", sha256.Sum256(r.Leaf)) }
 
 // TLSCertificate returns the server's own certificate for these names and
 // addresses, issued by the root, with its chain. It is made when there is none
-// yet, when the names change, and when two thirds of its life are over; isNew says
-// so. Replicas on one database share it.
+// yet for them, and when two thirds of its life are over; isNew says so. Replicas on
+// one database share it: who asks again learns what another has renewed.
 func (d *Depot) TLSCertificate(ctx context.Context, dnsNames []string, ips []net.IP) (cert tls.Certificate, isNew bool, err error) {
 	if len(dnsNames) == 0 && len(ips) == 0 {
 		return tls.Certificate{}, false, errors.New("TLS certificate: neither names nor addresses")
@@ -71,7 +78,10 @@ func (d *Depot) TLSCertificate(ctx context.Context, dnsNames []string, ips []net
 		if err != nil {
 			return err
 		}
-		rec := tlsRecord{Name: tlsTemplate, Leaf: leaf.Raw}
+		if err := d.forgetTLS(tx); err != nil {
+			return err
+		}
+		rec := tlsRecord{Name: tlsRecordName(dnsNames, ips), Leaf: leaf.Raw}
 		rec.Key = d.box.Seal(rec.purpose(), pkcs8)
 		if err := tlsLeaves.Put(tx, rec); err != nil {
 			return err
@@ -91,7 +101,7 @@ func (d *Depot) TLSCertificate(ctx context.Context, dnsNames []string, ips []net
 // loadTLS returns the leaf in use, or an error that wraps storage.ErrNotFound if
 // there is none that will do.
 func (d *Depot) loadTLS(tx storage.Tx, dnsNames []string, ips []net.IP) (tls.Certificate, error) {
-	rec, err := tlsLeaves.Get(tx, tlsTemplate)
+	rec, err := tlsLeaves.Get(tx, tlsRecordName(dnsNames, ips))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -101,10 +111,8 @@ func (d *Depot) loadTLS(tx storage.Tx, dnsNames []string, ips []net.IP) (tls.Cer
 	}
 	now := d.now()
 	renewAt := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
-	if !slices.Equal(tlsNames(leaf.DNSNames, leaf.IPAddresses), tlsNames(dnsNames, ips)) ||
-		now.Before(leaf.NotBefore) || now.After(renewAt) ||
-		!slices.Equal(leaf.AuthorityKeyId, d.root.cert.SubjectKeyId) {
-		return tls.Certificate{}, fmt.Errorf("TLS certificate for other names or times: %w", storage.ErrNotFound)
+	if now.Before(leaf.NotBefore) || now.After(renewAt) || !slices.Equal(leaf.AuthorityKeyId, d.root.cert.SubjectKeyId) {
+		return tls.Certificate{}, fmt.Errorf("TLS certificate for other times: %w", storage.ErrNotFound)
 	}
 	issued, err := d.Get(tx, FingerprintOf(leaf))
 	if err != nil {
@@ -122,6 +130,25 @@ func (d *Depot) loadTLS(tx storage.Tx, dnsNames []string, ips []net.IP) (tls.Cer
 		return tls.Certificate{}, fmt.Errorf("%w: TLS key", storage.ErrCorrupt)
 	}
 	return d.chain(leaf, key), nil
+}
+
+// forgetTLS removes leaves that have expired, of names that nobody goes by any more.
+func (d *Depot) forgetTLS(tx storage.Tx) error {
+	var over []string
+	for rec, err := range tlsLeaves.All(tx, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		if leaf, err := x509.ParseCertificate(rec.Leaf); err != nil || d.now().After(leaf.NotAfter) {
+			over = append(over, rec.Name)
+		}
+	}
+	for _, name := range over {
+		if err := tlsLeaves.Delete(tx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *Depot) makeTLS(dnsNames []string, ips []net.IP) (*x509.Certificate, *ecdsa.PrivateKey, error) {
