@@ -119,6 +119,17 @@ func (s *Service) failOpenAttempts(tx storage.Tx, linkID, code string) error {
 	return nil
 }
 
+// failLateAttempts fails what was begun by a link while the transaction ran that ended
+// it: neither saw the other. [Service.NewEnrollment] looks at its link once more, too, so
+// that whichever commits last sees the other one. A record that both write would make
+// all downloads by one link wait for each other.
+func (s *Service) failLateAttempts(ctx context.Context, linkID string, why error) {
+	err := s.db.Update(ctx, func(tx storage.Tx) error { return s.failOpenAttempts(tx, linkID, codeOf(why)) })
+	if err != nil {
+		s.log.WarnContext(ctx, "attempts of a link that ended not marked as failed", "link", linkID, "err", err)
+	}
+}
+
 func (s *Service) failAttempt(tx storage.Tx, a Attempt, code string) error {
 	a.ErrorCode = code
 	a.enter(AttemptFailed, s.now())

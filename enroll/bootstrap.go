@@ -18,7 +18,10 @@ func (s *Service) SetBootstrapToken(ctx context.Context, p Peer, id mdm.AppleID,
 		if err != nil {
 			return err
 		}
-		return s.mdm.SetSecret(tx, c.device.ID, mdm.BootstrapToken, token)
+		if err := s.mdm.SetSecret(tx, c.device.ID, mdm.BootstrapToken, token); err != nil {
+			return err
+		}
+		return mdm.PutDevice(tx, c.device) // meets whoever ends the enrollment at the same moment
 	})
 	if err != nil {
 		return fmt.Errorf("set bootstrap token: %w", err)

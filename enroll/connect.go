@@ -66,13 +66,13 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 		s.log.InfoContext(ctx, "report of no pending command ignored", "device", id, "command", m.Report.CommandUUID, "state", m.Report.State)
 		return command, nil
 	}
-	s.mdm.Changed()
 	s.log.InfoContext(ctx, "command answered", "device", id, "command", entry.UUID, "request_type", entry.RequestType, "state", entry.State)
 	return command, nil
 }
 
 // connected finds the live channel that a poll is for.
 func (s *Service) connected(tx storage.Tx, p Peer, id mdm.AppleID) (caller, mdm.Device, error) {
+	s.readAhead(tx, p, id)
 	c, err := s.identify(tx, p, id)
 	if err != nil {
 		return c, mdm.Device{}, err
@@ -80,6 +80,9 @@ func (s *Service) connected(tx storage.Tx, p Peer, id mdm.AppleID) (caller, mdm.
 	ch, err := c.channel(tx, id)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && !ch.Live() {
 		return c, mdm.Device{}, ErrNotAuthenticated
+	}
+	if err == nil {
+		s.acquainted.remember(p, id, enrollments{c.device.ID, ch.ID})
 	}
 	return c, ch, err
 }
@@ -175,8 +178,5 @@ func (s *Service) Oversized(ctx context.Context, p Peer) (again bool, err error)
 		return false, nil
 	}
 	s.log.WarnContext(ctx, "result refused: too large", "device", d.ID, "command", e.UUID, "times", e.Oversized)
-	if e.State.Final() {
-		s.mdm.Changed()
-	}
 	return true, nil
 }

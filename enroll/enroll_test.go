@@ -33,24 +33,34 @@ type house struct {
 	mdm   *mdm.Service
 	db    storage.DB
 	depot *depot.Depot
+	*clock
+}
 
+// clock is the time of all replicas.
+type clock struct {
 	mu   sync.Mutex
 	time time.Time
 }
 
-func (h *house) now() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.time
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.time
 }
 
-func (h *house) pass(d time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.time = h.time.Add(d)
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.time = c.time.Add(d)
 }
 
 func newHouse(t testing.TB) *house {
+	t.Helper()
+	return houseOn(t, storagetest.Open(t), &clock{time: time.Now().UTC().Truncate(time.Second)})
+}
+
+// houseOn is one replica of those on a store.
+func houseOn(t testing.TB, db storage.DB, c *clock) *house {
 	t.Helper()
 	ctx := context.Background()
 	log := slog.New(slog.DiscardHandler)
@@ -58,7 +68,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second)}
+	h := &house{db: db, clock: c}
 	h.depot, err = depot.Open(ctx, depot.Config{DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test"})
 	if err != nil {
 		t.Fatal(err)

@@ -125,6 +125,9 @@ func (s *Service) IssueIdentity(ctx context.Context, r depot.Request) (*x509.Cer
 	if err != nil || prior != nil {
 		return prior, err
 	}
+	if g.link != nil && g.link.UsesLeft == 0 {
+		s.failLateAttempts(ctx, g.link.ID, ErrLinkUsedUp)
+	}
 	s.log.InfoContext(ctx, "identity issued", "attempt", g.attempt.ID, "device", g.deviceID(), "fingerprint", depot.FingerprintOf(cert), "renewal", g.device != nil)
 	return cert, nil
 }

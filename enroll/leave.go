@@ -45,7 +45,6 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 		return fmt.Errorf("check out: %w", err)
 	}
 	if gone != "" {
-		s.mdm.Changed()
 		s.log.InfoContext(ctx, "checked out", "device", gone)
 	}
 	return nil
@@ -95,7 +94,6 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 	if err != nil {
 		return mdm.Device{}, fmt.Errorf("end enrollment: %w", err)
 	}
-	s.mdm.Changed()
 	s.log.InfoContext(ctx, "enrollment ended", "device", id, "state", d.State)
 	return d, nil
 }

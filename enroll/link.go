@@ -193,6 +193,7 @@ func (s *Service) RevokeLink(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("revoke enrollment link %s: %w", id, err)
 	}
+	s.failLateAttempts(ctx, id, ErrLinkRevoked)
 	s.log.InfoContext(ctx, "enrollment link revoked", "link", id)
 	return nil
 }

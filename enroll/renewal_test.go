@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -27,6 +28,22 @@ func (h *house) renewing(t *testing.T, p phone) renewal {
 	t.Helper()
 	ctx := context.Background()
 	must(t, h.Renew(ctx, h.device(t, p.id).ID))
+	r := h.fetchRenewal(t, p)
+	cert, err := h.IssueIdentity(ctx, h.renewalRequest(t, r.signed))
+	must(t, err)
+	r.renewed = phone{h: h, id: p.id, cert: cert}
+	return r
+}
+
+// renewalRequest is what a device asks for by the profile of a renewal.
+func (h *house) renewalRequest(t *testing.T, signed []byte) depot.Request {
+	t.Helper()
+	return request(t, keyring.take(t), challengeIn(t, signed))
+}
+
+// fetchRenewal lets a device fetch the command of its renewal.
+func (h *house) fetchRenewal(t *testing.T, p phone) renewal {
+	t.Helper()
 	plist, err := p.idle()
 	must(t, err)
 	r := renewal{old: p}
@@ -42,9 +59,6 @@ func (h *house) renewing(t *testing.T, p phone) renewal {
 		t.Fatalf("the device is to run %q, want InstallProfile", cmd.Command.RequestType)
 	}
 	r.uuid, r.signed = cmd.CommandUUID, cmd.Command.Payload
-	cert, err := h.IssueIdentity(ctx, request(t, keyring.take(t), challengeIn(t, r.signed)))
-	must(t, err)
-	r.renewed = phone{h: h, id: p.id, cert: cert}
 	return r
 }
 

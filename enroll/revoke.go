@@ -35,7 +35,6 @@ func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, re
 	if err != nil {
 		return depot.Certificate{}, fmt.Errorf("revoke certificate %s: %w", serial, err)
 	}
-	s.mdm.Changed()
 	s.log.InfoContext(ctx, "certificate revoked", "serial", rec.Serial, "reason", rec.RevocationReason, "device", rec.DeviceID, "attempt", rec.AttemptID)
 	return rec, nil
 }

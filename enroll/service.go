@@ -62,6 +62,8 @@ type Service struct {
 
 	log *slog.Logger
 	now func() time.Time
+
+	acquainted acquaintances
 }
 
 // New returns a Service, or says what c lacks.
@@ -110,6 +112,9 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		row.AttemptID = id
 		return challenges.Create(tx, row)
 	})
+	if err == nil {
+		err = s.stillUsable(ctx, a)
+	}
 	if err != nil {
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
 	}
@@ -121,4 +126,22 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
 	return signed, a, nil
+}
+
+// stillUsable fails a new attempt whose link was ended by a transaction that ran at the
+// same time, and so could not see it.
+func (s *Service) stillUsable(ctx context.Context, a Attempt) error {
+	var l Link
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		l, err = links.Get(tx, a.LinkID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	why := l.Usable(s.now())
+	if why != nil {
+		s.failLateAttempts(ctx, l.ID, why)
+	}
+	return why
 }

@@ -143,6 +143,14 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 	u.Push = &m.Push
 	u.TokenUpdates++
 	u.UserShortName, u.UserLongName = mdm.Clamp(m.UserShortName), mdm.Clamp(m.UserLongName)
+	if enrolled {
+		// Whoever ends the device's enrollment writes its record, and must not miss a
+		// channel that begins at the same moment; nor must two users of one User
+		// Enrollment miss each other.
+		if err := mdm.PutDevice(tx, parent); err != nil {
+			return "", false, err
+		}
+	}
 	return u.ID, enrolled, mdm.PutDevice(tx, u)
 }
 
