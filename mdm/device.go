@@ -252,6 +252,12 @@ func GetDevice(tx storage.Tx, id DeviceID) (Device, error) {
 	return d, nil
 }
 
+// ReadDevice is what [storage.Tx.Prefetch] takes for GetDevice.
+func ReadDevice(id DeviceID) storage.Read { return devices.Read(string(id)) }
+
+// ReadFindDevice is what [storage.Tx.Prefetch] takes for FindDevice.
+func ReadFindDevice(a AppleID) storage.Read { return devices.ReadLookup(devicesByAppleID, a.key()) }
+
 // FindDevice returns the enrollment that calls itself a, or an error that wraps
 // storage.ErrNotFound.
 func FindDevice(tx storage.Tx, a AppleID) (Device, error) {
@@ -264,6 +270,7 @@ func FindDevice(tx storage.Tx, a AppleID) (Device, error) {
 
 // PutDevice writes d.
 func PutDevice(tx storage.Tx, d Device) error {
+	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)})
 	if err := devices.Put(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -105,6 +106,23 @@ func pending(tx storage.Tx, id DeviceID) iter.Seq2[Entry, error] {
 	return queue.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))})
 }
 
+// readChunk is how many records are asked for at a time.
+const readChunk = 1000
+
+// ReadQueue is what a transaction that asks for a device's next commands reads.
+func ReadQueue(id DeviceID) storage.Read {
+	return storage.Read{Bucket: queueBucket, Range: storage.Range{Prefix: storage.KeyPrefix(string(id)), Limit: 8}}
+}
+
+// readEntries is what reads one command's entries in the queue or the history.
+func readEntries(c *storage.Collection[Entry], ids []DeviceID, seq string) []storage.Read {
+	reads := make([]storage.Read, len(ids))
+	for i, id := range ids {
+		reads[i] = c.Read(queueKey(id, seq))
+	}
+	return reads
+}
+
 // CountPending counts the commands that a device has not finished.
 func CountPending(tx storage.Tx, id DeviceID) (int, error) {
 	n := 0
@@ -180,7 +198,7 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 	if r.State == NotNow {
 		e.State = NotNow
 		e.NotNowCount++
-		if err := queue.Put(tx, *e); err != nil {
+		if err := errors.Join(queue.Put(tx, *e), tx.Notify(commandTopic(e.Seq))); err != nil {
 			return nil, fmt.Errorf("record NotNow of %s: %w", e.UUID, err)
 		}
 		return e, nil
@@ -245,6 +263,9 @@ func (s *Service) finish(tx storage.Tx, e *Entry, state CommandState) error {
 	if err := history.Put(tx, *e); err != nil {
 		return fmt.Errorf("finish command %s: %w", e.UUID, err)
 	}
+	if err := tx.Notify(commandTopic(e.Seq)); err != nil {
+		return fmt.Errorf("finish command %s: %w", e.UUID, err)
+	}
 	return nil
 }
 
@@ -292,6 +313,13 @@ type Rejection struct {
 // not and why. Queueing the same command again adds the targets that it lacked;
 // another command with its UUID is refused with ErrCommandExists.
 func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, error) {
+	tx.Prefetch(commands.Read(c.UUID), commands.ReadLast(commandsByAge))
+	for _, id := range c.Targets {
+		tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(id)})
+		if c.Identifier != "" {
+			tx.Prefetch(ReadQueue(id))
+		}
+	}
 	cmd, err := s.admit(tx, c)
 	if err != nil {
 		return Command{}, nil, err
@@ -349,8 +377,12 @@ func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
 	cmd, err := commands.Get(tx, c.UUID)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
+		seq, err := s.sequence(tx)
+		if err != nil {
+			return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
+		}
 		return Command{
-			UUID: c.UUID, Seq: s.sequence(), RequestType: c.RequestType, Identifier: c.Identifier, Digest: digest,
+			UUID: c.UUID, Seq: seq, RequestType: c.RequestType, Identifier: c.Identifier, Digest: digest,
 			CreatedAt: s.now().UTC(), CreatedBy: c.CreatedBy,
 		}, nil
 	case err != nil:
@@ -380,16 +412,23 @@ func (s *Service) supersede(tx storage.Tx, id DeviceID, c NewCommand) error {
 	return nil
 }
 
-// sequence returns a name that sorts after all that this process returned
-// before, also when the clock steps back, and beside those of other replicas by time.
-func (s *Service) sequence() string {
-	for {
-		last := s.lastSeq.Load()
-		next := max(s.now().UnixNano(), last+1)
-		if s.lastSeq.CompareAndSwap(last, next) {
-			return seqAt(next) + rand.Text()[:seqRandom]
-		}
+// sequence returns a name that sorts after those of all commands that there are, also
+// when the clock steps back or another replica's is ahead. Two that are made at the same
+// time sort in either order.
+func (s *Service) sequence(tx storage.Tx) (string, error) {
+	last, found, err := commands.Last(tx, commandsByAge)
+	if err != nil {
+		return "", err
 	}
+	next := s.now().UnixNano()
+	if found && isSeq(last) {
+		nanos, err := strconv.ParseInt(last[:len(seqAt(0))], 16, 64)
+		if err != nil {
+			return "", fmt.Errorf("sequence %q: %w", last, storage.ErrCorrupt)
+		}
+		next = max(next, nanos+1)
+	}
+	return seqAt(next) + rand.Text()[:seqRandom], nil
 }
 
 // isSeq says that s has the form of a sequence.
@@ -423,7 +462,11 @@ func GetCommand(tx storage.Tx, uuid string) (Command, []Entry, error) {
 		return Command{}, nil, fmt.Errorf("command %s: %w", uuid, err)
 	}
 	entries := make([]Entry, 0, len(c.Targets))
-	for _, id := range c.Targets {
+	for i, id := range c.Targets {
+		if i%readChunk == 0 {
+			ids := c.Targets[i:min(i+readChunk, len(c.Targets))]
+			tx.Prefetch(append(readEntries(queue, ids, c.Seq), readEntries(history, ids, c.Seq)...)...)
+		}
 		e, err := queue.Get(tx, queueKey(id, c.Seq))
 		if errors.Is(err, storage.ErrNotFound) {
 			e, err = history.Get(tx, queueKey(id, c.Seq))
@@ -450,6 +493,7 @@ func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Ent
 		r.End = storage.Key(string(id), before)
 	}
 	var all []Entry
+	tx.Prefetch(storage.Read{Bucket: queueBucket, Range: r}, storage.Read{Bucket: historyBucket, Range: r})
 	for _, c := range []*storage.Collection[Entry]{queue, history} {
 		for e, err := range c.All(tx, r) {
 			if err != nil {

@@ -444,7 +444,6 @@ func TestWaitReturnsWhenEveryDeviceHasAnswered(t *testing.T) {
 		got <- entries[0].State
 	}()
 	b.report(t, id, "1", mdm.Acknowledged)
-	b.Changed()
 	if state := <-got; state != mdm.Acknowledged {
 		t.Errorf("Wait returned with %s", state)
 	}

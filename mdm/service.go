@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -28,9 +27,7 @@ type Service struct {
 	log *slog.Logger
 	now func() time.Time
 
-	seen    seen
-	lastSeq atomic.Int64
-	changes broadcast
+	seen seen
 }
 
 // New returns a Service, or says what c lacks.
@@ -59,6 +56,9 @@ func (s *Service) Devices(ctx context.Context, cursor string, limit int) (page [
 		}
 		page, next = make([]Overview, 0, len(ds)), n
 		for _, d := range ds {
+			tx.Prefetch(s.readOverview(d.ID)...)
+		}
+		for _, d := range ds {
 			o, err := s.overview(tx, d)
 			if err != nil {
 				return err
@@ -76,6 +76,7 @@ func (s *Service) Devices(ctx context.Context, cursor string, limit int) (page [
 // Device returns one enrollment, or an error that wraps storage.ErrNotFound.
 func (s *Service) Device(ctx context.Context, id DeviceID) (o Overview, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
+		tx.Prefetch(append(s.readOverview(id), storage.Read{Bucket: attributeBucket, Key: []byte(id)})...)
 		d, err := GetDevice(tx, id)
 		if err != nil {
 			return err
@@ -87,6 +88,11 @@ func (s *Service) Device(ctx context.Context, id DeviceID) (o Overview, err erro
 		return err
 	})
 	return o, err
+}
+
+// readOverview is what overview reads.
+func (s *Service) readOverview(id DeviceID) []storage.Read {
+	return []storage.Read{{Bucket: seenBucket, Key: []byte(id)}, ReadQueue(id)}
 }
 
 func (s *Service) overview(tx storage.Tx, d Device) (Overview, error) {
@@ -124,19 +130,27 @@ func (s *Service) Command(ctx context.Context, uuid string) (cmd Command, entrie
 	return cmd, entries, err
 }
 
-// waitPoll is how often Wait looks by itself, for answers that reached another
-// replica; those that reach this process wake it at once.
-const waitPoll = time.Second
+// waitPoll is how often Wait looks by itself: news of another replica's answers may get
+// lost with a connection.
+const waitPoll = 5 * time.Second
+
+// commandTopic is what is notified when something became of a command.
+func commandTopic(seq string) string { return "mdm.command." + seq }
 
 // Wait returns like Command, once every device has finished the command or ctx
 // has ended, whichever is first.
 func (s *Service) Wait(ctx context.Context, uuid string) (Command, []Entry, error) {
 	reading := context.WithoutCancel(ctx) // the end of the wait is no reason to fail
+	c, _, err := s.commandHead(reading, uuid)
+	if err != nil {
+		return Command{}, nil, err
+	}
+	changed, stop := s.db.Watch(commandTopic(c.Seq))
+	defer stop()
 	tick := time.NewTicker(waitPoll)
 	defer tick.Stop()
 	for {
-		changed := s.changes.wait()
-		pending, err := s.pendingAnywhere(reading, uuid)
+		_, pending, err := s.commandHead(reading, uuid)
 		if err != nil {
 			return Command{}, nil, err
 		}
@@ -152,28 +166,26 @@ func (s *Service) Wait(ctx context.Context, uuid string) (Command, []Entry, erro
 	}
 }
 
-// pendingAnywhere says whether a device has yet to finish a command. It stops at
-// the first one: everybody who waits asks after every answer of any device.
-func (s *Service) pendingAnywhere(ctx context.Context, uuid string) (pending bool, err error) {
+// commandHead returns a command, and whether a device has yet to finish it. It stops at
+// the first one: whoever waits asks after the answer of each.
+func (s *Service) commandHead(ctx context.Context, uuid string) (c Command, pending bool, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		pending = false
-		c, err := commands.Get(tx, uuid)
-		if err != nil {
+		if c, err = commands.Get(tx, uuid); err != nil {
 			return fmt.Errorf("command %s: %w", uuid, err)
 		}
-		for _, id := range c.Targets {
-			if pending, err = queue.Has(tx, queueKey(id, c.Seq)); err != nil || pending {
-				return err
+		for ids := range slices.Chunk(c.Targets, readChunk) {
+			tx.Prefetch(readEntries(queue, ids, c.Seq)...)
+			for _, id := range ids {
+				if pending, err = queue.Has(tx, queueKey(id, c.Seq)); err != nil || pending {
+					return err
+				}
 			}
 		}
 		return nil
 	})
-	return pending, err
+	return c, pending, err
 }
-
-// Changed wakes those who wait for answers. Callers of [Service.Record] call it
-// after their transaction has committed.
-func (s *Service) Changed() { s.changes.wake() }
 
 // Cancel ends one command for a device that does not have it: ErrCommandDelivered
 // if it was sent and is unanswered, ErrCommandFinished if it is final,
@@ -203,7 +215,6 @@ func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid string) error {
 	if err != nil {
 		return fmt.Errorf("cancel command %s for %s: %w", uuid, id, err)
 	}
-	s.Changed()
 	s.log.InfoContext(ctx, "command cancelled", "command", uuid, "device", id)
 	return nil
 }
@@ -218,29 +229,4 @@ func (s *Service) DeviceCommands(ctx context.Context, id DeviceID, cursor string
 		return err
 	})
 	return page, next, err
-}
-
-// broadcast wakes any number of waiters.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// wait returns a channel that the next wake closes.
-func (b *broadcast) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-func (b *broadcast) wake() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
 }

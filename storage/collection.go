@@ -137,6 +137,7 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 	var few [4]change // enough for most records, without an allocation
 	changes := few[:0]
 	if create || len(c.indexes) > 0 {
+		c.prefetch(tx, key, v)
 		raw, err := tx.Get(c.name, key)
 		switch {
 		case errors.Is(err, ErrNotFound):
@@ -161,6 +162,44 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 		return c.fail(key, err)
 	}
 	return nil
+}
+
+// prefetch announces what write reads: the record as it is, and the unique values that it
+// is about to have, which may be another's.
+func (c *Collection[T]) prefetch(tx Tx, key []byte, v T) {
+	var few [4]Read
+	reads := append(few[:0], c.Read(string(key)))
+	for i := range c.indexes {
+		if ix := &c.indexes[i]; ix.Unique {
+			for _, value := range ix.Values(v) {
+				reads = append(reads, Read{Bucket: ix.bucket, Key: ix.entry(value, nil)})
+			}
+		}
+	}
+	tx.Prefetch(reads...)
+}
+
+// Read is what [Tx.Prefetch] takes for the record of key.
+func (c *Collection[T]) Read(key string) Read {
+	return Read{Bucket: c.name, Key: []byte(key)}
+}
+
+// ReadLookup is what [Tx.Prefetch] takes for [Collection.Lookup].
+func (c *Collection[T]) ReadLookup(index, value string) Read {
+	return c.readVia(c.index(index), Range{Prefix: KeyPrefix(value)})
+}
+
+// readVia announces entries of an index, and the records that they name.
+func (c *Collection[T]) readVia(ix *collectionIndex[T], r Range) Read {
+	if ix == nil {
+		return Read{}
+	}
+	return Read{Bucket: ix.bucket, Range: r, Then: func(item Item) []Read {
+		if key, ok := ix.primary(item); ok {
+			return []Read{{Bucket: c.name, Key: key}}
+		}
+		return nil
+	}}
 }
 
 // Delete removes the record of key; one that is not there is no error.
@@ -264,6 +303,43 @@ func (ix *collectionIndex[T]) entry(value string, key []byte) []byte {
 	return append(appendPart(make([]byte, 0, len(value)+2+len(key)), value), key...)
 }
 
+// primary returns the key of the record that an entry names.
+func (ix *collectionIndex[T]) primary(entry Item) (key []byte, ok bool) {
+	if ix.Unique {
+		return entry.Value, true
+	}
+	return afterPart(entry.Key)
+}
+
+// Last returns the last value in the index, without the record that has it; ok is
+// false if there is none.
+func (c *Collection[T]) Last(tx Tx, index string) (value string, ok bool, err error) {
+	ix := c.index(index)
+	if ix == nil {
+		return "", false, fmt.Errorf("%s has no index %q", c.name, index)
+	}
+	for item, err := range tx.Scan(ix.bucket, ix.last()) {
+		if err != nil {
+			return "", false, fmt.Errorf("%s: %w", ix.bucket, err)
+		}
+		if value, ok = firstPart(item.Key); !ok {
+			return "", false, fmt.Errorf("%s: entry %q: %w", ix.bucket, item.Key, ErrCorrupt)
+		}
+	}
+	return value, ok, nil
+}
+
+// ReadLast is what [Tx.Prefetch] takes for [Collection.Last].
+func (c *Collection[T]) ReadLast(index string) Read {
+	ix := c.index(index)
+	if ix == nil {
+		return Read{}
+	}
+	return Read{Bucket: ix.bucket, Range: ix.last()}
+}
+
+func (ix *collectionIndex[T]) last() Range { return Range{Reverse: true, Limit: 1} }
+
 // All yields the records of r by primary key. An error ends the sequence.
 func (c *Collection[T]) All(tx Tx, r Range) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -321,15 +397,13 @@ func (c *Collection[T]) viaIndex(tx Tx, index string, r Range) iter.Seq2[T, erro
 			yield(none, fmt.Errorf("%s has no index %q", c.name, index))
 			return
 		}
+		tx.Prefetch(c.readVia(ix, r))
 		for item, err := range tx.Scan(ix.bucket, r) {
 			if err != nil {
 				yield(none, fmt.Errorf("%s: %w", ix.bucket, err))
 				return
 			}
-			key, ok := item.Value, true
-			if !ix.Unique {
-				key, ok = afterPart(item.Key)
-			}
+			key, ok := ix.primary(item)
 			if !ok {
 				yield(none, fmt.Errorf("%s: entry %q: %w", ix.bucket, item.Key, ErrCorrupt))
 				return

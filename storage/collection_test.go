@@ -247,17 +247,17 @@ func TestPagesCoverAListOnceWhateverHappensBetweenThem(t *testing.T) {
 			cursor, pages := "", 0
 			for {
 				var next string
-				view(t, db, func(tx storage.Tx) error {
-					items, n, err := parents.PagePrefix(tx, prefix, cursor, limit, reverse)
-					for _, g := range items {
-						if g.Serial != "p" {
-							t.Fatalf("a page of p holds one of %q", g.Serial)
-						}
-						ids = append(ids, g.ID)
-					}
-					next = n
+				var page []gadget
+				view(t, db, func(tx storage.Tx) (err error) {
+					page, next, err = parents.PagePrefix(tx, prefix, cursor, limit, reverse)
 					return err
 				})
+				for _, g := range page {
+					if g.Serial != "p" {
+						t.Fatalf("a page of p holds one of %q", g.Serial)
+					}
+					ids = append(ids, g.ID)
+				}
 				if pages++; next == "" {
 					break
 				}

@@ -65,3 +65,13 @@ func afterPart(key []byte) (rest []byte, ok bool) {
 		}
 	}
 }
+
+// firstPart returns the first part of a composite key.
+func firstPart(key []byte) (part string, ok bool) {
+	rest, ok := afterPart(key)
+	if !ok {
+		return "", false
+	}
+	quoted := key[:len(key)-len(rest)-2]
+	return string(bytes.ReplaceAll(quoted, []byte{escape, escapedNul}, []byte{escape})), true
+}

@@ -213,9 +213,6 @@ func (s *NanoStore) StoreCommandReport(r *mdm.Request, results *mdm.CommandResul
 		_, err = s.mdm.Record(tx, d.ID, rep)
 		return err
 	})
-	if err == nil {
-		s.mdm.Changed()
-	}
 	return err
 }
 

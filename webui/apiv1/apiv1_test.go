@@ -199,7 +199,6 @@ func (h *house) answer(t testing.TB, id mdm.DeviceID, r mdm.Report) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.mdm.Changed()
 }
 
 // exchange is one request, and what the server said to it.

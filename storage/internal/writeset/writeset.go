@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -56,7 +57,7 @@ type Tx struct {
 	checked  string // the last bucket name that was found valid
 	buckets  map[string]*list
 	bytes    int
-	topics   []string
+	topics   map[string]struct{}
 }
 
 var _ storage.Tx = (*Tx)(nil)
@@ -237,14 +238,15 @@ func (tx *Tx) Notify(topic string) error {
 	case topic == "" || len(topic) > storage.MaxTopic:
 		return fmt.Errorf("topic of %d bytes: %w", len(topic), storage.ErrLimit)
 	}
-	if !slices.Contains(tx.topics, topic) {
-		tx.topics = append(tx.topics, topic)
+	if tx.topics == nil {
+		tx.topics = make(map[string]struct{})
 	}
+	tx.topics[topic] = struct{}{}
 	return nil
 }
 
 // Topics are those that the closure notified, each once.
-func (tx *Tx) Topics() []string { return tx.topics }
+func (tx *Tx) Topics() []string { return slices.Collect(maps.Keys(tx.topics)) }
 
 // Buckets implements [storage.Tx].
 func (tx *Tx) Buckets() ([]string, error) {
