@@ -1,6 +1,8 @@
 package checkin_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -138,9 +140,10 @@ func TestIdentifiersKeepToTheirGrammar(t *testing.T) {
 func TestCertificatesThatIdentifyNobody(t *testing.T) {
 	h := newHouse(t)
 	enrolled := h.enrolled(t, mdmtest.Options{})
-	// issue makes a certificate of an authority of ours for a key, recorded or not.
+	// issue makes a certificate of an authority of ours for a fresh key, recorded or not.
 	issue := func(t *testing.T, d *mdmtest.Device, a *depot.Authority, record bool, change func(*depot.Template)) {
-		_, key := d.Identity()
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		must(t, err)
 		template := depot.Template{
 			Name: "identity", Subject: pkix.Name{CommonName: "x"}, NotBefore: h.now().Add(-time.Hour), NotAfter: h.now().Add(time.Hour),
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
