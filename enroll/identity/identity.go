@@ -39,11 +39,12 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// Config says what a Service needs: all of it.
+// Config says what a Service needs: all of it but Replica.
 type Config struct {
-	DB  storage.DB
-	Log *slog.Logger
-	Now func() time.Time
+	DB      storage.DB
+	Log     *slog.Logger
+	Now     func() time.Time
+	Replica string // what tells this server from others on the database, also after a restart
 }
 
 // Service keeps users and tokens.
@@ -51,6 +52,8 @@ type Service struct {
 	db  storage.DB
 	log *slog.Logger
 	now func() time.Time
+
+	replica string
 
 	hashing chan struct{} // one element for every password hash that is being computed
 
@@ -67,6 +70,7 @@ func New(c Config) (*Service, error) {
 		db:      c.DB,
 		log:     c.Log,
 		now:     c.Now,
+		replica: c.Replica,
 		hashing: make(chan struct{}, concurrentHashes),
 		used:    map[string]time.Time{},
 	}, nil

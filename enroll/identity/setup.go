@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -15,13 +16,21 @@ import (
 // SetupTokenLife is how long a setup token is good for.
 const SetupTokenLife = 30 * time.Minute
 
-// setup is the one record of how far a server was set up. All racing writers
-// meet in it.
+// setup is the one record of how far the servers on a database were set up. All who
+// make the first of something meet in it: the first owner, the first token.
 type setup struct {
-	Hash      string    `json:"hash,omitempty"` // of the open token; empty: none is open
-	ExpiresAt time.Time `json:"expires_at"`     // of the open token
-	DoneAt    time.Time `json:"done_at"`        // when somebody first came in; zero: not set up
+	Open   map[string]openToken `json:"open,omitempty"` // by the replica that made it
+	DoneAt time.Time            `json:"done_at"`        // when somebody first came in; zero: not set up
 }
+
+// openToken is a setup token that waits to be redeemed.
+type openToken struct {
+	Hash      string    `json:"hash"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// maxOpen bounds how many replicas have an open token at once.
+const maxOpen = 16
 
 const setupKey = "setup"
 
@@ -39,9 +48,10 @@ func getSetup(tx storage.Tx) (setup, error) {
 // read from a screen and typed.
 const setupAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
-// NewSetupToken makes a setup token, which replaces one made before. It is good
-// for one use within SetupTokenLife, by whoever has it, so it goes only where the
-// operator of the machine can read it.
+// NewSetupToken makes a setup token, which replaces one that this replica made before:
+// each prints its own at the first start, and each should work. It is good for one use
+// within SetupTokenLife, by whoever has it, so it goes only where the operator of the
+// machine can read it.
 func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time.Time, err error) {
 	random := make([]byte, 16)
 	_, _ = rand.Read(random)
@@ -59,7 +69,14 @@ func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time
 		if err != nil {
 			return err
 		}
-		state.Hash, state.ExpiresAt = hash, expires
+		state.forget(s.now())
+		if _, ok := state.Open[s.replica]; !ok && len(state.Open) >= maxOpen {
+			return fmt.Errorf("%d replicas have an open setup token", len(state.Open))
+		}
+		if state.Open == nil {
+			state.Open = map[string]openToken{}
+		}
+		state.Open[s.replica] = openToken{hash, expires}
 		return setups.Put(tx, state)
 	})
 	if err != nil {
@@ -68,7 +85,8 @@ func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time
 	return Secret(text.String()), expires, nil
 }
 
-// RedeemSetupToken spends a setup token. Of two who try, one gets in.
+// RedeemSetupToken spends a setup token, and the others with it. Of two who try, one
+// gets in.
 func (s *Service) RedeemSetupToken(ctx context.Context, token string) (Principal, error) {
 	hash := hashSecret(normalSetupToken(token))
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
@@ -76,10 +94,15 @@ func (s *Service) RedeemSetupToken(ctx context.Context, token string) (Principal
 		if err != nil {
 			return err
 		}
-		if !state.open(s.now()) || subtle.ConstantTimeCompare([]byte(state.Hash), []byte(hash)) != 1 {
+		state.forget(s.now())
+		found := 0
+		for _, open := range state.Open {
+			found |= subtle.ConstantTimeCompare([]byte(open.Hash), []byte(hash))
+		}
+		if found != 1 {
 			return ErrSetupToken
 		}
-		state.Hash, state.ExpiresAt = "", time.Time{}
+		state.Open = nil
 		if state.DoneAt.IsZero() {
 			state.DoneAt = s.now().UTC()
 		}
@@ -92,10 +115,12 @@ func (s *Service) RedeemSetupToken(ctx context.Context, token string) (Principal
 	return SetupPrincipal(), nil
 }
 
-// open reports whether a token is waiting to be redeemed.
-func (s setup) open(now time.Time) bool {
-	// A clock that was put back must not lengthen the token's life for ever.
-	return s.Hash != "" && now.Before(s.ExpiresAt) && s.ExpiresAt.Sub(now) <= SetupTokenLife+time.Minute
+// forget removes the tokens that are too old.
+func (s *setup) forget(now time.Time) {
+	maps.DeleteFunc(s.Open, func(_ string, t openToken) bool {
+		// A clock that was put back must not lengthen a token's life for ever.
+		return !now.Before(t.ExpiresAt) || t.ExpiresAt.Sub(now) > SetupTokenLife+time.Minute
+	})
 }
 
 // SetupState says how far the server was set up.
@@ -114,7 +139,8 @@ func (s *Service) SetupState(ctx context.Context) (SetupState, error) {
 	if err != nil {
 		return SetupState{}, fmt.Errorf("read setup state: %w", err)
 	}
-	return SetupState{Done: !state.DoneAt.IsZero(), Open: state.open(s.now())}, nil
+	state.forget(s.now())
+	return SetupState{Done: !state.DoneAt.IsZero(), Open: len(state.Open) > 0}, nil
 }
 
 // normalSetupToken forgives what a person may change while typing.

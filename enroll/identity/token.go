@@ -87,7 +87,7 @@ func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (To
 	_, _ = rand.Read(random)   // never fails: it ends the program instead
 	secret := tokenPrefix + tokenEncoding.EncodeToString(random)
 	t := s.newToken(by, n, secret)
-	if err := s.db.Update(ctx, func(tx storage.Tx) error { return tokens.Create(tx, t) }); err != nil {
+	if err := s.db.Update(ctx, func(tx storage.Tx) error { return putNewToken(tx, t) }); err != nil {
 		return Token{}, "", fmt.Errorf("create token: %w", err)
 	}
 	s.log.InfoContext(ctx, "token created", "token", t.ID, "name", t.Name, "by", by.String())
@@ -104,6 +104,15 @@ func (s *Service) newToken(by Principal, n NewToken, secret string) Token {
 		CreatedAt: s.now().UTC(),
 		CreatedBy: by.String(),
 	}
+}
+
+// putNewToken stores t, and its use from the beginning: whoever revokes it and whoever
+// notes a use then meet in that record, and none is left of a token that is gone.
+func putNewToken(tx storage.Tx, t Token) error {
+	if err := tokens.Create(tx, t); err != nil {
+		return err
+	}
+	return tokenUses.Put(tx, tokenUse{ID: t.ID})
 }
 
 func (n NewToken) check() error {
@@ -201,12 +210,16 @@ func (s *Service) Bootstrap(ctx context.Context, secret string) (created bool, e
 		for _, err := range tokens.All(tx, storage.Range{Limit: 1}) {
 			return err // there is one, or it can't be read
 		}
+		state, err := getSetup(tx)
+		if err != nil {
+			return err
+		}
+		if err := setups.Put(tx, state); err != nil { // where two servers that start at once meet
+			return err
+		}
 		created = true
-		return tokens.Create(tx, t)
+		return putNewToken(tx, t)
 	})
-	if errors.Is(err, storage.ErrExists) { // another replica has just done the same
-		return false, nil
-	}
 	if err != nil {
 		return false, fmt.Errorf("bootstrap token: %w", err)
 	}
@@ -226,18 +239,33 @@ func (s *Service) noteUsed(id string) {
 // flushUsed writes down what noteUsed collected.
 func (s *Service) flushUsed(ctx context.Context) error {
 	s.mu.Lock()
-	used := maps.Clone(s.used)
-	clear(s.used)
+	used := s.used
+	s.used = map[string]time.Time{}
 	s.mu.Unlock()
 	if len(used) == 0 {
 		return nil
 	}
+	err := s.writeUsed(ctx, used)
+	if err != nil {
+		// Keep what could not be written, unless something newer has come since.
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		maps.Copy(used, s.used)
+		s.used = used
+	}
+	return err
+}
+
+func (s *Service) writeUsed(ctx context.Context, used map[string]time.Time) error {
 	due := map[string]time.Time{}
 	err := s.db.View(ctx, func(tx storage.Tx) error {
 		clear(due)
 		for id, at := range used {
 			last, err := tokenUses.Get(tx, id)
-			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			if errors.Is(err, storage.ErrNotFound) {
+				continue // revoked meanwhile
+			}
+			if err != nil {
 				return err
 			}
 			if at.Sub(last.At) >= useResolution {
@@ -251,10 +279,12 @@ func (s *Service) flushUsed(ctx context.Context) error {
 	}
 	return s.db.Update(ctx, func(tx storage.Tx) error {
 		for id, at := range due {
-			if there, err := tokens.Has(tx, id); err != nil {
+			use, err := tokenUses.Get(tx, id)
+			if errors.Is(err, storage.ErrNotFound) || err == nil && !at.After(use.At) {
+				continue // revoked meanwhile, or used at another replica since
+			}
+			if err != nil {
 				return err
-			} else if !there {
-				continue // revoked meanwhile
 			}
 			if err := tokenUses.Put(tx, tokenUse{id, at}); err != nil {
 				return err

@@ -88,7 +88,7 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 		for _, err := range users.All(tx, storage.Range{Limit: 1}) {
 			return err // there is one, or it can't be read
 		}
-		state, err := getSetup(tx) // the record in which two servers that start at once meet
+		state, err := getSetup(tx)
 		if err != nil {
 			return err
 		}
