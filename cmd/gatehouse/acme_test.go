@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -215,6 +216,39 @@ func TestReplicasShareACertificateAndAnswerEachOthersChallenges(t *testing.T) {
 	}
 	if obtained != 1 {
 		t.Errorf("%d certificates were obtained, want 1", obtained)
+	}
+}
+
+func TestWherePlainHTTPIsListenedFor(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	for name, tt := range map[string]struct {
+		mode         tlsMode
+		listen, http string
+		nowhere      bool // it must not listen
+		fails        bool
+	}{
+		"where it is told":                        {tlsACME, "127.0.0.1:8443", "127.0.0.1:0", false, false},
+		"nowhere if told so":                      {tlsACME, "127.0.0.1:443", noHTTP, true, false},
+		"not beside another port than 443":        {tlsACME, "127.0.0.1:8443", "", true, false},
+		"not without ACME":                        {tlsOwnCA, "127.0.0.1:443", "", true, false},
+		"what is asked for and taken is an error": {tlsACME, "127.0.0.1:443", taken.Addr().String(), true, true},
+		// Whether it may listen on port 80 depends on who runs the test.
+		"beside port 443, or else without": {tlsACME, "127.0.0.1:443", "", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := listenHTTP(t.Context(), config{tls: tt.mode, listen: tt.listen, acme: acmeConfig{httpListen: tt.http}}, slog.New(slog.DiscardHandler))
+			if (err != nil) != tt.fails || tt.nowhere && l != nil || tt.http == "127.0.0.1:0" && l == nil {
+				t.Errorf("listenHTTP = %v, %v", l, err)
+			}
+			if l != nil {
+				if tt.http == "" && acmetest.Port(t, l.Addr().String()) != 80 {
+					t.Errorf("it listens on %s, not on port 80", l.Addr())
+				}
+				must(t, l.Close())
+			}
+		})
 	}
 }
 

@@ -252,6 +252,9 @@ func (m *Manager) configure(ctx context.Context) (*certmagic.Config, *certmagic.
 		ListenHost: host, AltTLSALPNPort: port,
 		DisableHTTPChallenge: m.c.HTTP == nil,
 	}
+	if len(m.directories) > 1 {
+		issuer.TestCA = m.directories[1]
+	}
 	if m.c.HTTP != nil {
 		_, issuer.AltHTTPPort = hostPort(m.c.HTTP)
 	}

@@ -11,10 +11,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -240,6 +242,57 @@ func TestARefusalIsReportedAndTriedAgain(t *testing.T) {
 	}
 	if want := "check from the internet that " + domain + " resolves to this server"; s.log.count(want) != 2 {
 		t.Errorf("the errors don't say %q", want)
+	}
+}
+
+func TestTriesAfterTheFirstGoToTheStagingDirectory(t *testing.T) {
+	public := acmetest.NewEntrance(t)
+	public.LeadTo() // nowhere
+	options := acmetest.Options{TLSPort: public.Port()}
+	production, staging := acmetest.Start(t, options), acmetest.Start(t, options)
+	roots := x509.NewCertPool()
+	for _, a := range []*acmetest.Authority{production, staging} {
+		text, err := os.ReadFile(a.RootsFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots.AppendCertsFromPEM(text)
+	}
+	db := storagetest.Open(t)
+	configure := func(c *Config) { c.Directory, c.Roots = production.Directory, roots }
+	s, other := newServer(t, db, configure), newServer(t, db, configure)
+	s.directories = append(s.directories, staging.Directory)
+	other.directories = s.directories
+	var failures []string
+	s.retry = func(failed int) time.Duration {
+		failures = append(failures, fmt.Sprint(failed, s.log.count("ca="+staging.Directory) > 0))
+		if failed == 1 {
+			public.LeadTo(other.addr)
+		}
+		return 0
+	}
+	stop := s.run(t)
+	leaf := s.next(t)
+	stop()
+	if want := []string{"0 false", "1 true"}; !slices.Equal(failures, want) {
+		t.Errorf("failures, and whether staging was asked: %q, want %q", failures, want)
+	}
+	issued := x509.NewCertPool()
+	issued.AppendCertsFromPEM(production.Issuers(t))
+	cert, err := s.Certificate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	intermediates := x509.NewCertPool()
+	for _, der := range cert.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		intermediates.AddCert(c)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: issued, Intermediates: intermediates}); err != nil {
+		t.Errorf("the certificate is not the production directory's: %v", err)
 	}
 }
 

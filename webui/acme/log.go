@@ -3,6 +3,7 @@ package acme
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"go.uber.org/zap"
@@ -55,18 +56,22 @@ func (b bridge) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range all {
 		f.AddTo(encoder)
 	}
+	add := func(key string) {
+		v, ok := encoder.Fields[key]
+		if !ok {
+			return
+		}
+		delete(encoder.Fields, key) // a field that is given twice is written once
+		if key == "error" {
+			key = "err"
+		}
+		record.AddAttrs(slog.Any(key, v))
+	}
 	for _, f := range all {
-		if f.Type == zapcore.NamespaceType || f.Type == zapcore.SkipType {
-			continue
-		}
-		if v, ok := encoder.Fields[f.Key]; ok {
-			delete(encoder.Fields, f.Key) // a field that is given twice is written once
-			key := f.Key
-			if f.Type == zapcore.ErrorType {
-				key = "err"
-			}
-			record.AddAttrs(slog.Any(key, v))
-		}
+		add(f.Key)
+	}
+	for _, key := range slices.Sorted(maps.Keys(encoder.Fields)) { // what a field held, not by its own name
+		add(key)
 	}
 	return b.log.Handle(context.Background(), record)
 }
