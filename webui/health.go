@@ -2,6 +2,8 @@ package webui
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -67,10 +69,15 @@ func (h *Health) ready(w http.ResponseWriter, r *http.Request) error {
 		return &Problem{Status: http.StatusServiceUnavailable, Code: "draining", Title: "The server is shutting down"}
 	default:
 	}
-	if err := h.check(r.Context()); err != nil {
-		return &Problem{Status: http.StatusServiceUnavailable, Code: "database", Title: "The database does not take writes"}
+	err := h.check(r.Context())
+	switch {
+	case err == nil:
+		return writeLine(w, "ok")
+	case errors.Is(err, storage.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", &Problem{Status: http.StatusServiceUnavailable, Code: codeNoDatabase, Title: "The database can’t be reached"}, err)
+	default:
+		return fmt.Errorf("%w: %w", &Problem{Status: http.StatusServiceUnavailable, Code: codeNoDatabase, Title: "The database does not take writes"}, err)
 	}
-	return writeLine(w, "ok")
 }
 
 // readyEvery is how long the answer of a check is good for: anybody may ask, so
@@ -92,7 +99,8 @@ func (h *Health) check(ctx context.Context) error {
 	h.last = h.db.Update(ctx, func(tx storage.Tx) error {
 		return tx.Put("webui.ready", []byte("at"), stamp)
 	})
-	h.checked = now
+	// Not when it began: those who waited for it would each wait for one of their own.
+	h.checked = h.now()
 	return h.last
 }
 

@@ -3,6 +3,7 @@ package webui
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,7 @@ func NewSessions(c SessionsConfig) (*Sessions, error) {
 		manager: &scs.SessionManager{
 			Store:            store,
 			HashTokenInStore: true,
-			Codec:            scs.GobCodec{},
+			Codec:            sessionCodec{},
 			IdleTimeout:      sessionIdle,
 			Lifetime:         sessionLife,
 			Cookie: scs.SessionCookie{
@@ -149,7 +150,8 @@ func (s *Sessions) start(ctx context.Context, values map[string]string) error {
 		for key, value := range values {
 			s.manager.Put(ctx, key, value)
 		}
-		_, _, err = s.manager.Commit(ctx) // before the answer says that it worked
+		// Before the answer says that it worked.
+		_, _, err = s.manager.Commit(context.WithValue(ctx, beginsKey{}, true))
 	}
 	if err != nil {
 		return fmt.Errorf("start session: %w", err)
@@ -212,24 +214,72 @@ func (s *sessionStore) FindCtx(ctx context.Context, token string) (data []byte, 
 	return record.Data, s.now().Before(record.ExpiresAt), nil
 }
 
+// beginsKey is in the context of the Commit that begins a session.
+type beginsKey struct{}
+
 // CommitCtx implements [scs.CtxStore]. It is called for every request, as the end
-// of the session moves: a minute of that is not worth a write.
+// of the session moves: a minute of that is not worth a write. A session that has
+// ended meanwhile, by another request at whatever replica, stays so.
 func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
-	var old session
-	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
-		old, err = sessions.Get(tx, token)
-		return err
-	})
-	if err == nil && bytes.Equal(old.Data, data) && expiry.Sub(old.ExpiresAt).Abs() < time.Minute {
-		return nil
+	record := session{token, data, expiry.UTC()}
+	var err error
+	if ctx.Value(beginsKey{}) != nil {
+		err = s.db.Update(ctx, func(tx storage.Tx) error { return sessions.Create(tx, record) })
+	} else {
+		err = s.prolong(ctx, record)
 	}
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		return sessions.Put(tx, session{token, data, expiry.UTC()})
-	})
 	if err != nil {
 		return fmt.Errorf("keep session: %w", err)
 	}
 	return nil
+}
+
+func (s *sessionStore) prolong(ctx context.Context, record session) error {
+	changed := false
+	look := func(tx storage.Tx) error {
+		changed = false
+		old, err := sessions.Get(tx, record.Token)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		changed = !bytes.Equal(old.Data, record.Data) || record.ExpiresAt.Sub(old.ExpiresAt).Abs() >= time.Minute
+		return err
+	}
+	if err := s.db.View(ctx, look); err != nil || !changed {
+		return err
+	}
+	return s.db.Update(ctx, func(tx storage.Tx) error {
+		if err := look(tx); err != nil || !changed {
+			return err
+		}
+		return sessions.Put(tx, record)
+	})
+}
+
+// sessionCodec writes sessions as JSON, in which the same session always reads the
+// same: their values are texts.
+type sessionCodec struct{}
+
+type sessionData struct {
+	Deadline time.Time      `json:"deadline"`
+	Values   map[string]any `json:"values"`
+}
+
+// Encode implements [scs.Codec].
+func (sessionCodec) Encode(deadline time.Time, values map[string]any) ([]byte, error) {
+	return json.Marshal(sessionData{deadline, values})
+}
+
+// Decode implements [scs.Codec].
+func (sessionCodec) Decode(b []byte) (time.Time, map[string]any, error) {
+	var d sessionData
+	if err := json.Unmarshal(b, &d); err != nil {
+		return time.Time{}, nil, err
+	}
+	if d.Values == nil {
+		d.Values = map[string]any{}
+	}
+	return d.Deadline, d.Values, nil
 }
 
 // DeleteCtx implements [scs.CtxStore].

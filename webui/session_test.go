@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,5 +95,115 @@ func TestSessions(t *testing.T) {
 				t.Errorf("the next request comes from %s, want %s", w.Body, tt.want)
 			}
 		})
+	}
+}
+
+// counting counts the Updates of a database.
+type counting struct {
+	storage.DB
+	updates atomic.Int64
+}
+
+func (c *counting) Update(ctx context.Context, fn func(storage.Tx) error) error {
+	c.updates.Add(1)
+	return c.DB.Update(ctx, fn)
+}
+
+// loginBook is a handler behind sessions of its own: /in and /out sign in and out, and
+// every answer names who came.
+type loginBook struct {
+	http.Handler
+	during map[string]func() // what else happens while a path is answered
+}
+
+func newLoginBook(t *testing.T, db storage.DB) *loginBook {
+	t.Helper()
+	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := people.CreateOwner(ctx, "ana@example.com", "correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	sessions, err := webui.NewSessions(webui.SessionsConfig{
+		DB: db, Identity: people, Log: log, Now: time.Now, Secure: true, Fail: webui.FailWithProblem(log),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &loginBook{during: map[string]func(){}}
+	b.Handler = sessions.Load(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		switch r.URL.Path {
+		case "/in":
+			var user identity.User
+			if user, err = people.Login(r.Context(), "ana@example.com", "correct horse", "192.0.2.1"); err == nil {
+				err = sessions.StartUser(r.Context(), user)
+			}
+		case "/out":
+			err = sessions.End(r.Context())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if f := b.during[r.URL.Path]; f != nil {
+			f()
+		}
+		p, _ := identity.PrincipalFrom(r.Context())
+		_, _ = io.WriteString(w, p.User)
+	}))
+	return b
+}
+
+// ask sends a request with the cookies of an earlier answer.
+func (b *loginBook) ask(path string, before *http.Response) *http.Response {
+	r := httptest.NewRequest("GET", path, nil)
+	if before != nil {
+		for _, c := range before.Cookies() {
+			r.AddCookie(c)
+		}
+	}
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func who(t *testing.T, answer *http.Response) string {
+	t.Helper()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func TestASessionThatEndedDuringARequestStaysEnded(t *testing.T) {
+	db := storagetest.Open(t)
+	here, there := newLoginBook(t, db), newLoginBook(t, db) // two replicas
+	in := here.ask("/in", nil)
+	here.during["/slow"] = func() { there.ask("/out", in) }
+	if got := who(t, here.ask("/slow", in)); got != "ana@example.com" {
+		t.Fatalf("the request that began before is %q's", got)
+	}
+	for name, replica := range map[string]*loginBook{"the same": here, "the other": there} {
+		if got := who(t, replica.ask("/", in)); got != "" {
+			t.Errorf("after signing out %s replica still takes the cookie for %s's", name, got)
+		}
+	}
+}
+
+func TestASessionInUseIsNotWrittenForEachRequest(t *testing.T) {
+	db := &counting{DB: storagetest.Open(t)}
+	b := newLoginBook(t, db)
+	in := b.ask("/in", nil)
+	before := db.updates.Load()
+	for range 20 {
+		if got := who(t, b.ask("/", in)); got != "ana@example.com" {
+			t.Fatalf("the request is %q's", got)
+		}
+	}
+	if n := db.updates.Load() - before; n != 0 {
+		t.Errorf("20 requests in a moment wrote %d times, want none", n)
 	}
 }
