@@ -152,7 +152,7 @@ func TestAReplicaAnswersAnothersChallengeAndServesItsCertificate(t *testing.T) {
 	if _, err := b.Certificate(t.Context()); !errors.Is(err, ErrNone) {
 		t.Fatalf("Certificate before there is one = %v, want ErrNone", err)
 	}
-	a.run(t)
+	stopA := a.run(t)
 	leaf := a.next(t)
 	if err := leaf.VerifyHostname(domain); err != nil {
 		t.Error(err)
@@ -163,7 +163,7 @@ func TestAReplicaAnswersAnothersChallengeAndServesItsCertificate(t *testing.T) {
 	if a.log.count("ACME challenge answered") > 0 || b.log.count("ACME challenge answered") == 0 {
 		t.Error("it was not b that answered")
 	}
-	b.run(t)
+	stopB := b.run(t)
 	if got := b.next(t); !got.Equal(leaf) {
 		t.Error("b has another certificate than a")
 	}
@@ -178,6 +178,8 @@ func TestAReplicaAnswersAnothersChallengeAndServesItsCertificate(t *testing.T) {
 	if got := conn.ConnectionState().PeerCertificates[0]; !got.Equal(leaf) {
 		t.Error("b serves another certificate than a got")
 	}
+	stopA()
+	stopB() // all has been said
 	if n := a.log.count("TLS certificate obtained") + b.log.count("TLS certificate obtained"); n != 1 {
 		t.Errorf("%d orders, want 1", n)
 	}
