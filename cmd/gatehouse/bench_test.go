@@ -31,6 +31,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
 // These benchmarks drive the built program as a process of its own, over real
@@ -54,6 +55,32 @@ func measured(b *testing.B, pid, clients, n int, fn func(i int) error) {
 	b.ReportMetric(used.Seconds()/float64(n)*1000, "cpu-s/1k")
 	b.ReportMetric(float64(n)/elapsed.Seconds(), "req/s")
 	b.ReportMetric(0, "ns/op")
+}
+
+// benchStore is the data directory of a server to be measured, and its database.
+type benchStore struct {
+	dir      string
+	postgres *postgrestest.Server // nil: bolt, in dir
+}
+
+// onEngines runs fn with an empty database of each engine, one beside the other.
+func onEngines(b *testing.B, fn func(b *testing.B, on benchStore)) {
+	b.Run("bolt", func(b *testing.B) { fn(b, benchStore{dir: b.TempDir()}) })
+	b.Run("postgres", func(b *testing.B) {
+		on := benchStore{dir: b.TempDir(), postgres: postgrestest.StartDurable(b)}
+		storesOfDirs.Store(on.dir, on.postgres.DSN())
+		fn(b, on)
+	})
+}
+
+// measured is measured with the database's CPU time, where that is another process's.
+func (on benchStore) measured(b *testing.B, pid, clients, n int, fn func(i int) error) {
+	b.Helper()
+	if on.postgres == nil {
+		measured(b, pid, clients, n, fn)
+		return
+	}
+	measuredOnPostgreSQL(b, pid, on.postgres, clients, n, fn)
 }
 
 // processCPU returns the CPU time that the process has used.
@@ -125,28 +152,30 @@ func prepareIdles(b *testing.B, devices []*mdmtest.Device) []mdmtest.Prepared {
 // BenchmarkIdleCheckIn polls with nothing to do, beside the floor: a server that
 // does nothing but verify signature and chain and decode the message.
 func BenchmarkIdleCheckIn(b *testing.B) {
-	s := startProcess(b, "")
-	devices := s.enrolled(b, benchDevices)
-	idles := prepareIdles(b, devices)
-	for _, clients := range []int{8, 64} {
-		b.Run(fmt.Sprintf("gatehouse/clients=%d", clients), func(b *testing.B) {
-			measured(b, s.cmd.Process.Pid, clients, max(b.N, 5000), func(i int) error {
-				_, err := send(s.http, idles[i%len(idles)])
-				return err
+	onEngines(b, func(b *testing.B, on benchStore) {
+		s := startProcess(b, on.dir)
+		devices := s.enrolled(b, benchDevices)
+		idles := prepareIdles(b, devices)
+		for _, clients := range []int{8, 64} {
+			b.Run(fmt.Sprintf("gatehouse/clients=%d", clients), func(b *testing.B) {
+				on.measured(b, s.cmd.Process.Pid, clients, max(b.N, 5000), func(i int) error {
+					_, err := send(s.http, idles[i%len(idles)])
+					return err
+				})
 			})
-		})
-	}
-	floor := startFloor(b, s.url+"/ca/identity.pem")
-	for _, clients := range []int{8, 64} {
-		b.Run(fmt.Sprintf("floor/clients=%d", clients), func(b *testing.B) {
-			measured(b, floor.cmd.Process.Pid, clients, max(b.N, 5000), func(i int) error {
-				p := idles[i%len(idles)]
-				p.URL = floor.url
-				_, err := send(floor.http, p)
-				return err
+		}
+		floor := startFloor(b, s.url+"/ca/identity.pem")
+		for _, clients := range []int{8, 64} {
+			b.Run(fmt.Sprintf("floor/clients=%d", clients), func(b *testing.B) {
+				measured(b, floor.cmd.Process.Pid, clients, max(b.N, 5000), func(i int) error {
+					p := idles[i%len(idles)]
+					p.URL = floor.url
+					_, err := send(floor.http, p)
+					return err
+				})
 			})
-		})
-	}
+		}
+	})
 }
 
 // BenchmarkIdleCheckInAmongMany is the same beside many other devices. The memory
@@ -178,42 +207,44 @@ func BenchmarkCommandAndAcknowledgement(b *testing.B) {
 	const rounds = 5
 	for _, clients := range []int{8, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
-			s := startProcess(b, "")
-			devices := s.enrolled(b, benchDevices)
-			idles := prepareIdles(b, devices)
-			byUDID, err := s.idsByUDID()
-			if err != nil {
-				b.Fatal(err)
-			}
-			ids := slices.Collect(maps.Values(byUDID))
-			acks := make([]mdmtest.Prepared, rounds*len(devices))
-			for r := range rounds {
-				uuid := fmt.Sprintf("BENCH-%d", r)
-				if err := s.enqueue(uuid, ids); err != nil {
+			onEngines(b, func(b *testing.B, on benchStore) {
+				s := startProcess(b, on.dir)
+				devices := s.enrolled(b, benchDevices)
+				idles := prepareIdles(b, devices)
+				byUDID, err := s.idsByUDID()
+				if err != nil {
 					b.Fatal(err)
 				}
-				inParallel(b, benchClients, len(devices), func(i int) (err error) {
-					acks[r*len(devices)+i], err = devices[i].Channel().Prepare(mdmtest.Result{
-						Status: mdmtest.StatusAcknowledged, CommandUUID: uuid,
-						Keys: mdmtest.Dict{"ProfileList": []any{mdmtest.Dict{"PayloadIdentifier": "com.example", "PayloadVersion": int64(1)}}},
+				ids := slices.Collect(maps.Values(byUDID))
+				acks := make([]mdmtest.Prepared, rounds*len(devices))
+				for r := range rounds {
+					uuid := fmt.Sprintf("BENCH-%d", r)
+					if err := s.enqueue(uuid, ids); err != nil {
+						b.Fatal(err)
+					}
+					inParallel(b, benchClients, len(devices), func(i int) (err error) {
+						acks[r*len(devices)+i], err = devices[i].Channel().Prepare(mdmtest.Result{
+							Status: mdmtest.StatusAcknowledged, CommandUUID: uuid,
+							Keys: mdmtest.Dict{"ProfileList": []any{mdmtest.Dict{"PayloadIdentifier": "com.example", "PayloadVersion": int64(1)}}},
+						})
+						return err
 					})
+				}
+				inParallel(b, clients, len(devices), func(i int) error {
+					n, err := send(s.http, idles[i])
+					if err == nil && n == 0 {
+						err = fmt.Errorf("device %d got no command", i)
+					}
 					return err
 				})
-			}
-			inParallel(b, clients, len(devices), func(i int) error {
-				n, err := send(s.http, idles[i])
-				if err == nil && n == 0 {
-					err = fmt.Errorf("device %d got no command", i)
+				on.measured(b, s.cmd.Process.Pid, clients, len(acks), func(i int) error {
+					_, err := send(s.http, acks[i])
+					return err
+				})
+				for r := range rounds {
+					s.assertAcknowledged(b, fmt.Sprintf("BENCH-%d", r), len(devices))
 				}
-				return err
 			})
-			measured(b, s.cmd.Process.Pid, clients, len(acks), func(i int) error {
-				_, err := send(s.http, acks[i])
-				return err
-			})
-			for r := range rounds {
-				s.assertAcknowledged(b, fmt.Sprintf("BENCH-%d", r), len(devices))
-			}
 		})
 	}
 }
@@ -240,26 +271,28 @@ func (s *serverProcess) assertAcknowledged(b *testing.B, uuid string, want int) 
 // BenchmarkEnrollment is SCEP, Authenticate and TokenUpdate; the profile was
 // downloaded beforehand.
 func BenchmarkEnrollment(b *testing.B) {
-	s := startProcess(b, "")
-	n := max(b.N, 300)
-	url := s.link(b, n)
-	devices := s.newDevices(b, n)
-	inParallel(b, benchClients, n, func(i int) error {
-		profile, err := devices[i].Download(context.Background(), url)
-		if err != nil {
-			return err
-		}
-		return devices[i].Install(profile)
-	})
-	measured(b, s.cmd.Process.Pid, benchClients, n, func(i int) error {
-		ctx := context.Background()
-		if err := devices[i].RequestIdentity(ctx); err != nil {
-			return err
-		}
-		if err := devices[i].Authenticate(ctx); err != nil {
-			return err
-		}
-		return devices[i].TokenUpdate(ctx)
+	onEngines(b, func(b *testing.B, on benchStore) {
+		s := startProcess(b, on.dir)
+		n := max(b.N, 300)
+		url := s.link(b, n)
+		devices := s.newDevices(b, n)
+		inParallel(b, benchClients, n, func(i int) error {
+			profile, err := devices[i].Download(context.Background(), url)
+			if err != nil {
+				return err
+			}
+			return devices[i].Install(profile)
+		})
+		on.measured(b, s.cmd.Process.Pid, benchClients, n, func(i int) error {
+			ctx := context.Background()
+			if err := devices[i].RequestIdentity(ctx); err != nil {
+				return err
+			}
+			if err := devices[i].Authenticate(ctx); err != nil {
+				return err
+			}
+			return devices[i].TokenUpdate(ctx)
+		})
 	})
 }
 
@@ -325,12 +358,13 @@ func BenchmarkSCEPIssuance(b *testing.B) {
 
 // BenchmarkEnqueueTo10000Devices is one POST of a command to that many devices.
 func BenchmarkEnqueueTo10000Devices(b *testing.B) {
-	dir := b.TempDir()
-	ids := seedDevices(b, dir, 10_000)
-	s := startProcess(b, dir)
-	for b.Loop() {
-		s.api(b, "POST", "/commands", map[string]any{"request_type": "ProfileList", "device_ids": ids}, nil)
-	}
+	onEngines(b, func(b *testing.B, on benchStore) {
+		ids := seedDevices(b, on.dir, 10_000)
+		s := startProcess(b, on.dir)
+		for b.Loop() {
+			s.api(b, "POST", "/commands", map[string]any{"request_type": "ProfileList", "device_ids": ids}, nil)
+		}
+	})
 }
 
 // seedDevices writes n enrolled devices into an empty data directory, as enrolling
@@ -338,7 +372,11 @@ func BenchmarkEnqueueTo10000Devices(b *testing.B) {
 func seedDevices(b *testing.B, dir string, n int) []string {
 	b.Helper()
 	ctx := context.Background()
-	s, err := openState(ctx, config{dataDir: dir, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, slog.New(slog.DiscardHandler), time.Now)
+	store := storeURL("bolt:")
+	if args := storeArgs(b, dir); args != nil {
+		store = storeURL(args[1])
+	}
+	s, err := openState(ctx, config{dataDir: dir, store: store, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -83,16 +83,16 @@ var storesOfDirs sync.Map
 // environment says that tests keep it.
 func storeArgs(t testing.TB, dir string) []string {
 	t.Helper()
+	if url, ok := storesOfDirs.Load(dir); ok {
+		return []string{"--store", url.(string)}
+	}
 	switch engine := os.Getenv("GATEHOUSE_TEST_STORE"); engine {
 	case "", "bolt":
 		return nil
 	case "postgres":
-		url, ok := storesOfDirs.Load(dir)
-		if !ok {
-			url = postgrestest.DSN(t)
-			storesOfDirs.Store(dir, url)
-		}
-		return []string{"--store", url.(string)}
+		url := postgrestest.DSN(t)
+		storesOfDirs.Store(dir, url)
+		return []string{"--store", url}
 	default:
 		t.Fatalf("GATEHOUSE_TEST_STORE is %q: no such engine", engine)
 		return nil
