@@ -55,6 +55,9 @@ var adapters = []struct {
 	{"go.etcd.io/bbolt", []string{"storage/bolt"}},
 	{"github.com/jackc/pgx", []string{"storage/postgres", "storage/storagetest/postgrestest"}},
 	{"github.com/sideshow/apns2", []string{"apns"}},
+	{"github.com/caddyserver/certmagic", []string{"webui/acme"}},
+	{"github.com/mholt/acmez", []string{"webui/acme"}},
+	{"go.uber.org/zap", []string{"webui/acme"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }
@@ -73,6 +76,7 @@ var composed = []struct {
 	{"enroll/identity/oidc", []string{"cmd"}},
 	{"mdm/mdmtest", []string{"cmd"}},
 	{"apns/apnstest", []string{"cmd"}},
+	{"webui/acme/acmetest", nil},
 }
 
 // decoders are functions that trust their input. They are called in one place.
