@@ -232,6 +232,50 @@ func TestTwoReplicasAtOnce(t *testing.T) {
 			}
 			h.wantFailed(t, "link_used_up", issued.ID)
 		},
+		"agree on a placeholder topic": func(t *testing.T, h *house) {
+			l := h.link(t, enroll.NewLink{Uses: 5})
+			download := func(h *house) error { _, _, err := h.NewEnrollment(ctx, l.Code); return err }
+			a, b := h.atOnce(t, download, download)
+			must(t, errors.Join(a, b))
+			all, _, err := h.Attempts(ctx, "", 10)
+			if err != nil || len(all) != 2 || all[0].Topic == "" || all[0].Topic != all[1].Topic {
+				t.Errorf("attempts = %+v, %v; want two of one topic", all, err)
+			}
+		},
+		"take an answer once": func(t *testing.T, h *house) {
+			p := h.enrolled(t, "ana", iphone)
+			id := h.device(t, iphone).ID
+			h.enqueue(t, "C1", id)
+			_, err := p.idle()
+			must(t, err)
+			report := func(state mdm.CommandState) func(*house) error {
+				return func(h *house) error { return p.on(h).report("C1", state) }
+			}
+			a, b := h.atOnce(t, report(mdm.Acknowledged), report(mdm.Failed))
+			must(t, errors.Join(a, b))
+			if got := h.state(t, "C1"); got != mdm.Acknowledged && got != mdm.Failed {
+				t.Errorf("the command is %s", got)
+			}
+			if list, _, err := h.mdm.DeviceCommands(ctx, id, "", 10); len(list) != 1 || err != nil {
+				t.Errorf("it is there %d times, %v", len(list), err)
+			}
+		},
+		"deliver a command or cancel it": func(t *testing.T, h *house) {
+			p := h.enrolled(t, "ana", iphone)
+			id := h.device(t, iphone).ID
+			h.enqueue(t, "C1", id)
+			var plist string
+			a, b := h.atOnce(t,
+				func(h *house) (err error) { plist, err = p.on(h).idle(); return err },
+				func(h *house) error { return h.CancelCommand(ctx, id, "C1") })
+			must(t, a)
+			switch got := h.state(t, "C1"); {
+			case b == nil && plist == "" && got == mdm.Cancelled:
+			case errors.Is(b, mdm.ErrCommandDelivered) && plist != "" && got == mdm.Delivered:
+			default:
+				t.Errorf("cancelling ends with %v, the device gets %d bytes, and the command is %s", b, len(plist), got)
+			}
+		},
 		"keep no bootstrap token of an enrollment that is over": func(t *testing.T, h *house) {
 			p := h.enrolled(t, "ana", mac)
 			again := h.withIdentity(t, h.link(t, enroll.NewLink{User: "ana"}), mac)

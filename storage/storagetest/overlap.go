@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 )
 
 // Overlap runs a and b at once on db, so that neither commits before the closures of both
@@ -13,11 +14,17 @@ import (
 // other. What a and b give to their db is the one that Overlap gives them; only the first
 // Update of each is held up.
 //
-// On an engine that runs one closure after the other it costs a moment, and proves less.
+// bbolt runs one closure after the other: there they just run.
 func Overlap(db storage.DB, a, b func(storage.DB)) {
 	// A closure runs once for nothing and again after each conflict: those of the two
 	// meet run by run, as long as nobody has to wait for what can't come.
-	const runs, patience = 2, 200 * time.Millisecond
+	const runs = 2
+	patience := 500 * time.Millisecond
+	if s, ok := db.(*strict); ok {
+		if _, serial := s.DB.(*bolt.DB); serial {
+			patience = 0
+		}
+	}
 	var met [runs]sync.WaitGroup
 	for i := range met {
 		met[i].Add(2)
