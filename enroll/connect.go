@@ -23,9 +23,10 @@ type ConnectMessage struct {
 func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (command []byte, err error) {
 	var id mdm.DeviceID
 	writes := !m.Idle
+	var head *mdm.Entry
 	if m.Idle {
 		err = s.db.View(ctx, func(tx storage.Tx) error {
-			command, writes = nil, false
+			command, writes, head = nil, false, nil
 			c, ch, err := s.connected(tx, p, m.ID)
 			if err != nil {
 				return err
@@ -36,7 +37,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 				return err
 			}
 			if s.pollTells(c, m.ID) || e != nil && e.State != mdm.Delivered {
-				writes = true
+				writes, head = true, e
 				return nil
 			}
 			if e != nil {
@@ -51,6 +52,9 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 	var entry *mdm.Entry
 	if writes {
 		err = s.db.Update(ctx, func(tx storage.Tx) error {
+			if head != nil {
+				tx.Prefetch(mdm.ReadPayload(*head))
+			}
 			id, entry, command, err = s.connect(tx, p, m)
 			return err
 		})

@@ -114,6 +114,11 @@ func ReadQueue(id DeviceID) storage.Read {
 	return storage.Read{Bucket: queueBucket, Range: storage.Range{Prefix: storage.KeyPrefix(string(id)), Limit: 8}}
 }
 
+// ReadPayload is what [Service.Deliver] reads for an entry.
+func ReadPayload(e Entry) storage.Read {
+	return storage.Read{Bucket: payloadBucket, Key: []byte(e.UUID)}
+}
+
 // readEntries is what reads one command's entries in the queue or the history.
 func readEntries(c *storage.Collection[Entry], ids []DeviceID, seq string) []storage.Read {
 	reads := make([]storage.Read, len(ids))

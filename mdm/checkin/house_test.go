@@ -93,11 +93,17 @@ var (
 
 func newHouse(t testing.TB) *house {
 	t.Helper()
+	return newHouseOn(t, storagetest.Open(t))
+}
+
+// newHouseOn is newHouse on a database of the caller's.
+func newHouseOn(t testing.TB, db storage.DB) *house {
+	t.Helper()
 	keys, err := authorityKeys()
 	must(t, err)
 	box, err := seal.New(make([]byte, seal.KeySize))
 	must(t, err)
-	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second), log: new(lockedBuffer)}
+	h := &house{db: db, time: time.Now().UTC().Truncate(time.Second), log: new(lockedBuffer)}
 	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	made := 0
 	h.depot, err = depot.Open(t.Context(), depot.Config{

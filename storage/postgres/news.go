@@ -35,8 +35,8 @@ const (
 // everything is the topic of those who have lost count.
 const everything = "*"
 
-// news carries what transactions notify to other processes, and theirs here. Its
-// connection also shows that the database is in use, by an advisory lock.
+// news carries what transactions notify to other processes, and theirs here, on a
+// connection of its own. That also shows that the database is in use, by an advisory lock.
 type news struct {
 	db        *DB
 	config    *pgx.ConnConfig
@@ -48,15 +48,15 @@ type news struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
-	mu      sync.Mutex
-	pending map[string]struct{}
-	signal  chan struct{}
+	mu        sync.Mutex
+	pending   map[string]struct{}
+	interrupt context.CancelFunc // of the wait for messages, as there is something to send
 }
 
 func newNews(db *DB, config *pgx.ConnConfig, table uint32, exclusive bool) *news {
 	return &news{
 		db: db, config: config, table: table, exclusive: exclusive, self: rand.Text(),
-		pending: make(map[string]struct{}), signal: make(chan struct{}, 1),
+		pending: make(map[string]struct{}), interrupt: func() {},
 	}
 }
 
@@ -76,8 +76,7 @@ func (n *news) start(ctx context.Context, conn *pgx.Conn) error {
 		return n.db.explain(err)
 	}
 	ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	n.running.Go(func() { n.receive(ctx, conn) })
-	n.running.Go(func() { n.deliver(ctx) })
+	n.running.Go(func() { n.run(ctx, conn) })
 	return nil
 }
 
@@ -116,12 +115,15 @@ func missing(err error) bool {
 	return code == featureNotSupported || code == undefinedFunction || code == "42601" // syntax error
 }
 
-// receive wakes watchers for what other processes say, until ctx ends.
-func (n *news) receive(ctx context.Context, conn *pgx.Conn) {
+// run keeps a connection until ctx ends.
+func (n *news) run(ctx context.Context, conn *pgx.Conn) {
 	failures := 0
 	for {
-		err := n.hear(ctx, conn)
+		err := n.exchange(ctx, conn)
 		if ctx.Err() != nil {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = n.send(last, conn) // else others find out when they look by themselves
 			closeConn(conn)
 			return
 		}
@@ -164,36 +166,58 @@ func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// hear takes messages until the connection or ctx ends.
-func (n *news) hear(ctx context.Context, conn *pgx.Conn) error {
+// exchange takes messages and sends what is pending, until the connection or ctx ends.
+func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
+	patience := newsCheck
+	if n.polls {
+		patience = newsPoll
+	}
+	var sent time.Time
 	for {
-		patience := newsCheck
-		if n.polls {
-			patience = newsPoll
-		}
+		n.mu.Lock()
+		waiting := len(n.pending) > 0
 		wait, cancel := context.WithTimeout(ctx, patience)
+		if waiting { // what is pending goes out, but not too often
+			cancel()
+			wait, cancel = context.WithDeadline(ctx, sent.Add(newsPause))
+		}
+		n.interrupt = cancel
+		n.mu.Unlock()
+
 		m, err := conn.WaitForNotification(wait)
-		quiet := wait.Err() != nil
+		ended := wait.Err() != nil
 		cancel()
 		switch {
 		case err == nil:
 			n.take(m.Payload)
+			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case !quiet || conn.IsClosed():
+		case !ended || conn.IsClosed():
 			return err
-		case n.polls:
+		}
+		if n.polls {
 			n.db.watchers.WakeAll()
-			fallthrough
-		default:
-			ping, cancel := context.WithTimeout(ctx, newsTimeout)
-			err := conn.Ping(ping)
-			cancel()
-			if err != nil {
-				return err
-			}
+		}
+		speak, cancel := context.WithTimeout(ctx, newsTimeout)
+		if waiting {
+			err = n.send(speak, conn)
+			sent = time.Now()
+		} else if sinceCheck := n.idle(wait); sinceCheck {
+			err = conn.Ping(speak)
+		} else {
+			err = nil // interrupted: the next round sends
+		}
+		cancel()
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// idle reports whether a wait ended because nothing came, and was not interrupted.
+func (n *news) idle(wait context.Context) bool {
+	return errors.Is(wait.Err(), context.DeadlineExceeded)
 }
 
 // take reads a message: who sent it, then topics.
@@ -224,11 +248,8 @@ func (db *DB) tell(topics []string) {
 		n.pending[t] = struct{}{}
 	}
 	n.bound()
+	n.interrupt()
 	n.mu.Unlock()
-	select {
-	case n.signal <- struct{}{}:
-	default:
-	}
 }
 
 // bound keeps pending small; n.mu is held.
@@ -238,34 +259,8 @@ func (n *news) bound() {
 	}
 }
 
-// deliver sends what is pending, until ctx ends, and once more then.
-func (n *news) deliver(ctx context.Context) {
-	for {
-		select {
-		case <-n.signal:
-		case <-ctx.Done():
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			defer cancel()
-			_ = n.send(ctx) // others look by themselves now and then
-			return
-		}
-		pause := newsPause
-		if err := n.send(ctx); err != nil {
-			pause = newsMaxRetry // the connection for news logs what is wrong
-			select {
-			case n.signal <- struct{}{}:
-			default:
-			}
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-	}
-}
-
 // send sends what is pending; what can't be sent stays so.
-func (n *news) send(ctx context.Context) error {
+func (n *news) send(ctx context.Context, conn *pgx.Conn) error {
 	n.mu.Lock()
 	batch := n.pending
 	n.pending = make(map[string]struct{})
@@ -275,9 +270,7 @@ func (n *news) send(ctx context.Context) error {
 	}
 	payloads, err := n.payloads(batch)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, newsTimeout)
-		defer cancel()
-		_, err = n.db.pool.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) as t(payload)`, n.channel(), payloads)
+		_, err = conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) as t(payload)`, n.channel(), payloads)
 	}
 	if err == nil || missing(err) {
 		return nil

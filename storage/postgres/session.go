@@ -275,20 +275,36 @@ func (s *session) flight(build func(*flight)) error {
 		return s.fail(err)
 	}
 	f := newFlight(s.ctx, s.conn)
-	if !s.begun {
-		s.begun = true
-		if s.write {
-			f.send(stBegin, nil, nil)
-		} else {
-			f.send(stBeginRead, nil, nil)
-		}
-	}
+	s.begin(f)
 	build(f)
 	if err := f.land(); err != nil {
 		return s.fail(err)
 	}
 	return nil
 }
+
+// begin adds the statement that begins the transaction, once.
+func (s *session) begin(f *flight) {
+	switch {
+	case s.begun:
+		return
+	case s.write:
+		f.send(stBegin, nil, nil)
+	default:
+		f.send(stBeginRead, nil, nil)
+	}
+	s.begun = true
+}
+
+// stale reports whether the connection was idle for so long that it may be broken
+// without anybody having noticed.
+func (s *session) stale() bool {
+	used, _ := s.conn.Conn().PgConn().CustomData()[usedKey].(time.Time)
+	return time.Since(used) > time.Second
+}
+
+// usedKey is where a connection keeps when it was last given back.
+const usedKey = "gatehouse.used"
 
 // acquire takes a connection from the pool.
 func (s *session) acquire() error {
@@ -333,6 +349,7 @@ func (s *session) end() {
 		defer cancel()
 		_, _ = pg.Exec(ctx, "rollback").ReadAll() // if that fails, the pool drops the connection
 	}
+	pg.CustomData()[usedKey] = time.Now()
 	s.conn.Release()
 	s.conn = nil
 }

@@ -130,32 +130,33 @@ func (s *session) commit(tx *writeset.Tx) (cause, err error) {
 	if err := s.acquire(); err != nil {
 		return err, s.fail(err)
 	}
+	if !s.begun && s.stale() {
+		// Better a round trip than a commit on a connection that broke long ago.
+		if err := s.flight(func(*flight) {}); err != nil {
+			return s.cause, err
+		}
+	}
 	// A commit that was sent is not given up, or nobody would know what became of it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), commitTimeout)
 	defer cancel()
 	f := newFlight(ctx, s.conn)
+	s.begin(f)
 	s.sendWrites(f, tx)
-	if s.begun {
-		f.send(stCommit, nil, nil)
-	} // else the statements are a transaction by themselves: nothing was read, so none need be repeatable
+	f.send(stCommit, nil, nil)
 	err = f.land()
-	committed := f.tag == "COMMIT"
 	switch {
-	case err == nil && (committed || !s.begun), committed:
-		return nil, nil
+	case f.tag == "COMMIT":
+		return nil, nil // whatever happened to the connection then
 	case err == nil:
 		return nil, fmt.Errorf("%w: PostgreSQL %s: it answered %q to a commit", storage.ErrCommit, s.db.name, f.tag)
 	case conflict(err), pgconn.SafeToRetry(err):
 		return err, s.db.uncommitted(err, false)
-	case state(err) != "" && (s.begun || !lost(err)):
-		// The server said that it did not: with a reason to end the session, that
-		// still means that it had not committed.
-		if lost(err) {
-			return err, s.db.uncommitted(err, false)
-		}
-		return nil, s.db.uncommitted(err, false)
+	case state(err) == "":
+		return nil, s.db.uncommitted(err, true) // the answer got lost
+	case lost(err): // the server ended the session, before the commit: else it had said so
+		return err, s.db.uncommitted(err, false)
 	}
-	return nil, s.db.uncommitted(err, true)
+	return nil, s.db.uncommitted(err, false)
 }
 
 // maxStatement is about how many bytes one statement carries.

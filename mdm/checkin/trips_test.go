@@ -1,0 +1,56 @@
+package checkin_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
+)
+
+// TestRoundTripsOfAPoll holds how often a poll waits for a database that is a network away.
+func TestRoundTripsOfAPoll(t *testing.T) {
+	w := postgrestest.NewWire(t, postgrestest.DSN(t))
+	db, err := postgres.Open(t.Context(), w.DSN(), postgres.Options{})
+	must(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	h := newHouseOn(t, db)
+	d := h.enrolled(t, mdmtest.Options{})
+
+	id := h.record(t, d.IDs()).ID
+	commands := 0
+	queue := func() error {
+		commands++
+		return h.enqueue(t.Context(), fmt.Sprint("TRIP-", commands), "ProfileList", id)
+	}
+	if got := w.Count(t, queue); got != 2 {
+		t.Errorf("to queue a command takes %d round trips, want 2", got)
+	}
+	var last *mdmtest.Command
+	deliver := func() (err error) {
+		last, err = d.Idle(t.Context())
+		d.Channel().Forget()
+		return err
+	}
+	must(t, deliver()) // the first is delivered, and delivered again below
+	if got := w.Count(t, deliver); got != 3 {
+		t.Errorf("to deliver a command again takes %d round trips, want 3", got)
+	}
+	acknowledge := func() (err error) {
+		last, err = d.Report(t.Context(), mdmtest.Result{Status: mdmtest.StatusAcknowledged, CommandUUID: last.UUID})
+		return err
+	}
+	// The first one brings another command, which has to be read; the second brings none.
+	if got := w.Count(t, acknowledge); got != 2 || last != nil {
+		t.Errorf("an acknowledgement takes %d round trips and brings %v, want 2 and nothing", got, last)
+	}
+
+	poll := func() error {
+		_, err := d.Poll(t.Context())
+		return err
+	}
+	if got := w.Count(t, poll); got != 2 {
+		t.Errorf("an idle poll takes %d round trips, want 2", got)
+	}
+}
