@@ -430,8 +430,8 @@ func compareSums(want, have []BucketSum) error {
 	return nil
 }
 
-// Bounds of a chunk, which is also what one transaction writes. The last item may exceed
-// that of bytes.
+// Bounds of a chunk, which is also what one transaction writes. It ends with the page that
+// exceeds that of items, or the item that exceeds that of bytes.
 const (
 	copyItems = 2000
 	copyBytes = 4 << 20

@@ -29,6 +29,7 @@ const (
 // commands is the command line: one field a subcommand, each in a file of its own.
 type commands struct {
 	Serve     serveCommand     `cmd:"" help:"Run the server."`
+	DB        dbCommand        `cmd:"" name:"db" help:"Copy the database."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
 	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
 	Version   versionCommand   `cmd:"" help:"Say which version this is."`

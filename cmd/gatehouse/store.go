@@ -52,15 +52,32 @@ func (s *state) openFile(ctx context.Context, cfg config, log *slog.Logger) erro
 	path := filepath.Join(cfg.dataDir, databaseName)
 	_, err := os.Lstat(path)
 	s.fresh = errors.Is(err, fs.ErrNotExist)
-	// Before the database: what a database without its key holds is lost.
-	if err := s.openBox(cfg); err != nil {
-		return err
+	if s.fresh {
+		// Before the database: what a database without its key holds is lost.
+		if err := s.openBox(cfg); err != nil {
+			return err
+		}
 	}
 	db, err := bolt.Open(ctx, path, bolt.Options{Log: log})
 	if err != nil {
 		return err
 	}
+	err = checkFinished(ctx, db, cfg)
+	if err == nil && !s.fresh {
+		err = s.openBox(cfg)
+	}
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
 	s.db = db
+	return nil
+}
+
+// checkFinished refuses a database that holds a part of another one.
+func checkFinished(ctx context.Context, db storage.DB, cfg config) error {
+	if err := storage.Unfinished(ctx, db); err != nil {
+		return fmt.Errorf("%s: %w; run the same gatehouse db copy again to complete it", cfg.store.describe(cfg.dataDir), err)
+	}
 	return nil
 }
 
@@ -75,6 +92,9 @@ func (s *state) openShared(ctx context.Context, cfg config, log *slog.Logger) er
 		s.fresh = len(buckets) == 0
 		return err
 	})
+	if err == nil {
+		err = checkFinished(ctx, db, cfg)
+	}
 	if err == nil {
 		err = s.openBox(cfg)
 	}
