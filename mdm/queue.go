@@ -197,10 +197,12 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 	if err != nil || e == nil {
 		return nil, err
 	}
-	if e.State == Queued {
+	switch {
+	case e.State == Queued:
 		return nil, nil // never sent, so this can't be its answer
-	}
-	if r.State == NotNow {
+	case e.State == NotNow && r.State == NotNow:
+		return nil, nil // it was not sent again since
+	case r.State == NotNow:
 		e.State = NotNow
 		e.NotNowCount++
 		if err := errors.Join(queue.Put(tx, *e), tx.Notify(commandTopic(e.Seq))); err != nil {

@@ -154,6 +154,9 @@ func TestNotNowIsPassedOverUntilTheNextIdle(t *testing.T) {
 	b.enqueue(t, "2", id)
 	b.next(t, id, true)
 	b.report(t, id, "1", mdm.NotNow)
+	if b.report(t, id, "1", mdm.NotNow) { // our reply was lost
+		t.Error("the same NotNow once more changed something")
+	}
 	if got := b.next(t, id, false); got != "2" {
 		t.Errorf("after NotNow for 1: %q, want 2", got)
 	}
