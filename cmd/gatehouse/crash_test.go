@@ -79,10 +79,7 @@ func TestNothingThatAClientWasToldOfIsLost(t *testing.T) {
 		case <-idle:
 			t.Fatal("every client gave up before the server was killed")
 		}
-		if err := s.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = s.cmd.Wait()
+		s.kill(t)
 		close(stop)
 		<-idle
 		s.http.CloseIdleConnections()

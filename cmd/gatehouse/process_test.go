@@ -5,16 +5,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,8 +33,10 @@ const apiToken = "bootstrap-token-of-the-tests-0123456789"
 type serverProcess struct {
 	url  string
 	addr string
+	args []string // of this server alone
 	cmd  *exec.Cmd
 	dir  string
+	out  *lockedBuffer // what it printed since it was started
 	http *http.Client
 }
 
@@ -52,27 +58,52 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 // startProcess starts the program on dir, or on a fresh directory.
 func startProcess(t testing.TB, dir string) *serverProcess {
 	t.Helper()
+	s := newProcess(t, dir)
+	s.start(t)
+	return s
+}
+
+// newProcess returns a server on dir, or on a fresh directory, that is not started yet.
+func newProcess(t testing.TB, dir string, args ...string) *serverProcess {
+	t.Helper()
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	storeArgs(t, dir) // its database must outlive it
+	addr := lastingAddress(t)
 	s := &serverProcess{
-		url: "http://" + addr, addr: addr, dir: dir,
+		url: "http://" + addr, addr: addr, dir: dir, args: args,
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}, Timeout: time.Minute},
 	}
-	s.start(t)
 	t.Cleanup(func() {
-		_ = s.cmd.Process.Signal(os.Interrupt)
-		_ = s.cmd.Wait()
+		if s.cmd != nil {
+			s.http.CloseIdleConnections() // one that was never used holds a drain up
+			_ = s.cmd.Process.Signal(os.Interrupt)
+			_ = s.cmd.Wait()
+		}
 	})
 	return s
+}
+
+// lastingAddress returns an address for a server that will be killed and started again:
+// its port is none that systems give to whoever connects to another.
+func lastingAddress(t testing.TB) string {
+	t.Helper()
+	const first, last = 10_000, 15_000
+	for {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first)))
+		listener, err := net.Listen("tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err == nil {
+			err = listener.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return addr
+	}
 }
 
 // storesOfDirs has the database of each data directory, so that a server that starts
@@ -102,6 +133,14 @@ func storeArgs(t testing.TB, dir string) []string {
 // start starts the program, again if it was killed, and waits until it is ready.
 func (s *serverProcess) start(t testing.TB) {
 	t.Helper()
+	if ready := s.launch(t); !ready() {
+		t.Fatalf("the server did not start:\n%s", s.out)
+	}
+}
+
+// launch starts the program. What it returns waits until it is ready, or has ended.
+func (s *serverProcess) launch(t testing.TB) (ready func() bool) {
+	t.Helper()
 	bin, err := buildBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +151,7 @@ func (s *serverProcess) start(t testing.TB) {
 	}
 	args := append([]string{"serve", "--data-dir", s.dir, "--listen", s.addr, "--server-url", s.url, "--tls-mode", "proxy",
 		"--ca-key-bits", "2048", "--bootstrap-token-file", token, "--log-level", "warn"}, storeArgs(t, s.dir)...)
-	s.cmd = exec.Command(bin, args...)
+	s.cmd = exec.Command(bin, append(args, s.args...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -120,21 +159,30 @@ func (s *serverProcess) start(t testing.TB) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ready := make(chan bool, 1)
+	out := newLockedBuffer()
+	s.out = out
 	go func() {
-		defer close(ready)
+		defer out.end()
 		lines := bufio.NewScanner(stderr)
+		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
-			if strings.HasPrefix(lines.Text(), "ready ") {
-				ready <- true
-			} else if testing.Verbose() {
+			out.write(lines.Text())
+			if testing.Verbose() && !strings.HasPrefix(lines.Text(), "ready ") {
 				fmt.Fprintln(os.Stderr, lines.Text())
 			}
 		}
 	}()
-	if !<-ready {
-		t.Fatal("the server did not start")
+	return func() bool { return out.await("\nready ", 1) }
+}
+
+// kill ends the server as a crash would.
+func (s *serverProcess) kill(t testing.TB) {
+	t.Helper()
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
 	}
+	_ = s.cmd.Wait()
+	s.http.CloseIdleConnections()
 }
 
 // api calls the REST API.
