@@ -198,6 +198,11 @@ func (d *Depot) Revoke(tx storage.Tx, fp Fingerprint, reason string, at time.Tim
 	if err != nil {
 		return err
 	}
+	if c.Template == tlsTemplate {
+		if err := tx.Notify(tlsTopic); err != nil {
+			return err
+		}
+	}
 	return revoke(tx, c, reason, at)
 }
 

@@ -895,3 +895,35 @@ func BenchmarkSign(b *testing.B) {
 		}
 	})
 }
+
+func TestReplicasHearOfEachOthersTLSCertificates(t *testing.T) {
+	db := storagetest.Open(t)
+	a := open(t, config(t, db))
+	b := open(t, config(t, db))
+	changed, stop := a.WatchTLS()
+	defer stop()
+	heard := func(of string) {
+		t.Helper()
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Fatalf("not told of %s", of)
+		}
+	}
+	cert, isNew, err := b.TLSCertificate(t.Context(), []string{"mdm.example.com"}, nil)
+	if err != nil || !isNew {
+		t.Fatalf("TLSCertificate: new %v, %v", isNew, err)
+	}
+	heard("a new certificate")
+	err = db.Update(t.Context(), func(tx storage.Tx) error {
+		return b.Revoke(tx, depot.FingerprintOf(cert.Leaf), "keyCompromise", time.Now())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard("a revocation")
+	again, isNew, err := a.TLSCertificate(t.Context(), []string{"mdm.example.com"}, nil)
+	if err != nil || !isNew || again.Leaf.Equal(cert.Leaf) {
+		t.Errorf("after the revocation: new %v, %v, want another certificate", isNew, err)
+	}
+}

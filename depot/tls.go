@@ -47,6 +47,13 @@ func tlsRecordName(dnsNames []string, ips []net.IP) string {
 
 func (r tlsRecord) purpose() string { return fmt.Sprintf("TLS key %x", sha256.Sum256(r.Leaf)) }
 
+// tlsTopic is notified when another leaf is, or must be, in use.
+const tlsTopic = "depot.tls"
+
+// WatchTLS returns a channel that holds a value when it is time to ask for the TLS
+// certificate again: another replica renewed it, or it was revoked.
+func (d *Depot) WatchTLS() (changed <-chan struct{}, stop func()) { return d.db.Watch(tlsTopic) }
+
 // TLSCertificate returns the server's own certificate for these names and
 // addresses, issued by the root, with its chain. It is made when there is none
 // yet for them, and when two thirds of its life are over; isNew says so. Replicas on
@@ -90,7 +97,7 @@ func (d *Depot) TLSCertificate(ctx context.Context, dnsNames []string, ips []net
 			return err
 		}
 		cert, isNew = d.chain(leaf, key), true
-		return nil
+		return tx.Notify(tlsTopic)
 	})
 	if err != nil {
 		return tls.Certificate{}, false, fmt.Errorf("TLS certificate: %w", err)

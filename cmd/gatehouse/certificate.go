@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -63,9 +64,10 @@ func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 				continue
 			}
 		}
+		before := c.current.Load()
 		if err := c.reload(ctx); err != nil {
 			c.log.ErrorContext(ctx, "TLS certificate not loaded, the old one stays in use", "err", err)
-		} else {
+		} else if !bytes.Equal(before.Certificate[0], c.current.Load().Certificate[0]) {
 			c.log.InfoContext(ctx, "TLS certificate loaded")
 		}
 	}
@@ -112,7 +114,8 @@ type tlsIssuer interface {
 
 // ownCertificate is --tls-mode own-ca. The depot issues anew in time before the
 // old one expires, so it is asked twice a day.
-func ownCertificate(issuer tlsIssuer, names tlsNames, log *slog.Logger, now func() time.Time) *certificate {
+// fresh tells of what other replicas did to it.
+func ownCertificate(issuer tlsIssuer, names tlsNames, fresh <-chan struct{}, log *slog.Logger, now func() time.Time) *certificate {
 	var asked time.Time
 	return &certificate{
 		log: log,
@@ -125,6 +128,7 @@ func ownCertificate(issuer tlsIssuer, names tlsNames, log *slog.Logger, now func
 			return cert, nil
 		},
 		changed: func() bool { return now().Sub(asked) > 12*time.Hour },
+		fresh:   fresh,
 	}
 }
 

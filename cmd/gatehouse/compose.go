@@ -120,7 +120,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	ownCA := cfg.tls == tlsOwnCA
 
 	// Domains.
-	people, err := identity.New(identity.Config{DB: s.db, Log: log, Now: now})
+	people, err := identity.New(identity.Config{DB: s.db, Log: log, Now: now, Replica: replicaName(cfg)})
 	if err != nil {
 		return nil, err
 	}
@@ -277,8 +277,18 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},
 			{"enrollment", enrollment.Run},
+			{"api", api.Run},
 		},
 	}, nil
+}
+
+// replicaName tells this server from others on the database, also after a restart.
+func replicaName(cfg config) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "gatehouse"
+	}
+	return host + " " + cfg.listen + " " + cfg.dataDir
 }
 
 // pushTopics counts the topics that there are push certificates for.

@@ -259,7 +259,8 @@ func newCertificate(ctx context.Context, cfg config, s *state, manager *acme.Man
 		if names, err = namesFor(serverURL.Hostname(), cfg.listen, cfg.lan); err != nil {
 			return nil, names, err
 		}
-		cert = ownCertificate(s.depot, names, log, now)
+		fresh, _ := s.depot.WatchTLS() // for as long as the server runs
+		cert = ownCertificate(s.depot, names, fresh, log, now)
 		if manager != nil {
 			cert = acmeCertificate(manager, cert)
 		}

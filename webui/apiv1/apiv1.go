@@ -51,6 +51,7 @@ type API struct {
 	depot     *depot.Depot
 	identity  *identity.Service
 	serverURL *url.URL
+	log       *slog.Logger
 	now       func() time.Time
 	unknown   webui.FailFunc // answers for errors that are nobody's fault but ours
 }
@@ -65,7 +66,7 @@ func New(c Config) (*API, error) {
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, identity: c.Identity,
-		serverURL: c.ServerURL, now: c.Now, unknown: webui.FailWithProblem(c.Log),
+		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
 

@@ -1,9 +1,11 @@
 package apiv1
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -16,7 +18,7 @@ var errKeyReused = errors.New("idempotency key of another request")
 
 const (
 	keyLife  = 24 * time.Hour // for which a key is remembered
-	keySweep = 16             // forgotten keys that a new one removes
+	keySweep = 1000           // forgotten keys that one transaction removes
 )
 
 // reservation ties an Idempotency-Key to the UUID of the command that its first
@@ -69,27 +71,39 @@ func (a *API) reserve(r *http.Request, body []byte, uuid string) (again bool, re
 			again, reserved = true, found.CommandUUID
 			return nil
 		}
-		if err := sweepReservations(tx, want.At.Add(-keyLife)); err != nil {
-			return err
-		}
 		return reservations.Put(tx, want)
 	})
 	return again, reserved, err
 }
 
-// sweepReservations removes some that are older than before. Each new one removes
-// several, so that they don't pile up.
-func sweepReservations(tx storage.Tx, before time.Time) error {
-	var old []string
-	for r, err := range reservations.Ascend(tx, reservationsByTime, "", timeKey(before), keySweep) {
+// Run forgets old idempotency keys, until ctx ends.
+func (a *API) Run(ctx context.Context) error {
+	return storage.Schedule{
+		DB: a.db, Log: a.log, Now: a.now,
+		Jobs: []storage.Job{{Name: "apiv1/idempotency", Every: time.Hour, Do: a.forgetKeys}},
+	}.Run(ctx)
+}
+
+func (a *API) forgetKeys(ctx context.Context) error {
+	for more := true; more; {
+		err := a.db.Update(ctx, func(tx storage.Tx) error {
+			var old []string
+			for r, err := range reservations.Ascend(tx, reservationsByTime, "", timeKey(a.now().Add(-keyLife)), keySweep) {
+				if err != nil {
+					return err
+				}
+				old = append(old, r.Key)
+			}
+			for _, key := range old {
+				if err := reservations.Delete(tx, key); err != nil {
+					return err
+				}
+			}
+			more = len(old) == keySweep
+			return nil
+		})
 		if err != nil {
-			return err
-		}
-		old = append(old, r.Key)
-	}
-	for _, key := range old {
-		if err := reservations.Delete(tx, key); err != nil {
-			return err
+			return fmt.Errorf("forget idempotency keys: %w", err)
 		}
 	}
 	return nil
