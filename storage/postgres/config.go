@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +34,10 @@ func parse(text string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(text)
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL URL: %w", withoutSecrets(err, text))
+	}
+	if strings.Contains(hosts(config.ConnConfig)+config.ConnConfig.Database, "@") {
+		// The first @ ended the password, and what follows would be shown as a host.
+		return nil, errors.New("PostgreSQL URL: an @ in a user name or password is written as %40, a / as %2F and a : as %3A")
 	}
 	params := config.ConnConfig.RuntimeParams
 	for name, value := range defaults {
@@ -78,11 +84,25 @@ func withoutSecrets(err error, text string) error {
 
 // describe names a database for people: who, where and which, without the password.
 func describe(c *pgx.ConnConfig) string {
-	where := c.Host
-	if !strings.HasPrefix(where, "/") {
-		where = net.JoinHostPort(where, fmt.Sprint(c.Port))
+	return fmt.Sprintf("%s@%s/%s", c.User, hosts(c), c.Database)
+}
+
+// hosts lists the servers that a URL names, in the order in which they are tried.
+func hosts(c *pgx.ConnConfig) string {
+	list := []string{hostPort(c.Host, c.Port)}
+	for _, f := range c.Fallbacks { // with sslmode=prefer one host is there twice, with TLS and without
+		if where := hostPort(f.Host, f.Port); !slices.Contains(list, where) {
+			list = append(list, where)
+		}
 	}
-	return fmt.Sprintf("%s@%s/%s", c.User, where, c.Database)
+	return strings.Join(list, ",")
+}
+
+func hostPort(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") { // the directory of a socket
+		return host
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
 // local reports whether the way to a host leads over no network.
@@ -97,7 +117,8 @@ func Check(url string) error {
 	return err
 }
 
-// Describe names the database of a URL for people: user@host:port/database.
+// Describe names the database of a URL for people: user@host:port/database, with commas
+// between several hosts.
 func Describe(url string) string {
 	config, err := parse(url)
 	if err != nil {
