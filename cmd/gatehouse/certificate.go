@@ -54,10 +54,12 @@ func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
+			asked = true
 		case <-c.fresh:
 		case <-tick.C:
 			if !c.changed() {
@@ -67,7 +69,7 @@ func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 		before := c.current.Load()
 		if err := c.reload(ctx); err != nil {
 			c.log.ErrorContext(ctx, "TLS certificate not loaded, the old one stays in use", "err", err)
-		} else if !bytes.Equal(before.Certificate[0], c.current.Load().Certificate[0]) {
+		} else if asked || !bytes.Equal(before.Certificate[0], c.current.Load().Certificate[0]) {
 			c.log.InfoContext(ctx, "TLS certificate loaded")
 		}
 	}
