@@ -42,10 +42,11 @@ type session struct {
 	ctx   context.Context //nolint:containedctx // it lives as long as the call that made it
 	write bool
 
-	conn  *pgxpool.Conn
-	begun bool
-	cause error // the first failure, as pgx gave it; nothing can be committed after it
-	err   error // the same for the closure
+	conn     *pgxpool.Conn
+	begun    bool
+	readOnly bool  // the connection takes no writes, perhaps for as long as it lasts
+	cause    error // the first failure, as pgx gave it; nothing can be committed after it
+	err      error // the same for the closure
 
 	found map[place]finding
 	spans map[spanPlace]chunk // what was read ahead
@@ -348,6 +349,9 @@ func (s *session) end() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), endTimeout)
 		defer cancel()
 		_, _ = pg.Exec(ctx, "rollback").ReadAll() // if that fails, the pool drops the connection
+	}
+	if s.readOnly {
+		closeConn(s.conn.Conn()) // the pool makes another, which may be writable
 	}
 	pg.CustomData()[usedKey] = time.Now()
 	s.conn.Release()

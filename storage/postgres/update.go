@@ -144,6 +144,7 @@ func (s *session) commit(tx *writeset.Tx) (cause, err error) {
 	s.sendWrites(f, tx)
 	f.send(stCommit, nil, nil)
 	err = f.land()
+	s.readOnly = state(err) == readOnlyTransaction
 	switch {
 	case f.tag == "COMMIT":
 		return nil, nil // whatever happened to the connection then
