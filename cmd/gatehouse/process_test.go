@@ -85,13 +85,20 @@ func newProcess(t testing.TB, dir string, args ...string) *serverProcess {
 	return s
 }
 
+// lastingPorts are the ports that lastingAddress gave out.
+var lastingPorts sync.Map
+
 // lastingAddress returns an address for a server that will be killed and started again:
 // its port is none that systems give to whoever connects to another.
 func lastingAddress(t testing.TB) string {
 	t.Helper()
 	const first, last = 10_000, 15_000
 	for {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first)))
+		port := first + rand.IntN(last-first)
+		if _, given := lastingPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		listener, err := net.Listen("tcp", addr)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue

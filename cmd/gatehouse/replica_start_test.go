@@ -20,6 +20,7 @@ import (
 // TestReplicasThatStartAtOnceAreOneServer starts two on an empty database, again and
 // again: of all that a first start makes there must be one.
 func TestReplicasThatStartAtOnceAreOneServer(t *testing.T) {
+	t.Parallel()
 	const rounds = 10
 	for round := range rounds {
 		dsn := postgrestest.DSN(t)
@@ -114,6 +115,7 @@ func countRecords(t *testing.T, dsn, bucket string) (n int) {
 
 // TestAReplicaIsRefused starts servers on databases that they can't work with.
 func TestAReplicaIsRefused(t *testing.T) {
+	t.Parallel()
 	server := postgrestest.Start(t)
 	first := newReplicas(t, server.DSN(), 1)[0]
 	first.start(t)

@@ -27,6 +27,7 @@ const (
 // TestWhatOneReplicaWasToldTheOtherKnows does one step at the first replica and the next
 // one at the second.
 func TestWhatOneReplicaWasToldTheOtherKnows(t *testing.T) {
+	t.Parallel()
 	rs := startReplicas(t, postgrestest.DSN(t), 2, ownerArgs(t)...)
 	for name, story := range map[string]func(t *testing.T, rs replicas){
 		"a setup link":                    setupLinkElsewhere,
