@@ -24,9 +24,15 @@ run: build ## build, and start with five demo devices on https://localhost:8443,
 build: ## bin/gatehouse: static, version stamped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/gatehouse ./cmd/gatehouse
 
-test: ## the whole test suite, with the race detector
+# The suite runs again on PostgreSQL where that is installed; CI must have it.
+POSTGRES := $(or $(CI),$(wildcard /usr/lib/postgresql/*/bin/initdb),$(shell command -v initdb 2>/dev/null))
+
+test: ## the whole test suite with the race detector, on each database engine
 	@./.ci/missing
 	$(GO) test -race ./...
+ifneq ($(POSTGRES),)
+	GATEHOUSE_TEST_STORE=postgres $(GO) run ./storage/storagetest/postgrestest/run -- $(GO) test -race ./...
+endif
 
 lint: ## gofmt, vet, staticcheck, govulncheck, module tidiness, import directions
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; } >&2

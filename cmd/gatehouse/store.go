@@ -117,7 +117,7 @@ func (s *state) openBox(cfg config) (err error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	case cfg.store.shared():
-		return fmt.Errorf("%w; secrets in %s are sealed with it: copy it from the server that made the database, or name it with --secrets-key-file", err, cfg.store.describe(cfg.dataDir))
+		return fmt.Errorf("%w; secrets in %s are sealed with it: put it back, copy it from the server that made the database, or name it with --secrets-key-file", err, cfg.store.describe(cfg.dataDir))
 	}
 	return fmt.Errorf("%w; secrets in %s are sealed with it: put it back, or name it with --secrets-key-file", err, cfg.store.describe(cfg.dataDir))
 }
