@@ -80,6 +80,7 @@ func (db *DB) explain(err error) error {
 	reason := ""
 	var pg *pgconn.PgError
 	var dns *net.DNSError
+	var dial *net.OpError
 	switch {
 	case errors.As(err, &pg):
 		reason = strings.TrimSuffix(pg.Message, ".")
@@ -106,6 +107,8 @@ func (db *DB) explain(err error) error {
 			kind = storage.ErrCorrupt
 		}
 		reason += " (SQLSTATE " + pg.Code + ")"
+	case errors.As(err, &dial) && dial.Op == "dial" && !errors.As(err, &dns):
+		reason = dial.Err.Error() + "; is it running there, and may it be reached from here?"
 	case errors.As(err, &dns):
 		reason = fmt.Sprintf("the host %q is not known", dns.Name)
 	default:
