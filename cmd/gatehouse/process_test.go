@@ -192,6 +192,18 @@ func (s *serverProcess) kill(t testing.TB) {
 	s.http.CloseIdleConnections()
 }
 
+// quit ends the server as an operator would.
+func (s *serverProcess) quit(t testing.TB) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("the server that was told to end: %v\n%s", err, s.out)
+	}
+	s.http.CloseIdleConnections()
+}
+
 // api calls the REST API.
 func (s *serverProcess) api(t testing.TB, method, path string, in, out any) {
 	t.Helper()

@@ -441,13 +441,14 @@ type attemptItem struct {
 }
 
 // TestDevicesThatAlternateBetweenReplicasNoticeNoKill lets every client go to another
-// replica with each request, while one after the other is killed and started again.
+// replica with each request, while one after the other is killed, or told to end as in an
+// update, and started again.
 func TestDevicesThatAlternateBetweenReplicasNoticeNoKill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills servers many times")
 	}
 	t.Parallel()
-	const kills = 6
+	const kills = 8
 	rs := startReplicas(t, postgrestest.DSN(t), 2)
 	l := startLoad(t, rs, surely, func(err error) { t.Error(err) })
 	halt := sync.OnceFunc(l.halt)
@@ -455,7 +456,11 @@ func TestDevicesThatAlternateBetweenReplicasNoticeNoKill(t *testing.T) {
 	l.goesOn(t, 20)
 	for i := range kills {
 		dying := rs[i%len(rs)]
-		dying.kill(t)
+		if i/len(rs)%2 == 0 {
+			dying.kill(t)
+		} else {
+			dying.quit(t)
+		}
 		l.goesOn(t, 10) // while one is down
 		dying.start(t)
 		l.goesOn(t, 5+rand.IntN(30))

@@ -160,8 +160,14 @@ func tokenElsewhere(t *testing.T, rs replicas) {
 // enrolled enrolls a device whose requests alternate, and returns it with its id.
 func (rs replicas) enrolled(t *testing.T) (d *mdmtest.Device, id string) {
 	t.Helper()
+	return rs.enrolledBy(t, rs.turns(1, nil))
+}
+
+// enrolledBy enrolls a device that goes by the given way.
+func (rs replicas) enrolledBy(t *testing.T, way *turns) (d *mdmtest.Device, id string) {
+	t.Helper()
 	client := rs.client(rs.turns(1, nil))
-	d = rs.device(t, rs.turns(1, nil), nil)
+	d = rs.device(t, way, nil)
 	if err := d.Enroll(t.Context(), client.link(t, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -220,9 +226,9 @@ func idempotencyElsewhere(t *testing.T, rs replicas) {
 // told of them looks by himself after 5 s: so nobody may have waited for that.
 func waitElsewhere(t *testing.T, rs replicas) {
 	const times, looks = 6, 5 * time.Second
-	d, id := rs.enrolled(t)
+	d, id := rs.enrolledBy(t, rs.only(1))
 	began := time.Now()
-	for i := range times {
+	for range times {
 		type outcome struct {
 			Devices []struct {
 				State string `json:"state"`
@@ -232,10 +238,9 @@ func waitElsewhere(t *testing.T, rs replicas) {
 		answers := make(chan outcome, 1)
 		go func() {
 			var got outcome
-			got.err = rs.client(rs.only(i%2)).call("POST", "/commands?wait=30s", map[string]any{"request_type": "ProfileList", "device_ids": []string{id}}, &got)
+			got.err = rs.client(rs.only(0)).call("POST", "/commands?wait=30s", map[string]any{"request_type": "ProfileList", "device_ids": []string{id}}, &got)
 			answers <- got
 		}()
-		// Each request of the device goes to another replica: now to that one, now to this.
 		for n := 0; n == 0; {
 			var err error
 			if n, err = d.Poll(t.Context()); err != nil {
