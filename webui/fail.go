@@ -86,7 +86,7 @@ func messageFor(problem *Problem) view.Message {
 	case "timeout":
 		m.Text, m.Code = "It may be busy. Try again in a minute.", "GH-E006"
 	case codeNoDatabase:
-		m.Text, m.Code = "Nothing was lost. Try again in a minute.", "GH-E008"
+		m.Heading, m.Text, m.Code = "Not available right now", "The server can’t reach its database. Try again in a minute.", "GH-E008"
 	case "internal":
 		m.Text, m.Code = "It is not your fault. Try again; if it stays, give the request below to who runs this server.", "GH-E007"
 	}
