@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -147,5 +148,26 @@ func TestEachReplicaHasASetupTokenUntilOneIsUsed(t *testing.T) {
 	}
 	if state, err := b.SetupState(ctx); err != nil || !state.Done || state.Open {
 		t.Errorf("SetupState = %+v, %v; want done, none open", state, err)
+	}
+}
+
+func TestAServerWithANewNameAtEachStartGetsASetupToken(t *testing.T) {
+	ctx := context.Background()
+	_, db, at := open(t)
+	var tokens []string
+	for i := range 20 {
+		token, _, err := replica(t, db, at, fmt.Sprint("container ", i)).NewSetupToken(ctx)
+		if err != nil {
+			t.Fatalf("start %d: %v", i+1, err)
+		}
+		tokens = append(tokens, token.Reveal())
+		at.Advance(time.Second)
+	}
+	s := replica(t, db, at, "another")
+	if _, err := s.RedeemSetupToken(ctx, tokens[0]); !errors.Is(err, identity.ErrSetupToken) {
+		t.Errorf("the first of 20 tokens: %v, want ErrSetupToken", err)
+	}
+	if _, err := s.RedeemSetupToken(ctx, tokens[19]); err != nil {
+		t.Errorf("the last of 20 tokens: %v", err)
 	}
 }

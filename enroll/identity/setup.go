@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,8 @@ type openToken struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// maxOpen bounds how many replicas have an open token at once.
+// maxOpen bounds how many replicas have an open token at once: beyond, the oldest makes
+// room. Servers in containers may have another name at each start.
 const maxOpen = 16
 
 const setupKey = "setup"
@@ -70,8 +72,12 @@ func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time
 			return err
 		}
 		state.forget(s.now())
-		if _, ok := state.Open[s.replica]; !ok && len(state.Open) >= maxOpen {
-			return fmt.Errorf("%d replicas have an open setup token", len(state.Open))
+		delete(state.Open, s.replica)
+		for len(state.Open) >= maxOpen {
+			oldest := slices.MinFunc(slices.Collect(maps.Keys(state.Open)), func(a, b string) int {
+				return state.Open[a].ExpiresAt.Compare(state.Open[b].ExpiresAt)
+			})
+			delete(state.Open, oldest)
 		}
 		if state.Open == nil {
 			state.Open = map[string]openToken{}
