@@ -3,6 +3,7 @@
 package postgres_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
@@ -153,4 +155,27 @@ func encrypt(t *testing.T, s *postgrestest.Server, ip string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+func TestWhatShouldNotStaySoIsLogged(t *testing.T) {
+	s := postgrestest.Start(t)
+	warnings := func() string {
+		t.Helper()
+		var log bytes.Buffer
+		db, err := postgres.Open(ctx, s.DSN(), postgres.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	if got := warnings(); got != "" {
+		t.Errorf("logged of a good database: %s", got)
+	}
+	s.Exec(`alter database gatehouse set synchronous_commit = off`)
+	if got := warnings(); !strings.Contains(got, "synchronous_commit is off") {
+		t.Errorf("logged: %q, want a word about synchronous_commit", got)
+	}
 }

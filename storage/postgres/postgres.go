@@ -106,7 +106,11 @@ func (db *DB) warn(ctx context.Context, config *pgxpool.Config, conn *pgx.Conn) 
 		db.log.WarnContext(ctx, "the connection to the database is not encrypted; add sslmode=verify-full to its URL", "database", db.name)
 	}
 	var at time.Time
-	if err := conn.QueryRow(ctx, "select clock_timestamp()").Scan(&at); err == nil {
+	var synchronous string
+	if err := conn.QueryRow(ctx, "select clock_timestamp(), current_setting('synchronous_commit')").Scan(&at, &synchronous); err == nil {
+		if synchronous == "off" {
+			db.log.WarnContext(ctx, "synchronous_commit is off: a crash of the database loses what clients were told is done", "database", db.name)
+		}
 		if off := time.Until(at).Abs(); off > maxClockSkew {
 			db.log.WarnContext(ctx, "this machine's clock is not the database's; replicas whose clocks differ disagree on what has expired", "database", db.name, "seconds", int(off.Seconds()))
 		}
