@@ -382,6 +382,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			unenroll(w)
 			return
 		}
+		if c.status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "30")
+		}
 		http.Error(w, http.StatusText(c.status), c.status)
 		return
 	}

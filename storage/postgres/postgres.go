@@ -12,6 +12,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -102,7 +103,8 @@ func Open(ctx context.Context, url string, opts Options) (*DB, error) {
 
 // warn logs what works but should not stay so.
 func (db *DB) warn(ctx context.Context, config *pgxpool.Config, conn *pgx.Conn) {
-	if config.ConnConfig.TLSConfig == nil && !local(config.ConnConfig.Host) {
+	// What was agreed on, since sslmode's default does without where the server does.
+	if _, encrypted := conn.PgConn().Conn().(*tls.Conn); !encrypted && !local(config.ConnConfig.Host) {
 		db.log.WarnContext(ctx, "the connection to the database is not encrypted; add sslmode=verify-full to its URL", "database", db.name)
 	}
 	var at time.Time
