@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
@@ -158,6 +159,7 @@ func mustCopy(t testing.TB, from, to storage.DB) storage.CopyResult {
 }
 
 func TestACopyIsExactInEveryDirection(t *testing.T) {
+	storagetest.AnyEngine(t)
 	want := oddContent()
 	for name, path := range map[string][]string{
 		"one file to another":                 {"bolt", "bolt"},
@@ -189,6 +191,7 @@ func TestACopyIsExactInEveryDirection(t *testing.T) {
 }
 
 func TestASumIsWhatItsDescriptionSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	from, to := engines["bolt"](t), engines["bolt"](t)
 	fill(t, from, content{{"b", "k1"}: "value", {"b", "k2"}: ""})
 	result := mustCopy(t, from, to)
@@ -200,6 +203,7 @@ func TestASumIsWhatItsDescriptionSays(t *testing.T) {
 }
 
 func TestWhatCanNotBeCopiedIsRefusedAndLeftAlone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	full := content{{"device", "1"}: "one"}
 	unfinished := func(t testing.TB, db storage.DB) {
 		interrupted(t, full, db, "elsewhere")
@@ -297,6 +301,7 @@ func someContent() content {
 // TestACopyThatWasCutOffGoesOn ends it at every transaction, before and after the commit,
 // and lets the source change in between as a server would.
 func TestACopyThatWasCutOffGoesOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	changes := map[string]func(c content) content{
 		"as it was": maps.Clone[content],
 		"changed": func(c content) content {
@@ -363,6 +368,7 @@ func TestACopyThatWasCutOffGoesOn(t *testing.T) {
 }
 
 func TestStartingOverReplacesTheCopyOfAnotherSource(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for engine, open := range engines {
 		t.Run(engine, func(t *testing.T) {
 			to := open(t)
@@ -406,6 +412,7 @@ func (tx falseTx) Put(bucket string, key, value []byte) error {
 }
 
 func TestACopyThatIsNotTheSameIsFoundOut(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		put  func(tx storage.Tx, bucket string, key, value []byte) error
 		want string
@@ -470,6 +477,7 @@ func (r rerun) View(ctx context.Context, fn func(storage.Tx) error) error {
 }
 
 func TestASourceThatIsReadTwiceIsCopiedOnce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	from, to := engines["bolt"](t), engines["bolt"](t)
 	want := someContent()
 	fill(t, from, want)
@@ -481,6 +489,7 @@ func TestASourceThatIsReadTwiceIsCopiedOnce(t *testing.T) {
 // copy has begun and ended on the same target, as a database may that hears late that its
 // client is gone.
 func TestATransactionThatComesLateIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		engine string
 		inside bool // it has read all it needs, and only its commit is late
@@ -527,6 +536,7 @@ func (o *overtaken) Update(ctx context.Context, fn func(storage.Tx) error) error
 }
 
 func TestACopyThatIsInterruptedSaysSo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	from, to := engines["bolt"](t), engines["bolt"](t)
 	want := someContent()
 	fill(t, from, want)
@@ -551,6 +561,7 @@ func TestACopyThatIsInterruptedSaysSo(t *testing.T) {
 
 // TestACopyNeedsLittleMemory has more in a bucket than it may hold at a time.
 func TestACopyNeedsLittleMemory(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const values = 8 // of 16 MiB
 	for _, path := range [][2]string{{"bolt", "postgres"}, {"postgres", "bolt"}} {
 		t.Run(path[0]+" to "+path[1], func(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 	"github.com/gatehouse-mdm/gatehouse/webui/acme/acmetest"
 )
@@ -118,6 +119,7 @@ func issuers(t *testing.T, a *acmetest.Authority) (*x509.CertPool, string) {
 }
 
 func TestACertificateOfAnACMEAuthorityIsServedAndSignsProfiles(t *testing.T) {
+	storagetest.AnyEngine(t)
 	addr, plain := acmetest.FreeAddress(t), acmetest.FreeAddress(t)
 	for name, options := range map[string]acmetest.Options{
 		"by tls-alpn-01": {TLSPort: acmetest.Port(t, addr)},
@@ -171,6 +173,7 @@ func TestACertificateOfAnACMEAuthorityIsServedAndSignsProfiles(t *testing.T) {
 }
 
 func TestAServerStartsWithoutTheACMEAuthority(t *testing.T) {
+	storagetest.AnyEngine(t)
 	dir := t.TempDir()
 	nobody := filepath.Join(t.TempDir(), "roots.pem")
 	must(t, os.WriteFile(nobody, nil, 0o600))
@@ -191,6 +194,7 @@ func TestAServerStartsWithoutTheACMEAuthority(t *testing.T) {
 }
 
 func TestReplicasShareACertificateAndAnswerEachOthersChallenges(t *testing.T) {
+	storagetest.AnyEngine(t)
 	public := acmetest.NewEntrance(t)
 	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	roots, trusted := issuers(t, authority)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
@@ -57,6 +58,7 @@ func (s *running) newLink(t *testing.T) string {
 }
 
 func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
+	storagetest.AnyEngine(t)
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir(), "--demo", "5")
 	browser.Screen(1280, 900, false)
@@ -124,6 +126,7 @@ func jsonText(t *testing.T, v any) string {
 }
 
 func TestBrowserWithoutScripts(t *testing.T) {
+	storagetest.AnyEngine(t)
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir())
 	browser.WithoutScripts()
@@ -156,6 +159,7 @@ func TestBrowserWithoutScripts(t *testing.T) {
 }
 
 func TestBrowserOpensAnEnrollmentLink(t *testing.T) {
+	storagetest.AnyEngine(t)
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir())
 	browser.Screen(390, 844, false)

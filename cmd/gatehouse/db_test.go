@@ -25,6 +25,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
@@ -128,6 +129,7 @@ func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
 // TestAnInstallationMovesToPostgreSQLAndBack enrols a device on a file, moves, and has it
 // meet the server on the other database without a notice.
 func TestAnInstallationMovesToPostgreSQLAndBack(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := t.Context()
 	shared := postgrestest.DSN(t)
 	root := t.TempDir()
@@ -219,6 +221,7 @@ func TestAnInstallationMovesToPostgreSQLAndBack(t *testing.T) {
 }
 
 func TestAServerRefusesAnUnfinishedCopy(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, place := range map[string]func(t *testing.T) (place string, args []string){
 		"in its data directory": func(t *testing.T) (string, []string) {
 			dir := t.TempDir()
@@ -260,6 +263,7 @@ func TestAServerRefusesAnUnfinishedCopy(t *testing.T) {
 }
 
 func TestACopyIntoWhatIsNotEmptyIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	from, to := "bolt:"+t.TempDir(), "bolt:"+t.TempDir()
 	fillDatabase(t, from, 10)
 	fillDatabase(t, to, 1)
@@ -277,6 +281,7 @@ func TestACopyIntoWhatIsNotEmptyIsRefused(t *testing.T) {
 // TestACopyOutlivesItsKill kills the program in the middle of a transaction, which
 // PostgreSQL then commits, as it hears late that nobody waits for it any more.
 func TestACopyOutlivesItsKill(t *testing.T) {
+	storagetest.AnyEngine(t)
 	bin, err := buildBinary()
 	must(t, err)
 	ctx := t.Context()

@@ -20,9 +20,11 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestHangupEndsNoServer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct{ mode, says string }{
 		"own authority":  {"own-ca", "TLS certificate loaded"},
 		"behind a proxy": {"proxy", "no TLS certificate to load again"},
@@ -143,6 +145,7 @@ func TestWaitingRequestsEndWithTheServer(t *testing.T) {
 }
 
 func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

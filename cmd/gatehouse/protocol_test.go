@@ -672,6 +672,7 @@ func peakMemory(t *testing.T, pid int) int {
 }
 
 func TestFiftyLargeAnswersAtOnceStayWithinBounds(t *testing.T) {
+	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}

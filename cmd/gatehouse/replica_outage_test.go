@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -20,6 +21,7 @@ import (
 // TestReplicasOutliveTheirDatabase takes the database away under load, in several ways.
 // Clients are told to come again, and nothing that they were told is lost.
 func TestReplicasOutliveTheirDatabase(t *testing.T) {
+	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("stops a database several times")
 	}

@@ -14,12 +14,14 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
 // TestReplicasThatStartAtOnceAreOneServer starts two on an empty database, again and
 // again: of all that a first start makes there must be one.
 func TestReplicasThatStartAtOnceAreOneServer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	const rounds = 10
 	for round := range rounds {
@@ -115,6 +117,7 @@ func countRecords(t *testing.T, dsn, bucket string) (n int) {
 
 // TestAReplicaIsRefused starts servers on databases that they can't work with.
 func TestAReplicaIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	server := postgrestest.Start(t)
 	first := newReplicas(t, server.DSN(), 1)[0]

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
@@ -444,6 +445,7 @@ type attemptItem struct {
 // replica with each request, while one after the other is killed, or told to end as in an
 // update, and started again.
 func TestDevicesThatAlternateBetweenReplicasNoticeNoKill(t *testing.T) {
+	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("kills servers many times")
 	}
@@ -499,6 +501,7 @@ func TestDevicesThatAlternateBetweenReplicasNoticeNoKill(t *testing.T) {
 // TestALinkLetsInAsManyAsItHasUses has more devices ask for certificates than there are
 // uses, all at once and at both replicas.
 func TestALinkLetsInAsManyAsItHasUses(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	ctx := context.Background()
 	rs := startReplicas(t, postgrestest.DSN(t), 2)

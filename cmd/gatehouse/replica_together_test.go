@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
@@ -27,6 +28,7 @@ const (
 // TestWhatOneReplicaWasToldTheOtherKnows does one step at the first replica and the next
 // one at the second.
 func TestWhatOneReplicaWasToldTheOtherKnows(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	rs := startReplicas(t, postgrestest.DSN(t), 2, ownerArgs(t)...)
 	for name, story := range map[string]func(t *testing.T, rs replicas){

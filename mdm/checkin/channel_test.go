@@ -11,6 +11,7 @@ import (
 
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestCommandsOfOneSession(t *testing.T) {
@@ -132,6 +133,7 @@ func TestReportsThatAreOddLeaveTheQueueAlone(t *testing.T) {
 // A device sends an answer until it is taken, so what it says of its command
 // counts even where the rest can't be read or kept.
 func TestAnswersAreTakenWhateverTheyHold(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	links := make([]any, 10_000)

@@ -17,6 +17,7 @@ import (
 
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // large is an answer whose body has a little more than size bytes.
@@ -88,6 +89,7 @@ func TestAnAnswerThatIsTooLargeIsGivenUpAfterTheThird(t *testing.T) {
 }
 
 func TestBodiesAndTheirLimits(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	stranger := h.device(t, mdmtest.Options{})
@@ -119,6 +121,7 @@ func TestBodiesAndTheirLimits(t *testing.T) {
 }
 
 func TestBodiesThatLieAboutThemselves(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	p := reporting(t, d, mdmtest.Result{Status: mdmtest.StatusIdle})
@@ -193,6 +196,7 @@ func (zeros) Read(p []byte) (int, error) {
 // A large body that waits for a slot goes away with its sender, and the slots are
 // free again after any outcome.
 func TestLargeBodiesWaitTheirTurn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const slots = 8
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})

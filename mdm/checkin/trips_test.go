@@ -6,11 +6,13 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
 // TestRoundTripsOfAPoll holds how often a poll waits for a database that is a network away.
 func TestRoundTripsOfAPoll(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := postgrestest.NewWire(t, postgrestest.DSN(t))
 	db, err := postgres.Open(t.Context(), w.DSN(), postgres.Options{})
 	must(t, err)

@@ -186,6 +186,7 @@ func TestAReplicaAnswersAnothersChallengeAndServesItsCertificate(t *testing.T) {
 }
 
 func TestHTTPChallengesAreAnsweredByAnyReplica(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	web := httptest.NewUnstartedServer(nil)
 	authority := acmetest.Start(t, acmetest.Options{HTTPPort: acmetest.Port(t, web.Listener.Addr().String())})
@@ -221,6 +222,7 @@ func TestRenewalsReachEveryReplica(t *testing.T) {
 }
 
 func TestARefusalIsReportedAndTriedAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	public := acmetest.NewEntrance(t)
 	public.LeadTo() // nowhere
 	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
@@ -248,6 +250,7 @@ func TestARefusalIsReportedAndTriedAgain(t *testing.T) {
 }
 
 func TestTriesAfterTheFirstGoToTheStagingDirectory(t *testing.T) {
+	storagetest.AnyEngine(t)
 	public := acmetest.NewEntrance(t)
 	public.LeadTo() // nowhere
 	options := acmetest.Options{TLSPort: public.Port()}
@@ -310,6 +313,7 @@ func TestFailuresAreTriedEverMoreRarely(t *testing.T) {
 }
 
 func TestAnExternalAccountIsUsed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	public := acmetest.NewEntrance(t)
 	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port(), Accounts: map[string]string{"kid-1": key}})
@@ -339,6 +343,7 @@ func TestAnExternalAccountIsUsed(t *testing.T) {
 }
 
 func TestATornCertificateIsOrderedAnew(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db, public := storagetest.Open(t), acmetest.NewEntrance(t)
 	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	s := newServer(t, db, use(authority))
@@ -400,6 +405,7 @@ func TestAnAuthorityThatHangsHoldsUpNothing(t *testing.T) {
 }
 
 func TestAnAuthorityThatIsNotThereIsReported(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		directory string
 		want      string
