@@ -53,6 +53,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	failed := false
 	for {
 		asked := false
 		select {
@@ -62,12 +63,13 @@ func (c *certificate) Run(ctx context.Context, hangup <-chan os.Signal) error {
 			asked = true
 		case <-c.fresh:
 		case <-tick.C:
-			if !c.changed() {
+			if !failed && !c.changed() {
 				continue
 			}
 		}
 		before := c.current.Load()
-		if err := c.reload(ctx); err != nil {
+		err := c.reload(ctx)
+		if failed = err != nil; failed {
 			c.log.ErrorContext(ctx, "TLS certificate not loaded, the old one stays in use", "err", err)
 		} else if asked || !bytes.Equal(before.Certificate[0], c.current.Load().Certificate[0]) {
 			c.log.InfoContext(ctx, "TLS certificate loaded")
@@ -122,11 +124,11 @@ func ownCertificate(issuer tlsIssuer, names tlsNames, fresh <-chan struct{}, log
 	return &certificate{
 		log: log,
 		load: func(ctx context.Context) (tls.Certificate, error) {
-			asked = now()
 			cert, _, err := issuer.TLSCertificate(ctx, names.dns, names.ips)
 			if err != nil {
 				return tls.Certificate{}, fmt.Errorf("issue the TLS certificate: %w", err)
 			}
+			asked = now()
 			return cert, nil
 		},
 		changed: func() bool { return now().Sub(asked) > 12*time.Hour },

@@ -16,6 +16,7 @@ import (
 const (
 	serializationFailure  = "40001"
 	deadlockDetected      = "40P01"
+	statementUnknown      = "40003" // statement_completion_unknown
 	uniqueViolation       = "23505"
 	duplicateTable        = "42P07"
 	featureNotSupported   = "0A000"
@@ -33,6 +34,8 @@ const (
 	adminShutdown         = "57P01"
 	crashShutdown         = "57P02"
 	cannotConnectNow      = "57P03"
+	idleSession           = "57P05" // idle_session_timeout
+	idleTransaction       = "25P03" // idle_in_transaction_session_timeout
 	lockNotAvailable      = "55P03"
 	classConnection       = "08"
 	classDataCorrupted    = "XX001"
@@ -61,16 +64,29 @@ func conflict(err error) bool {
 // lost reports whether the connection is gone, or was never there, for a reason that
 // another connection may not meet.
 func lost(err error) bool {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return false
+	for _, own := range []error{context.Canceled, context.DeadlineExceeded, errBusy, errSilent} {
+		if errors.Is(err, own) {
+			return false
+		}
 	}
 	switch code := state(err); {
-	case code == adminShutdown, code == crashShutdown, code == cannotConnectNow, strings.HasPrefix(code, classConnection):
+	case code == crashShutdown, code == cannotConnectNow, strings.HasPrefix(code, classConnection):
 		return true
 	case code != "":
-		return false
+		return ended(err)
 	}
 	return true // no refusal: the connection broke
+}
+
+// ended reports whether the server itself ended the session, as it may at any time: what
+// was not committed then, never will be. Others than the server, such as a pooler in between,
+// may report a lost connection of which they know no more than we would.
+func ended(err error) bool {
+	switch state(err) {
+	case adminShutdown, idleSession, idleTransaction:
+		return true
+	}
+	return false
 }
 
 // explain says what went wrong with which database, and what to do. What err wraps says

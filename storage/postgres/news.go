@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,8 +43,8 @@ type news struct {
 	config    *pgx.ConnConfig
 	table     uint32
 	exclusive bool
-	self      string // sender of our messages
-	polls     bool   // the database has no LISTEN
+	self      string      // sender of our messages
+	polls     atomic.Bool // the database has no LISTEN
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -103,7 +104,7 @@ func (n *news) channel() string { return fmt.Sprintf("gatehouse_%d", n.table) }
 func (n *news) listen(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, "listen "+n.channel())
 	if missing(err) {
-		n.polls = true
+		n.polls.Store(true)
 		return nil
 	}
 	return err
@@ -156,7 +157,11 @@ func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = n.lock(ctx, conn); err == nil { // who took it meanwhile will see us by our writes
+	free, err := n.lock(ctx, conn)
+	if err == nil && !free {
+		n.db.log.WarnContext(ctx, "another process took the database for itself while the connection was lost, such as a copy; what is written now may be missing there", "database", n.db.name)
+	}
+	if err == nil {
 		err = n.listen(ctx, conn)
 	}
 	if err != nil {
@@ -169,7 +174,7 @@ func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
 // exchange takes messages and sends what is pending, until the connection or ctx ends.
 func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 	patience := newsCheck
-	if n.polls {
+	if n.polls.Load() {
 		patience = newsPoll
 	}
 	var sent time.Time
@@ -182,6 +187,9 @@ func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 			wait, cancel = context.WithDeadline(ctx, sent.Add(newsPause))
 		}
 		n.interrupt = cancel
+		if waiting {
+			n.interrupt = func() {} // or the next would go before its time
+		}
 		n.mu.Unlock()
 
 		m, err := conn.WaitForNotification(wait)
@@ -196,7 +204,7 @@ func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 		case !ended || conn.IsClosed():
 			return err
 		}
-		if n.polls {
+		if n.polls.Load() {
 			n.db.watchers.WakeAll()
 		}
 		speak, cancel := context.WithTimeout(ctx, newsTimeout)
@@ -243,6 +251,9 @@ func (db *DB) tell(topics []string) {
 	}
 	db.watchers.Wake(topics...)
 	n := db.news
+	if n.polls.Load() {
+		return // others look by themselves
+	}
 	n.mu.Lock()
 	for _, t := range topics {
 		n.pending[t] = struct{}{}
@@ -265,7 +276,7 @@ func (n *news) send(ctx context.Context, conn *pgx.Conn) error {
 	batch := n.pending
 	n.pending = make(map[string]struct{})
 	n.mu.Unlock()
-	if len(batch) == 0 || n.polls {
+	if len(batch) == 0 {
 		return nil
 	}
 	payloads, err := n.payloads(batch)

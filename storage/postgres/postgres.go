@@ -36,6 +36,8 @@ type DB struct {
 	closing atomic.Bool
 	running sync.RWMutex // held for reading by every transaction, so that Close can wait
 
+	patience time.Duration // with a flight: flightTimeout
+
 	again chan struct{} // holds the turn of those who run again after conflicts
 
 	watchers watch.Hub
@@ -70,7 +72,7 @@ func Open(ctx context.Context, url string, opts Options) (*DB, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	db := &DB{name: describe(config.ConnConfig), log: log, again: make(chan struct{}, 1)}
+	db := &DB{patience: flightTimeout, name: describe(config.ConnConfig), log: log, again: make(chan struct{}, 1)}
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()

@@ -27,7 +27,9 @@ const (
 	fewReads = 4
 
 	acquireTimeout = 15 * time.Second // of a connection from the pool
-	commitTimeout  = 45 * time.Second // longer than a statement may take
+	flightTimeout  = 45 * time.Second // longer than a statement may take
+	commitTimeout  = 45 * time.Second // the same
+	commitGrace    = 3 * time.Second  // of a commit that was sent, beyond its caller's deadline
 	endTimeout     = 5 * time.Second  // of a rollback
 )
 
@@ -89,11 +91,13 @@ func (s *session) Get(bucket string, key []byte) (value []byte, ok bool, err err
 	at := place{bucket, string(key)}
 	f := s.found[at]
 	if !f.known {
-		s.want(at, key)
+		s.want(at)
 		if err := s.ask(); err != nil {
 			return nil, false, err
 		}
-		f = s.found[at]
+		if f = s.found[at]; !f.known {
+			return nil, false, fmt.Errorf("%s %q was asked for and not answered", bucket, key)
+		}
 	}
 	if !f.there {
 		return nil, false, nil
@@ -104,7 +108,7 @@ func (s *session) Get(bucket string, key []byte) (value []byte, ok bool, err err
 // Prefetch implements [writeset.Base].
 func (s *session) Prefetch(keys []writeset.Key, spans []writeset.Ahead) {
 	for _, k := range keys {
-		s.want(place{k.Bucket, string(k.Key)}, k.Key)
+		s.want(place{k.Bucket, string(k.Key)})
 	}
 	for _, a := range spans {
 		s.wantSpan(a)
@@ -112,7 +116,7 @@ func (s *session) Prefetch(keys []writeset.Key, spans []writeset.Ahead) {
 }
 
 // want has a key in the next flight, unless it is known or wanted already.
-func (s *session) want(at place, key []byte) {
+func (s *session) want(at place) {
 	if _, ok := s.found[at]; ok {
 		return
 	}
@@ -120,7 +124,7 @@ func (s *session) want(at place, key []byte) {
 		s.found = make(map[place]finding)
 	}
 	s.found[at] = finding{}
-	s.keys = append(s.keys, writeset.Key{Bucket: at.bucket, Key: key})
+	s.keys = append(s.keys, writeset.Key{Bucket: at.bucket, Key: []byte(at.key)})
 }
 
 func (s *session) wantSpan(a writeset.Ahead) {
@@ -132,6 +136,9 @@ func (s *session) wantSpan(a writeset.Ahead) {
 		s.spans = make(map[spanPlace]chunk)
 	}
 	s.spans[at] = chunk{}
+	if a.Lo = []byte(at.lo); a.Hi != nil {
+		a.Hi = []byte(at.hi)
+	}
 	s.ahead = append(s.ahead, a)
 }
 
@@ -275,10 +282,16 @@ func (s *session) flight(build func(*flight)) error {
 	if err := s.acquire(); err != nil {
 		return s.fail(err)
 	}
-	f := newFlight(s.ctx, s.conn)
+	ctx, cancel := context.WithTimeout(s.ctx, s.db.patience)
+	defer cancel()
+	f := newFlight(ctx, s.conn)
 	s.begin(f)
 	build(f)
-	if err := f.land(); err != nil {
+	err := f.land()
+	if err != nil && state(err) == "" && ctx.Err() != nil && s.ctx.Err() == nil {
+		err = fmt.Errorf("no answer within %v: %w", s.db.patience, errSilent)
+	}
+	if err != nil {
 		return s.fail(err)
 	}
 	return nil
@@ -322,8 +335,12 @@ func (s *session) acquire() error {
 	return err
 }
 
-// errBusy is why a connection was not to be had although the database may be fine.
-var errBusy = errors.New("pool exhausted")
+var (
+	// errBusy is why a connection was not to be had although the database may be fine.
+	errBusy = errors.New("pool exhausted")
+	// errSilent is a database that neither answers nor breaks the connection.
+	errSilent = errors.New("the database is silent")
+)
 
 // fail remembers the first failure, and returns it for the closure.
 func (s *session) fail(err error) error {

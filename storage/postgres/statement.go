@@ -47,12 +47,14 @@ var statementTexts = [stCount]string{
 		from unnest($1::text[], $2::bytea[], $3::bytea[], $4::bigint[]) with ordinality as w(bucket, lo, hi, most, n)
 		cross join lateral (
 			select key, value from kv where kv.bucket = w.bucket collate "C" and key >= w.lo and key < w.hi
-			order by key limit w.most) as s`,
+			order by key limit w.most) as s
+		order by w.n, s.key`,
 	stScanManyReverse: `select w.n, s.key, s.value
 		from unnest($1::text[], $2::bytea[], $3::bytea[], $4::bigint[]) with ordinality as w(bucket, lo, hi, most, n)
 		cross join lateral (
 			select key, value from kv where kv.bucket = w.bucket collate "C" and key >= w.lo and key < w.hi
-			order by key desc limit w.most) as s`,
+			order by key desc limit w.most) as s
+		order by w.n, s.key desc`,
 
 	// A row that the snapshot does not show, because it was made since, is a conflict
 	// under REPEATABLE READ: what was found missing and is now written can't be lost.

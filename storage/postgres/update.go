@@ -136,8 +136,13 @@ func (s *session) commit(tx *writeset.Tx) (cause, err error) {
 			return s.cause, err
 		}
 	}
-	// A commit that was sent is not given up, or nobody would know what became of it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), commitTimeout)
+	// A commit that was sent is not given up when its caller is gone, or nobody would
+	// know what became of it; only where the database is silent for too long.
+	patience := commitTimeout
+	if deadline, ok := s.ctx.Deadline(); ok {
+		patience = min(patience, max(time.Until(deadline), 0)+commitGrace)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
 	defer cancel()
 	f := newFlight(ctx, s.conn)
 	s.begin(f)
@@ -150,12 +155,12 @@ func (s *session) commit(tx *writeset.Tx) (cause, err error) {
 		return nil, nil // whatever happened to the connection then
 	case err == nil:
 		return nil, fmt.Errorf("%w: PostgreSQL %s: it answered %q to a commit", storage.ErrCommit, s.db.name, f.tag)
-	case conflict(err), pgconn.SafeToRetry(err):
+	case conflict(err), ended(err), pgconn.SafeToRetry(err): // had it committed, it had said so
 		return err, s.db.uncommitted(err, false)
-	case state(err) == "":
-		return nil, s.db.uncommitted(err, true) // the answer got lost
-	case lost(err): // the server ended the session, before the commit: else it had said so
-		return err, s.db.uncommitted(err, false)
+	case state(err) == "" && ctx.Err() != nil:
+		return nil, s.db.uncommitted(fmt.Errorf("no answer within %v: %w", patience.Round(time.Second), errSilent), true)
+	case state(err) == "", state(err) == statementUnknown, lost(err): // the answer got lost
+		return nil, s.db.uncommitted(err, true)
 	}
 	return nil, s.db.uncommitted(err, false)
 }

@@ -15,9 +15,10 @@ type Wire struct {
 	url     string
 	mu      sync.Mutex
 	conns   map[net.Conn]struct{}
-	trips   map[net.Conn]int // how often the client spoke after the database had
-	dead    bool         // takes no more connections
-	onWrite func([]byte) // sees what the client sends, before the database does
+	trips   map[net.Conn]int    // how often the client spoke after the database had
+	dead    bool                // takes no more connections
+	onWrite func([]byte)        // sees what the client sends, before the database does
+	onRead  func([]byte) []byte // replaces what the database says
 }
 
 // NewWire puts a wire before the database of dsn, until the test ends.
@@ -106,7 +107,14 @@ func (w *Wire) carry(client, server net.Conn) {
 				return
 			}
 			spoke.Store(true)
-			if _, err := client.Write(buf[:n]); err != nil && !errors.Is(err, io.EOF) {
+			w.mu.Lock()
+			answer := w.onRead
+			w.mu.Unlock()
+			said := buf[:n]
+			if answer != nil {
+				said = answer(said)
+			}
+			if _, err := client.Write(said); err != nil && !errors.Is(err, io.EOF) {
 				return
 			}
 		}
@@ -128,6 +136,13 @@ func (w *Wire) See(fn func([]byte)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.onWrite = fn
+}
+
+// Answer has fn called with what the database says; the client gets what fn returns instead.
+func (w *Wire) Answer(fn func([]byte) []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.onRead = fn
 }
 
 // DSN is the URL of the database by way of w.
