@@ -72,6 +72,10 @@ func (db *DB) run(ctx context.Context, write bool, fn func(storage.Tx) error) er
 		case lost(cause) && losses < lostRetries:
 			wait = lostWait << losses
 			losses++
+			if myTurn { // others need not wait for our connection
+				<-db.again
+				myTurn = false
+			}
 		default:
 			return err
 		}
