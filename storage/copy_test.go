@@ -129,7 +129,7 @@ func oddContent() content {
 	}
 	c[[2]string{"large", "a"}] = string(incompressible())
 	c[[2]string{"large", "b"}] = "small"
-	for i := range 20_000 {
+	for i := range 5000 {
 		c[[2]string{"small", fmt.Sprintf("item/%05d", i)}] = fmt.Sprintf(`{"v":1,"d":{"n":%d}}`, i)
 	}
 	return c
@@ -285,15 +285,17 @@ func interrupted(t testing.TB, c content, db storage.DB, source string) {
 	}
 }
 
+// someDevices is more than one transaction copies.
+const someDevices = 2100
+
 // someContent takes a handful of transactions to copy.
 func someContent() content {
 	c := content{}
-	for i := range 4100 {
+	for i := range someDevices {
 		c[[2]string{"mdm.device", fmt.Sprintf("%05d", i)}] = fmt.Sprint("value ", i)
 	}
-	for i := range 3 {
-		c[[2]string{"mdm.result", fmt.Sprintf("%05d", i)}] = strings.Repeat("large", 450_000)
-	}
+	c[[2]string{"mdm.result", "00000"}] = strings.Repeat("large", 850_000) // all of a transaction
+	c[[2]string{"mdm.result", "00001"}] = "small"
 	c[[2]string{"user", "ana"}] = "owner"
 	return c
 }
@@ -306,10 +308,10 @@ func TestACopyThatWasCutOffGoesOn(t *testing.T) {
 		"as it was": maps.Clone[content],
 		"changed": func(c content) content {
 			c = maps.Clone(c)
-			for i := 0; i < 4100; i += 7 {
+			for i := 0; i < someDevices; i += 7 {
 				delete(c, [2]string{"mdm.device", fmt.Sprintf("%05d", i)})
 			}
-			for i := 1; i < 4100; i += 7 {
+			for i := 1; i < someDevices; i += 7 {
 				c[[2]string{"mdm.device", fmt.Sprintf("%05d", i)}] = "changed"
 				c[[2]string{"mdm.device", fmt.Sprintf("%05d+", i)}] = "new"
 			}
@@ -318,7 +320,7 @@ func TestACopyThatWasCutOffGoesOn(t *testing.T) {
 			return c
 		},
 		"with next to nothing left": func(content) content {
-			return content{{"mdm.device", "04099"}: "value 4099"}
+			return content{{"mdm.device", "02099"}: "value 2099"}
 		},
 	}
 	before := someContent()
@@ -562,7 +564,7 @@ func TestACopyThatIsInterruptedSaysSo(t *testing.T) {
 // TestACopyNeedsLittleMemory has more in a bucket than it may hold at a time.
 func TestACopyNeedsLittleMemory(t *testing.T) {
 	storagetest.AnyEngine(t)
-	const values = 8 // of 16 MiB
+	const values = 6 // of 16 MiB
 	for _, path := range [][2]string{{"bolt", "postgres"}, {"postgres", "bolt"}} {
 		t.Run(path[0]+" to "+path[1], func(t *testing.T) {
 			from, to := engines[path[0]](t), engines[path[1]](t)

@@ -23,7 +23,7 @@ import (
 func TestReplicasThatStartAtOnceAreOneServer(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
-	const rounds = 10
+	const rounds = 4
 	for round := range rounds {
 		dsn := postgrestest.DSN(t)
 		var args []string
