@@ -120,6 +120,7 @@ func issuers(t *testing.T, a *acmetest.Authority) (*x509.CertPool, string) {
 
 func TestACertificateOfAnACMEAuthorityIsServedAndSignsProfiles(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	addr, plain := acmetest.FreeAddress(t), acmetest.FreeAddress(t)
 	for name, options := range map[string]acmetest.Options{
 		"by tls-alpn-01": {TLSPort: acmetest.Port(t, addr)},
@@ -174,6 +175,7 @@ func TestACertificateOfAnACMEAuthorityIsServedAndSignsProfiles(t *testing.T) {
 
 func TestAServerStartsWithoutTheACMEAuthority(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	dir := t.TempDir()
 	nobody := filepath.Join(t.TempDir(), "roots.pem")
 	must(t, os.WriteFile(nobody, nil, 0o600))
@@ -195,6 +197,7 @@ func TestAServerStartsWithoutTheACMEAuthority(t *testing.T) {
 
 func TestReplicasShareACertificateAndAnswerEachOthersChallenges(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	public := acmetest.NewEntrance(t)
 	authority := acmetest.Start(t, acmetest.Options{TLSPort: public.Port()})
 	roots, trusted := issuers(t, authority)

@@ -59,6 +59,7 @@ func (s *running) newLink(t *testing.T) string {
 
 func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir(), "--demo", "5")
 	browser.Screen(1280, 900, false)
@@ -127,6 +128,7 @@ func jsonText(t *testing.T, v any) string {
 
 func TestBrowserWithoutScripts(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir())
 	browser.WithoutScripts()
@@ -160,6 +162,7 @@ func TestBrowserWithoutScripts(t *testing.T) {
 
 func TestBrowserOpensAnEnrollmentLink(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir())
 	browser.Screen(390, 844, false)

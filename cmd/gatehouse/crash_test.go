@@ -38,6 +38,7 @@ func TestNothingThatAClientWasToldOfIsLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills a server many times")
 	}
+	t.Parallel()
 	const kills = 8
 	ctx := context.Background()
 	s := startProcess(t, "")

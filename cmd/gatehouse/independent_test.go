@@ -46,6 +46,7 @@ func TestAnIndependentSCEPClientGetsOneCertificate(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds another program")
 	}
+	t.Parallel()
 	client := buildTool(t, scepClient)
 	token := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(token, []byte(apiToken), 0o600); err != nil {

@@ -671,12 +671,12 @@ func peakMemory(t *testing.T, pid int) int {
 	return 0
 }
 
-func TestFiftyLargeAnswersAtOnceStayWithinBounds(t *testing.T) {
+func TestManyLargeAnswersAtOnceStayWithinBounds(t *testing.T) {
 	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const parallel, bound = 50, 1024 // MiB: what eight answers in hand cost to decode
+	const parallel, bound = 24, 1024 // MiB: what eight answers in hand cost to decode
 	s := startProcess(t, "")
 	d := s.enrolled(t, 1)[0]
 	var answers [3]mdmtest.Prepared

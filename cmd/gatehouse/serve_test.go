@@ -379,6 +379,7 @@ func TestHeadlessOwnerAndBootstrapToken(t *testing.T) {
 }
 
 func TestDemoDevicesEnrolAndAnswer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, at := range []string{"first start", "second start"} {
 		s := start(t, dir, "--demo", "5")
