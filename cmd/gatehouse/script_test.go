@@ -10,11 +10,29 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tidy{m}, map[string]func(){
 		"gatehouse": func() {
 			os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
+}
+
+// tidy runs the tests with a directory of their own for temporary files, so that the
+// programs that they build once for all of them don't pile up.
+type tidy struct{ *testing.M }
+
+// Run implements testscript.TestingM.
+func (m tidy) Run() int {
+	dir, err := os.MkdirTemp("", "gatehouse-test")
+	if err == nil {
+		err = os.Chmod(dir, 0o711) // PostgreSQL's user has to get through
+	}
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv("TMPDIR", dir)
+	return m.M.Run()
 }
 
 // TestScripts runs testdata/script: what the program says on the command line.

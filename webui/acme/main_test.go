@@ -1,0 +1,23 @@
+package acme
+
+import (
+	"os"
+	"testing"
+)
+
+// TestMain gives the tests a directory of their own for temporary files: what they build
+// once for all of them goes with it.
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "gatehouse-test")
+		if err == nil {
+			err = os.Chmod(dir, 0o711) // PostgreSQL's user has to get through
+		}
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		os.Setenv("TMPDIR", dir)
+		return m.Run()
+	}())
+}
