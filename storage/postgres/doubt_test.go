@@ -3,11 +3,13 @@ package postgres_test
 import (
 	"bytes"
 	"errors"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -90,6 +92,62 @@ func TestASilentDatabaseIsGivenUp(t *testing.T) {
 	close(silent)
 	db.SetPatience(time.Minute)
 	has(t, db, "k", true)
+}
+
+// What a View has read is right, whether or not its end is answered.
+func TestADatabaseThatFallsSilentAtTheEndOfAView(t *testing.T) {
+	w := postgrestest.NewWire(t, postgrestest.DSN(t))
+	db := open(t, w.DSN())
+	if err := put(db, "k"); err != nil {
+		t.Fatal(err)
+	}
+	db.SetPatience(200 * time.Millisecond)
+	silent := make(chan struct{})
+	w.Answer(func(said []byte) []byte {
+		if bytes.Contains(said, []byte("COMMIT\x00")) {
+			<-silent
+		}
+		return said
+	})
+	done := make(chan error, 1)
+	go func() {
+		done <- db.View(ctx, func(tx storage.Tx) error { _, err := tx.Get("b", []byte("k")); return err })
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("View: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("View waits for ever")
+	}
+	w.Answer(nil)
+	close(silent)
+}
+
+func TestAStatementThatTakesTooLongIsGivenUp(t *testing.T) {
+	dsn := postgrestest.DSN(t)
+	db := open(t, with(t, dsn, func(u *url.URL) { u.RawQuery += "&statement_timeout=200" }))
+	if err := put(db, "k"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(ctx)
+	if _, err := other.Exec(ctx, `begin; select from kv where bucket = 'b' for update`); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(db, "k"); !errors.Is(err, storage.ErrCommit) || !strings.Contains(err.Error(), "took too long") {
+		t.Errorf("Update of a record that another transaction keeps: %v, want ErrCommit that says it took too long", err)
+	}
+	if _, err := other.Exec(ctx, `rollback`); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(db, "k"); err != nil {
+		t.Errorf("Update afterwards: %v", err)
+	}
 }
 
 func TestWhichFailuresAnotherConnectionMayNotMeet(t *testing.T) {

@@ -119,9 +119,7 @@ func (db *DB) attempt(ctx context.Context, write bool, fn func(storage.Tx) error
 // finish ends a transaction that wrote nothing.
 func (s *session) finish() error {
 	if s.begun {
-		f := newFlight(s.ctx, s.conn)
-		f.send(stCommit, nil, nil)
-		_ = f.land() // what was read is right all the same
+		_ = s.flight(func(f *flight) { f.send(stCommit, nil, nil) }) // what was read is right all the same
 	}
 	return nil
 }
