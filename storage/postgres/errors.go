@@ -89,6 +89,8 @@ func ended(err error) bool {
 	return false
 }
 
+const readOnlyReason = "the database is read-only: it is a standby, or was set so; name the primary in the URL (target_session_attrs=read-write finds it)"
+
 // explain says what went wrong with which database, and what to do. What err wraps says
 // what kind of failure it is.
 func (db *DB) explain(err error) error {
@@ -110,7 +112,7 @@ func (db *DB) explain(err error) error {
 		case insufficientPrivilege:
 			reason += "; the user needs CREATE and USAGE on the schema, and its tables"
 		case readOnlyTransaction:
-			reason = "the database is read-only: it is a standby, or was set so; name the primary in the URL (target_session_attrs=read-write finds it)"
+			reason = readOnlyReason
 		case diskFull:
 			reason = "the database's disk is full: " + reason
 		case tooManyConnections:

@@ -181,13 +181,12 @@ func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 	for {
 		n.mu.Lock()
 		waiting := len(n.pending) > 0
-		wait, cancel := context.WithTimeout(ctx, patience)
+		until := time.Now().Add(patience)
 		if waiting { // what is pending goes out, but not too often
-			cancel()
-			wait, cancel = context.WithDeadline(ctx, sent.Add(newsPause))
+			until = sent.Add(newsPause)
 		}
-		n.interrupt = cancel
-		if waiting {
+		wait, cancel := context.WithDeadline(ctx, until)
+		if n.interrupt = cancel; waiting {
 			n.interrupt = func() {} // or the next would go before its time
 		}
 		n.mu.Unlock()
@@ -208,24 +207,20 @@ func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 			n.db.watchers.WakeAll()
 		}
 		speak, cancel := context.WithTimeout(ctx, newsTimeout)
-		if waiting {
+		switch {
+		case waiting:
 			err = n.send(speak, conn)
 			sent = time.Now()
-		} else if sinceCheck := n.idle(wait); sinceCheck {
+		case errors.Is(wait.Err(), context.DeadlineExceeded): // nothing came for long
 			err = conn.Ping(speak)
-		} else {
-			err = nil // interrupted: the next round sends
+		default: // interrupted: the next round sends
+			err = nil
 		}
 		cancel()
 		if err != nil {
 			return err
 		}
 	}
-}
-
-// idle reports whether a wait ended because nothing came, and was not interrupted.
-func (n *news) idle(wait context.Context) bool {
-	return errors.Is(wait.Err(), context.DeadlineExceeded)
 }
 
 // take reads a message: who sent it, then topics.

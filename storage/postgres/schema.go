@@ -43,7 +43,7 @@ func (db *DB) setUp(ctx context.Context, conn *pgx.Conn) (table uint32, err erro
 	case version < oldestServer:
 		return 0, fmt.Errorf("PostgreSQL %s: version %d.%d is too old; %d or newer is needed", db.name, version/10000, version%10000, oldestServer/10000)
 	case readOnly:
-		return 0, fmt.Errorf("%w: PostgreSQL %s: the database is read-only: it is a standby, or was set so; name the primary in the URL (target_session_attrs=read-write finds it)", storage.ErrUnavailable, db.name)
+		return 0, fmt.Errorf("%w: PostgreSQL %s: %s", storage.ErrUnavailable, db.name, readOnlyReason)
 	case schema == nil:
 		return 0, fmt.Errorf("%w: PostgreSQL %s: no schema of the search_path exists; create it with CREATE SCHEMA, or name another one in the URL", storage.ErrUnavailable, db.name)
 	}
