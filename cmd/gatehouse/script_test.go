@@ -25,7 +25,7 @@ type tidy struct{ *testing.M }
 func (m tidy) Run() int {
 	dir, err := os.MkdirTemp("", "gatehouse-test")
 	if err == nil {
-		err = os.Chmod(dir, 0o711) // PostgreSQL's user has to get through
+		err = os.Chmod(dir, 0o777|os.ModeSticky) // as /tmp is: PostgreSQL's user makes its own in it
 	}
 	if err != nil {
 		panic(err)

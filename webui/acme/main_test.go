@@ -11,7 +11,7 @@ func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "gatehouse-test")
 		if err == nil {
-			err = os.Chmod(dir, 0o711) // PostgreSQL's user has to get through
+			err = os.Chmod(dir, 0o777|os.ModeSticky) // as /tmp is: PostgreSQL's user makes its own in it
 		}
 		if err != nil {
 			panic(err)
