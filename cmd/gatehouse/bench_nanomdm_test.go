@@ -42,11 +42,8 @@ var buildNanoMDM = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	install := exec.Command("go", "install", nanoMDM)
-	install.Dir = dir // in no module
-	install.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod", "CGO_ENABLED=0")
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install %s: %w\n%s", nanoMDM, err, out)
+	if err := installTool(dir, nanoMDM); err != nil {
+		return "", err
 	}
 	return filepath.Join(dir, "nanomdm"), nil
 })
@@ -268,37 +265,15 @@ func (n *nanoProcess) enqueue(uuid string, ids []string) error {
 // BenchmarkCommandAndAcknowledgementOfNanoMDM is BenchmarkCommandAndAcknowledgement on
 // nanomdm.
 func BenchmarkCommandAndAcknowledgementOfNanoMDM(b *testing.B) {
-	const rounds = 5
 	for _, clients := range []int{8, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			n := startNanoMDM(b)
 			devices := n.enrolled(b, benchDevices)
-			idles := prepareIdles(b, devices)
 			ids := make([]string, len(devices))
 			for i, d := range devices {
 				ids[i] = d.ID()
 			}
-			acks := make([]mdmtest.Prepared, rounds*len(devices))
-			for r := range rounds {
-				uuid := fmt.Sprintf("BENCH-%d", r)
-				if err := n.enqueue(uuid, ids); err != nil {
-					b.Fatal(err)
-				}
-				inParallel(b, benchClients, len(devices), func(i int) (err error) {
-					acks[r*len(devices)+i], err = devices[i].Channel().Prepare(mdmtest.Result{
-						Status: mdmtest.StatusAcknowledged, CommandUUID: uuid,
-						Keys: mdmtest.Dict{"ProfileList": []any{mdmtest.Dict{"PayloadIdentifier": "com.example", "PayloadVersion": int64(1)}}},
-					})
-					return err
-				})
-			}
-			inParallel(b, clients, len(devices), func(i int) error {
-				size, err := send(n.http, idles[i])
-				if err == nil && size == 0 {
-					err = fmt.Errorf("device %d got no command", i)
-				}
-				return err
-			})
+			acks := acknowledgements(b, n.http, clients, devices, func(uuid string) error { return n.enqueue(uuid, ids) })
 			measuredOnPostgreSQL(b, n.cmd.Process.Pid, n.postgres, clients, len(acks), func(i int) error {
 				_, err := send(n.http, acks[i])
 				return err

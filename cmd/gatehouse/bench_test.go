@@ -201,48 +201,60 @@ func BenchmarkIdleCheckInAmongMany(b *testing.B) {
 	}
 }
 
+const benchRounds = 5
+
+// acknowledgements queues a command of each round for all devices, delivers the first, and
+// returns the answers that are to be sent, each of which brings the next. It is the same
+// load for every server that is compared.
+func acknowledgements(b *testing.B, client *http.Client, clients int, devices []*mdmtest.Device, enqueue func(uuid string) error) []mdmtest.Prepared {
+	b.Helper()
+	idles := prepareIdles(b, devices)
+	acks := make([]mdmtest.Prepared, benchRounds*len(devices))
+	for r := range benchRounds {
+		uuid := benchCommand(r)
+		if err := enqueue(uuid); err != nil {
+			b.Fatal(err)
+		}
+		inParallel(b, benchClients, len(devices), func(i int) (err error) {
+			acks[r*len(devices)+i], err = devices[i].Channel().Prepare(mdmtest.Result{
+				Status: mdmtest.StatusAcknowledged, CommandUUID: uuid,
+				Keys: mdmtest.Dict{"ProfileList": []any{mdmtest.Dict{"PayloadIdentifier": "com.example", "PayloadVersion": int64(1)}}},
+			})
+			return err
+		})
+	}
+	inParallel(b, clients, len(devices), func(i int) error {
+		n, err := send(client, idles[i])
+		if err == nil && n == 0 {
+			err = fmt.Errorf("device %d got no command", i)
+		}
+		return err
+	})
+	return acks
+}
+
+func benchCommand(round int) string { return fmt.Sprintf("BENCH-%d", round) }
+
 // BenchmarkCommandAndAcknowledgement delivers commands and takes their answers:
 // what is counted is pairs.
 func BenchmarkCommandAndAcknowledgement(b *testing.B) {
-	const rounds = 5
 	for _, clients := range []int{8, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			onEngines(b, func(b *testing.B, on benchStore) {
 				s := startProcess(b, on.dir)
 				devices := s.enrolled(b, benchDevices)
-				idles := prepareIdles(b, devices)
 				byUDID, err := s.idsByUDID()
 				if err != nil {
 					b.Fatal(err)
 				}
 				ids := slices.Collect(maps.Values(byUDID))
-				acks := make([]mdmtest.Prepared, rounds*len(devices))
-				for r := range rounds {
-					uuid := fmt.Sprintf("BENCH-%d", r)
-					if err := s.enqueue(uuid, ids); err != nil {
-						b.Fatal(err)
-					}
-					inParallel(b, benchClients, len(devices), func(i int) (err error) {
-						acks[r*len(devices)+i], err = devices[i].Channel().Prepare(mdmtest.Result{
-							Status: mdmtest.StatusAcknowledged, CommandUUID: uuid,
-							Keys: mdmtest.Dict{"ProfileList": []any{mdmtest.Dict{"PayloadIdentifier": "com.example", "PayloadVersion": int64(1)}}},
-						})
-						return err
-					})
-				}
-				inParallel(b, clients, len(devices), func(i int) error {
-					n, err := send(s.http, idles[i])
-					if err == nil && n == 0 {
-						err = fmt.Errorf("device %d got no command", i)
-					}
-					return err
-				})
+				acks := acknowledgements(b, s.http, clients, devices, func(uuid string) error { return s.enqueue(uuid, ids) })
 				on.measured(b, s.cmd.Process.Pid, clients, len(acks), func(i int) error {
 					_, err := send(s.http, acks[i])
 					return err
 				})
-				for r := range rounds {
-					s.assertAcknowledged(b, fmt.Sprintf("BENCH-%d", r), len(devices))
+				for r := range benchRounds {
+					s.assertAcknowledged(b, benchCommand(r), len(devices))
 				}
 			})
 		})

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -24,12 +25,9 @@ const scepClient = "github.com/micromdm/scep/v2/cmd/scepclient@v2.3.0"
 func buildTool(t *testing.T, pkg string) (bin string) {
 	t.Helper()
 	dir := t.TempDir()
-	install := exec.Command("go", "install", pkg)
-	install.Dir = dir // in no module
-	install.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod", "CGO_ENABLED=0")
-	if out, err := install.CombinedOutput(); err != nil {
+	if err := installTool(dir, pkg); err != nil {
 		if os.Getenv("CI") != "" {
-			t.Fatalf("go install %s: %v\n%s", pkg, err, out)
+			t.Fatal(err)
 		}
 		t.Skipf("%s can't be fetched here", pkg)
 	}
@@ -38,6 +36,17 @@ func buildTool(t *testing.T, pkg string) (bin string) {
 		t.Fatalf("go install %s made %q, %v; want one program", pkg, found, err)
 	}
 	return found[0]
+}
+
+// installTool builds a command of another module into dir.
+func installTool(dir, pkg string) error {
+	install := exec.Command("go", "install", pkg)
+	install.Dir = dir // in no module
+	install.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod", "CGO_ENABLED=0")
+	if out, err := install.CombinedOutput(); err != nil {
+		return fmt.Errorf("go install %s: %w\n%s", pkg, err, out)
+	}
+	return nil
 }
 
 // TestAnIndependentSCEPClientGetsOneCertificate enrolls for an identity as a
