@@ -13,10 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net"
-	"net/url"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -43,71 +44,60 @@ var ErrAuthorityExpired = errors.New("authority has expired")
 
 // Authority is one certificate authority.
 type Authority struct {
-	name string
-	cert *x509.Certificate
-	key  *rsa.PrivateKey
+	name  string
+	id    string
+	cert  *x509.Certificate
+	above []*x509.Certificate // who issued cert, up to the root; empty for a root
+	key   crypto.Signer
+	urls  urls
 }
 
-// Name returns "identity" or "root".
+// Name returns what the authority is for: "identity", "root" or "payload".
 func (a *Authority) Name() string { return a.name }
 
-// Certificate returns the authority's own, self-signed certificate.
+// ID names the authority in URLs, and in the records of what it issued: 16
+// hexadecimal digits of its key's identifier.
+func (a *Authority) ID() string { return a.id }
+
+// Certificate returns the authority's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
-// Signer returns the authority's key, to sign CMS messages with. It is a
-// [crypto.Decrypter] as well: what a SCEP client encrypts, it encrypts to the
-// authority.
-func (a *Authority) Signer() crypto.Signer { return a.key }
-
-// Template is what a certificate is to say, beside what Sign sets itself.
-type Template struct {
-	Name                string // of the template, for errors
-	Subject             pkix.Name
-	NotBefore, NotAfter time.Time // cut to the authority's own
-	KeyUsage            x509.KeyUsage
-	ExtKeyUsage         []x509.ExtKeyUsage
-
-	// Subject alternative names.
-	DNSNames       []string
-	EmailAddresses []string
-	IPs            []net.IP
-	URIs           []*url.URL
-
-	// Where to ask about revocation and about the issuer; no extension if empty.
-	CRLDistributionPoints []string
-	OCSPServer            []string
-	IssuingCertificateURL []string
+// Chain returns the authority's own certificate and those above it, the root last.
+func (a *Authority) Chain() []*x509.Certificate {
+	return append([]*x509.Certificate{a.cert}, a.above...)
 }
+
+// Signer returns the authority's key, to sign CMS messages, CRLs and the like with.
+// It is a [crypto.Decrypter] as well if the authority may be spoken to by SCEP: what
+// a client encrypts, it encrypts to the authority.
+func (a *Authority) Signer() crypto.Signer { return a.key }
 
 // Sign issues a certificate for pub: an end entity, never an authority, with a
 // random serial number, and never outliving a. It touches no storage: what is to
 // count as issued must be recorded.
-func (a *Authority) Sign(pub crypto.PublicKey, t Template) (*x509.Certificate, error) {
-	cert, err := a.sign(pub, t)
+func (a *Authority) Sign(pub crypto.PublicKey, c Contents) (*x509.Certificate, error) {
+	cert, err := a.sign(pub, c)
 	if err != nil {
-		return nil, fmt.Errorf("sign %s certificate: %w", t.Name, err)
+		return nil, fmt.Errorf("sign %s certificate: %w", c.Name, err)
 	}
 	return cert, nil
 }
 
-func (a *Authority) sign(pub crypto.PublicKey, t Template) (*x509.Certificate, error) {
+func (a *Authority) sign(pub crypto.PublicKey, c Contents) (*x509.Certificate, error) {
 	if err := guard.CheckPublicKey(pub); err != nil {
 		return nil, err
 	}
-	if t.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return nil, errors.New("an end entity signs no certificates")
+	if err := c.check(); err != nil {
+		return nil, err
 	}
-	if len(t.Subject.CommonName) > maxCommonName {
-		return nil, fmt.Errorf("common name has %d bytes, at most %d", len(t.Subject.CommonName), maxCommonName)
+	if c.NotBefore.Before(a.cert.NotBefore) {
+		c.NotBefore = a.cert.NotBefore
 	}
-	if t.NotBefore.Before(a.cert.NotBefore) {
-		t.NotBefore = a.cert.NotBefore
+	if c.NotAfter.After(a.cert.NotAfter) {
+		c.NotAfter = a.cert.NotAfter
 	}
-	if t.NotAfter.After(a.cert.NotAfter) {
-		t.NotAfter = a.cert.NotAfter
-	}
-	if !t.NotBefore.Before(t.NotAfter) {
-		if !t.NotBefore.Before(a.cert.NotAfter) {
+	if !c.NotBefore.Before(c.NotAfter) {
+		if !c.NotBefore.Before(a.cert.NotAfter) {
 			return nil, ErrAuthorityExpired
 		}
 		return nil, errors.New("it would never be valid")
@@ -116,32 +106,43 @@ func (a *Authority) sign(pub crypto.PublicKey, t Template) (*x509.Certificate, e
 	if err != nil {
 		return nil, err
 	}
-	return create(&x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          newSerial(),
-		Subject:               t.Subject,
-		NotBefore:             t.NotBefore,
-		NotAfter:              t.NotAfter,
-		KeyUsage:              t.KeyUsage,
-		ExtKeyUsage:           t.ExtKeyUsage,
+		Subject:               c.Subject,
+		RawSubject:            c.RawSubject,
+		NotBefore:             c.NotBefore,
+		NotAfter:              c.NotAfter,
+		KeyUsage:              c.KeyUsage,
+		ExtKeyUsage:           c.ExtKeyUsage,
+		UnknownExtKeyUsage:    c.ExtKeyUsageOIDs,
 		BasicConstraintsValid: true, // CA:FALSE
 		SubjectKeyId:          ski,
 		AuthorityKeyId:        a.cert.SubjectKeyId,
-		DNSNames:              t.DNSNames,
-		EmailAddresses:        t.EmailAddresses,
-		IPAddresses:           t.IPs,
-		URIs:                  t.URIs,
-		CRLDistributionPoints: t.CRLDistributionPoints,
-		OCSPServer:            t.OCSPServer,
-		IssuingCertificateURL: t.IssuingCertificateURL,
-	}, a.cert, pub, a.key)
+	}
+	a.urls.put(template, a.id)
+	if c.NoRevocationCheck {
+		template.OCSPServer, template.CRLDistributionPoints = nil, nil
+		template.ExtraExtensions = append(template.ExtraExtensions, noCheck())
+	}
+	names, ok, err := c.alternativeNames()
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		template.ExtraExtensions = append(template.ExtraExtensions, names)
+	}
+	return create(template, a.cert, pub, a.key)
 }
 
-// newAuthority makes an authority with a self-signed certificate.
-func newAuthority(name, commonName string, pathLen int, key *rsa.PrivateKey, now time.Time) (*Authority, error) {
+// newAuthority makes an authority. above is who issues its certificate; nil means
+// that it does so itself.
+func newAuthority(name, commonName string, pathLen int, key crypto.Signer, above *Authority, now time.Time) (*Authority, error) {
 	ski, err := subjectKeyID(key.Public())
 	if err != nil {
 		return nil, err
 	}
+	// No pointers to revocation: they would be those of the day on which it was
+	// made, which is before anyone said what devices reach this server by.
 	template := &x509.Certificate{
 		SerialNumber: newSerial(),
 		Subject:      pkix.Name{CommonName: commonName},
@@ -157,12 +158,27 @@ func newAuthority(name, commonName string, pathLen int, key *rsa.PrivateKey, now
 		SubjectKeyId:          ski,
 		AuthorityKeyId:        ski,
 	}
-	cert, err := create(template, template, key.Public(), key)
+	parent, parentKey := template, key
+	var chain []*x509.Certificate
+	if above != nil {
+		parent, parentKey, chain = above.cert, above.key, above.Chain()
+		template.AuthorityKeyId = parent.SubjectKeyId
+		if template.NotBefore.Before(parent.NotBefore) {
+			template.NotBefore = parent.NotBefore
+		}
+		if template.NotAfter.After(parent.NotAfter) {
+			template.NotAfter = parent.NotAfter
+		}
+	}
+	cert, err := create(template, parent, key.Public(), parentKey)
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{name: name, cert: cert, key: key}, nil
+	return &Authority{name: name, id: authorityID(cert), cert: cert, above: chain, key: key}, nil
 }
+
+// authorityID returns the [Authority.ID] of an authority with this certificate.
+func authorityID(cert *x509.Certificate) string { return hex.EncodeToString(cert.SubjectKeyId)[:16] }
 
 func create(template, parent *x509.Certificate, pub any, key crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, key)
@@ -235,29 +251,55 @@ type authorityRecord struct {
 
 var authorities = storage.NewCollection("authority", 1, func(a authorityRecord) string { return a.Name })
 
-// openAuthorities loads both authorities or makes both. Of several processes on
-// one database that make them at once, one stores them, and all use those.
+// keyring is the authorities at one moment. It is replaced, never changed.
+type keyring struct {
+	byName map[string]*Authority
+	byID   map[string]*Authority
+}
+
+func newKeyring(all ...*Authority) *keyring {
+	k := &keyring{byName: map[string]*Authority{}, byID: map[string]*Authority{}}
+	for _, a := range all {
+		k.byName[a.name], k.byID[a.id] = a, a
+	}
+	return k
+}
+
+// openAuthorities loads the authorities and makes those that are missing: all of
+// them in an empty database, and the issuer of payload certificates in one that an
+// earlier version made. Of several processes that make them at once, one stores
+// them, and all use those.
 func (d *Depot) openAuthorities(ctx context.Context, c Config) error {
-	err := d.db.View(ctx, d.loadAuthorities)
-	if !errors.Is(err, storage.ErrNotFound) {
+	var found []*Authority
+	err := d.db.View(ctx, func(tx storage.Tx) (err error) {
+		found, err = d.loadAuthorities(tx)
 		return err
-	}
-	now := c.Now().UTC()
-	identity, err := d.makeAuthority(c, identityName, "Gatehouse Identity CA", 0, now)
+	})
 	if err != nil {
 		return err
 	}
-	root, err := d.makeAuthority(c, rootName, "Gatehouse CA", 1, now) // issuers for payload certificates below it
+	made, err := d.makeAuthorities(c, newKeyring(found...))
 	if err != nil {
 		return err
+	}
+	if len(made) == 0 {
+		d.keys.Store(newKeyring(found...))
+		return nil
 	}
 	return d.db.Update(ctx, func(tx storage.Tx) error {
 		d.created = false
-		err := d.loadAuthorities(tx)
-		if !errors.Is(err, storage.ErrNotFound) {
+		found, err := d.loadAuthorities(tx)
+		if err != nil {
 			return err
 		}
-		for _, a := range []*Authority{identity, root} {
+		have := newKeyring(found...)
+		for _, a := range made {
+			if have.byName[a.name] != nil {
+				continue
+			}
+			if a.name == payloadName && have.byName[rootName] != nil && !a.above[0].Equal(have.byName[rootName].cert) {
+				return errors.New("another process has just made the authorities; start again")
+			}
 			rec, err := d.sealAuthority(a)
 			if err != nil {
 				return err
@@ -265,47 +307,94 @@ func (d *Depot) openAuthorities(ctx context.Context, c Config) error {
 			if err := authorities.Create(tx, rec); err != nil {
 				return err
 			}
+			found = append(found, a)
+			d.created = d.created || a.name == rootName
 		}
-		d.identity, d.root, d.created = identity, root, true
+		d.keys.Store(newKeyring(found...))
 		return nil
 	})
 }
 
-func (d *Depot) makeAuthority(c Config, name, what string, pathLen int, now time.Time) (*Authority, error) {
-	key, err := c.NewKey(c.KeyBits)
-	if err != nil {
-		return nil, fmt.Errorf("make key of %s authority: %w", name, err)
+// makeAuthorities makes the authorities that have lacks. Their keys take a while
+// each, and are made at the same time.
+func (d *Depot) makeAuthorities(c Config, have *keyring) (made []*Authority, err error) {
+	keys := map[string]*rsa.PrivateKey{}
+	var work errgroup.Group
+	var mu sync.Mutex
+	for _, name := range []string{identityName, rootName, payloadName} {
+		if have.byName[name] != nil {
+			continue
+		}
+		work.Go(func() error {
+			key, err := c.NewKey(name, c.KeyBits)
+			if err != nil {
+				return fmt.Errorf("make key of %s authority: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			keys[name] = key
+			return nil
+		})
 	}
-	a, err := newAuthority(name, commonName(what, c.Name), pathLen, key, now)
-	if err != nil {
-		return nil, fmt.Errorf("make %s authority: %w", name, err)
+	if err := work.Wait(); err != nil {
+		return nil, err
 	}
-	return a, nil
+	now := c.Now().UTC()
+	root := have.byName[rootName]
+	for _, next := range []struct {
+		name, commonName string
+		pathLen          int
+	}{
+		{identityName, "Gatehouse Identity CA", 0},
+		{rootName, "Gatehouse CA", 1}, // the issuer of payload certificates is below it
+		{payloadName, "Gatehouse Issuing CA", 0},
+	} {
+		key := keys[next.name]
+		if key == nil {
+			continue
+		}
+		var above *Authority
+		if next.name == payloadName {
+			above = root
+		}
+		a, err := newAuthority(next.name, commonName(next.commonName, c.Name), next.pathLen, key, above, now)
+		if err != nil {
+			return nil, fmt.Errorf("make %s authority: %w", next.name, err)
+		}
+		a.urls = d.urls
+		if a.name == rootName {
+			root = a
+		}
+		made = append(made, a)
+	}
+	return made, nil
 }
 
-// loadAuthorities reads both authorities, or returns an error that wraps
-// storage.ErrNotFound if there is neither.
-func (d *Depot) loadAuthorities(tx storage.Tx) error {
-	identity, err := authorities.Get(tx, identityName)
-	none := errors.Is(err, storage.ErrNotFound)
-	if err != nil && !none {
-		return err
+// loadAuthorities reads the authorities that there are.
+func (d *Depot) loadAuthorities(tx storage.Tx) (found []*Authority, err error) {
+	for rec, err := range authorities.All(tx, storage.Range{}) {
+		if err != nil {
+			return nil, err
+		}
+		a, err := d.openAuthority(rec)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, a)
 	}
-	root, err := authorities.Get(tx, rootName)
-	switch {
-	case errors.Is(err, storage.ErrNotFound) && none:
-		return err
-	case errors.Is(err, storage.ErrNotFound) || none:
+	have := newKeyring(found...)
+	if len(found) > 0 && (have.byName[identityName] == nil || have.byName[rootName] == nil) {
 		// Making the missing one anew would cut off whoever trusts the old one.
-		return fmt.Errorf("%w: one of two authorities is missing", storage.ErrCorrupt)
-	case err != nil:
-		return err
+		return nil, fmt.Errorf("%w: one of two authorities is missing", storage.ErrCorrupt)
 	}
-	if d.identity, err = d.openAuthority(identity); err != nil {
-		return err
+	if payload := have.byName[payloadName]; payload != nil {
+		root := have.byName[rootName]
+		if err := guard.CheckIssued(payload.cert, root.cert); err != nil {
+			return nil, fmt.Errorf("%w: the payload authority is not the root's", storage.ErrCorrupt)
+		}
+		payload.above = root.Chain()
 	}
-	d.root, err = d.openAuthority(root)
-	return err
+	return found, nil
 }
 
 // purpose binds a sealed key to its certificate: neither can be exchanged alone.
@@ -332,13 +421,16 @@ func (d *Depot) openAuthority(rec authorityRecord) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: key of authority %s", storage.ErrCorrupt, rec.Name)
 	}
-	rsaKey, ok := key.(*rsa.PrivateKey)
+	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("%w: key of authority %s is not RSA", storage.ErrCorrupt, rec.Name)
+		return nil, fmt.Errorf("%w: key of authority %s signs nothing", storage.ErrCorrupt, rec.Name)
 	}
-	cert, err := x509.ParseCertificate(rec.Certificate)
-	if err != nil || !rsaKey.PublicKey.Equal(cert.PublicKey) {
+	cert, err := guard.ParseCertificate(rec.Certificate)
+	if err != nil || len(cert.SubjectKeyId) < 8 {
 		return nil, fmt.Errorf("%w: certificate of authority %s", storage.ErrCorrupt, rec.Name)
 	}
-	return &Authority{name: rec.Name, cert: cert, key: rsaKey}, nil
+	if public, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(signer.Public()) {
+		return nil, fmt.Errorf("%w: certificate of authority %s is not of its key", storage.ErrCorrupt, rec.Name)
+	}
+	return &Authority{name: rec.Name, id: authorityID(cert), cert: cert, key: signer, urls: d.urls}, nil
 }

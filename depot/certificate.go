@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -41,16 +40,22 @@ func FingerprintOf(cert *x509.Certificate) Fingerprint {
 type Certificate struct {
 	Fingerprint   Fingerprint `json:"fingerprint"`
 	Serial        Serial      `json:"serial"`
-	Authority     string      `json:"authority"` // "identity" or "root"
+	Authority     string      `json:"authority"`        // "identity", "root" or "payload"; ExternalAuthority if it is not ours
+	Issuer        string      `json:"issuer,omitempty"` // ID of the authority; empty if it is not ours
 	Subject       string      `json:"subject"`
+	SANs          []string    `json:"sans,omitempty"` // as names return them
 	Template      string      `json:"template"`
 	PublicKeyHash string      `json:"public_key_hash"`
 
-	// Who it was issued for. DeviceID is known at issuance in a renewal, and else
-	// when the device first shows the certificate.
+	// Who it was issued for. DeviceID of an identity is known at issuance in a
+	// renewal, and else when the device first shows the certificate.
 	AttemptID string `json:"attempt_id,omitempty"`
 	DeviceID  string `json:"device_id,omitempty"`
 	User      string `json:"user,omitempty"`
+
+	Door      string `json:"door,omitempty"`      // by which it was asked for: "scep", "est", "csr", "manual", "proxy"; empty for our own
+	Requester string `json:"requester,omitempty"` // who asked for it, if not the device itself
+	Replaces  Serial `json:"replaces,omitempty"`  // the certificate that it renews
 
 	IssuedAt  time.Time `json:"issued_at"`
 	NotBefore time.Time `json:"not_before"`
@@ -60,6 +65,10 @@ type Certificate struct {
 	RevokedAt        time.Time `json:"revoked_at,omitzero"`
 	RevocationReason string    `json:"revocation_reason,omitempty"` // RFC 5280, 5.3.1, by name
 }
+
+// ExternalAuthority stands in [Certificate.Authority] of a certificate that somebody
+// else's authority issued, and that came here through us.
+const ExternalAuthority = "external"
 
 // derBucket holds each certificate's DER by its fingerprint, beside the records,
 // which are read on every check-in.
@@ -77,6 +86,13 @@ var certificates = storage.NewCollection("certificate", 1,
 			return nil
 		}
 		return []string{c.PublicKeyHash}
+	}},
+	// What belongs to a user and not to a device, to end with the user.
+	storage.Index[Certificate]{Name: "user", Values: func(c Certificate) []string {
+		if c.DeviceID != "" || c.AttemptID != "" {
+			return nil
+		}
+		return some(c.User)
 	}},
 	storage.Index[Certificate]{Name: "renew", Values: func(c Certificate) []string {
 		if c.RenewAt.IsZero() || c.DeviceID == "" || !c.RevokedAt.IsZero() {
@@ -107,6 +123,10 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	c.Fingerprint = FingerprintOf(cert)
 	c.Serial = SerialOf(cert)
 	c.Subject = cert.Subject.String()
+	c.SANs = AlternativeNames(cert)
+	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && c.Authority != ExternalAuthority {
+		c.Issuer = a.id
+	}
 	c.PublicKeyHash = hash
 	c.NotBefore = cert.NotBefore.UTC()
 	c.NotAfter = cert.NotAfter.UTC()
@@ -145,6 +165,11 @@ func (d *Depot) ByAttempt(tx storage.Tx, attemptID string) iter.Seq2[Certificate
 	return certificates.Lookup(tx, "attempt", attemptID)
 }
 
+// ByUser yields the certificates that belong to a user and to no device.
+func (d *Depot) ByUser(tx storage.Tx, user string) iter.Seq2[Certificate, error] {
+	return certificates.Lookup(tx, "user", user)
+}
+
 // ByPublicKey yields the certificates of one key, by its PublicKeyHash.
 func (d *Depot) ByPublicKey(tx storage.Tx, hash string) iter.Seq2[Certificate, error] {
 	return certificates.Lookup(tx, "key", hash)
@@ -179,19 +204,10 @@ func (d *Depot) Bind(tx storage.Tx, fp Fingerprint, deviceID string) error {
 	return fmt.Errorf("bind certificate %s: %w", c.Serial, ErrBound)
 }
 
-// revocationReasons are those of RFC 5280, 5.3.1, without the ones for a
-// revocation that is taken back, which ours never is.
-func revocationReasons() []string {
-	return []string{
-		"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded",
-		"cessationOfOperation", "privilegeWithdrawn", "aACompromise",
-	}
-}
-
 // Revoke revokes a certificate for a reason named as in RFC 5280. The first
 // revocation counts; another one changes nothing.
 func (d *Depot) Revoke(tx storage.Tx, fp Fingerprint, reason string, at time.Time) error {
-	if !slices.Contains(revocationReasons(), reason) {
+	if _, ok := ReasonCode(reason); !ok {
 		return fmt.Errorf("%w: %q", ErrReason, reason)
 	}
 	c, err := certificates.Get(tx, string(fp))
@@ -203,35 +219,50 @@ func (d *Depot) Revoke(tx storage.Tx, fp Fingerprint, reason string, at time.Tim
 			return err
 		}
 	}
-	return revoke(tx, c, reason, at)
+	return d.revoke(tx, c, reason, at)
 }
 
 // RevokeDevice revokes all certificates that are bound to a device.
 func (d *Depot) RevokeDevice(tx storage.Tx, deviceID, reason string, at time.Time) error {
-	if !slices.Contains(revocationReasons(), reason) {
+	if _, ok := ReasonCode(reason); !ok {
 		return fmt.Errorf("%w: %q", ErrReason, reason)
 	}
-	var bound []Certificate // first found, then changed
-	for c, err := range d.ByDevice(tx, deviceID) {
+	return d.revokeAll(tx, d.ByDevice(tx, deviceID), reason, at)
+}
+
+// RevokeUser revokes all certificates that belong to a user and to no device.
+func (d *Depot) RevokeUser(tx storage.Tx, user, reason string, at time.Time) error {
+	if _, ok := ReasonCode(reason); !ok {
+		return fmt.Errorf("%w: %q", ErrReason, reason)
+	}
+	return d.revokeAll(tx, d.ByUser(tx, user), reason, at)
+}
+
+func (d *Depot) revokeAll(tx storage.Tx, which iter.Seq2[Certificate, error], reason string, at time.Time) error {
+	var found []Certificate // first found, then changed
+	for c, err := range which {
 		if err != nil {
 			return err
 		}
-		bound = append(bound, c)
+		found = append(found, c)
 	}
-	for _, c := range bound {
-		if err := revoke(tx, c, reason, at); err != nil {
+	for _, c := range found {
+		if err := d.revoke(tx, c, reason, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func revoke(tx storage.Tx, c Certificate, reason string, at time.Time) error {
+func (d *Depot) revoke(tx storage.Tx, c Certificate, reason string, at time.Time) error {
 	if !c.RevokedAt.IsZero() {
 		return nil
 	}
-	c.RevokedAt, c.RevocationReason = at.UTC(), reason
-	return certificates.Put(tx, c)
+	c.RevokedAt, c.RevocationReason = at.UTC().Truncate(time.Second), reason
+	if err := certificates.Put(tx, c); err != nil {
+		return err
+	}
+	return d.publish(tx, c)
 }
 
 // DueForRenewal yields bound, unrevoked certificates whose RenewAt is before the

@@ -1,9 +1,13 @@
 // Package depot issues certificates, and knows all that it has issued.
 //
-// It has two authorities. The identity CA issues nothing but the identities by
+// It has three authorities. The identity CA issues nothing but the identities by
 // which devices sign in to MDM, so that no other certificate can ever pass as
-// one. The organisation root anchors everything else: our own TLS leaf, payload
-// certificates, signatures of profiles. Their keys are sealed in the database.
+// one. The organisation root anchors everything else: our own TLS leaf, signatures
+// of profiles, and the issuer of payload certificates, which speaks SCEP, as the
+// root never does. Their keys are sealed in the database.
+//
+// What is revoked is known at once to whoever asks: see [Depot.RevocationList] and
+// [Depot.Status].
 //
 // It decides nothing: who may have a certificate, and what it says, is for
 // package enroll. It knows nothing of devices but the IDs that it is given, and
@@ -18,6 +22,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -28,6 +37,7 @@ import (
 const (
 	identityName = "identity"
 	rootName     = "root"
+	payloadName  = "payload"
 )
 
 // Request is what a door (SCEP, EST, an uploaded request) passes on to whoever
@@ -45,7 +55,7 @@ type Request struct {
 	Renewal bool // it says of itself that it renews Signer: messageType RenewalReq (17)
 }
 
-// Config says what a Depot needs: all of it but NewKey.
+// Config says what a Depot needs: all of it but URL and NewKey.
 type Config struct {
 	DB      storage.DB
 	Box     *seal.Box // seals the authorities' keys
@@ -54,23 +64,28 @@ type Config struct {
 	KeyBits int    // of authorities that are made: 2048, 3072 or 4096
 	Name    string // of the installation, such as its host name; goes into the authorities' names
 
+	// URL is where certificates say that CRLs, OCSP answers and the certificates of
+	// issuers are found; without one they say nothing of it.
+	URL *url.URL
+
 	// NewKey makes the RSA keys of authorities; nil means rsa.GenerateKey. Tests
-	// that can't wait hand out a key again.
-	NewKey func(bits int) (*rsa.PrivateKey, error)
+	// that can't wait hand out a key again. It is called by several goroutines at once.
+	NewKey func(authority string, bits int) (*rsa.PrivateKey, error)
 }
 
-// Depot is the two authorities and the records of what they issued.
+// Depot is the authorities and the records of what they issued.
 type Depot struct {
 	db      storage.DB
 	box     *seal.Box
 	log     *slog.Logger
 	now     func() time.Time
 	created bool
+	urls    urls
 
-	identity, root *Authority
+	keys atomic.Pointer[keyring]
 }
 
-// Open loads the authorities, or makes both if there are none.
+// Open loads the authorities, or makes them if there are none.
 func Open(ctx context.Context, c Config) (*Depot, error) {
 	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("depot: DB, Box, Log and Now are required")
@@ -81,24 +96,39 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 		return nil, fmt.Errorf("depot: keys of authorities have 2048, 3072 or 4096 bits, not %d", c.KeyBits)
 	}
 	if c.NewKey == nil {
-		c.NewKey = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
+		c.NewKey = func(_ string, bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
 	}
-	d := &Depot{db: c.DB, box: c.Box, log: c.Log, now: c.Now}
+	d := &Depot{db: c.DB, box: c.Box, log: c.Log, now: c.Now, urls: urlsAt(c.URL)}
 	if err := d.openAuthorities(ctx, c); err != nil {
 		return nil, fmt.Errorf("open depot: %w", err)
 	}
 	if d.created {
 		d.log.InfoContext(ctx, "authorities created", "key_bits", c.KeyBits,
-			"identity", FingerprintOf(d.identity.cert), "root", FingerprintOf(d.root.cert))
+			"identity", FingerprintOf(d.Identity().cert), "root", FingerprintOf(d.Root().cert))
 	}
 	return d, nil
 }
 
 // Identity returns the authority that issues MDM identities, and nothing else.
-func (d *Depot) Identity() *Authority { return d.identity }
+func (d *Depot) Identity() *Authority { return d.keys.Load().byName[identityName] }
 
 // Root returns the organisation root.
-func (d *Depot) Root() *Authority { return d.root }
+func (d *Depot) Root() *Authority { return d.keys.Load().byName[rootName] }
+
+// Payload returns the authority below the root that issues what certificate
+// templates describe.
+func (d *Depot) Payload() *Authority { return d.keys.Load().byName[payloadName] }
+
+// Authority returns the authority with an ID, also one that issues nothing any
+// more; nil if there is none.
+func (d *Depot) Authority(id string) *Authority { return d.keys.Load().byID[id] }
+
+// Authorities returns all authorities, by their IDs.
+func (d *Depot) Authorities() []*Authority {
+	all := slices.Collect(maps.Values(d.keys.Load().byID))
+	slices.SortFunc(all, func(a, b *Authority) int { return strings.Compare(a.id, b.id) })
+	return all
+}
 
 // Created says whether Open made the authorities: whether this is the first start.
 func (d *Depot) Created() bool { return d.created }

@@ -13,12 +13,12 @@ import (
 	"encoding/asn1"
 	"errors"
 	"io"
-	"log/slog"
 	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
@@ -50,27 +51,12 @@ var keys = sync.OnceValue(func() []*rsa.PrivateKey {
 
 func config(t testing.TB, db storage.DB) depot.Config {
 	t.Helper()
-	box, err := seal.New(make([]byte, seal.KeySize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := 0
-	return depot.Config{
-		DB: db, Box: box, Log: slog.New(slog.DiscardHandler), Now: time.Now, KeyBits: 2048, Name: "mdm.example.com",
-		NewKey: func(int) (*rsa.PrivateKey, error) {
-			next++
-			return keys()[next-1], nil
-		},
-	}
+	return depottest.Config(t, db)
 }
 
 func open(t testing.TB, c depot.Config) *depot.Depot {
 	t.Helper()
-	d, err := depot.Open(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
+	return depottest.Open(t, c)
 }
 
 func TestAuthorities(t *testing.T) {
@@ -86,13 +72,24 @@ func TestAuthorities(t *testing.T) {
 	}{
 		"identity": {d.Identity(), "Gatehouse Identity CA (mdm.example.com)", 0},
 		"root":     {d.Root(), "Gatehouse CA (mdm.example.com)", 1},
+		"payload":  {d.Payload(), "Gatehouse Issuing CA (mdm.example.com)", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, cert := tt.authority, tt.authority.Certificate()
+			above := cert
+			if name == "payload" {
+				above = d.Root().Certificate()
+			}
+			if chain := a.Chain(); !chain[0].Equal(cert) || !chain[len(chain)-1].Equal(above) {
+				t.Errorf("its chain begins with %v and ends with %v", chain[0].Subject, chain[len(chain)-1].Subject)
+			}
+			if d.Authority(a.ID()) != a {
+				t.Errorf("it is not found by its ID %q", a.ID())
+			}
 			if a.Name() != name {
 				t.Errorf("Name = %q, want %q", a.Name(), name)
 			}
-			if cert.Subject.CommonName != tt.cn || cert.Issuer.CommonName != tt.cn {
+			if cert.Subject.CommonName != tt.cn || cert.Issuer.CommonName != above.Subject.CommonName {
 				t.Errorf("subject, issuer = %v, %v, want %q", cert.Subject, cert.Issuer, tt.cn)
 			}
 			if want := x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment; cert.KeyUsage != want {
@@ -101,19 +98,19 @@ func TestAuthorities(t *testing.T) {
 			if !cert.IsCA || !cert.BasicConstraintsValid || cert.MaxPathLen != tt.pathLen || cert.MaxPathLenZero != (tt.pathLen == 0) {
 				t.Errorf("CA %v, path length %d, want %d", cert.IsCA, cert.MaxPathLen, tt.pathLen)
 			}
-			if len(cert.SubjectKeyId) != 20 || !bytes.Equal(cert.SubjectKeyId, cert.AuthorityKeyId) {
+			if len(cert.SubjectKeyId) != 20 || !bytes.Equal(above.SubjectKeyId, cert.AuthorityKeyId) {
 				t.Errorf("key IDs %x and %x", cert.SubjectKeyId, cert.AuthorityKeyId)
 			}
 			if cert.NotBefore.After(now.Add(-23*time.Hour)) || cert.NotAfter.Before(now.AddDate(19, 11, 0)) {
 				t.Errorf("valid from %v to %v", cert.NotBefore, cert.NotAfter)
 			}
-			if err := cert.CheckSignatureFrom(cert); err != nil {
+			if err := cert.CheckSignatureFrom(above); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	if d.Identity().Signer().Public().(*rsa.PublicKey).Equal(d.Root().Signer().Public()) {
-		t.Error("both authorities have one key")
+	if n := len(d.Authorities()); n != 3 {
+		t.Errorf("%d authorities with IDs of their own, want 3", n)
 	}
 }
 
@@ -127,6 +124,7 @@ func TestAuthoritiesOutliveARestart(t *testing.T) {
 	for name, pair := range map[string][2]*depot.Authority{
 		"identity": {first.Identity(), second.Identity()},
 		"root":     {first.Root(), second.Root()},
+		"payload":  {first.Payload(), second.Payload()},
 	} {
 		if !pair[0].Certificate().Equal(pair[1].Certificate()) {
 			t.Errorf("%s has another certificate", name)
@@ -165,6 +163,22 @@ func TestServersThatStartAtOnceShareTheAuthorities(t *testing.T) {
 	}
 	if made != 1 {
 		t.Errorf("%d servers made the authorities, want one", made)
+	}
+}
+
+func TestADatabaseWithoutPayloadAuthorityGetsOne(t *testing.T) {
+	db := storagetest.Open(t)
+	before := open(t, config(t, db))
+	update(t, db, func(tx storage.Tx) error { return tx.Delete("authority", []byte("payload")) })
+	d := open(t, config(t, db))
+	if d.Created() || !d.Root().Certificate().Equal(before.Root().Certificate()) {
+		t.Error("the other authorities were made anew")
+	}
+	if err := d.Payload().Certificate().CheckSignatureFrom(d.Root().Certificate()); err != nil {
+		t.Error(err)
+	}
+	if again := open(t, config(t, db)); !again.Payload().Certificate().Equal(d.Payload().Certificate()) {
+		t.Error("the next start made another one")
 	}
 }
 
@@ -213,7 +227,11 @@ func TestKeysAreNotStoredInTheClear(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for _, key := range keys() {
+			for _, name := range []string{"identity", "root", "payload"} {
+				key, err := depottest.NewKey(name, 2048)
+				if err != nil {
+					return err
+				}
 				for _, part := range [][]byte{key.D.Bytes()[:16], key.Primes[0].Bytes()[:16]} {
 					if bytes.Contains(item.Value, part) {
 						t.Errorf("record %q holds a part of a key", item.Key)
@@ -257,7 +275,7 @@ func TestLongNamesAreCutToWhatACertificateHolds(t *testing.T) {
 	c := config(t, storagetest.Open(t))
 	c.Name = strings.Repeat("ä", 60)
 	d := open(t, c)
-	for _, a := range []*depot.Authority{d.Identity(), d.Root()} {
+	for _, a := range d.Authorities() {
 		cn := a.Certificate().Subject.CommonName
 		if len(cn) > 64 || !strings.HasSuffix(cn, "ä)") {
 			t.Errorf("common name = %q (%d bytes), want whole characters in at most 64", cn, len(cn))
@@ -274,8 +292,8 @@ func deviceKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func template(now time.Time) depot.Template {
-	return depot.Template{
+func template(now time.Time) depot.Contents {
+	return depot.Contents{
 		Name:        "identity",
 		Subject:     pkix.Name{CommonName: "device"},
 		NotBefore:   now.Add(-10 * time.Minute),
@@ -286,13 +304,12 @@ func template(now time.Time) depot.Template {
 }
 
 func TestIssuedCertificates(t *testing.T) {
-	d := open(t, config(t, storagetest.Open(t)))
+	c := config(t, storagetest.Open(t))
+	c.URL = &url.URL{Scheme: "https", Host: "mdm.example.com"}
+	d := open(t, c)
 	ca := d.Identity()
 	now := time.Now().UTC().Truncate(time.Second)
 	tmpl := template(now)
-	tmpl.CRLDistributionPoints = []string{"http://mdm.example.com/crl"}
-	tmpl.OCSPServer = []string{"http://mdm.example.com/ocsp"}
-	tmpl.IssuingCertificateURL = []string{"http://mdm.example.com/ca.cer"}
 	tmpl.DNSNames = []string{"a.example"}
 	cert, err := ca.Sign(deviceKey(t).Public(), tmpl)
 	if err != nil {
@@ -313,8 +330,8 @@ func TestIssuedCertificates(t *testing.T) {
 	if cert.KeyUsage != tmpl.KeyUsage || !slices.Equal(cert.ExtKeyUsage, tmpl.ExtKeyUsage) || !slices.Equal(cert.DNSNames, tmpl.DNSNames) {
 		t.Errorf("usage %b %v, names %v", cert.KeyUsage, cert.ExtKeyUsage, cert.DNSNames)
 	}
-	if !slices.Equal(cert.CRLDistributionPoints, tmpl.CRLDistributionPoints) || !slices.Equal(cert.OCSPServer, tmpl.OCSPServer) ||
-		!slices.Equal(cert.IssuingCertificateURL, tmpl.IssuingCertificateURL) {
+	if len(cert.CRLDistributionPoints) != 1 || len(cert.OCSPServer) != 1 ||
+		len(cert.IssuingCertificateURL) != 1 {
 		t.Errorf("revocation addresses %v %v %v", cert.CRLDistributionPoints, cert.OCSPServer, cert.IssuingCertificateURL)
 	}
 
@@ -352,17 +369,17 @@ func TestWhatIsNotIssued(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		pub   any
-		spoil func(*depot.Template)
+		spoil func(*depot.Contents)
 		want  error // nil: any
 	}{
-		"a small curve":           {small.Public(), func(*depot.Template) {}, guard.ErrKey},
-		"an exponent of three":    {&rsa.PublicKey{N: keys()[0].N, E: 3}, func(*depot.Template) {}, guard.ErrKey},
-		"RSA of 1024 bits":        {&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1023, 1), E: 65537}, func(*depot.Template) {}, guard.ErrKey},
-		"an authority":            {nil, func(t *depot.Template) { t.KeyUsage |= x509.KeyUsageCertSign }, nil},
-		"a signer of CRLs":        {nil, func(t *depot.Template) { t.KeyUsage |= x509.KeyUsageCRLSign }, nil},
-		"a name that is too long": {nil, func(t *depot.Template) { t.Subject.CommonName = strings.Repeat("x", 65) }, nil},
-		"a life that never was":   {nil, func(t *depot.Template) { t.NotAfter = t.NotBefore }, nil},
-		"a life after ours": {nil, func(t *depot.Template) {
+		"a small curve":           {small.Public(), func(*depot.Contents) {}, guard.ErrKey},
+		"an exponent of three":    {&rsa.PublicKey{N: keys()[0].N, E: 3}, func(*depot.Contents) {}, guard.ErrKey},
+		"RSA of 1024 bits":        {&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1023, 1), E: 65537}, func(*depot.Contents) {}, guard.ErrKey},
+		"an authority":            {nil, func(t *depot.Contents) { t.KeyUsage |= x509.KeyUsageCertSign }, nil},
+		"a signer of CRLs":        {nil, func(t *depot.Contents) { t.KeyUsage |= x509.KeyUsageCRLSign }, nil},
+		"a name that is too long": {nil, func(t *depot.Contents) { t.Subject.CommonName = strings.Repeat("x", 65) }, nil},
+		"a life that never was":   {nil, func(t *depot.Contents) { t.NotAfter = t.NotBefore }, nil},
+		"a life after ours": {nil, func(t *depot.Contents) {
 			t.NotBefore, t.NotAfter = now.AddDate(21, 0, 0), now.AddDate(22, 0, 0)
 		}, depot.ErrAuthorityExpired},
 	} {

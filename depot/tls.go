@@ -118,7 +118,7 @@ func (d *Depot) loadTLS(tx storage.Tx, dnsNames []string, ips []net.IP) (tls.Cer
 	}
 	now := d.now()
 	renewAt := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
-	if now.Before(leaf.NotBefore) || now.After(renewAt) || !slices.Equal(leaf.AuthorityKeyId, d.root.cert.SubjectKeyId) {
+	if now.Before(leaf.NotBefore) || now.After(renewAt) || !slices.Equal(leaf.AuthorityKeyId, d.Root().cert.SubjectKeyId) {
 		return tls.Certificate{}, fmt.Errorf("TLS certificate for other times: %w", storage.ErrNotFound)
 	}
 	issued, err := d.Get(tx, FingerprintOf(leaf))
@@ -164,7 +164,7 @@ func (d *Depot) makeTLS(dnsNames []string, ips []net.IP) (*x509.Certificate, *ec
 		return nil, nil, fmt.Errorf("make TLS key: %w", err)
 	}
 	now := d.now().UTC()
-	leaf, err := d.root.Sign(key.Public(), Template{
+	leaf, err := d.Root().Sign(key.Public(), Contents{
 		Name:        tlsTemplate,
 		Subject:     pkix.Name{CommonName: tlsCommonName(dnsNames, ips)},
 		NotBefore:   now.Add(-tlsBackdate),
@@ -178,7 +178,7 @@ func (d *Depot) makeTLS(dnsNames []string, ips []net.IP) (*x509.Certificate, *ec
 }
 
 func (d *Depot) chain(leaf *x509.Certificate, key any) tls.Certificate {
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw, d.root.cert.Raw}, PrivateKey: key, Leaf: leaf}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, d.Root().cert.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
 // tlsNames returns names and addresses in an order that does not matter.

@@ -97,7 +97,7 @@ func TestWhoIsNotHeard(t *testing.T) {
 	ctx := context.Background()
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{Uses: 10})
-	payload, err := h.depot.Root().Sign(keyring.take(t).Public(), depot.Template{
+	payload, err := h.depot.Root().Sign(keyring.take(t).Public(), depot.Contents{
 		Name: "wifi", Subject: pkix.Name{CommonName: "wifi"}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
@@ -109,7 +109,7 @@ func TestWhoIsNotHeard(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	neverRecorded, err := h.depot.Identity().Sign(keyring.take(t).Public(), depot.Template{
+	neverRecorded, err := h.depot.Identity().Sign(keyring.take(t).Public(), depot.Contents{
 		Name: "identity", Subject: pkix.Name{CommonName: "x"}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour),
 	})
 	if err != nil {

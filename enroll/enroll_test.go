@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -69,7 +70,7 @@ func houseOn(t testing.TB, db storage.DB, c *clock) *house {
 		t.Fatal(err)
 	}
 	h := &house{db: db, clock: c}
-	h.depot, err = depot.Open(ctx, depot.Config{DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test"})
+	h.depot, err = depot.Open(ctx, depot.Config{DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test", NewKey: depottest.NewKey})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func (s *Service) IssueIdentity(ctx context.Context, r depot.Request) (*x509.Cer
 	// Of several requests with one challenge each may get here, and one further.
 	now := s.now()
 	notBefore, notAfter := now.Add(-clockSkew), now.Add(identityLife)
-	cert, err := s.depot.Identity().Sign(r.CSR.PublicKey, depot.Template{
+	cert, err := s.depot.Identity().Sign(r.CSR.PublicKey, depot.Contents{
 		Name:        identityTemplate,
 		Subject:     g.subject(s.organisation),
 		NotBefore:   notBefore,

@@ -2,6 +2,7 @@ package enroll_test
 
 import (
 	"context"
+	"reflect"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
@@ -23,7 +24,7 @@ func TestRevokingAnIdentityEndsItsEnrollment(t *testing.T) {
 	first, err := p.revoke("keyCompromise")
 	must(t, err)
 	h.pass(1)
-	if again, err := p.revoke("superseded"); err != nil || again != first || again.RevocationReason != "keyCompromise" {
+	if again, err := p.revoke("superseded"); err != nil || !reflect.DeepEqual(again, first) || again.RevocationReason != "keyCompromise" {
 		t.Errorf("revoked again: %+v, %v, want %+v", again, err, first)
 	}
 	if d := h.device(t, mac); d.State != mdm.Unenrolled {

@@ -388,7 +388,7 @@ func seedDevices(b *testing.B, dir string, n int) []string {
 	if args := storeArgs(b, dir); args != nil {
 		store = storeURL(args[1])
 	}
-	s, err := openState(ctx, config{dataDir: dir, store: store, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, slog.New(slog.DiscardHandler), time.Now)
+	s, err := openState(ctx, config{dataDir: dir, store: store, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, nil, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		b.Fatal(err)
 	}

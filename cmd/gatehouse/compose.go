@@ -35,8 +35,9 @@ type state struct {
 	fresh bool // the database was empty
 }
 
-// openState opens the data directory, and makes what it lacks.
-func openState(ctx context.Context, cfg config, log *slog.Logger, now func() time.Time) (s *state, err error) {
+// openState opens the data directory, and makes what it lacks. What the depot issues
+// names serverURL as the place to ask about it.
+func openState(ctx context.Context, cfg config, serverURL *url.URL, log *slog.Logger, now func() time.Time) (s *state, err error) {
 	if err := makeDataDir(cfg.dataDir, log); err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func openState(ctx context.Context, cfg config, log *slog.Logger, now func() tim
 		host = "gatehouse"
 	}
 	s.depot, err = depot.Open(ctx, depot.Config{
-		DB: s.db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host,
+		DB: s.db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host, URL: serverURL,
 	})
 	if errors.Is(err, seal.ErrWrongKey) {
 		hint := ""
@@ -273,6 +274,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			asOperator,
 		),
 		background: []runner{
+			{"certificates", s.depot.Run},
 			{"identity", people.Run},
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},

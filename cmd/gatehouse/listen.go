@@ -53,15 +53,15 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if plain != nil {
 		defer plain.Close()
 	}
-	s, err := openState(ctx, cfg, log, now)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
 		return err
 	}
+	s, err := openState(ctx, cfg, serverURL, log, now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	manager, err := newACME(ctx, cfg, s, serverURL, listener, plain, log, now)
 	if err != nil {
 		return err

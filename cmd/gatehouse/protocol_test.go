@@ -8,7 +8,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -32,6 +31,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
@@ -96,27 +96,15 @@ func (f *faultyDB) spoiled(fn func(storage.Tx) error) func(storage.Tx) error {
 
 func (c *composed) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
-var authorityKeys = sync.OnceValues(func() (keys [2]*rsa.PrivateKey, err error) {
-	for i := range keys {
-		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
-			return keys, err
-		}
-	}
-	return keys, nil
-})
-
 func newComposed(t testing.TB, change func(*config)) *composed {
 	t.Helper()
-	keys, err := authorityKeys()
-	must(t, err)
 	box, err := seal.New(make([]byte, seal.KeySize))
 	must(t, err)
 	c := &composed{db: &faultyDB{DB: storagetest.Open(t)}, log: new(logBuffer)}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	made := 0
 	authorities, err := depot.Open(t.Context(), depot.Config{
 		DB: c.db, Box: box, Log: log, Now: c.now, KeyBits: 2048, Name: "test",
-		NewKey: func(int) (*rsa.PrivateKey, error) { made++; return keys[made-1], nil },
+		NewKey: depottest.NewKey,
 	})
 	must(t, err)
 	c.state = &state{db: c.db, box: box, depot: authorities}

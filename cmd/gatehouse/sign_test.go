@@ -38,7 +38,7 @@ func issue(t *testing.T, name string, ca bool, parent *x509.Certificate, parentK
 
 func TestWhoSignsTheProfile(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openState(t.Context(), config{dataDir: dir, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, slog.New(slog.DiscardHandler), time.Now)
+	s, err := openState(t.Context(), config{dataDir: dir, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, nil, slog.New(slog.DiscardHandler), time.Now)
 	must(t, err)
 	t.Cleanup(func() { must(t, s.close()) })
 	ours := s.depot.Root().Certificate()

@@ -35,15 +35,14 @@ import (
 	client "github.com/smallstep/scep"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/depot/scep"
-	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
-// rsaKeys are some RSA keys for all tests: making them takes a while. The first
-// two are the authorities'.
+// rsaKeys are some RSA keys for all tests: making them takes a while.
 var rsaKeys = sync.OnceValue(func() []*rsa.PrivateKey {
-	out := make([]*rsa.PrivateKey, 4)
+	out := make([]*rsa.PrivateKey, 2)
 	var wg sync.WaitGroup
 	for i := range out {
 		wg.Go(func() {
@@ -57,27 +56,22 @@ var rsaKeys = sync.OnceValue(func() []*rsa.PrivateKey {
 	return out
 })
 
-func deviceKey() *rsa.PrivateKey { return rsaKeys()[2] }
-func otherKey() *rsa.PrivateKey  { return rsaKeys()[3] }
+func deviceKey() *rsa.PrivateKey { return rsaKeys()[0] }
+func otherKey() *rsa.PrivateKey  { return rsaKeys()[1] }
+
+// authorityKey is the identity CA's, which no client should have.
+func authorityKey(t testing.TB) *rsa.PrivateKey {
+	t.Helper()
+	key, err := depottest.NewKey("identity", 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
 
 func openDepot(t testing.TB) *depot.Depot {
 	t.Helper()
-	box, err := seal.New(make([]byte, seal.KeySize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := 0
-	d, err := depot.Open(t.Context(), depot.Config{
-		DB: storagetest.Open(t), Box: box, Log: slog.New(slog.DiscardHandler), Now: time.Now, KeyBits: 2048,
-		NewKey: func(int) (*rsa.PrivateKey, error) {
-			next++
-			return rsaKeys()[next-1], nil
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
+	return depottest.Open(t, depottest.Config(t, storagetest.Open(t)))
 }
 
 // issuer issues to whoever knows the challenge "open sesame", or was issued a
@@ -98,7 +92,7 @@ func (i *issuer) IssueIdentity(_ context.Context, r depot.Request) (*x509.Certif
 		return nil, errors.New("wrong challenge")
 	}
 	i.issued++
-	return i.ca.Sign(r.CSR.PublicKey, depot.Template{
+	return i.ca.Sign(r.CSR.PublicKey, depot.Contents{
 		Name:        "identity",
 		Subject:     pkix.Name{CommonName: "set by the server"},
 		NotBefore:   time.Now().Add(-10 * time.Minute),
@@ -633,7 +627,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca := rsaKeys()[0]
+	ca := authorityKey(t)
 	impostor := certificate(t, otherKey().Public(), otherKey(), pkix.Name{CommonName: "x"}, nil)
 	claims := certificate(t, otherKey().Public(), otherKey(), pkix.Name{CommonName: "x"},
 		&x509.Certificate{Subject: pkix.Name{CommonName: "Gatehouse Identity CA"}, SubjectKeyId: []byte{1}})
@@ -1168,7 +1162,7 @@ func BenchmarkPKIOperation(b *testing.B) {
 		}
 	})
 	b.Run("the RSA operations alone", func(b *testing.B) {
-		device, authority := deviceKey(), rsaKeys()[0]
+		device, authority := deviceKey(), authorityKey(b)
 		digest := sha1.Sum([]byte("x"))
 		signature, err := rsa.SignPKCS1v15(nil, device, crypto.SHA1, digest[:])
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
@@ -80,14 +81,6 @@ func (h *house) pass(d time.Duration) {
 
 // authorityKeys and deviceKeys save the tests most of the making of keys.
 var (
-	authorityKeys = sync.OnceValues(func() (keys [2]*rsa.PrivateKey, err error) {
-		for i := range keys {
-			if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
-				return keys, err
-			}
-		}
-		return keys, nil
-	})
 	deviceKeys = sync.OnceValues(func() (*mdmtest.KeyPool, error) { return mdmtest.NewKeyPool(2048) })
 )
 
@@ -99,19 +92,13 @@ func newHouse(t testing.TB) *house {
 // newHouseOn is newHouse on a database of the caller's.
 func newHouseOn(t testing.TB, db storage.DB) *house {
 	t.Helper()
-	keys, err := authorityKeys()
-	must(t, err)
 	box, err := seal.New(make([]byte, seal.KeySize))
 	must(t, err)
 	h := &house{db: db, time: time.Now().UTC().Truncate(time.Second), log: new(lockedBuffer)}
 	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	made := 0
 	h.depot, err = depot.Open(t.Context(), depot.Config{
 		DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test",
-		NewKey: func(int) (*rsa.PrivateKey, error) {
-			made++
-			return keys[made-1], nil
-		},
+		NewKey: depottest.NewKey,
 	})
 	must(t, err)
 	h.mdm, err = gatehouse.New(gatehouse.Config{DB: h.db, Box: box, Log: log, Now: h.now})

@@ -141,10 +141,10 @@ func TestCertificatesThatIdentifyNobody(t *testing.T) {
 	h := newHouse(t)
 	enrolled := h.enrolled(t, mdmtest.Options{})
 	// issue makes a certificate of an authority of ours for a fresh key, recorded or not.
-	issue := func(t *testing.T, d *mdmtest.Device, a *depot.Authority, record bool, change func(*depot.Template)) {
+	issue := func(t *testing.T, d *mdmtest.Device, a *depot.Authority, record bool, change func(*depot.Contents)) {
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
 		must(t, err)
-		template := depot.Template{
+		template := depot.Contents{
 			Name: "identity", Subject: pkix.Name{CommonName: "x"}, NotBefore: h.now().Add(-time.Hour), NotAfter: h.now().Add(time.Hour),
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}
@@ -158,20 +158,20 @@ func TestCertificatesThatIdentifyNobody(t *testing.T) {
 		}
 		d.SetIdentity(cert, key)
 	}
-	nothing := func(*depot.Template) {}
+	nothing := func(*depot.Contents) {}
 	for name, prepare := range map[string]func(t *testing.T, d *mdmtest.Device){
 		"a stranger's":                func(t *testing.T, d *mdmtest.Device) { d.SetIdentity(selfSigned(t)) },
 		"of the root, for payloads":   func(t *testing.T, d *mdmtest.Device) { issue(t, d, h.depot.Root(), true, nothing) },
 		"of the CA, but on no record": func(t *testing.T, d *mdmtest.Device) { issue(t, d, h.depot.Identity(), false, nothing) },
 		"of no attempt":               func(t *testing.T, d *mdmtest.Device) { issue(t, d, h.depot.Identity(), true, nothing) },
 		"not valid yet": func(t *testing.T, d *mdmtest.Device) {
-			issue(t, d, h.depot.Identity(), true, func(c *depot.Template) { c.NotBefore = h.now().Add(30 * time.Minute) })
+			issue(t, d, h.depot.Identity(), true, func(c *depot.Contents) { c.NotBefore = h.now().Add(30 * time.Minute) })
 		},
 		"expired before its first use": func(t *testing.T, d *mdmtest.Device) {
-			issue(t, d, h.depot.Identity(), true, func(c *depot.Template) { c.NotAfter = h.now().Add(-time.Minute) })
+			issue(t, d, h.depot.Identity(), true, func(c *depot.Contents) { c.NotAfter = h.now().Add(-time.Minute) })
 		},
 		"without clientAuth": func(t *testing.T, d *mdmtest.Device) {
-			issue(t, d, h.depot.Root(), true, func(c *depot.Template) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+			issue(t, d, h.depot.Root(), true, func(c *depot.Contents) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

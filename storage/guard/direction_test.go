@@ -76,6 +76,7 @@ var composed = []struct {
 	{"enroll/identity/oidc", []string{"cmd"}},
 	{"mdm/mdmtest", []string{"cmd"}},
 	{"apns/apnstest", []string{"cmd"}},
+	{"depot/depottest", nil},
 	{"webui/acme/acmetest", nil},
 }
 

@@ -3,8 +3,6 @@ package apiv1_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -62,9 +61,6 @@ func (h *house) pass(d time.Duration) {
 	h.time = h.time.Add(d)
 }
 
-// authorityKey is made once: authorities of different tests may share it.
-var authorityKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
-
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	ctx := context.Background()
@@ -80,7 +76,7 @@ func newHouse(t testing.TB) *house {
 	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second)}
 	h.depot, err = depot.Open(ctx, depot.Config{
 		DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test",
-		NewKey: func(int) (*rsa.PrivateKey, error) { return authorityKey() },
+		NewKey: depottest.NewKey,
 	})
 	must(err)
 	h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Log: log, Now: h.now})

@@ -213,7 +213,7 @@ func TestRevokingACertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := h.depot.Identity().Sign(key.Public(), depot.Template{Name: "identity", NotBefore: h.now(), NotAfter: h.now().Add(time.Hour)})
+	cert, err := h.depot.Identity().Sign(key.Public(), depot.Contents{Name: "identity", NotBefore: h.now(), NotAfter: h.now().Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func TestCertificatesAndTheirStatus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cert, err := h.depot.Root().Sign(key.Public(), depot.Template{
+		cert, err := h.depot.Root().Sign(key.Public(), depot.Contents{
 			Name: "test", NotBefore: h.now(), NotAfter: h.now().Add(life), DNSNames: []string{"mdm.example.com"},
 		})
 		if err != nil {
