@@ -52,6 +52,8 @@ type Request struct {
 	// up yet, in a renewal, and else self-signed with the key of CSR.
 	Signer *x509.Certificate
 
+	Peer string // network address that the request came from; may be empty
+
 	Renewal bool // it says of itself that it renews Signer: messageType RenewalReq (17)
 }
 

@@ -203,7 +203,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 
-	identities, err := scep.New(scep.Config{Authority: identityCA, Issuer: enrollment, Log: log})
+	identities, err := scep.New(scep.Config{
+		Authorities: []*depot.Authority{identityCA},
+		Issuer: scep.IssuerFunc(func(ctx context.Context, _ *depot.Authority, r depot.Request) (*x509.Certificate, error) {
+			return enrollment.IssueIdentity(ctx, r)
+		}),
+		Log: log,
+	})
 	if err != nil {
 		return nil, err
 	}

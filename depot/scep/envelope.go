@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -51,6 +52,23 @@ func aes128() contentCipher {
 	return contentCipher{pkcs7.OIDEncryptionAlgorithmAES128CBC, 16, aes.BlockSize, aes.NewCipher}
 }
 
+// address finds out which authority m was encrypted to: the first one if that can't
+// be told, so that there is somebody to refuse it.
+func (s *Service) address(m *message) {
+	m.authority = s.authorities[0]
+	envelope, err := guard.ParseEnvelope(m.signature.Content, maxMessage)
+	if err != nil {
+		return
+	}
+	m.envelope = envelope
+	for _, a := range s.authorities {
+		if encryptedKey(envelope, a) != nil {
+			m.authority = a
+			return
+		}
+	}
+}
+
 // open decrypts the EnvelopedData of a request. It says nothing of why it fails:
 // then it returns nil, or bytes that are no request, and its caller finds out that
 // they are none, as late and in the same way in either case. A client that could
@@ -59,17 +77,14 @@ func aes128() contentCipher {
 //
 // Of the failures, only those that show on the outside of the message return
 // early: its form, its recipient, its cipher and its lengths.
-func (s *Service) open(content []byte) ([]byte, contentCipher) {
-	envelope, err := guard.ParseEnvelope(content, maxMessage)
-	if err != nil {
-		return nil, contentCipher{}
-	}
-	encryptedKey := s.encryptedKey(envelope)
+func open(m *message) ([]byte, contentCipher) {
+	envelope := m.envelope
+	encryptedKey := encryptedKey(envelope, m.authority)
 	c, iv, ok := cipherOf(envelope)
 	if encryptedKey == nil || !ok {
 		return nil, contentCipher{}
 	}
-	decrypter, ok := s.authority.Signer().(crypto.Decrypter)
+	decrypter, ok := m.authority.Signer().(crypto.Decrypter)
 	if !ok {
 		return nil, contentCipher{}
 	}
@@ -89,10 +104,10 @@ func (s *Service) open(content []byte) ([]byte, contentCipher) {
 	return unpad(plain, c.size), c
 }
 
-// encryptedKey returns the content key that is encrypted to us, nil if there is
+// encryptedKey returns the content key that is encrypted to a, nil if there is
 // none.
-func (s *Service) encryptedKey(e guard.Envelope) []byte {
-	ours := s.authority.Certificate()
+func encryptedKey(e guard.Envelope, a *depot.Authority) []byte {
+	ours := a.Certificate()
 	for _, r := range e.Recipients {
 		var serial big.Int
 		in := cryptobyte.String(r.Serial)

@@ -71,7 +71,7 @@ func (s *Service) pkiOperation(w http.ResponseWriter, r *http.Request, message s
 		http.Error(w, errMalformed.Error(), http.StatusBadRequest)
 		return
 	}
-	reply, err := s.PKIOperation(r.Context(), raw)
+	reply, err := s.operate(r.Context(), raw, s.peer(r))
 	if errors.Is(err, errMalformed) {
 		http.Error(w, errMalformed.Error(), http.StatusBadRequest)
 		return

@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -44,8 +45,11 @@ type message struct {
 	transactionID string
 	senderNonce   []byte
 	signature     guard.Signature
+	peer          string
 
-	cipher contentCipher // of the request's envelope, once it was opened
+	authority *depot.Authority // that it was encrypted to
+	envelope  guard.Envelope
+	cipher    contentCipher // of envelope, once it was opened
 }
 
 // parseMessage reads a request and checks its signature.
@@ -137,7 +141,7 @@ func (s *Service) admit(m *message) error {
 
 // request decrypts and checks the certificate request in m.
 func (s *Service) request(m *message) (depot.Request, error) {
-	der, cipher := s.open(m.signature.Content)
+	der, cipher := open(m)
 	csr, err := guard.ParseCSR(der, maxMessage)
 	if err != nil {
 		return depot.Request{}, fmt.Errorf("decrypted request: %w", err)
@@ -146,7 +150,7 @@ func (s *Service) request(m *message) (depot.Request, error) {
 	if err := guard.CheckCSR(csr); err != nil {
 		return depot.Request{}, err
 	}
-	if key, ok := csr.PublicKey.(*rsa.PublicKey); !ok || key.Equal(s.authority.Certificate().PublicKey) {
+	if key, ok := csr.PublicKey.(*rsa.PublicKey); !ok || s.ours(key) {
 		return depot.Request{}, errors.New("the request's key is not RSA, or ours")
 	}
 	attrs, err := guard.CSRAttributes(csr)
@@ -163,6 +167,7 @@ func (s *Service) request(m *message) (depot.Request, error) {
 		CSR:           csr,
 		Signer:        m.signature.Certificate,
 		Renewal:       m.messageType == string(scep.RenewalReq),
+		Peer:          m.peer,
 	}
 	if err := s.checkSigner(r); err != nil {
 		return depot.Request{}, err
@@ -176,12 +181,17 @@ func (s *Service) request(m *message) (depot.Request, error) {
 // Whether a certificate of ours is still good for a renewal is the issuer's to
 // judge, which has its record.
 func (s *Service) checkSigner(r depot.Request) error {
-	ours := s.authority.Certificate()
-	if bytes.Equal(r.Signer.RawIssuer, ours.RawSubject) {
-		if err := guard.CheckIssued(r.Signer, ours); err != nil {
-			return fmt.Errorf("the signer's certificate claims to be ours: %w", err)
+	var claims error
+	for _, a := range s.authorities {
+		if !bytes.Equal(r.Signer.RawIssuer, a.Certificate().RawSubject) {
+			continue
 		}
-		return nil
+		if claims = guard.CheckIssued(r.Signer, a.Certificate()); claims == nil {
+			return nil
+		}
+	}
+	if claims != nil {
+		return fmt.Errorf("the signer's certificate claims to be ours: %w", claims)
 	}
 	if r.Renewal {
 		return errors.New("a renewal that no certificate of ours has signed")
@@ -190,6 +200,11 @@ func (s *Service) checkSigner(r depot.Request) error {
 		return errors.New("the signer's key is not the one of the request")
 	}
 	return nil
+}
+
+// ours says whether key is that of an authority.
+func (s *Service) ours(key *rsa.PublicKey) bool {
+	return slices.ContainsFunc(s.authorities, func(a *depot.Authority) bool { return key.Equal(a.Certificate().PublicKey) })
 }
 
 // throwawayName is the subject under which mdmb, the field's open device simulator,

@@ -17,9 +17,9 @@ type certRep struct {
 }
 
 // reply signs a CertRep (RFC 8894, 3.3.2) with the very certificate that
-// GetCACert returns, which is also the only one in it. Each attribute is there
+// the request was encrypted to, which is also the only one in it. Each attribute is there
 // once; the strings are PrintableStrings, which Apple's clients insist on.
-func (s *Service) reply(m *message, rep certRep) ([]byte, error) {
+func reply(m *message, rep certRep) ([]byte, error) {
 	nonce := make([]byte, 16)
 	rand.Read(nonce) // never fails
 	attrs := []pkcs7.Attribute{
@@ -38,7 +38,7 @@ func (s *Service) reply(m *message, rep certRep) ([]byte, error) {
 		return nil, fmt.Errorf("build reply: %w", err)
 	}
 	sd.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
-	if err := sd.AddSigner(s.authority.Certificate(), s.authority.Signer(), pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
+	if err := sd.AddSigner(m.authority.Certificate(), m.authority.Signer(), pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
 		return nil, fmt.Errorf("sign reply: %w", err)
 	}
 	if rep.content == nil {

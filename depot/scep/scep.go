@@ -12,6 +12,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 
 	scepserver "github.com/micromdm/scep/v2/server"
@@ -21,11 +23,19 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-// Issuer decides on requests. It answers a request that it has answered before,
-// by the same transaction and the same CSR, with the same certificate: devices
-// repeat a request whose answer was lost.
+// Issuer decides on requests that were encrypted to an authority. It answers a
+// request that it has answered before, by the same transaction and the same CSR, with
+// the same certificate: devices repeat a request whose answer was lost.
 type Issuer interface {
-	IssueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error)
+	Issue(ctx context.Context, a *depot.Authority, r depot.Request) (*x509.Certificate, error)
+}
+
+// IssuerFunc is an Issuer that is a function.
+type IssuerFunc func(ctx context.Context, a *depot.Authority, r depot.Request) (*x509.Certificate, error)
+
+// Issue implements [Issuer].
+func (f IssuerFunc) Issue(ctx context.Context, a *depot.Authority, r depot.Request) (*x509.Certificate, error) {
+	return f(ctx, a, r)
 }
 
 // maxMessage bounds a request. Apple's have about 3 KB.
@@ -35,29 +45,37 @@ const maxMessage = 64 << 10
 // certificate that it brings, so that there is nobody to answer to.
 var errMalformed = errors.New("malformed SCEP message")
 
-// Config says what a Service needs: all of it.
+// Config says what a Service needs: all of it but Peer.
 type Config struct {
-	Authority *depot.Authority // clients encrypt to it, and it signs the replies
-	Issuer    Issuer
-	Log       *slog.Logger
+	// Authorities are those that clients may encrypt to: each signs the replies to
+	// what was encrypted to it. GetCACert announces the first; the others are there
+	// for clients that were told of them before it took their place.
+	Authorities []*depot.Authority
+
+	Issuer Issuer
+	Peer   func(*http.Request) string // the network address that a request came from, for [depot.Request]; may be nil
+	Log    *slog.Logger
 }
 
-// Service answers the SCEP requests of one authority. It is an http.Handler for
-// any path.
+// Service answers SCEP requests at one address. It is an http.Handler for any path.
 type Service struct {
-	authority *depot.Authority
-	issuer    Issuer
-	log       *slog.Logger
+	authorities []*depot.Authority
+	issuer      Issuer
+	peer        func(*http.Request) string
+	log         *slog.Logger
 }
 
 var _ scepserver.Service = (*Service)(nil)
 
 // New returns a Service, or says what c lacks.
 func New(c Config) (*Service, error) {
-	if c.Authority == nil || c.Issuer == nil || c.Log == nil {
-		return nil, errors.New("scep: Authority, Issuer and Log are required")
+	if len(c.Authorities) == 0 || slices.Contains(c.Authorities, nil) || c.Issuer == nil || c.Log == nil {
+		return nil, errors.New("scep: Authorities, Issuer and Log are required")
 	}
-	return &Service{authority: c.Authority, issuer: c.Issuer, log: c.Log}, nil
+	if c.Peer == nil {
+		c.Peer = func(*http.Request) string { return "" }
+	}
+	return &Service{authorities: c.Authorities, issuer: c.Issuer, peer: c.Peer, log: c.Log}, nil
 }
 
 // capabilities are all that are true (RFC 8894, 3.5.2). Apple looks for each by
@@ -72,10 +90,10 @@ func (s *Service) GetCACaps(context.Context) ([]byte, error) {
 	return []byte(strings.Join(capabilities(), "\n")), nil
 }
 
-// GetCACert returns the authority's certificate in DER, alone. A list of several
+// GetCACert returns the first authority's certificate in DER, alone. A list of several
 // would make Apple's clients look for a registration authority among them.
 func (s *Service) GetCACert(context.Context, string) ([]byte, int, error) {
-	return s.authority.Certificate().Raw, 1, nil
+	return s.authorities[0].Certificate().Raw, 1, nil
 }
 
 // GetNextCACert always fails: the capability is not announced.
@@ -89,25 +107,31 @@ func (s *Service) GetNextCACert(context.Context) ([]byte, error) {
 // CertRep that says FAILURE and badRequest, whatever the reason was. That goes to
 // the log.
 func (s *Service) PKIOperation(ctx context.Context, message []byte) ([]byte, error) {
+	return s.operate(ctx, message, "")
+}
+
+func (s *Service) operate(ctx context.Context, message []byte, peer string) ([]byte, error) {
 	m, err := parseMessage(message)
 	if err != nil {
 		s.log.InfoContext(ctx, "scep message refused", "err", err)
 		return nil, errMalformed
 	}
+	m.peer = peer
+	s.address(m)
 	cert, err := s.issue(ctx, m)
 	if unavailable(err) {
 		return nil, err
 	}
 	if err != nil {
 		s.log.WarnContext(ctx, "scep request refused", "transaction", m.transactionID, "type", m.messageType, "err", err)
-		return s.reply(m, certRep{status: scep.FAILURE, failInfo: scep.BadRequest})
+		return reply(m, certRep{status: scep.FAILURE, failInfo: scep.BadRequest})
 	}
 	sealed, err := seal(cert, m)
 	if err != nil {
 		return nil, err
 	}
 	s.log.InfoContext(ctx, "scep certificate delivered", "transaction", m.transactionID, "serial", depot.SerialOf(cert))
-	return s.reply(m, certRep{status: scep.SUCCESS, content: sealed})
+	return reply(m, certRep{status: scep.SUCCESS, content: sealed})
 }
 
 // unavailable reports whether the same request may be granted a little later, so that the
@@ -127,7 +151,7 @@ func (s *Service) issue(ctx context.Context, m *message) (*x509.Certificate, err
 	if err != nil {
 		return nil, err
 	}
-	cert, err := s.issuer.IssueIdentity(ctx, r)
+	cert, err := s.issuer.Issue(ctx, m.authority, r)
 	if err != nil {
 		return nil, err
 	}

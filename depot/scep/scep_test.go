@@ -84,7 +84,7 @@ type issuer struct {
 	issued   int
 }
 
-func (i *issuer) IssueIdentity(_ context.Context, r depot.Request) (*x509.Certificate, error) {
+func (i *issuer) Issue(_ context.Context, _ *depot.Authority, r depot.Request) (*x509.Certificate, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.requests = append(i.requests, r)
@@ -148,7 +148,7 @@ func serve(t testing.TB) *fixture {
 	t.Helper()
 	d := openDepot(t)
 	f := &fixture{depot: d, ca: d.Identity().Certificate(), issuer: &issuer{ca: d.Identity()}, log: new(lockedBuffer)}
-	s, err := scep.New(scep.Config{Authority: d.Identity(), Issuer: f.issuer, Log: slog.New(slog.NewTextHandler(f.log, nil))})
+	s, err := scep.New(scep.Config{Authorities: []*depot.Authority{d.Identity()}, Issuer: f.issuer, Log: slog.New(slog.NewTextHandler(f.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -816,7 +816,7 @@ func TestRenewals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := serve(t)
-			old, err := f.issuer.IssueIdentity(t.Context(), depot.Request{
+			old, err := f.issuer.Issue(t.Context(), f.issuer.ca, depot.Request{
 				Challenge: "open sesame", CSR: &x509.CertificateRequest{PublicKey: otherKey().Public()}, Signer: selfSigned(t, otherKey()),
 			})
 			if err != nil {
@@ -1091,9 +1091,9 @@ func TestOpenSSLReadsOurRepliesAndWritesRequests(t *testing.T) {
 }
 
 func TestConfigsThatLackSomething(t *testing.T) {
-	full := scep.Config{Authority: openDepot(t).Identity(), Issuer: &issuer{}, Log: slog.New(slog.DiscardHandler)}
+	full := scep.Config{Authorities: []*depot.Authority{openDepot(t).Identity()}, Issuer: &issuer{}, Log: slog.New(slog.DiscardHandler)}
 	for name, spoil := range map[string]func(*scep.Config){
-		"no authority": func(c *scep.Config) { c.Authority = nil },
+		"no authority": func(c *scep.Config) { c.Authorities = nil },
 		"no issuer":    func(c *scep.Config) { c.Issuer = nil },
 		"no log":       func(c *scep.Config) { c.Log = nil },
 	} {
@@ -1109,7 +1109,7 @@ func TestConfigsThatLackSomething(t *testing.T) {
 
 func FuzzPKIOperation(f *testing.F) {
 	d := openDepot(f)
-	s, err := scep.New(scep.Config{Authority: d.Identity(), Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
+	s, err := scep.New(scep.Config{Authorities: []*depot.Authority{d.Identity()}, Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -1125,7 +1125,7 @@ func FuzzPKIOperation(f *testing.F) {
 func FuzzContent(f *testing.F) {
 	d := openDepot(f)
 	ca := d.Identity().Certificate()
-	s, err := scep.New(scep.Config{Authority: d.Identity(), Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
+	s, err := scep.New(scep.Config{Authorities: []*depot.Authority{d.Identity()}, Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -1148,7 +1148,7 @@ func FuzzContent(f *testing.F) {
 func BenchmarkPKIOperation(b *testing.B) {
 	d := openDepot(b)
 	ca := d.Identity().Certificate()
-	s, err := scep.New(scep.Config{Authority: d.Identity(), Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
+	s, err := scep.New(scep.Config{Authorities: []*depot.Authority{d.Identity()}, Issuer: &issuer{ca: d.Identity()}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -1178,4 +1178,43 @@ func BenchmarkPKIOperation(b *testing.B) {
 			_, _ = rsa.SignPKCS1v15(nil, authority, crypto.SHA1, digest[:]) // the reply
 		}
 	})
+}
+
+// TestSeveralAuthoritiesAtOneAddress is a rollover, or an address that is for
+// identities and templates both: a client encrypts to whichever it was told of.
+func TestSeveralAuthoritiesAtOneAddress(t *testing.T) {
+	d := openDepot(t)
+	var mu sync.Mutex
+	var asked []string
+	s, err := scep.New(scep.Config{
+		Authorities: []*depot.Authority{d.Payload(), d.Identity()},
+		Issuer: scep.IssuerFunc(func(_ context.Context, a *depot.Authority, r depot.Request) (*x509.Certificate, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, a.Name())
+			return (&issuer{ca: a}).Issue(t.Context(), a, r)
+		}),
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if der, _, err := s.GetCACert(t.Context(), ""); err != nil || !bytes.Equal(der, d.Payload().Certificate().Raw) {
+		t.Errorf("GetCACert is not the first authority's: %v", err)
+	}
+	for _, a := range []*depot.Authority{d.Identity(), d.Payload()} {
+		body, err := s.PKIOperation(t.Context(), enrolment{apple: true}.message(t, a.Certificate()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parseReply(t, body).check(t, a.Certificate(), "0")
+	}
+	if !slices.Equal(asked, []string{"identity", "payload"}) {
+		t.Errorf("the issuer was asked for %v", asked)
+	}
+	body, err := s.PKIOperation(t.Context(), enrolment{apple: true}.message(t, d.Root().Certificate()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parseReply(t, body).check(t, d.Payload().Certificate(), "2")
 }

@@ -121,7 +121,9 @@ func newHouseOn(t testing.TB, db storage.DB) *house {
 		Sign: func(p []byte) ([]byte, error) { return profile.Sign(p, root.Certificate(), root.Signer()) },
 	})
 	must(t, err)
-	identities, err := scep.New(scep.Config{Authority: h.depot.Identity(), Issuer: h.enroll, Log: log})
+	identities, err := scep.New(scep.Config{Authorities: []*depot.Authority{h.depot.Identity()}, Issuer: scep.IssuerFunc(func(ctx context.Context, _ *depot.Authority, r depot.Request) (*x509.Certificate, error) {
+		return h.enroll.IssueIdentity(ctx, r)
+	}), Log: log})
 	must(t, err)
 	h.door, err = checkin.New(checkin.Config{Enroll: h.enroll, Log: log})
 	must(t, err)
