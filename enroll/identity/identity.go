@@ -35,16 +35,40 @@ var (
 	// ErrForbidden means that a principal may not do what it tries.
 	ErrForbidden = errors.New("not allowed")
 
-	// ErrInvalid means that a record to be made is not valid; the text says why.
+	// ErrInvalid means that a record to be made is not valid; the text says why, and
+	// a [FieldError] which field.
 	ErrInvalid = errors.New("invalid")
+
+	// ErrTaken means that another user has a name that must be one user's alone.
+	ErrTaken = errors.New("taken")
+
+	// ErrLastOwner means that nobody would be left who can log in as an owner.
+	ErrLastOwner = errors.New("the last owner who can log in must stay one")
 )
 
-// Config says what a Service needs: all of it but Replica.
+// FieldError says which field of a record to be made is not valid, by its name in the
+// API. It is an ErrInvalid.
+type FieldError struct {
+	Field  string
+	Reason string // "must be a name"
+}
+
+func (e *FieldError) Error() string { return e.Field + " " + e.Reason }
+
+// Unwrap makes it an ErrInvalid.
+func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+// Config says what a Service needs: DB, Log and Now.
 type Config struct {
 	DB      storage.DB
 	Log     *slog.Logger
 	Now     func() time.Time
 	Replica string // what tells this server from others on the database, also after a restart
+	Audit   Audit  // where facts are written down; nil: nowhere
+
+	// OnDisable ends what a user has that is kept elsewhere, in the transaction that
+	// disables them. It may be nil.
+	OnDisable func(tx storage.Tx, u User) error
 }
 
 // Service keeps users and tokens.
@@ -53,7 +77,9 @@ type Service struct {
 	log *slog.Logger
 	now func() time.Time
 
-	replica string
+	replica   string
+	audit     Audit
+	onDisable func(tx storage.Tx, u User) error
 
 	hashing chan struct{} // one element for every password hash that is being computed
 
@@ -67,12 +93,14 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("identity: DB, Log and Now are required")
 	}
 	return &Service{
-		db:      c.DB,
-		log:     c.Log,
-		now:     c.Now,
-		replica: c.Replica,
-		hashing: make(chan struct{}, concurrentHashes),
-		used:    map[string]time.Time{},
+		db:        c.DB,
+		log:       c.Log,
+		now:       c.Now,
+		replica:   c.Replica,
+		audit:     c.Audit,
+		onDisable: c.OnDisable,
+		hashing:   make(chan struct{}, concurrentHashes),
+		used:      map[string]time.Time{},
 	}, nil
 }
 

@@ -32,12 +32,16 @@ const maxPassword = 1024
 // against a real hash, so that time doesn't tell which users exist.
 const decoyHash = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
+// MinPassword is the least number of characters of a password. There are no
+// rules beside it.
+const MinPassword = 8
+
 func checkPassword(password string) error {
 	if len([]rune(password)) < MinPassword {
-		return fmt.Errorf("%w: the password must have at least %d characters", ErrInvalid, MinPassword)
+		return &FieldError{"password", fmt.Sprintf("must have at least %d characters", MinPassword)}
 	}
 	if len(password) > maxPassword {
-		return fmt.Errorf("%w: the password must have at most %d bytes", ErrInvalid, maxPassword)
+		return &FieldError{"password", fmt.Sprintf("must have at most %d bytes", maxPassword)}
 	}
 	return nil
 }

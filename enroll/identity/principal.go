@@ -58,6 +58,7 @@ type Principal struct {
 	ID     string // of the user or token; empty for the others
 	Name   string // for people and the audit log
 	User   string // the user that a token acts for, or who logged in; may be empty
+	Peer   string // network address that a request of theirs came from; empty: not known, or this machine
 	Scopes []Scope
 }
 

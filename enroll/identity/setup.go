@@ -112,7 +112,10 @@ func (s *Service) RedeemSetupToken(ctx context.Context, token string) (Principal
 		if state.DoneAt.IsZero() {
 			state.DoneAt = s.now().UTC()
 		}
-		return setups.Put(tx, state)
+		if err := setups.Put(tx, state); err != nil {
+			return err
+		}
+		return s.record(tx, SetupPrincipal().fact("setup_link.used", "", nil))
 	})
 	if err != nil {
 		return Principal{}, fmt.Errorf("redeem setup token: %w", err)

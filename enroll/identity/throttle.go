@@ -100,34 +100,32 @@ func (s *Service) countAttempt(ctx context.Context, a loginAttempt) error {
 
 // forgiveAttempts takes back what countAttempt counted before a login that
 // succeeded, and remembers the peer.
-func (s *Service) forgiveAttempts(ctx context.Context, a loginAttempt) error {
-	return s.db.Update(ctx, func(tx storage.Tx) error {
-		if err := loginFailures.Delete(tx, a.pair()); err != nil {
-			return err
-		}
-		known, err := s.failuresOf(tx, a.known())
+func (s *Service) forgiveAttempts(tx storage.Tx, a loginAttempt) error {
+	if err := loginFailures.Delete(tx, a.pair()); err != nil {
+		return err
+	}
+	known, err := s.failuresOf(tx, a.known())
+	if err != nil {
+		return err
+	}
+	counted := []string{a.peerKey()}
+	if known.Count == 0 {
+		counted = append(counted, a.account())
+	}
+	for _, key := range counted {
+		f, err := s.failuresOf(tx, key)
 		if err != nil {
 			return err
 		}
-		counted := []string{a.peerKey()}
-		if known.Count == 0 {
-			counted = append(counted, a.account())
-		}
-		for _, key := range counted {
-			f, err := s.failuresOf(tx, key)
-			if err != nil {
+		if f.Count--; f.Count <= 0 {
+			if err := loginFailures.Delete(tx, key); err != nil {
 				return err
 			}
-			if f.Count--; f.Count <= 0 {
-				if err := loginFailures.Delete(tx, key); err != nil {
-					return err
-				}
-			} else if err := loginFailures.Put(tx, f); err != nil {
-				return err
-			}
+		} else if err := loginFailures.Put(tx, f); err != nil {
+			return err
 		}
-		return loginFailures.Put(tx, failures{Key: a.known(), Count: 1, Until: s.now().UTC().Add(knownPeerLife)})
-	})
+	}
+	return loginFailures.Put(tx, failures{Key: a.known(), Count: 1, Until: s.now().UTC().Add(knownPeerLife)})
 }
 
 // failuresOf returns the counter of key, or a new one if its window is over.

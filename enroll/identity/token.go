@@ -22,7 +22,8 @@ import (
 type Token struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
-	User      string    `json:"user,omitempty"` // whom it acts for; needed by cert:self
+	User      string    `json:"user,omitempty"`    // whom it acts for; needed by cert:self
+	UserID    string    `json:"user_id,omitempty"` // their ID, if there was such a user when the token was made
 	Scopes    []Scope   `json:"scopes"`
 	Hash      string    `json:"hash"` // hex SHA-256 of the secret
 	CreatedAt time.Time `json:"created_at"`
@@ -87,7 +88,15 @@ func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (To
 	_, _ = rand.Read(random)   // never fails: it ends the program instead
 	secret := tokenPrefix + tokenEncoding.EncodeToString(random)
 	t := s.newToken(by, n, secret)
-	if err := s.db.Update(ctx, func(tx storage.Tx) error { return putNewToken(tx, t) }); err != nil {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		u, err := UserByLogin(tx, n.User)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		t.UserID = u.ID
+		return s.putNewToken(tx, by, t)
+	})
+	if err != nil {
 		return Token{}, "", fmt.Errorf("create token: %w", err)
 	}
 	s.log.InfoContext(ctx, "token created", "token", t.ID, "name", t.Name, "by", by.String())
@@ -108,11 +117,23 @@ func (s *Service) newToken(by Principal, n NewToken, secret string) Token {
 
 // putNewToken stores t, and its use from the beginning: whoever revokes it and whoever
 // notes a use then meet in that record, and none is left of a token that is gone.
-func putNewToken(tx storage.Tx, t Token) error {
+func (s *Service) putNewToken(tx storage.Tx, by Principal, t Token) error {
 	if err := tokens.Create(tx, t); err != nil {
 		return err
 	}
-	return tokenUses.Put(tx, tokenUse{ID: t.ID})
+	if err := tokenUses.Put(tx, tokenUse{ID: t.ID}); err != nil {
+		return err
+	}
+	return s.record(tx, by.fact("token.created", t.User, t.details()))
+}
+
+// details are what the audit log says of t.
+func (t Token) details() map[string]string {
+	scopes := make([]string, len(t.Scopes))
+	for i, scope := range t.Scopes {
+		scopes[i] = string(scope)
+	}
+	return map[string]string{"token": t.ID, "name": t.Name, "scopes": strings.Join(scopes, " ")}
 }
 
 func (n NewToken) check() error {
@@ -123,32 +144,37 @@ func (n NewToken) check() error {
 		return err
 	}
 	if len(n.Scopes) == 0 {
-		return fmt.Errorf("%w: scopes are required", ErrInvalid)
+		return &FieldError{"scopes", "are required"}
 	}
 	seen := map[Scope]bool{}
 	for _, scope := range n.Scopes {
 		if !scope.Valid() {
-			return fmt.Errorf("%w: there is no scope %q", ErrInvalid, scope)
+			return &FieldError{"scopes", fmt.Sprintf("hold %q, which is none", scope)}
 		}
 		if seen[scope] {
-			return fmt.Errorf("%w: scope %q is there twice", ErrInvalid, scope)
+			return &FieldError{"scopes", fmt.Sprintf("hold %q twice", scope)}
 		}
 		seen[scope] = true
 	}
 	if seen[ScopeCertSelf] && n.User == "" {
-		return fmt.Errorf("%w: scope cert:self needs a user", ErrInvalid)
+		return &FieldError{"user", "is required for the scope cert:self"}
 	}
 	return nil
 }
 
-// Authenticate returns who presents secret, or ErrUnauthenticated.
+// Authenticate returns who presents secret, or ErrUnauthenticated, also where it acts
+// for a user who is disabled.
 func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
 	if secret == "" || len(secret) > 200 {
 		return Principal{}, ErrUnauthenticated
 	}
 	var t Token
+	var user string
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
-		t, err = tokens.One(tx, tokensByHash, hashSecret(secret))
+		if t, err = tokens.One(tx, tokensByHash, hashSecret(secret)); err != nil {
+			return err
+		}
+		user, err = t.actsFor(tx)
 		return err
 	})
 	if errors.Is(err, storage.ErrNotFound) {
@@ -158,7 +184,26 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 		return Principal{}, fmt.Errorf("authenticate: %w", err)
 	}
 	s.noteUsed(t.ID)
-	return Principal{Kind: KindToken, ID: t.ID, Name: t.Name, User: t.User, Scopes: t.Scopes}, nil
+	return Principal{Kind: KindToken, ID: t.ID, Name: t.Name, User: user, Scopes: t.Scopes}, nil
+}
+
+// actsFor returns the login of the user that t acts for. A token is the user's for whom it
+// was made, whatever they are called now, and not that of another who has the name today.
+// Without such a user it is just a name, until there is one.
+func (t Token) actsFor(tx storage.Tx) (login string, err error) {
+	var u User
+	if t.UserID != "" {
+		u, err = users.Get(tx, t.UserID)
+	} else if u, err = UserByLogin(tx, t.User); errors.Is(err, storage.ErrNotFound) {
+		return t.User, nil
+	}
+	switch {
+	case err != nil:
+		return "", err
+	case u.Disabled:
+		return "", ErrUnauthenticated
+	}
+	return u.Login(), nil
 }
 
 // Tokens lists tokens by their ID.
@@ -186,13 +231,17 @@ func (s *Service) Tokens(ctx context.Context, cursor string, limit int) (list []
 // storage.ErrNotFound.
 func (s *Service) RevokeToken(ctx context.Context, by Principal, id string) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
-		if _, err := tokens.Get(tx, id); err != nil {
+		t, err := tokens.Get(tx, id)
+		if err != nil {
 			return err
 		}
 		if err := tokenUses.Delete(tx, id); err != nil {
 			return err
 		}
-		return tokens.Delete(tx, id)
+		if err := tokens.Delete(tx, id); err != nil {
+			return err
+		}
+		return s.record(tx, by.fact("token.revoked", t.User, t.details()))
 	})
 	if err != nil {
 		return fmt.Errorf("revoke token: %w", err)
@@ -218,7 +267,7 @@ func (s *Service) Bootstrap(ctx context.Context, secret string) (created bool, e
 			return err
 		}
 		created = true
-		return putNewToken(tx, t)
+		return s.putNewToken(tx, Local(), t)
 	})
 	if err != nil {
 		return false, fmt.Errorf("bootstrap token: %w", err)
@@ -313,15 +362,15 @@ func newID() string {
 func checkText(what, text string, least, most int) error {
 	switch n := utf8.RuneCountInString(text); {
 	case !utf8.ValidString(text):
-		return fmt.Errorf("%w: %s is not UTF-8", ErrInvalid, what)
+		return &FieldError{what, "must be UTF-8"}
 	case n < least && least == 1:
-		return fmt.Errorf("%w: %s is required", ErrInvalid, what)
+		return &FieldError{what, "is required"}
 	case n < least:
-		return fmt.Errorf("%w: %s must have at least %d characters", ErrInvalid, what, least)
+		return &FieldError{what, fmt.Sprintf("must have at least %d characters", least)}
 	case n > most:
-		return fmt.Errorf("%w: %s must have at most %d characters", ErrInvalid, what, most)
+		return &FieldError{what, fmt.Sprintf("must have at most %d characters", most)}
 	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }):
-		return fmt.Errorf("%w: %s holds a control character", ErrInvalid, what)
+		return &FieldError{what, "must have no control characters"}
 	}
 	return nil
 }

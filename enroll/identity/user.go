@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/mail"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -24,6 +26,8 @@ const (
 	RoleOwner    Role = "owner"
 )
 
+var roles = [...]Role{RoleUser, RoleReadOnly, RoleHelpdesk, RoleAdmin, RoleOwner}
+
 func (r Role) scopes() []Scope {
 	if r == RoleUser {
 		return nil
@@ -31,28 +35,35 @@ func (r Role) scopes() []Scope {
 	return []Scope{Scope(r)}
 }
 
-// User is a person who can log in.
+// User is a person, who may log in and whose devices these are.
 type User struct {
-	ID         string    `json:"id"`
-	Username   string    `json:"username"` // the e-mail address unless told otherwise
-	Email      string    `json:"email"`
-	FullName   string    `json:"full_name,omitempty"`
-	Role       Role      `json:"role"`
-	Password   string    `json:"password"` // PHC string of argon2id
-	PasswordAt time.Time `json:"password_at"`
-	Disabled   bool      `json:"disabled,omitempty"`
-	CreatedAt  time.Time `json:"created_at"`
+	ID                  string    `json:"id"`
+	Username            string    `json:"username"`        // the e-mail address unless told otherwise
+	Email               string    `json:"email,omitempty"` // empty only where there is a username
+	FullName            string    `json:"full_name,omitempty"`
+	ManagedAppleAccount string    `json:"managed_apple_account,omitempty"`
+	NoEnroll            bool      `json:"no_enroll,omitempty"` // may not enrol devices
+	Role                Role      `json:"role"`
+	Password            string    `json:"password,omitempty"` // PHC string of argon2id; empty: can't log in with a password
+	PasswordAt          time.Time `json:"password_at"`        // sessions that began before this are over: a new password, or disabled
+	Disabled            bool      `json:"disabled,omitempty"`
+	CreatedAt           time.Time `json:"created_at"`
 }
 
-const usersByLogin = "login"
+const (
+	usersByLogin        = "login"
+	usersByAppleAccount = "apple_account"
+)
 
 // users has usernames and e-mail addresses in one index, so that no username can
 // be another user's address.
 var users = storage.NewCollection("identity.users", 1, func(u User) string { return u.ID },
-	storage.Index[User]{Name: usersByLogin, Unique: true, Values: func(u User) []string {
-		logins := []string{normalLogin(u.Username), normalLogin(u.Email)}
-		slices.Sort(logins)
-		return slices.Compact(logins)
+	storage.Index[User]{Name: usersByLogin, Unique: true, Values: User.Logins},
+	storage.Index[User]{Name: usersByAppleAccount, Unique: true, Values: func(u User) []string {
+		if u.ManagedAppleAccount == "" {
+			return nil
+		}
+		return []string{normalLogin(u.ManagedAppleAccount)}
 	}})
 
 // normalLogin is what a username or an e-mail address is compared by.
@@ -60,93 +71,46 @@ func normalLogin(login string) string {
 	return strings.ToLower(strings.TrimSpace(login))
 }
 
-// MinPassword is the least number of characters of a password. There are no
-// rules beside it.
-const MinPassword = 8
-
-// CreateOwner makes the first owner, and says whether it did: not if there is any
-// user already.
-func (s *Service) CreateOwner(ctx context.Context, email, password string) (created bool, err error) {
-	email = strings.TrimSpace(email)
-	if err := checkText("e-mail", email, 3, 255); err != nil {
-		return false, fmt.Errorf("create owner: %w", err)
+// Logins returns what u can log in with, username and e-mail address, in lower case and
+// in no meaningful order.
+func (u User) Logins() []string {
+	logins := []string{normalLogin(u.Username)}
+	if email := normalLogin(u.Email); email != "" && email != logins[0] {
+		logins = append(logins, email)
 	}
-	if err := checkPassword(password); err != nil {
-		return false, fmt.Errorf("create owner: %w", err)
-	}
-	hash, err := s.hashPassword(ctx, password)
-	if err != nil {
-		return false, fmt.Errorf("create owner: %w", err)
-	}
-	now := s.now().UTC()
-	owner := User{
-		ID: newID(), Username: email, Email: email, Role: RoleOwner,
-		Password: hash, PasswordAt: now, CreatedAt: now,
-	}
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		created = false
-		for _, err := range users.All(tx, storage.Range{Limit: 1}) {
-			return err // there is one, or it can't be read
-		}
-		state, err := getSetup(tx)
-		if err != nil {
-			return err
-		}
-		if state.DoneAt.IsZero() {
-			state.DoneAt = now
-		}
-		if err := setups.Put(tx, state); err != nil {
-			return err
-		}
-		created = true
-		return users.Create(tx, owner)
-	})
-	if err != nil {
-		return false, fmt.Errorf("create owner: %w", err)
-	}
-	return created, nil
+	return logins
 }
 
-// Login returns who logs in with a username or an e-mail address from peer, which
-// names the network address that the attempt comes from.
-func (s *Service) Login(ctx context.Context, login, password, peer string) (User, error) {
-	attempt := loginAttempt{login: normalLogin(login), peer: peer}
-	if err := s.countAttempt(ctx, attempt); err != nil {
-		return User{}, fmt.Errorf("login: %w", err)
+// Login is what u is called where one name must do: the e-mail address, else the username.
+func (u User) Login() string {
+	if u.Email != "" {
+		return u.Email
 	}
-	user, err := s.userByLogin(ctx, attempt.login)
-	unknown := errors.Is(err, storage.ErrNotFound)
-	if err != nil && !unknown {
-		return User{}, fmt.Errorf("login: %w", err)
-	}
-	hash := user.Password
-	if unknown {
-		hash = decoyHash // takes as long as a real one
-	}
-	ok, err := s.checkHash(ctx, hash, password)
-	if err != nil {
-		return User{}, fmt.Errorf("login: %w", err)
-	}
-	if !ok || unknown || user.Disabled {
-		s.log.InfoContext(ctx, "login failed", "peer", peer)
-		return User{}, fmt.Errorf("login: %w", ErrBadLogin)
-	}
-	if err := s.forgiveAttempts(ctx, attempt); err != nil {
-		return User{}, fmt.Errorf("login: %w", err)
-	}
-	s.log.InfoContext(ctx, "login", "user", user.ID, "peer", peer)
-	return user, nil
+	return u.Username
 }
 
-func (s *Service) userByLogin(ctx context.Context, login string) (user User, err error) {
-	if login == "" || len(login) > 255 {
-		return User{}, storage.ErrNotFound
+// UPN is u's user principal name: the username if it is like an address, else the e-mail
+// address, which may be empty.
+func (u User) UPN() string {
+	if strings.Contains(u.Username, "@") {
+		return u.Username
 	}
-	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
-		user, err = users.One(tx, usersByLogin, login)
-		return err
-	})
-	return user, err
+	return u.Email
+}
+
+// Principal returns u as one who acts.
+func (u User) Principal() Principal {
+	return Principal{Kind: KindUser, ID: u.ID, Name: u.Login(), User: u.Login(), Scopes: u.Role.scopes()}
+}
+
+// UserByLogin returns the user with this username or e-mail address, in any case, also
+// one who is disabled, or an error that wraps storage.ErrNotFound.
+func UserByLogin(tx storage.Tx, login string) (User, error) {
+	login = normalLogin(login)
+	if login == "" || len(login) > maxLogin {
+		return User{}, fmt.Errorf("user by login: %w", storage.ErrNotFound)
+	}
+	return users.One(tx, usersByLogin, login)
 }
 
 // User returns a user by ID.
@@ -161,7 +125,314 @@ func (s *Service) User(ctx context.Context, id string) (user User, err error) {
 	return user, nil
 }
 
-// Principal returns u as one who acts.
-func (u User) Principal() Principal {
-	return Principal{Kind: KindUser, ID: u.ID, Name: u.Email, User: u.Email, Scopes: u.Role.scopes()}
+// Users lists users by their ID.
+func (s *Service) Users(ctx context.Context, cursor string, limit int) (list []User, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
+		list, next, err = users.Page(tx, cursor, limit)
+		return err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list users: %w", err)
+	}
+	return list, next, nil
+}
+
+// NewUser says what a user shall be. Username is Email, and Role is RoleUser, unless it
+// says otherwise.
+type NewUser struct {
+	Username            string
+	Email               string
+	FullName            string
+	Password            string // empty: who never logs in with one
+	ManagedAppleAccount string
+	NoEnroll            bool
+	Role                Role
+}
+
+// CreateUser makes a user. by must be an administrator, and an owner to make owners and
+// administrators. A login that another user has is ErrTaken.
+func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User, error) {
+	now := s.now().UTC()
+	u := User{
+		ID: newID(), Username: strings.TrimSpace(n.Username), Email: strings.TrimSpace(n.Email), FullName: n.FullName,
+		ManagedAppleAccount: strings.TrimSpace(n.ManagedAppleAccount), NoEnroll: n.NoEnroll, Role: n.Role, CreatedAt: now,
+	}
+	if u.Username == "" {
+		u.Username = u.Email
+	}
+	if u.Role == "" {
+		u.Role = RoleUser
+	}
+	err := u.check()
+	if err == nil && n.Password != "" {
+		err = checkPassword(n.Password)
+	}
+	if err == nil {
+		err = mayManage(by, u.Role)
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("create user: %w", err)
+	}
+	if n.Password != "" {
+		if u.Password, err = s.hashPassword(ctx, n.Password); err != nil {
+			return User{}, fmt.Errorf("create user: %w", err)
+		}
+		u.PasswordAt = now
+	}
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if err := putUser(tx, User{}, u); err != nil {
+			return err
+		}
+		return s.record(tx, by.fact("user.created", u.Login(), map[string]string{"role": string(u.Role)}))
+	})
+	if err != nil {
+		return User{}, fmt.Errorf("create user: %w", err)
+	}
+	s.log.InfoContext(ctx, "user created", "user", u.ID, "role", u.Role, "by", by.String())
+	return u, nil
+}
+
+// UserChange says what to change of a user. What is nil stays.
+type UserChange struct {
+	Username            *string
+	Email               *string
+	FullName            *string
+	Password            *string
+	ManagedAppleAccount *string
+	NoEnroll            *bool
+	Role                *Role
+	Disabled            *bool
+}
+
+// UpdateUser changes a user. by must be an administrator, and an owner to change owners
+// and administrators, or to make them. A user who is disabled can't log in, is logged out
+// everywhere, and no token acts for them; [Config.OnDisable] ends the rest. An unknown user
+// is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where they would
+// not be one afterwards, and another's login is ErrTaken.
+func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c UserChange) (u User, err error) {
+	if err := mayManage(by, RoleUser); err != nil {
+		return User{}, fmt.Errorf("update user: %w", err)
+	}
+	hash := ""
+	if c.Password != nil {
+		if err := checkPassword(*c.Password); err != nil {
+			return User{}, fmt.Errorf("update user: %w", err)
+		}
+		if hash, err = s.hashPassword(ctx, *c.Password); err != nil {
+			return User{}, fmt.Errorf("update user: %w", err)
+		}
+	}
+	now := s.now().UTC()
+	var changed []string
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		old, err := users.Get(tx, id)
+		if err != nil {
+			return err
+		}
+		if u, changed, err = c.apply(old); err != nil {
+			return err
+		}
+		if err := errors.Join(mayManage(by, old.Role), mayManage(by, u.Role)); err != nil {
+			return err
+		}
+		if hash != "" {
+			u.Password, u.PasswordAt = hash, now
+			changed = append(changed, "password")
+		}
+		disabled := u.Disabled && !old.Disabled
+		if disabled {
+			u.PasswordAt = now
+		}
+		if len(changed) == 0 && u.Disabled == old.Disabled {
+			return nil
+		}
+		if err := putUser(tx, old, u); err != nil {
+			return err
+		}
+		if disabled && s.onDisable != nil {
+			if err := s.onDisable(tx, u); err != nil {
+				return err
+			}
+		}
+		return s.recordChange(tx, by, old, u, changed)
+	})
+	if err != nil {
+		return User{}, fmt.Errorf("update user: %w", err)
+	}
+	s.log.InfoContext(ctx, "user updated", "user", id, "changed", changed, "disabled", u.Disabled, "by", by.String())
+	return u, nil
+}
+
+// apply returns u as it is after the change, but for the password, and the names of what
+// differs beside Disabled. What stays is not checked: it may be older than the check.
+func (c UserChange) apply(u User) (after User, changed []string, err error) {
+	text := func(name string, to *string, field *string, check func(string) error) {
+		if to == nil || err != nil {
+			return
+		}
+		if value := strings.TrimSpace(*to); value != *field {
+			*field, err = value, check(value)
+			changed = append(changed, name)
+		}
+	}
+	text("username", c.Username, &u.Username, checkUsername)
+	text("email", c.Email, &u.Email, func(email string) error { return checkAddress("email", email) })
+	text("full_name", c.FullName, &u.FullName, func(name string) error { return checkText("full_name", name, 0, 255) })
+	text("managed_apple_account", c.ManagedAppleAccount, &u.ManagedAppleAccount,
+		func(account string) error { return checkAddress("managed_apple_account", account) })
+	if err != nil {
+		return User{}, nil, err
+	}
+	if c.NoEnroll != nil && u.NoEnroll != *c.NoEnroll {
+		u.NoEnroll = *c.NoEnroll
+		changed = append(changed, "can_enroll")
+	}
+	if c.Role != nil && u.Role != *c.Role {
+		u.Role = *c.Role
+		changed = append(changed, "role")
+		if err := u.Role.check(); err != nil {
+			return User{}, nil, err
+		}
+	}
+	if c.Disabled != nil {
+		u.Disabled = *c.Disabled
+	}
+	return u, changed, nil
+}
+
+// recordChange writes down that old became u. changed is what differs beside Disabled.
+func (s *Service) recordChange(tx storage.Tx, by Principal, old, u User, changed []string) error {
+	if len(changed) > 0 {
+		details := map[string]string{"changed": strings.Join(changed, ", ")}
+		if u.Role != old.Role {
+			details["role"] = string(u.Role)
+		}
+		if u.Login() != old.Login() {
+			details["was"] = old.Login()
+		}
+		if err := s.record(tx, by.fact("user.updated", u.Login(), details)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case u.Disabled && !old.Disabled:
+		return s.record(tx, by.fact("user.disabled", u.Login(), nil))
+	case !u.Disabled && old.Disabled:
+		return s.record(tx, by.fact("user.enabled", u.Login(), nil))
+	}
+	return nil
+}
+
+// putUser stores u in place of old, which is the zero User if u is new.
+func putUser(tx storage.Tx, old, u User) error {
+	if err := checkTaken(tx, u); err != nil {
+		return err
+	}
+	if err := countOwners(tx, old, u); err != nil {
+		return err
+	}
+	return users.Put(tx, u)
+}
+
+// checkTaken says in so many words what the unique indexes would refuse.
+func checkTaken(tx storage.Tx, u User) error {
+	for _, name := range []struct{ index, value, what string }{
+		{usersByLogin, u.Username, "username"},
+		{usersByLogin, u.Email, "e-mail address"},
+		{usersByAppleAccount, u.ManagedAppleAccount, "Managed Apple Account"},
+	} {
+		if name.value == "" {
+			continue
+		}
+		other, err := users.One(tx, name.index, normalLogin(name.value))
+		switch {
+		case err == nil && other.ID != u.ID:
+			return fmt.Errorf("%w: another user has the %s %s", ErrTaken, name.what, name.value)
+		case err != nil && !errors.Is(err, storage.ErrNotFound):
+			return err
+		}
+	}
+	return nil
+}
+
+// mayManage says whether by may make and change users of this role.
+func mayManage(by Principal, role Role) error {
+	switch {
+	case !by.Allows(ScopeAdmin):
+		return fmt.Errorf("%w: only administrators make and change users", ErrForbidden)
+	case (role == RoleAdmin || role == RoleOwner) && !by.Allows(ScopeOwner):
+		return fmt.Errorf("%w: only owners make and change users with the role %s", ErrForbidden, role)
+	}
+	return nil
+}
+
+// Most bytes of a name to log in with, and of its parts (RFC 5321, 4.5.3.1).
+const (
+	maxLogin     = 255
+	maxLocalPart = 64
+)
+
+func (u User) check() error {
+	if u.Username == "" {
+		return &FieldError{"email", "is required, or else a username"}
+	}
+	// The username first: it is the e-mail address where only that was given.
+	if u.Username != u.Email {
+		if err := checkUsername(u.Username); err != nil {
+			return err
+		}
+	}
+	for _, err := range []error{
+		checkAddress("email", u.Email),
+		checkText("full_name", u.FullName, 0, 255),
+		checkAddress("managed_apple_account", u.ManagedAppleAccount),
+		u.Role.check(),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Role) check() error {
+	if slices.Contains(roles[:], r) {
+		return nil
+	}
+	return &FieldError{"role", "must be user, read_only, helpdesk, admin or owner"}
+}
+
+// checkUsername refuses what can't be typed into a login, or sent by basic authentication,
+// in which a colon ends the name.
+func checkUsername(name string) error {
+	if err := checkText("username", name, 1, maxLogin); err != nil {
+		return err
+	}
+	switch {
+	case len(name) > maxLogin:
+		return &FieldError{"username", fmt.Sprintf("must have at most %d bytes", maxLogin)}
+	case strings.ContainsFunc(name, func(r rune) bool { return r == ':' || unicode.IsSpace(r) || !unicode.IsPrint(r) }):
+		return &FieldError{"username", "must have no spaces, colons or characters that can't be seen"}
+	case strings.Contains(name, "@"):
+		return checkAddress("username", name)
+	}
+	return nil
+}
+
+// checkAddress checks an e-mail address, which may be empty. Quoted local parts, which
+// nobody has, and comments are refused.
+func checkAddress(field, address string) error {
+	if address == "" {
+		return nil
+	}
+	if err := checkText(field, address, 1, maxLogin-1); err != nil {
+		return err
+	}
+	parsed, err := mail.ParseAddress(address)
+	at := strings.IndexByte(address, '@')
+	if err != nil || parsed.Name != "" || parsed.Address != address || strings.ContainsAny(address, "\"<>()[] ") ||
+		len(address) >= maxLogin || at > maxLocalPart || at != strings.LastIndexByte(address, '@') {
+		return &FieldError{field, "must be an address such as ana@example.com"}
+	}
+	return nil
 }

@@ -40,6 +40,8 @@ var problems = []struct {
 	{storage.ErrBadCursor, http.StatusBadRequest, "invalid_cursor", "The cursor is not one of this list", false},
 	{identity.ErrInvalid, http.StatusBadRequest, "invalid_request", "The request is not valid", true},
 	{identity.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
+	{identity.ErrTaken, http.StatusConflict, "user_exists", "There is such a user", true},
+	{identity.ErrLastOwner, http.StatusConflict, "last_owner", "The last owner who can log in must stay one", false},
 	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
@@ -72,6 +74,7 @@ func problemOf(err error) *problem {
 		ready     *problem
 		parameter *command.ParamError
 		field     *enroll.FieldError
+		ofUser    *identity.FieldError
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -81,6 +84,8 @@ func problemOf(err error) *problem {
 		return invalid(parameter.Path, parameter.Reason)
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Reason)
+	case errors.As(err, &ofUser):
+		return invalid(ofUser.Field, ofUser.Reason)
 	case errors.Is(err, command.ErrUnknownType):
 		return invalid("request_type", "must be one that /api/v1/command-types lists; others go to /api/v1/commands/raw")
 	case errors.Is(err, identity.ErrUnauthenticated):
