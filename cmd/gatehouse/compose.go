@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -121,7 +122,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	ownCA := cfg.tls == tlsOwnCA
 
 	// Domains.
-	people, err := identity.New(identity.Config{DB: s.db, Log: log, Now: now, Replica: replicaName(cfg)})
+	events, err := event.New(event.Config{DB: s.db, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	people, err := identity.New(identity.Config{
+		DB: s.db, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -281,6 +288,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		),
 		background: []runner{
 			{"certificates", s.depot.Run},
+			{"audit", events.Run},
 			{"identity", people.Run},
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},

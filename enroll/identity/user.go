@@ -210,7 +210,7 @@ type UserChange struct {
 // is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where they would
 // not be one afterwards, and another's login is ErrTaken.
 func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c UserChange) (u User, err error) {
-	if err := mayManage(by, RoleUser); err != nil {
+	if err := mayManage(by); err != nil {
 		return User{}, fmt.Errorf("update user: %w", err)
 	}
 	hash := ""
@@ -232,7 +232,7 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		if u, changed, err = c.apply(old); err != nil {
 			return err
 		}
-		if err := errors.Join(mayManage(by, old.Role), mayManage(by, u.Role)); err != nil {
+		if err := mayManage(by, old.Role, u.Role); err != nil {
 			return err
 		}
 		if hash != "" {
@@ -355,13 +355,15 @@ func checkTaken(tx storage.Tx, u User) error {
 	return nil
 }
 
-// mayManage says whether by may make and change users of this role.
-func mayManage(by Principal, role Role) error {
-	switch {
-	case !by.Allows(ScopeAdmin):
+// mayManage says whether by may make and change users of these roles.
+func mayManage(by Principal, roles ...Role) error {
+	if !by.Allows(ScopeAdmin) {
 		return fmt.Errorf("%w: only administrators make and change users", ErrForbidden)
-	case (role == RoleAdmin || role == RoleOwner) && !by.Allows(ScopeOwner):
-		return fmt.Errorf("%w: only owners make and change users with the role %s", ErrForbidden, role)
+	}
+	for _, role := range roles {
+		if (role == RoleAdmin || role == RoleOwner) && !by.Allows(ScopeOwner) {
+			return fmt.Errorf("%w: only owners make and change users with the role %s", ErrForbidden, role)
+		}
 	}
 	return nil
 }

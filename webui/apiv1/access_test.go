@@ -52,6 +52,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"revoke a certificate": {"POST", "/api/v1/certificates/abcd/revoke", map[string]any{"reason": "keyCompromise"}, append([]string{"cert:manage"}, readers[:2]...)},
 		"revoke a link":        {"DELETE", "/api/v1/enrollment-links/none", nil, readers[:3]},
 		"revoke a token":       {"DELETE", "/api/v1/tokens/none", nil, readers[:1]},
+		"read users":           {"GET", "/api/v1/users", nil, readers[:2]},
+		"read a user":          {"GET", "/api/v1/users/none", nil, readers[:2]},
+		"make a user":          {"POST", "/api/v1/users", map[string]any{"username": "bea"}, readers[:2]},
+		"make an admin":        {"POST", "/api/v1/users", map[string]any{"username": "cyd", "role": "admin"}, readers[:1]},
+		"change a user":        {"PATCH", "/api/v1/users/none", map[string]any{"disabled": true}, readers[:2]},
+		"read the audit log":   {"GET", "/api/v1/audit", nil, append([]string{"cert:manage"}, readers...)},
 		"read the description": {"GET", "/api/openapi.json", nil, append([]string{"cert:self", "cert:any", "cert:manage", "nobody", "a stranger"}, readers...)},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -122,6 +122,13 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},
 		{pattern: "DELETE /api/v1/tokens/{id}", scopes: owning, handle: a.revokeToken},
+
+		{pattern: "POST /api/v1/users", scopes: managing, handle: a.createUser},
+		{pattern: "GET /api/v1/users", scopes: managing, handle: a.listUsers},
+		{pattern: "GET /api/v1/users/{id}", scopes: managing, handle: a.getUser},
+		{pattern: "PATCH /api/v1/users/{id}", scopes: managing, handle: a.updateUser},
+
+		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
 	}
 }
 
@@ -150,6 +157,9 @@ func (a *API) guarded(rt route) webui.HandlerFunc {
 			}
 			if !allowed(principal, rt.scopes) {
 				return errScope(rt.scopes[0])
+			}
+			if peer := webui.Peer(r.Context()); peer.IsValid() {
+				principal.Peer = peer.String()
 			}
 			r = r.WithContext(identity.WithPrincipal(r.Context(), principal))
 		}

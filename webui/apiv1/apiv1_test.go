@@ -25,6 +25,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
@@ -42,6 +43,7 @@ type house struct {
 	enroll   *enroll.Service
 	depot    *depot.Depot
 	identity *identity.Service
+	events   *event.Recorder
 	spec     routers.Router
 	owner    string // a token
 
@@ -92,7 +94,9 @@ func newHouse(t testing.TB) *house {
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)
-	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now})
+	h.events, err = event.New(event.Config{DB: h.db, Log: log, Now: h.now})
+	must(err)
+	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
 	must(err)
 	api, err := apiv1.New(apiv1.Config{
 		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Identity: h.identity,

@@ -1,0 +1,117 @@
+package apiv1
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+type userRequest struct {
+	Username            string `json:"username"`
+	Email               string `json:"email"`
+	FullName            string `json:"full_name"`
+	Password            string `json:"password"`
+	ManagedAppleAccount string `json:"managed_apple_account"`
+	CanEnroll           *bool  `json:"can_enroll"` // nil: true
+	Role                string `json:"role"`       // empty: user
+}
+
+// userChange is the body of a PATCH: what is nil stays.
+type userChange struct {
+	Username            *string        `json:"username"`
+	Email               *string        `json:"email"`
+	FullName            *string        `json:"full_name"`
+	Password            *string        `json:"password"`
+	ManagedAppleAccount *string        `json:"managed_apple_account"`
+	CanEnroll           *bool          `json:"can_enroll"`
+	Role                *identity.Role `json:"role"`
+	Disabled            *bool          `json:"disabled"`
+}
+
+type userJSON struct {
+	ID                  string    `json:"id"`
+	Username            string    `json:"username"`
+	Email               string    `json:"email"`
+	FullName            string    `json:"full_name"`
+	UPN                 string    `json:"upn"` // user principal name, as in certificates
+	ManagedAppleAccount string    `json:"managed_apple_account"`
+	CanEnroll           bool      `json:"can_enroll"`
+	Role                string    `json:"role"`
+	HasPassword         bool      `json:"has_password"`
+	Disabled            bool      `json:"disabled"`
+	CreatedAt           time.Time `json:"created_at"`
+}
+
+func user(u identity.User) userJSON {
+	return userJSON{
+		ID: u.ID, Username: u.Username, Email: u.Email, FullName: u.FullName, UPN: u.UPN(),
+		ManagedAppleAccount: u.ManagedAppleAccount, CanEnroll: !u.NoEnroll, Role: string(u.Role),
+		HasPassword: u.Password != "", Disabled: u.Disabled, CreatedAt: u.CreatedAt.UTC(),
+	}
+}
+
+func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
+	var in userRequest
+	if _, err := readJSON(r, &in); err != nil {
+		return err
+	}
+	u, err := a.identity.CreateUser(r.Context(), principal(r), identity.NewUser{
+		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
+		ManagedAppleAccount: in.ManagedAppleAccount, NoEnroll: in.CanEnroll != nil && !*in.CanEnroll, Role: identity.Role(in.Role),
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/api/v1/users/"+u.ID)
+	return webui.WriteJSON(w, http.StatusCreated, user(u))
+}
+
+func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
+	cursor, limit, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	users, next, err := a.identity.Users(r.Context(), cursor, limit)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, user))
+}
+
+func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	u, err := a.identity.User(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, user(u))
+}
+
+func (a *API) updateUser(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	var in userChange
+	if _, err := readJSON(r, &in); err != nil {
+		return err
+	}
+	change := identity.UserChange{
+		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
+		ManagedAppleAccount: in.ManagedAppleAccount, Role: in.Role, Disabled: in.Disabled,
+	}
+	if in.CanEnroll != nil {
+		no := !*in.CanEnroll
+		change.NoEnroll = &no
+	}
+	u, err := a.identity.UpdateUser(r.Context(), principal(r), id, change)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, user(u))
+}
