@@ -512,15 +512,24 @@ func openEnvelope(data []byte, cert *x509.Certificate, key *rsa.PrivateKey, allo
 	if err != nil {
 		return nil, err
 	}
+	plain, err := decryptCBC(block, iv, secret)
+	if err != nil {
+		return nil, fmt.Errorf("CMS: %w", err)
+	}
+	return plain, nil
+}
+
+// decryptCBC decrypts and takes the padding of RFC 5652, 6.3 away.
+func decryptCBC(block cipher.Block, iv, secret []byte) ([]byte, error) {
 	n := block.BlockSize()
 	if len(iv) != n || len(secret) == 0 || len(secret)%n != 0 {
-		return nil, errors.New("CMS: encrypted content has a wrong length")
+		return nil, errors.New("encrypted content has a wrong length")
 	}
 	plain := make([]byte, len(secret))
 	cipher.NewCBCDecrypter(block, iv).CryptBlocks(plain, secret)
 	pad := int(plain[len(plain)-1])
 	if pad == 0 || pad > n || !bytes.Equal(plain[len(plain)-pad:], bytes.Repeat([]byte{byte(pad)}, pad)) {
-		return nil, errors.New("CMS: wrong padding")
+		return nil, errors.New("wrong padding")
 	}
 	return plain[:len(plain)-pad], nil
 }

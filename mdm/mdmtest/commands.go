@@ -3,7 +3,6 @@ package mdmtest
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,15 +12,6 @@ import (
 // answer; calling it has the device's effects. A result without Status is
 // silence: the session ends without an answer.
 type Handler func(ctx context.Context, c *Channel, cmd *Command, own func() Result) Result
-
-// installedProfile is a profile that came by InstallProfile.
-type installedProfile struct {
-	identifier string
-	user       bool // on the user channel
-	dict       Dict
-	signer     *x509.Certificate
-	roots      []*x509.Certificate
-}
 
 // Answer runs cmd as the device does, reports the result and returns the next
 // command.
@@ -62,15 +52,25 @@ func (c *Channel) Answer(ctx context.Context, cmd *Command) (*Command, error) {
 	return next, err
 }
 
-// chain is an ErrorChain of one entry.
-func chain(code int, domain, text string) Dict {
-	return Dict{"ErrorChain": []any{Dict{
-		"ErrorCode": code, "ErrorDomain": domain, "LocalizedDescription": text, "USEnglishDescription": text,
-	}}}
+// problem is an entry of an ErrorChain.
+type problem struct {
+	code         int
+	domain, text string
 }
 
-func failed(code int, domain, text string) Result {
-	return Result{Status: StatusError, Keys: chain(code, domain, text)}
+// chain is an ErrorChain: what went wrong, then its causes.
+func chain(code int, domain, text string, causes ...problem) Dict {
+	var list []any
+	for _, p := range append([]problem{{code, domain, text}}, causes...) {
+		list = append(list, Dict{
+			"ErrorCode": p.code, "ErrorDomain": p.domain, "LocalizedDescription": p.text, "USEnglishDescription": p.text,
+		})
+	}
+	return Dict{"ErrorChain": list}
+}
+
+func failed(code int, domain, text string, causes ...problem) Result {
+	return Result{Status: StatusError, Keys: chain(code, domain, text, causes...)}
 }
 
 func done(keys Dict) Result { return Result{Status: StatusAcknowledged, Keys: keys} }
@@ -134,7 +134,7 @@ func (c *Channel) perform(ctx context.Context, cmd *Command) (r Result, after fu
 	case "ProfileList":
 		r = done(Dict{"ProfileList": c.profileList()})
 	case "CertificateList":
-		r = done(Dict{"CertificateList": d.certificateList()})
+		r = done(Dict{"CertificateList": c.certificateList()})
 	case "InstalledApplicationList":
 		r = done(Dict{"InstalledApplicationList": d.applications(f.strings("Identifiers"), f.bool("ManagedAppsOnly"))})
 	case "Settings":
@@ -194,80 +194,4 @@ func (d *Device) settings(f *fields) Result {
 		f.err = errors.New("no Settings")
 	}
 	return done(Dict{"Settings": results})
-}
-
-// installProfile stores an ordinary profile; the enrollment profile again renews
-// the identity (PROTOCOL 7.6).
-func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (Result, func(context.Context) error, error) {
-	d := c.dev
-	raw := f.data("Payload")
-	if len(raw) == 0 {
-		f.err = errors.Join(f.err, errors.New("no Payload"))
-		return Result{}, nil, nil
-	}
-	refuse := func(err error) (Result, func(context.Context) error, error) {
-		return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+err.Error()), nil, nil
-	}
-	dict, signer, err := openProfile(raw)
-	if err != nil {
-		return refuse(err)
-	}
-	top := fields{dict: dict}
-	identifier, _ := top.payload("Configuration")
-	content := top.dicts("PayloadContent")
-	if top.err != nil {
-		return refuse(top.err)
-	}
-	p := &Profile{}
-	kept, err := p.payloads(content, d.rules())
-	if err == nil {
-		err = p.certificates(kept)
-	}
-	if err != nil {
-		return refuse(err)
-	}
-	enrolled := d.Profile()
-	again := enrolled != nil && identifier == enrolled.Identifier
-	isMDM := len(p.ofType("com.apple.mdm")) > 0
-	switch {
-	case again && isMDM && c.user == nil:
-		return d.renew(ctx, raw, cmd)
-	case again:
-		return refuse(errors.New("the enrollment profile can't be replaced by this one"))
-	case isMDM:
-		return refuse(errors.New("the device is managed already"))
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	user := c.user != nil
-	d.installed = slices.DeleteFunc(d.installed, func(old installedProfile) bool { return old.identifier == identifier && old.user == user })
-	d.installed = append(d.installed, installedProfile{identifier, user, dict, signer, p.Roots})
-	if len(p.Roots) > 0 {
-		d.dropClients()
-	}
-	return done(nil), nil, nil
-}
-
-func (c *Channel) removeProfile(f *fields) (Result, func(context.Context) error) {
-	d := c.dev
-	identifier := f.required("Identifier")
-	if enrolled := d.Profile(); f.err == nil && enrolled != nil && identifier == enrolled.Identifier && c.user == nil {
-		// The identity goes with the profile: CheckOut is all the server hears.
-		return Result{}, d.Remove
-	}
-	if !d.allows(2) {
-		return failed(12007, "MCMDMErrorDomain", "The MDM server does not have the right to send “RemoveProfile”."), nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.installed, func(p installedProfile) bool { return p.identifier == identifier && p.user == (c.user != nil) })
-	if i < 0 {
-		return failed(12075, "MCMDMErrorDomain", fmt.Sprintf("The profile “%s” is not installed.", identifier)), nil
-	}
-	trusted := len(d.installed[i].roots) > 0
-	d.installed = slices.Delete(d.installed, i, i+1)
-	if trusted {
-		d.dropClients()
-	}
-	return done(nil), nil
 }

@@ -64,6 +64,7 @@ func (s Subject) der() ([]byte, error) {
 // honest device sends.
 type csr struct {
 	subject    Subject
+	rawSubject []byte        // DER, in place of subject
 	key        crypto.Signer // signs, and is the subject's unless public is set
 	public     crypto.PublicKey
 	digest     crypto.Hash
@@ -73,8 +74,16 @@ type csr struct {
 	broken     bool     // spoil the signature
 }
 
+// name is the requested subject in DER.
+func (c csr) name() ([]byte, error) {
+	if c.rawSubject != nil {
+		return c.rawSubject, nil
+	}
+	return c.subject.der()
+}
+
 func (c csr) der() ([]byte, error) {
-	subject, err := c.subject.der()
+	subject, err := c.name()
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -401,88 +399,38 @@ func (d *Device) RequestIdentity(ctx context.Context, opts ...SCEPOption) error 
 	return nil
 }
 
-// SCEP is the client that the profile's payload describes.
+// SCEP is the client that the profile's payload describes, see [Profile].SCEP.
 func (d *Device) SCEP(p *Profile) (*SCEP, error) {
 	client, err := d.clientFor(nil)
 	if err != nil {
 		return nil, err
 	}
-	return &SCEP{
-		URL: p.SCEP.URL, Name: p.SCEP.Name, HTTP: client, Fingerprint: p.SCEP.CAFingerprint,
-		Retries: p.SCEP.Retries, RetryDelay: p.SCEP.RetryDelay,
-		Encoding: d.opts.Encoding, Now: d.opts.Now, Rand: d.opts.Rand,
-	}, nil
+	return d.scepClient(client, p.SCEP), nil
 }
 
 // Request makes the SCEP request that p asks the device for, with a new key.
 func (d *Device) Request(s *SCEP, p *Profile, opts ...SCEPOption) (*SCEPRequest, error) {
-	key, err := d.newKey(int(p.SCEP.Keysize))
-	if err != nil {
-		return nil, err
-	}
-	return s.Request(key, d.subject(p), p.SCEP.Challenge, p.SCEP.extensions(), opts...)
+	return d.scepRequest(s, p.SCEP, opts...)
 }
 
 func (d *Device) scep(ctx context.Context, p *Profile, opts ...SCEPOption) (*identity, error) {
-	s, err := d.SCEP(p)
+	client, err := d.clientFor(nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Discover(ctx); err != nil {
-		return nil, err
-	}
-	r, err := d.Request(s, p, opts...)
+	cert, key, err := d.certificate(ctx, client, p.SCEP, opts...)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := s.Send(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return &identity{cert: cert, key: r.key}, nil
+	return &identity{cert: cert, key: key}, nil
 }
 
-func (d *Device) newKey(bits int) (*rsa.PrivateKey, error) {
-	if d.opts.Keys != nil && d.opts.Keys.bits == bits {
-		return d.opts.Keys.Key()
-	}
-	return rsa.GenerateKey(rand.Reader, bits)
-}
-
-// subject is what the payload asks for, as each system changes it: a Mac expands
-// variables, takes the payload identifier for a missing CN and cuts the CN to 64
-// bytes (PROTOCOL 3.4).
-func (d *Device) subject(p *Profile) Subject {
-	if d.opts.Model != Mac {
-		return p.SCEP.Subject
-	}
-	expand := strings.NewReplacer("%ComputerName%", d.opts.Name, "%HardwareUUID%", d.opts.UDID, "%SerialNumber%", d.opts.Serial)
-	var out Subject
-	named := false
-	for _, rdn := range p.SCEP.Subject {
-		var pairs [][2]string
-		for _, pair := range rdn {
-			value := expand.Replace(pair[1])
-			if attributeType(pair[0]) == attributeType("CN") {
-				named = true
-				value = value[:min(len(value), 64)]
-			}
-			pairs = append(pairs, [2]string{pair[0], value})
-		}
-		out = append(out, pairs)
-	}
-	if !named {
-		identifier, _ := p.ofType("com.apple.security.scep")[0]["PayloadIdentifier"].(string)
-		out = append(out, [][2]string{{"CN", identifier[:min(len(identifier), 64)]}})
-	}
-	return out
-}
-
-// uninstall takes the profile away. Identity and ids stay, for tests that replay.
+// uninstall takes the profile away, and with it all that came over MDM. Identity
+// and ids stay, for tests that replay.
 func (d *Device) uninstall(to State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.state, d.renewal = to, nil
+	d.state, d.renewal, d.installed = to, nil, nil
 	d.dropClients()
 }
 

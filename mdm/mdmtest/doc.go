@@ -14,10 +14,12 @@
 //	err = dev.Enroll(ctx, profileURL) // or Install, RequestIdentity, Authenticate, TokenUpdate one by one
 //	n, err := dev.Poll(ctx)           // or Idle, Answer or Report one by one
 //	n, err = dev.User().Poll(ctx)     // nil without a user channel
+//	cred := dev.Credential("…scep")   // what the SCEP payload of a profile brought, after Poll
 //	err = dev.Remove(ctx)
 //
 // Hostile stories use [SCEPOption], [Device.CheckIn], [Device.PrepareRaw],
-// [Device.SetIdentity], [Device.Send] and [Renewal].OnStep.
+// [Device.SetIdentity], [Device.Send] and [Renewal].OnStep; those of clients other
+// than Apple's [Device.RenewCredential].
 //
 // It imports no other package of this module and no MDM, SCEP, PKCS#7 or plist
 // library: where both sides share code, both are wrong together.

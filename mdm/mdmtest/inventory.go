@@ -1,6 +1,7 @@
 package mdmtest
 
 import (
+	"crypto/x509"
 	"slices"
 	"strings"
 )
@@ -175,40 +176,59 @@ func (c *Channel) profileList() []any {
 		}
 		return all
 	}
-	if p := d.profile; p != nil && c.user == nil {
-		e := entry(Dict{"PayloadUUID": p.UUID, "PayloadIdentifier": p.Identifier, "PayloadVersion": 1, "PayloadDisplayName": p.Name})
+	add := func(p *Profile) {
+		e := entry(p.top)
 		e["PayloadContent"] = contents(p.Payloads)
 		if p.Signer != nil {
 			e["SignerCertificates"] = []any{p.Signer.Raw}
 		}
 		list = append(list, e)
 	}
+	if d.profile != nil && c.user == nil {
+		add(d.profile)
+	}
 	for _, p := range d.installed {
-		if p.user != (c.user != nil) {
-			continue
+		if p.user == c.user {
+			add(p.Profile)
 		}
-		e := entry(p.dict)
-		f := fields{dict: p.dict}
-		e["PayloadContent"] = contents(f.dicts("PayloadContent"))
-		if p.signer != nil {
-			e["SignerCertificates"] = []any{p.signer.Raw}
-		}
-		list = append(list, e)
 	}
 	return list
 }
 
-func (d *Device) certificateList() []any {
+// certificateList is the system's keychain, or on a user channel that user's.
+func (c *Channel) certificateList() []any {
+	d := c.dev
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := []any{}
-	if d.profile != nil {
-		for _, cert := range d.profile.Roots {
-			list = append(list, Dict{"CommonName": cert.Subject.CommonName, "IsIdentity": false, "Data": cert.Raw})
+	seen := map[string]bool{}
+	add := func(identity bool, certs ...*x509.Certificate) {
+		for _, cert := range certs {
+			if !seen[string(cert.Raw)] {
+				list = append(list, Dict{"CommonName": cert.Subject.CommonName, "IsIdentity": identity, "Data": cert.Raw})
+			}
+			seen[string(cert.Raw)] = true
 		}
 	}
-	if d.identity != nil {
-		list = append(list, Dict{"CommonName": d.identity.cert.Subject.CommonName, "IsIdentity": true, "Data": d.identity.cert.Raw})
+	if c.user == nil {
+		if d.profile != nil {
+			add(false, d.profile.Certificates...)
+		}
+		if d.identity != nil {
+			add(true, d.identity.cert)
+		}
+	}
+	for _, p := range d.installed {
+		if p.user != c.user {
+			continue
+		}
+		for _, credential := range p.credentials {
+			add(true, credential.Certificate)
+		}
+		for _, payload := range p.PKCS12s {
+			add(false, payload.Others...)
+		}
+		add(false, p.Certificates...)
 	}
 	return list
 }

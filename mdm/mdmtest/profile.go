@@ -2,6 +2,7 @@ package mdmtest
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -13,8 +14,7 @@ import (
 	"time"
 )
 
-// Rules are the circumstances that decide what a device accepts in an enrollment
-// profile.
+// Rules are the circumstances that decide what a device accepts in a profile.
 type Rules struct {
 	Model          Model
 	UserEnrollment bool
@@ -22,18 +22,23 @@ type Rules struct {
 	AnyEnrollment  bool // don't compare EnrollmentMode with UserEnrollment
 }
 
-// Profile is an enrollment profile that a device would install.
+// Profile is a configuration profile that a device would install.
 type Profile struct {
-	Raw        []byte
-	Identifier string
-	UUID       string
-	Name       string
-	Scope      string            // "System", "User" or ""
-	Signer     *x509.Certificate // nil when the profile is not signed
-	MDM        MDMPayload
-	SCEP       SCEPPayload
-	Roots      []*x509.Certificate // delivered roots, which TLS trusts afterwards
-	Payloads   []Dict
+	Raw          []byte
+	Identifier   string
+	UUID         string
+	Name         string
+	Scope        string            // "System", "User" or ""
+	Signer       *x509.Certificate // nil when the profile is not signed
+	MDM          MDMPayload        // of an enrollment profile
+	SCEP         SCEPPayload       // the identity's in an enrollment profile, else the first
+	SCEPs        []SCEPPayload     // all of them
+	PKCS12s      []PKCS12Payload
+	Certificates []*x509.Certificate // of certificate payloads
+	Roots        []*x509.Certificate // those among them that TLS trusts afterwards
+	Payloads     []Dict              // without those that a Mac's User Enrollment skips
+
+	top Dict
 }
 
 const topicPrefix = "com.apple.mgmt."
@@ -58,8 +63,10 @@ func (m MDMPayload) PerUser() bool {
 	return slices.Contains(m.ServerCapabilities, "com.apple.mdm.per-user-connections")
 }
 
-// SCEPPayload is the PayloadContent of com.apple.security.scep (PROTOCOL 3.4).
+// SCEPPayload is com.apple.security.scep (PROTOCOL 3.4).
 type SCEPPayload struct {
+	Identifier    string
+	UUID          string
 	URL           string
 	Name          string
 	Subject       Subject
@@ -73,6 +80,19 @@ type SCEPPayload struct {
 	DNS           []string
 	URI           []string
 	UPN           string
+	Extractable   bool
+	AllAppsAccess bool
+}
+
+// PKCS12Payload is com.apple.security.pkcs12: an identity made elsewhere.
+type PKCS12Payload struct {
+	Identifier    string
+	UUID          string
+	Certificate   *x509.Certificate
+	Key           crypto.Signer
+	Others        []*x509.Certificate // that came with the identity
+	Extractable   bool
+	AllAppsAccess bool
 }
 
 // openProfile returns the property list in a profile, signed or not, and who
@@ -115,11 +135,30 @@ func ParseProfile(data []byte, rules Rules) (*Profile, error) {
 	if err := p.read(d, rules); err != nil {
 		return nil, fmt.Errorf("enrollment profile: %w", err)
 	}
+	if err := p.readMDM(rules); err != nil {
+		return nil, fmt.Errorf("enrollment profile: %w", err)
+	}
 	return p, nil
 }
 
+// ParseConfiguration reads any profile and applies the rules of PROTOCOL 3.1, 3.4
+// and 3.8. Its error says why a device would not install it.
+func ParseConfiguration(data []byte, rules Rules) (*Profile, error) {
+	d, signer, err := openProfile(data)
+	if err != nil {
+		return nil, err
+	}
+	p := &Profile{Raw: bytes.Clone(data), Signer: signer}
+	if err := p.read(d, rules); err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	return p, nil
+}
+
+// read reads what any profile may hold.
 func (p *Profile) read(d Dict, rules Rules) error {
 	f := fields{dict: d}
+	p.top = d
 	if f.dict["EncryptedPayloadContent"] != nil {
 		return errors.New("encrypted for another identity")
 	}
@@ -141,11 +180,17 @@ func (p *Profile) read(d Dict, rules Rules) error {
 	case target != 0 && target != rules.Model.target():
 		return fmt.Errorf("TargetDeviceType %d is not this %s", target, rules.Model)
 	}
-	if content, err := p.payloads(content, rules); err != nil {
-		return err
-	} else if err := p.certificates(content); err != nil {
+	if err := p.payloads(content, rules); err != nil {
 		return err
 	}
+	if err := p.certificates(); err != nil {
+		return err
+	}
+	return p.identities()
+}
+
+// readMDM reads what makes p an enrollment profile.
+func (p *Profile) readMDM(rules Rules) error {
 	mdm := p.ofType("com.apple.mdm")
 	if len(mdm) != 1 {
 		return fmt.Errorf("%d com.apple.mdm payloads, want exactly one", len(mdm))
@@ -160,14 +205,16 @@ func (p *Profile) read(d Dict, rules Rules) error {
 	if t := p.Payloads[identity]["PayloadType"]; t != "com.apple.security.scep" {
 		return fmt.Errorf("identity comes from %v; this device knows com.apple.security.scep only", t)
 	}
-	if err := p.SCEP.read(p.Payloads[identity]); err != nil {
-		return fmt.Errorf("com.apple.security.scep: %w", err)
+	for _, scep := range p.SCEPs {
+		if scep.UUID == p.MDM.IdentityCertificateUUID {
+			p.SCEP = scep
+		}
 	}
 	return nil
 }
 
 // payloads checks what every payload needs and keeps those that the enrollment allows.
-func (p *Profile) payloads(content []Dict, rules Rules) ([]Dict, error) {
+func (p *Profile) payloads(content []Dict, rules Rules) error {
 	seen := map[string]bool{}
 	for i, d := range content {
 		f := fields{dict: d}
@@ -175,25 +222,25 @@ func (p *Profile) payloads(content []Dict, rules Rules) ([]Dict, error) {
 		kind := f.string("PayloadType")
 		switch {
 		case f.err != nil:
-			return nil, fmt.Errorf("payload %d: %w", i, f.err)
+			return fmt.Errorf("payload %d: %w", i, f.err)
 		case seen["i"+identifier] || seen["u"+uuid]:
-			return nil, fmt.Errorf("payload %d: PayloadIdentifier or PayloadUUID repeats", i)
+			return fmt.Errorf("payload %d: PayloadIdentifier or PayloadUUID repeats", i)
 		}
 		seen["i"+identifier], seen["u"+uuid] = true, true
 		if rules.UserEnrollment && !allowedInUserEnrollment(kind) {
 			if rules.Model == Mac {
 				continue // skipped silently (PROTOCOL 3.8)
 			}
-			return nil, fmt.Errorf("payload %s is forbidden in a User Enrollment", kind)
+			return fmt.Errorf("payload %s is forbidden in a User Enrollment", kind)
 		}
 		p.Payloads = append(p.Payloads, d)
 	}
-	return p.Payloads, nil
+	return nil
 }
 
 // certificates reads the certificate payloads; Apple installs them first.
-func (p *Profile) certificates(content []Dict) error {
-	for _, d := range content {
+func (p *Profile) certificates() error {
+	for _, d := range p.Payloads {
 		f := fields{dict: d}
 		kind := f.string("PayloadType")
 		switch kind {
@@ -220,10 +267,33 @@ func (p *Profile) certificates(content []Dict) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", kind, err)
 			}
+			p.Certificates = append(p.Certificates, cert)
 			if cert.IsCA && bytes.Equal(cert.RawIssuer, cert.RawSubject) {
 				p.Roots = append(p.Roots, cert)
 			}
 		}
+	}
+	return nil
+}
+
+// identities reads the payloads that bring a certificate with its key.
+func (p *Profile) identities() error {
+	for _, d := range p.ofType("com.apple.security.scep") {
+		var scep SCEPPayload
+		if err := scep.read(d); err != nil {
+			return fmt.Errorf("com.apple.security.scep: %w", err)
+		}
+		p.SCEPs = append(p.SCEPs, scep)
+	}
+	for _, d := range p.ofType("com.apple.security.pkcs12") {
+		var identity PKCS12Payload
+		if err := identity.read(d); err != nil {
+			return fmt.Errorf("com.apple.security.pkcs12: %w", err)
+		}
+		p.PKCS12s = append(p.PKCS12s, identity)
+	}
+	if len(p.SCEPs) > 0 {
+		p.SCEP = p.SCEPs[0]
 	}
 	return nil
 }
@@ -324,6 +394,8 @@ func (s *SCEPPayload) read(d Dict) error {
 		}
 	}
 	*s = SCEPPayload{
+		Identifier:    outer.string("PayloadIdentifier"),
+		UUID:          outer.string("PayloadUUID"),
 		URL:           f.required("URL"),
 		Name:          f.string("Name"),
 		Challenge:     f.string("Challenge"),
@@ -333,10 +405,10 @@ func (s *SCEPPayload) read(d Dict) error {
 		Retries:       int(f.int("Retries", 3)),
 		RetryDelay:    time.Duration(f.int("RetryDelay", 10)) * time.Second,
 		Subject:       f.subject("Subject"),
+		Extractable:   f.boolean("KeyIsExtractable", true),
+		AllAppsAccess: f.bool("AllowAllAppsAccess"),
 	}
 	keyType := f.string("Key Type")
-	f.bool("KeyIsExtractable")
-	f.bool("AllowAllAppsAccess")
 	alt := fields{dict: f.dictionary("SubjectAltName")}
 	s.Email, s.DNS = alt.oneOrMore("rfc822Name"), alt.oneOrMore("dNSName")
 	s.URI, s.UPN = alt.oneOrMore("uniformResourceIdentifier"), alt.string("ntPrincipalName")
@@ -354,6 +426,23 @@ func (s *SCEPPayload) read(d Dict) error {
 		return fmt.Errorf("Key Usage %d", s.KeyUsage)
 	}
 	return checkURL(s.URL, true)
+}
+
+func (p *PKCS12Payload) read(d Dict) error {
+	f := fields{dict: d}
+	*p = PKCS12Payload{
+		Identifier:    f.string("PayloadIdentifier"),
+		UUID:          f.string("PayloadUUID"),
+		Extractable:   f.boolean("KeyIsExtractable", true),
+		AllAppsAccess: f.bool("AllowAllAppsAccess"),
+	}
+	data, password := f.data("PayloadContent"), f.string("Password")
+	if f.err != nil {
+		return f.err
+	}
+	var err error
+	p.Key, p.Certificate, p.Others, err = openPKCS12(data, password)
+	return err
 }
 
 // fields reads typed values of a dictionary and remembers the first that has
@@ -385,6 +474,13 @@ func (f *fields) int(key string, absent int64) int64 {
 		return absent
 	}
 	return field[int64](f, key)
+}
+
+func (f *fields) boolean(key string, absent bool) bool {
+	if f.dict[key] == nil {
+		return absent
+	}
+	return f.bool(key)
 }
 
 func (f *fields) required(key string) string {

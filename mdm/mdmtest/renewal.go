@@ -50,7 +50,7 @@ func (d *Device) renew(ctx context.Context, raw []byte, cmd *Command) (r Result,
 		err = immutable(d.Profile(), p)
 	}
 	if err != nil {
-		return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+err.Error()), nil, nil
+		return installFailed(err), nil, nil
 	}
 	steps := []Step{StepSCEP, StepAuth, StepTokenUpdate, StepUserToken, StepResult}
 	if d.opts.Renewal.ResultFirst {
@@ -110,7 +110,7 @@ func (d *Device) goOn(ctx context.Context) (Result, func(context.Context) error,
 		d.mu.Lock()
 		d.renewal = nil
 		d.mu.Unlock()
-		return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+err.Error()), nil, nil
+		return installFailed(err), nil, nil
 	case resultSent:
 		return Result{}, nil, nil
 	}

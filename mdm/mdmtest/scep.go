@@ -33,12 +33,17 @@ const (
 	oidTransactionID  = "2.16.840.1.113733.1.9.7"
 
 	messageCertRep        = "3"
-	messagePKCSReq        = "19"
 	messageGetCertInitial = "20"
 
 	pkiSuccess = "0"
 	pkiFailure = "2"
 	pkiPending = "3"
+)
+
+// Message types of requests, for [WithMessageType].
+const (
+	RenewalReq = "17"
+	PKCSReq    = "19"
 )
 
 // SCEPFailure is a CertRep that refuses (RFC 8894, 3.2.1.3).
@@ -216,7 +221,9 @@ func WithRawChallenge(der []byte) SCEPOption {
 }
 
 // WithSubject replaces the requested subject.
-func WithSubject(s Subject) SCEPOption { return func(d *scepDraft) { d.csr.subject = s } }
+func WithSubject(s Subject) SCEPOption {
+	return func(d *scepDraft) { d.csr.subject, d.csr.rawSubject = s, nil }
+}
 
 // WithExtensions replaces the requested extensions.
 func WithExtensions(list ...pkix.Extension) SCEPOption {
@@ -232,6 +239,17 @@ func WithAttribute(der []byte) SCEPOption {
 // signature remains the device's.
 func WithPublicKey(key crypto.PublicKey) SCEPOption {
 	return func(d *scepDraft) { d.csr.public = key }
+}
+
+// WithKey asks for a certificate of another key than a new one, as a client does
+// that renews and keeps its key.
+func WithKey(key crypto.Signer) SCEPOption {
+	return func(d *scepDraft) {
+		if d.csr.key == d.signerKey {
+			d.signerKey = key
+		}
+		d.csr.key = key
+	}
 }
 
 // WithBrokenSignature spoils the signature of the certificate request.
@@ -252,7 +270,7 @@ func WithSignerKey(key crypto.Signer) SCEPOption {
 	return func(d *scepDraft) { d.signer, d.signerKey = nil, key }
 }
 
-// WithMessageType replaces PKCSReq (19), for example by RenewalReq (17).
+// WithMessageType replaces [PKCSReq], for example by [RenewalReq].
 func WithMessageType(t string) SCEPOption { return func(d *scepDraft) { d.messageType = t } }
 
 // WithTransactionID replaces the digest of the public key.
@@ -291,7 +309,7 @@ func (s *SCEP) Request(key crypto.Signer, subject Subject, challenge string, ext
 	}
 	d := scepDraft{
 		csr:         csr{subject: subject, key: key, digest: hash, extensions: extensions},
-		messageType: messagePKCSReq,
+		messageType: PKCSReq,
 		signerKey:   key,
 		recipient:   s.CA,
 		cipher:      oidAES128,
@@ -310,7 +328,7 @@ func (s *SCEP) Request(key crypto.Signer, subject Subject, challenge string, ext
 		opt(&d)
 	}
 	if d.id == "" {
-		spki, err := x509.MarshalPKIXPublicKey(key.Public())
+		spki, err := x509.MarshalPKIXPublicKey(d.csr.key.Public())
 		if err != nil {
 			return nil, fmt.Errorf("SCEP: %w", err)
 		}
@@ -332,7 +350,7 @@ func (s *SCEP) Request(key crypto.Signer, subject Subject, challenge string, ext
 		return nil, err
 	}
 	r.poll = func() (*SCEPRequest, error) {
-		name, err := d.csr.subject.der()
+		name, err := d.csr.name()
 		if err != nil {
 			return nil, err
 		}

@@ -44,9 +44,18 @@ type server struct {
 	results  []Dict                                  // results and Idles, with "signer" added
 	commands []Dict                                  // queue
 	issued   []string                                // fingerprints of identities
+	names    []string                                // message= of GetCACert and GetCACaps
+	requests []scepRequest                           // PKIOperations other than GetCertInitial
 	status   func(kind string) (int, string, string) // an HTTP answer other than 200: status, Content-Type, body
 	hook     func(msg Dict) Dict                     // answers polls in place of the queue
 	answers  map[string]Dict                         // to check-ins
+}
+
+// scepRequest is what a PKIOperation asked for.
+type scepRequest struct {
+	messageType string
+	signer      *x509.Certificate
+	csr         *x509.CertificateRequest
 }
 
 // certRep is an answer that a test may spoil.
@@ -185,6 +194,9 @@ func (s *server) serveSCEP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	operation := r.URL.Query().Get("operation")
 	s.note("%s %s", r.Method, operation)
+	if operation != "PKIOperation" {
+		s.names = append(s.names, r.URL.Query().Get("message"))
+	}
 	switch operation {
 	case "GetCACert":
 		w.Header().Set("Content-Type", s.caType)
@@ -246,6 +258,7 @@ func (s *server) pkiOperation(body []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.requests = append(s.requests, scepRequest{kind, signer, csr})
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(int64(len(s.issued) + 2)), Subject: pkix.Name{CommonName: csr.Subject.CommonName},
 			NotBefore: time.Now().Add(-10 * time.Minute), NotAfter: time.Now().Add(time.Hour),
@@ -439,7 +452,7 @@ func (s *server) serveConnect(w http.ResponseWriter, r *http.Request) {
 		s.commands = slices.DeleteFunc(s.commands, func(c Dict) bool { return c["CommandUUID"] == uuid })
 	}
 	for _, c := range s.commands {
-		if c["later"] == nil && (c["user"] == nil) == (msg["UserID"] == nil) {
+		if c["later"] == nil && (c["user"] == nil) == (msg["UserID"] == nil && msg["EnrollmentUserID"] == nil) {
 			c = maps.Clone(c)
 			delete(c, "user")
 			s.write(w, c)

@@ -34,15 +34,31 @@ func (d *Device) clientFor(id *identity) (*http.Client, error) {
 	return *slot, nil
 }
 
-// roots are the roots that TLS trusts: those before any profile, and those that
-// profiles delivered.
-func (d *Device) roots() (*x509.CertPool, error) {
-	var more []*x509.Certificate
+// clientTrusting returns an HTTP client without certificate that trusts more roots
+// than the device does yet, and what ends its connections.
+func (d *Device) clientTrusting(more []*x509.Certificate) (*http.Client, func(), error) {
+	if d.opts.Transport != nil || len(more) == 0 {
+		client, err := d.clientFor(nil)
+		return client, func() {}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	roots, err := d.roots(more...)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := newClient(roots, nil)
+	return client, client.CloseIdleConnections, nil
+}
+
+// roots are the roots that TLS trusts: those before any profile, those that
+// profiles delivered, and more. The caller holds mu.
+func (d *Device) roots(more ...*x509.Certificate) (*x509.CertPool, error) {
 	if d.profile != nil {
 		more = append(more, d.profile.Roots...)
 	}
 	for _, p := range d.installed {
-		more = append(more, p.roots...)
+		more = append(more, p.Roots...)
 	}
 	if len(more) == 0 {
 		return d.opts.RootCAs, nil
