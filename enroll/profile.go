@@ -68,12 +68,12 @@ func (s *Service) ProfileIdentifier() string {
 func rdns(name pkix.Name) []profile.RDN {
 	var rdns []profile.RDN
 	for _, o := range name.Organization {
-		rdns = append(rdns, profile.RDN{Type: "O", Value: o})
+		rdns = append(rdns, profile.RDN{{Type: "O", Value: o}})
 	}
 	for _, ou := range name.OrganizationalUnit {
-		rdns = append(rdns, profile.RDN{Type: "OU", Value: ou})
+		rdns = append(rdns, profile.RDN{{Type: "OU", Value: ou}})
 	}
-	return append(rdns, profile.RDN{Type: "CN", Value: name.CommonName})
+	return append(rdns, profile.RDN{{Type: "CN", Value: name.CommonName}})
 }
 
 func installProfile(uuid string, signed []byte) ([]byte, error) {

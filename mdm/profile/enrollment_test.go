@@ -47,7 +47,7 @@ func enrollment(t testing.TB) profile.Enrollment {
 			PayloadUUID: "11111111-2222-4333-8444-555555555555",
 			URL:         "https://mdm.example.com:8443/scep",
 			Name:        "identity",
-			Subject:     []profile.RDN{{"O", "Example"}, {"CN", "attempt-1"}},
+			Subject:     []profile.RDN{{{"O", "Example"}}, {{"CN", "attempt-1"}}},
 			Challenge:   "one-time",
 			CA:          certificate(t, "identity-ca.pem"),
 		},
@@ -154,7 +154,7 @@ func TestARenewalChangesOnlyWhatItMay(t *testing.T) {
 func TestEncodeCarriesNamesExactly(t *testing.T) {
 	const name = `A</string><key>x</key>&"' 🧑‍💻`
 	e := enrollment(t)
-	e.Organization, e.SCEP.Subject[0].Value = name, name
+	e.Organization, e.SCEP.Subject[0][0].Value = name, name
 	raw, err := e.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +207,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"no challenge":                       {func(e *profile.Enrollment) { e.SCEP.Challenge = "" }, "Challenge"},
 		"a short key":                        {func(e *profile.Enrollment) { e.SCEP.KeySize = 1024 }, "KeySize"},
 		"no CN":                              {func(e *profile.Enrollment) { e.SCEP.Subject = e.SCEP.Subject[:1] }, "CN"},
-		"a CN that a Mac would cut":          {func(e *profile.Enrollment) { e.SCEP.Subject[1].Value = strings.Repeat("é", 33) }, "66 bytes"},
+		"a CN that a Mac would cut":          {func(e *profile.Enrollment) { e.SCEP.Subject[1][0].Value = strings.Repeat("é", 33) }, "66 bytes"},
 		"a name that XML can't hold":         {func(e *profile.Enrollment) { e.Organization = "a\x00" }, "can't hold"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,6 @@
-// Package profile writes and reads configuration profiles: it builds the
-// enrollment profile, signs profiles, and takes signed ones out of their envelope.
+// Package profile writes and reads configuration profiles: it builds those that enroll
+// a device and those that bring it a certificate, signs profiles, and takes signed ones
+// out of their envelope.
 //
 // It knows nothing of users, devices or certificate authorities, and keeps nothing.
 package profile
