@@ -22,6 +22,8 @@ func TestSessions(t *testing.T) {
 		later time.Duration
 		harm  func(t *testing.T, db storage.DB)
 		want  string
+
+		disable []bool // what becomes of the user
 	}{
 		"last from one request to the next": {want: "user:ana@example.com"},
 		"last while they are used":          {later: time.Hour, want: "user:ana@example.com"},
@@ -42,6 +44,8 @@ func TestSessions(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, want: "nobody"},
+		"end when their user is disabled":        {later: time.Second, disable: []bool{true}, want: "nobody"},
+		"stay so when the user is enabled again": {later: time.Second, disable: []bool{true, false}, want: "nobody"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, log := storagetest.Open(t), slog.New(slog.DiscardHandler)
@@ -51,7 +55,11 @@ func TestSessions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := people.CreateOwner(ctx, "ana@example.com", "correct horse"); err != nil {
+			if _, err := people.CreateOwner(ctx, "owner@example.com", "correct horse"); err != nil {
+				t.Fatal(err)
+			}
+			ana, err := people.CreateUser(ctx, identity.Local(), identity.NewUser{Email: "ana@example.com", Password: "correct horse"})
+			if err != nil {
 				t.Fatal(err)
 			}
 			sessions, err := webui.NewSessions(webui.SessionsConfig{
@@ -86,6 +94,11 @@ func TestSessions(t *testing.T) {
 			now = now.Add(tt.later)
 			if tt.harm != nil {
 				tt.harm(t, db)
+			}
+			for _, disabled := range tt.disable {
+				if _, err := people.UpdateUser(ctx, identity.Local(), ana.ID, identity.UserChange{Disabled: &disabled}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			r := httptest.NewRequest("GET", "/", nil)
 			r.AddCookie(in.Result().Cookies()[0])

@@ -223,10 +223,10 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		}
 	}
 	now := s.now().UTC()
+	var old User
 	var changed []string
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		old, err := users.Get(tx, id)
-		if err != nil {
+		if old, err = users.Get(tx, id); err != nil {
 			return err
 		}
 		if u, changed, err = c.apply(old); err != nil {
@@ -243,7 +243,7 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		if disabled {
 			u.PasswordAt = now
 		}
-		if len(changed) == 0 && u.Disabled == old.Disabled {
+		if u == old {
 			return nil
 		}
 		if err := putUser(tx, old, u); err != nil {
@@ -259,7 +259,9 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 	if err != nil {
 		return User{}, fmt.Errorf("update user: %w", err)
 	}
-	s.log.InfoContext(ctx, "user updated", "user", id, "changed", changed, "disabled", u.Disabled, "by", by.String())
+	if u != old {
+		s.log.InfoContext(ctx, "user updated", "user", id, "changed", changed, "disabled", u.Disabled, "by", by.String())
+	}
 	return u, nil
 }
 
@@ -336,10 +338,10 @@ func putUser(tx storage.Tx, old, u User) error {
 
 // checkTaken says in so many words what the unique indexes would refuse.
 func checkTaken(tx storage.Tx, u User) error {
-	for _, name := range []struct{ index, value, what string }{
-		{usersByLogin, u.Username, "username"},
-		{usersByLogin, u.Email, "e-mail address"},
-		{usersByAppleAccount, u.ManagedAppleAccount, "Managed Apple Account"},
+	for _, name := range []struct{ index, value, text string }{
+		{usersByLogin, u.Username, "another user logs in as"},
+		{usersByLogin, u.Email, "another user logs in as"},
+		{usersByAppleAccount, u.ManagedAppleAccount, "another user has the Managed Apple Account"},
 	} {
 		if name.value == "" {
 			continue
@@ -347,7 +349,7 @@ func checkTaken(tx storage.Tx, u User) error {
 		other, err := users.One(tx, name.index, normalLogin(name.value))
 		switch {
 		case err == nil && other.ID != u.ID:
-			return fmt.Errorf("%w: another user has the %s %s", ErrTaken, name.what, name.value)
+			return fmt.Errorf("%w: %s %s", ErrTaken, name.text, name.value)
 		case err != nil && !errors.Is(err, storage.ErrNotFound):
 			return err
 		}

@@ -87,7 +87,7 @@ func TestUsersThatAreNotMade(t *testing.T) {
 		})
 	}
 	p := h.do(t, exchange{method: "POST", path: "/api/v1/users", body: `{"email":"CYD@example.com"}`}).wantProblem(t, 409, "user_exists")
-	if p.Detail != "another user has the username CYD@example.com" {
+	if p.Detail != "another user logs in as CYD@example.com" {
 		t.Errorf("detail is %q", p.Detail)
 	}
 }
