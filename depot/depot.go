@@ -1,13 +1,14 @@
 // Package depot issues certificates, and knows all that it has issued.
 //
 // It has three authorities. The identity CA issues nothing but the identities by
-// which devices sign in to MDM, so that no other certificate can ever pass as
-// one. The organisation root anchors everything else: our own TLS leaf, signatures
-// of profiles, and the issuer of payload certificates, which speaks SCEP, as the
-// root never does. Their keys are sealed in the database.
+// which devices sign in to MDM, and the certificate of whoever signs OCSP answers
+// about them, so that no other certificate can ever pass as one. The organisation
+// root anchors everything else: our own TLS leaf, signatures of profiles, and the
+// issuer of payload certificates, which speaks SCEP, as the root never does. Their
+// keys are sealed in the database.
 //
 // What is revoked is known at once to whoever asks: see [Depot.RevocationList] and
-// [Depot.Status].
+// [Depot.Standing].
 //
 // It decides nothing: who may have a certificate, and what it says, is for
 // package enroll. It knows nothing of devices but the IDs that it is given, and
@@ -111,7 +112,8 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 	return d, nil
 }
 
-// Identity returns the authority that issues MDM identities, and nothing else.
+// Identity returns the authority that issues MDM identities, and nothing else but
+// its own [Responder].
 func (d *Depot) Identity() *Authority { return d.keys.Load().byName[identityName] }
 
 // Root returns the organisation root.
