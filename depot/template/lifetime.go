@@ -34,6 +34,13 @@ func (s Span) Duration() (time.Duration, error) {
 	return d, nil
 }
 
+func spanOf(d time.Duration) Span {
+	if d%time.Hour == 0 {
+		return Span(strconv.FormatInt(int64(d/time.Hour), 10) + "h")
+	}
+	return Span(d.String())
+}
+
 // RenewBefore says when certificates are renewed: so long before they end, as a Span or
 // as a part of their life, "30%". Empty means DefaultRenewBefore.
 type RenewBefore string

@@ -73,10 +73,11 @@ var templates = storage.NewCollection("template", 1,
 )
 
 // Create stores a new template, and returns it as it is stored. note is what its author
-// has to say about it, by is who that is. A challenge that t needs and lacks is made.
+// has to say about it, nil for nothing; by is who that is. A challenge that t needs and
+// lacks is made.
 //
 // Errors are FieldErrors, wrap ErrNameTaken, or are the store's.
-func (s *Service) Create(ctx context.Context, by string, t Template, note string) (Template, error) {
+func (s *Service) Create(ctx context.Context, by string, t Template, note *string) (Template, error) {
 	t = s.prepare(by, t, note)
 	t.CreatedAt = t.UpdatedAt
 	if err := t.Check(); err != nil {
@@ -104,7 +105,7 @@ func (s *Service) Create(ctx context.Context, by string, t Template, note string
 //
 // Errors are FieldErrors, or the store's: one that wraps storage.ErrNotFound when there
 // is no such template.
-func (s *Service) Replace(ctx context.Context, by string, t Template, note string) (stored Template, fresh bool, err error) {
+func (s *Service) Replace(ctx context.Context, by string, t Template, note *string) (stored Template, fresh bool, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		old, err := s.Get(tx, t.Name)
 		if err != nil {
@@ -147,15 +148,20 @@ func (t *Template) inherit(old Template) {
 }
 
 // prepare fills in what the author of t leaves to us.
-func (s *Service) prepare(by string, t Template, note string) Template {
+func (s *Service) prepare(by string, t Template, note *string) Template {
 	now := s.now().UTC()
 	t.UpdatedAt = now
 	t.ExtKeyUsage = CanonicalUsages(t.ExtKeyUsage)
 	if t.ChallengeType == Static && t.Issuer != External && t.Challenge == "" {
 		t.Challenge = Secret(rand.Text())
 	}
-	if note != t.Note() {
-		t.Notes = append(slices.Clone(t.Notes), Note{Text: note, Author: by, At: now})
+	if life := t.ValidFor(); t.RenewBefore == "" && life > 0 {
+		if before, err := t.RenewBefore.of(life); err == nil {
+			t.RenewBefore = RenewBefore(spanOf(before))
+		}
+	}
+	if note != nil && *note != t.Note() {
+		t.Notes = append(slices.Clone(t.Notes), Note{Text: *note, Author: by, At: now})
 		t.Notes = t.Notes[max(0, len(t.Notes)-maxNotes):]
 	}
 	return t

@@ -56,7 +56,7 @@ func (s *shelf) get(t testing.TB, name string) (tmpl template.Template, err erro
 
 func (s *shelf) create(t testing.TB, tmpl template.Template) template.Template {
 	t.Helper()
-	stored, err := s.Create(context.Background(), "user:ana@example.com", tmpl, "first")
+	stored, err := s.Create(context.Background(), "user:ana@example.com", tmpl, new("first"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,13 +117,24 @@ func TestTheDatabaseHoldsNoSecrets(t *testing.T) {
 	}
 }
 
+func TestTheTimeOfRenewalIsFilledIn(t *testing.T) {
+	s := newShelf(t)
+	for validity, want := range map[template.Span]template.RenewBefore{"365d": "720h", "10d": "120h", "1h": "30m0s"} {
+		in := wifi(t)
+		in.Name, in.Validity = "for-"+string(validity), validity
+		if got := s.create(t, in); got.RenewBefore != want {
+			t.Errorf("of %s it is %s, want %s", validity, got.RenewBefore, want)
+		}
+	}
+}
+
 func TestNamesAreUniqueInAnyCase(t *testing.T) {
 	s := newShelf(t)
 	s.create(t, wifi(t))
 	again := wifi(t)
 	for _, name := range []string{"wifi", "WiFi"} {
 		again.Name = name
-		if _, err := s.Create(context.Background(), "x", again, ""); !errors.Is(err, template.ErrNameTaken) {
+		if _, err := s.Create(context.Background(), "x", again, nil); !errors.Is(err, template.ErrNameTaken) {
 			t.Errorf("Create(%s) = %v, want ErrNameTaken", name, err)
 		}
 	}
@@ -137,20 +148,20 @@ func TestAStaticChallengeIsMadeWhereThereIsNone(t *testing.T) {
 	if len(made.Challenge) < 20 {
 		t.Fatalf("the challenge has %d characters", len(made.Challenge))
 	}
-	kept, fresh, err := s.Replace(ctx, "x", in, "first")
+	kept, fresh, err := s.Replace(ctx, "x", in, new("first"))
 	if err != nil || fresh || kept.Challenge != made.Challenge {
 		t.Errorf("replaced without a challenge: fresh %v, %v, want the one that was there", fresh, err)
 	}
 	in.Challenge = "given by hand"
-	if got, fresh, err := s.Replace(ctx, "x", in, "first"); err != nil || fresh || got.Challenge != "given by hand" {
+	if got, fresh, err := s.Replace(ctx, "x", in, new("first")); err != nil || fresh || got.Challenge != "given by hand" {
 		t.Errorf("replaced with one: fresh %v, %v", fresh, err)
 	}
 	in.ChallengeType, in.Challenge = template.OneTime, ""
-	if got, _, err := s.Replace(ctx, "x", in, "first"); err != nil || got.Challenge != "" {
+	if got, _, err := s.Replace(ctx, "x", in, new("first")); err != nil || got.Challenge != "" {
 		t.Errorf("with one-time challenges a static one is kept: %v", err)
 	}
 	in.ChallengeType = template.Static
-	if got, fresh, err := s.Replace(ctx, "x", in, "first"); err != nil || !fresh || got.Challenge == "" || got.Challenge == made.Challenge {
+	if got, fresh, err := s.Replace(ctx, "x", in, new("first")); err != nil || !fresh || got.Challenge == "" || got.Challenge == made.Challenge {
 		t.Errorf("back to static: fresh %v, %v, want a new one", fresh, err)
 	}
 }
@@ -162,26 +173,26 @@ func TestSecretsStayWithTheServerThatTheyAreFor(t *testing.T) {
 	in.Upstream.ChallengeType, in.Upstream.Challenge = template.UpstreamStatic, "theirs"
 	s.create(t, in)
 	in.Upstream.Challenge = ""
-	if got, _, err := s.Replace(ctx, "x", in, ""); err != nil || got.Upstream.Challenge != "theirs" {
+	if got, _, err := s.Replace(ctx, "x", in, nil); err != nil || got.Upstream.Challenge != "theirs" {
 		t.Errorf("Replace = %v, want the challenge kept", err)
 	}
 	in.Upstream.URL = "https://evil.example/scep"
 	var bad template.FieldErrors
-	if _, _, err := s.Replace(ctx, "x", in, ""); !errors.As(err, &bad) || bad[0].Field != "upstream.challenge" {
+	if _, _, err := s.Replace(ctx, "x", in, nil); !errors.As(err, &bad) || bad[0].Field != "upstream.challenge" {
 		t.Errorf("Replace with another URL = %v, want the challenge asked for again", err)
 	}
 
 	in.Upstream.ChallengeType, in.Upstream.ChallengeURL = template.UpstreamDynamic, "https://ndes.example.com/"
 	in.Upstream.Username, in.Upstream.Password = "gatehouse", "hush"
-	if _, _, err := s.Replace(ctx, "x", in, ""); err != nil {
+	if _, _, err := s.Replace(ctx, "x", in, nil); err != nil {
 		t.Fatal(err)
 	}
 	in.Upstream.Password = ""
-	if got, _, err := s.Replace(ctx, "x", in, ""); err != nil || got.Upstream.Password != "hush" {
+	if got, _, err := s.Replace(ctx, "x", in, nil); err != nil || got.Upstream.Password != "hush" {
 		t.Errorf("Replace = %v, want the password kept", err)
 	}
 	in.Upstream.ChallengeURL = "https://evil.example/"
-	if got, _, err := s.Replace(ctx, "x", in, ""); err != nil || got.Upstream.Password != "" {
+	if got, _, err := s.Replace(ctx, "x", in, nil); err != nil || got.Upstream.Password != "" {
 		t.Errorf("Replace with another challenge URL = %v, want no password", err)
 	}
 }
@@ -190,13 +201,14 @@ func TestNotesAreKeptWithAuthorAndTime(t *testing.T) {
 	ctx, s := context.Background(), newShelf(t)
 	s.create(t, wifi(t))
 	for i, tt := range []struct {
-		note string
+		note *string
 		want []string
 	}{
-		{"first", []string{"first"}},
-		{"second", []string{"first", "second"}},
-		{"second", []string{"first", "second"}},
-		{"", []string{"first", "second", ""}},
+		{new("first"), []string{"first"}},
+		{new("second"), []string{"first", "second"}},
+		{new("second"), []string{"first", "second"}},
+		{nil, []string{"first", "second"}},
+		{new(""), []string{"first", "second", ""}},
 	} {
 		s.now = s.now.Add(time.Hour)
 		got, _, err := s.Replace(ctx, "bob", wifi(t), tt.note)
@@ -222,7 +234,7 @@ func TestNotesAreKeptWithAuthorAndTime(t *testing.T) {
 
 func TestReplaceAndDeleteNeedATemplate(t *testing.T) {
 	ctx, s := context.Background(), newShelf(t)
-	if _, _, err := s.Replace(ctx, "x", wifi(t), ""); !errors.Is(err, storage.ErrNotFound) {
+	if _, _, err := s.Replace(ctx, "x", wifi(t), nil); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("Replace = %v, want ErrNotFound", err)
 	}
 	if err := s.Delete(ctx, "x", "wifi"); !errors.Is(err, storage.ErrNotFound) {
@@ -232,7 +244,7 @@ func TestReplaceAndDeleteNeedATemplate(t *testing.T) {
 	bad := wifi(t)
 	bad.KeySize = 1
 	var fields template.FieldErrors
-	if _, _, err := s.Replace(ctx, "x", bad, ""); !errors.As(err, &fields) {
+	if _, _, err := s.Replace(ctx, "x", bad, nil); !errors.As(err, &fields) {
 		t.Errorf("Replace = %v, want FieldErrors", err)
 	}
 	if err := s.Delete(ctx, "x", "wifi"); err != nil {
@@ -254,7 +266,7 @@ func TestChangesAreToldInTheirTransaction(t *testing.T) {
 	}
 	s.create(t, wifi(t))
 	last("created")
-	if _, _, err := s.Replace(ctx, "x", wifi(t), ""); err != nil {
+	if _, _, err := s.Replace(ctx, "x", wifi(t), nil); err != nil {
 		t.Fatal(err)
 	}
 	last("changed")

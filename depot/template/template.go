@@ -331,7 +331,7 @@ func (t Template) warnOfChallenge(warn func(field, format string, args ...any)) 
 	if t.ChallengeType != Static {
 		return
 	}
-	warn("challenge_type", "whoever knows a static challenge can get certificates of this template, from anywhere: it can't be told who asks")
+	warn("challenge_type", "whoever knows a static challenge can get certificates of this template, from anywhere and with any names where its variables are")
 	if len(t.Challenge) < 16 {
 		warn("challenge", "of %d characters can be guessed", len(t.Challenge))
 	}
