@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -27,4 +28,9 @@ func peopleEvent(f identity.Fact) event.Event {
 	return event.Event{
 		At: f.At, Actor: f.Actor, Action: f.Action, Reason: f.Reason, User: f.User, Peer: f.Peer, Details: f.Details,
 	}
+}
+
+// auditTemplate writes what happens to certificate templates into the audit log.
+func auditTemplate(tx storage.Tx, c template.Change) error {
+	return event.Record(tx, event.Event{At: c.At, Actor: c.By, Action: "template." + c.Action, Template: c.Template.Name})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/scep"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -132,6 +133,10 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	templates, err := template.NewService(template.Config{DB: s.db, Box: s.box, Log: log, Now: now, OnChange: auditTemplate})
+	if err != nil {
+		return nil, err
+	}
 	devices, err := mdm.New(mdm.Config{DB: s.db, Box: s.box, Log: log, Now: now})
 	if err != nil {
 		return nil, err
@@ -196,7 +201,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	api, err := apiv1.New(apiv1.Config{
-		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Identity: people,
+		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Identity: people,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {

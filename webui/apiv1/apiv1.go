@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -37,6 +38,7 @@ type Config struct {
 	MDM       *mdm.Service
 	Enroll    *enroll.Service
 	Depot     *depot.Depot
+	Templates *template.Service
 	Identity  *identity.Service
 	ServerURL *url.URL // that links lead to
 	Log       *slog.Logger
@@ -49,6 +51,7 @@ type API struct {
 	mdm       *mdm.Service
 	enroll    *enroll.Service
 	depot     *depot.Depot
+	templates *template.Service
 	identity  *identity.Service
 	serverURL *url.URL
 	log       *slog.Logger
@@ -59,13 +62,13 @@ type API struct {
 // New returns an API, or says what c lacks.
 func New(c Config) (*API, error) {
 	switch {
-	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Identity == nil:
-		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot and Identity are required")
+	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Identity == nil:
+		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates and Identity are required")
 	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: ServerURL, Log and Now are required")
 	}
 	return &API{
-		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, identity: c.Identity,
+		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, identity: c.Identity,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
@@ -118,6 +121,12 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
 		{pattern: "GET /api/v1/certificates/{serial}", scopes: auditing, handle: a.getCertificate},
 		{pattern: "POST /api/v1/certificates/{serial}/revoke", scopes: revoking, handle: a.revokeCertificate},
+
+		{pattern: "GET /api/v1/certificate-templates", scopes: reading, handle: a.listTemplates},
+		{pattern: "POST /api/v1/certificate-templates", scopes: managing, handle: a.createTemplate},
+		{pattern: "GET /api/v1/certificate-templates/{name}", scopes: reading, handle: a.getTemplate},
+		{pattern: "PUT /api/v1/certificate-templates/{name}", scopes: managing, handle: a.replaceTemplate},
+		{pattern: "DELETE /api/v1/certificate-templates/{name}", scopes: managing, handle: a.deleteTemplate},
 
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},

@@ -22,6 +22,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -98,8 +99,10 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
 	must(err)
+	templates, err := template.NewService(template.Config{DB: h.db, Box: box, Log: log, Now: h.now})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
-		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Identity: h.identity,
+		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Identity: h.identity,
 		ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -42,6 +43,7 @@ var problems = []struct {
 	{identity.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
 	{identity.ErrTaken, http.StatusConflict, "user_exists", "There is such a user", true},
 	{identity.ErrLastOwner, http.StatusConflict, "last_owner", "The last owner who can log in must stay one", false},
+	{template.ErrNameTaken, http.StatusConflict, "template_exists", "There is a template of this name, perhaps in other case", false},
 	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
@@ -74,6 +76,8 @@ func problemOf(err error) *problem {
 		ready     *problem
 		parameter *command.ParamError
 		field     *enroll.FieldError
+		ofNames   *template.FieldError
+		fields    template.FieldErrors
 		ofUser    *identity.FieldError
 	)
 	switch {
@@ -84,6 +88,14 @@ func problemOf(err error) *problem {
 		return invalid(parameter.Path, parameter.Reason)
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Reason)
+	case errors.As(err, &ofNames):
+		return invalid(ofNames.Field, ofNames.Reason)
+	case errors.As(err, &fields):
+		bad := make([]fieldError, len(fields))
+		for i, e := range fields {
+			bad[i] = fieldError{e.Field, e.Reason}
+		}
+		return invalids(bad)
 	case errors.As(err, &ofUser):
 		return invalid(ofUser.Field, ofUser.Reason)
 	case errors.Is(err, command.ErrUnknownType):
