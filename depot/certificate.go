@@ -57,6 +57,9 @@ type Certificate struct {
 	Requester string `json:"requester,omitempty"` // who asked for it, if not the device itself
 	Replaces  Serial `json:"replaces,omitempty"`  // the certificate that it renews
 
+	// ReplacedBy is the certificate that renewed it at its holder's wish.
+	ReplacedBy Fingerprint `json:"replaced_by,omitempty"`
+
 	IssuedAt  time.Time `json:"issued_at"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
@@ -202,6 +205,17 @@ func (d *Depot) Bind(tx storage.Tx, fp Fingerprint, deviceID string) error {
 		return certificates.Put(tx, c)
 	}
 	return fmt.Errorf("bind certificate %s: %w", c.Serial, ErrBound)
+}
+
+// Replace notes that a certificate was renewed at its holder's wish, and by which, and
+// returns the one that was noted before, empty if there was none.
+func (d *Depot) Replace(tx storage.Tx, fp, by Fingerprint) (before Fingerprint, err error) {
+	c, err := certificates.Get(tx, string(fp))
+	if err != nil {
+		return "", err
+	}
+	before, c.ReplacedBy = c.ReplacedBy, by
+	return before, certificates.Put(tx, c)
 }
 
 // Revoke revokes a certificate for a reason named as in RFC 5280. The first

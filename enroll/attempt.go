@@ -148,6 +148,7 @@ var codes = []struct {
 	{ErrLinkExpired, "link_expired"},
 	{ErrLinkUsedUp, "link_used_up"},
 	{ErrLinkRevoked, "link_revoked"},
+	{ErrUserDisabled, "user_disabled"},
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{errAttemptExpired, "attempt_expired"},

@@ -66,7 +66,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		return mdm.PutDevice(tx, d)
 	})
-	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) {
+	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) || errors.Is(err, ErrUserDisabled) {
 		s.failRefused(ctx, attemptID, err)
 	}
 	if err != nil {
@@ -86,6 +86,9 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		return mdm.Device{}, fmt.Errorf("%w: its attempt is over", ErrUnidentified)
 	}
 	if err != nil {
+		return mdm.Device{}, err
+	}
+	if err := mayEnroll(tx, a.User); err != nil {
 		return mdm.Device{}, err
 	}
 	d, err := mdm.FindDevice(tx, m.ID)
@@ -143,6 +146,9 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 	if err := s.depot.RevokeDevice(tx, string(d.ID), reasonSuperseded, s.now().UTC()); err != nil {
 		return err
 	}
+	if err := s.payloads.DeviceGone(tx, d.ID); err != nil {
+		return err
+	}
 	if err := s.forget(tx, d.ID); err != nil {
 		return err
 	}
@@ -159,6 +165,12 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 		}
 		u.Push, u.TokenUpdates = nil, 0
 		if err := mdm.PutDevice(tx, u); err != nil {
+			return err
+		}
+		if err := s.depot.RevokeDevice(tx, string(u.ID), reasonSuperseded, s.now().UTC()); err != nil {
+			return err
+		}
+		if err := s.payloads.DeviceGone(tx, u.ID); err != nil {
 			return err
 		}
 		if err := s.forget(tx, u.ID); err != nil {

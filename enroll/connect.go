@@ -138,6 +138,9 @@ func (s *Service) follow(tx storage.Tx, c caller, ch mdm.Device, e *mdm.Entry) e
 	if e.State == mdm.Acknowledged && e.RequestType == "DeviceInformation" {
 		return mdm.LearnInformation(tx, &ch, e.Result)
 	}
+	if err := s.payloads.Answered(tx, *e); err != nil {
+		return err
+	}
 	if ch.ParentID == "" {
 		return s.answered(tx, c.device, e)
 	}
@@ -163,14 +166,17 @@ func (s *Service) Oversized(ctx context.Context, p Peer) (again bool, err error)
 			return err
 		}
 		if e != nil {
-			return s.answered(tx, d, e)
+			return s.oversized(tx, d, e)
 		}
 		for u, err := range mdm.UserChannels(tx, d.ID) {
 			if err != nil {
 				return err
 			}
-			if e, err = s.mdm.RecordOversized(tx, u.ID); err != nil || e != nil {
+			if e, err = s.mdm.RecordOversized(tx, u.ID); err != nil {
 				return err
+			}
+			if e != nil {
+				return s.oversized(tx, u, e)
 			}
 		}
 		return nil
@@ -183,4 +189,14 @@ func (s *Service) Oversized(ctx context.Context, p Peer) (again bool, err error)
 	}
 	s.log.WarnContext(ctx, "result refused: too large", "device", d.ID, "command", e.UUID, "times", e.Oversized)
 	return true, nil
+}
+
+// oversized follows up a command that may have failed by its last oversized answer.
+func (s *Service) oversized(tx storage.Tx, d mdm.Device, e *mdm.Entry) error {
+	if e.State.Final() {
+		if err := s.payloads.Answered(tx, *e); err != nil {
+			return err
+		}
+	}
+	return s.answered(tx, d, e)
 }

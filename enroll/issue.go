@@ -212,6 +212,9 @@ func (s *Service) grantAttempt(tx storage.Tx, g grant) (_ grant, err error) {
 	if g.attempt, err = attempts.Get(tx, g.challenge.AttemptID); err != nil {
 		return grant{}, err
 	}
+	if err := mayEnroll(tx, g.attempt.User); err != nil {
+		return grant{}, err
+	}
 	if !g.attempt.open() {
 		return grant{}, fmt.Errorf("%w: the attempt is %s", ErrChallenge, g.attempt.Stage)
 	}

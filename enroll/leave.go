@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -13,6 +14,7 @@ import (
 const (
 	reasonSuperseded = "superseded"
 	reasonCessation  = "cessationOfOperation"
+	reasonPrivilege  = "privilegeWithdrawn"
 )
 
 // CheckOut ends an enrollment at the device's wish; of a user channel, only that
@@ -77,6 +79,49 @@ func (s *Service) Unblock(ctx context.Context, id mdm.DeviceID) (d mdm.Device, e
 	return d, nil
 }
 
+// EndUser ends all enrollments of a user who may not have any more, and revokes what
+// certificates the user has beside. It is for the transaction in which that is decided;
+// logins are all names that the user goes by.
+func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
+	now := s.now().UTC()
+	var theirs []mdm.Device
+	for _, login := range logins {
+		for d, err := range mdm.DevicesOfUser(tx, login) {
+			if err != nil {
+				return err
+			}
+			if d.ParentID == "" && (d.State == mdm.Enrolled || d.State == mdm.Pending) {
+				theirs = append(theirs, d)
+			}
+		}
+		if err := s.depot.RevokeUser(tx, login, reasonPrivilege, now); err != nil {
+			return err
+		}
+	}
+	for _, d := range theirs {
+		if err := s.end(tx, d, mdm.Unenrolled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayEnroll refuses the enrollment of a user who is disabled. One that we don't know is
+// known elsewhere, or is a name that an administrator gave a link.
+func mayEnroll(tx storage.Tx, login string) error {
+	if login == "" {
+		return nil
+	}
+	u, err := identity.UserByLogin(tx, login)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err == nil && (u.Disabled || u.NoEnroll) {
+		return ErrUserDisabled
+	}
+	return err
+}
+
 func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State) (d mdm.Device, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		if d, err = mdm.GetDevice(tx, id); err != nil {
@@ -102,10 +147,13 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 // queue and its user channels, in one transaction.
 func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State) error {
 	now := s.now().UTC()
+	if err := s.depot.RevokeDevice(tx, string(d.ID), reasonCessation, now); err != nil {
+		return err
+	}
+	if err := s.payloads.DeviceGone(tx, d.ID); err != nil {
+		return err
+	}
 	if d.ParentID == "" {
-		if err := s.depot.RevokeDevice(tx, string(d.ID), reasonCessation, now); err != nil {
-			return err
-		}
 		var users []mdm.Device
 		for u, err := range mdm.UserChannels(tx, d.ID) {
 			if err != nil {

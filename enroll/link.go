@@ -19,6 +19,7 @@ var (
 	ErrLinkUsedUp    = errors.New("the enrollment link has no uses left")
 	ErrLinkRevoked   = errors.New("the enrollment link was revoked")
 	ErrLoginRequired = errors.New("the enrollment link asks for a login")
+	ErrUserDisabled  = errors.New("the user of the enrollment link may not enrol")
 )
 
 // Login says whether a link asks who is enrolling.

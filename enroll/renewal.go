@@ -162,7 +162,11 @@ func (s *Service) CancelCommand(ctx context.Context, id mdm.DeviceID, uuid strin
 		if err != nil {
 			return err
 		}
-		return s.answered(tx, d, &mdm.Entry{UUID: uuid, State: mdm.Cancelled})
+		e := mdm.Entry{DeviceID: id, UUID: uuid, RequestType: "InstallProfile", State: mdm.Cancelled}
+		if err := s.payloads.Answered(tx, e); err != nil {
+			return err
+		}
+		return s.answered(tx, d, &e)
 	})
 	if err != nil {
 		return fmt.Errorf("cancel command %s for %s: %w", uuid, id, err)

@@ -42,7 +42,7 @@ func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, re
 // endTrust ends what stood on a certificate that was just revoked.
 func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate) error {
 	if rec.Authority != s.depot.Identity().Name() {
-		return nil
+		return s.payloads.Revoked(tx, rec)
 	}
 	if rec.DeviceID == "" { // its device has not come yet
 		a, err := attempts.Get(tx, rec.AttemptID)

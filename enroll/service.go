@@ -32,13 +32,25 @@ type Topics interface {
 	Topic(tx storage.Tx) (string, error)
 }
 
-// Config says what a Service needs. Organisation and IncludeRoot may be zero.
+// Payloads is told what becomes of devices that may have payload certificates, in the
+// transaction in which it happens.
+type Payloads interface {
+	// Answered follows up the final answer to a command.
+	Answered(tx storage.Tx, e mdm.Entry) error
+	// DeviceGone follows up the end of an enrollment, or its beginning anew.
+	DeviceGone(tx storage.Tx, id mdm.DeviceID) error
+	// Revoked follows up the revocation of a certificate by hand.
+	Revoked(tx storage.Tx, c depot.Certificate) error
+}
+
+// Config says what a Service needs. Payloads, Organisation and IncludeRoot may be zero.
 type Config struct {
-	DB     storage.DB
-	Depot  *depot.Depot
-	MDM    *mdm.Service
-	Topics Topics
-	Sign   Signer
+	DB       storage.DB
+	Depot    *depot.Depot
+	MDM      *mdm.Service
+	Topics   Topics
+	Sign     Signer
+	Payloads Payloads
 
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
 	Organisation string   // shown on the device
@@ -55,6 +67,8 @@ type Service struct {
 	mdm    *mdm.Service
 	topics Topics
 	sign   Signer
+
+	payloads Payloads
 
 	serverURL    *url.URL
 	organisation string
@@ -74,12 +88,23 @@ func New(c Config) (*Service, error) {
 	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("enroll: ServerURL, Log and Now are required")
 	}
+	if c.Payloads == nil {
+		c.Payloads = noPayloads{}
+	}
 	return &Service{
-		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
+		payloads: c.Payloads,
+		db:       c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
 		log: c.Log, now: c.Now,
 	}, nil
 }
+
+// noPayloads is for a server without payload certificates.
+type noPayloads struct{}
+
+func (noPayloads) Answered(storage.Tx, mdm.Entry) error        { return nil }
+func (noPayloads) DeviceGone(storage.Tx, mdm.DeviceID) error   { return nil }
+func (noPayloads) Revoked(storage.Tx, depot.Certificate) error { return nil }
 
 // NewEnrollment makes an attempt by the link with a code, and returns the
 // signed enrollment profile for it. Each call is a new attempt with a challenge of
@@ -102,6 +127,9 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		}
 		for _, st := range []Stage{Opened, Authenticated, ProfileDownloaded} {
 			a.enter(st, now)
+		}
+		if err := mayEnroll(tx, l.User); err != nil {
+			return err
 		}
 		if a.Topic, err = s.topics.Topic(tx); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -222,6 +223,7 @@ const (
 	devicesByAppleID = "apple_id"
 	devicesByParent  = "parent"
 	devicesByRenewal = "renewal"
+	devicesByUser    = "user"
 )
 
 var devices = storage.NewCollection("devices", 1,
@@ -235,6 +237,12 @@ var devices = storage.NewCollection("devices", 1,
 		}
 		return []string{string(d.ParentID)}
 	}},
+	storage.Index[Device]{Name: devicesByUser, Values: func(d Device) []string {
+		if d.User == "" {
+			return nil
+		}
+		return []string{userKey(d.User)}
+	}},
 	storage.Index[Device]{Name: devicesByRenewal, Values: func(d Device) []string {
 		if d.Renewal == nil {
 			return nil
@@ -242,6 +250,14 @@ var devices = storage.NewCollection("devices", 1,
 		return []string{d.Renewal.ExpiresAt.UTC().Format(time.RFC3339)}
 	}},
 )
+
+// userKey is what a user's logins are compared by.
+func userKey(login string) string { return strings.ToLower(strings.TrimSpace(login)) }
+
+// DevicesOfUser yields the enrollments of whoever goes by a username or an e-mail address.
+func DevicesOfUser(tx storage.Tx, login string) iter.Seq2[Device, error] {
+	return devices.Lookup(tx, devicesByUser, userKey(login))
+}
 
 // GetDevice returns the enrollment id, or an error that wraps storage.ErrNotFound.
 func GetDevice(tx storage.Tx, id DeviceID) (Device, error) {

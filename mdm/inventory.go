@@ -111,3 +111,18 @@ func attributes(tx storage.Tx, id DeviceID) (map[string]any, error) {
 	}
 	return m, nil
 }
+
+// TextAttributes returns those attributes of a device that are text, by their names.
+func (s *Service) TextAttributes(tx storage.Tx, id DeviceID) (map[string]string, error) {
+	all, err := attributes(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	texts := make(map[string]string, len(all))
+	for name, value := range all {
+		if text, ok := value.(string); ok {
+			texts[name] = text
+		}
+	}
+	return texts, nil
+}

@@ -341,6 +341,7 @@ var refusals = []struct {
 	{enroll.ErrGone, http.StatusForbidden},
 	{enroll.ErrForeignDevice, http.StatusForbidden},
 	{enroll.ErrDeviceOwned, http.StatusForbidden},
+	{enroll.ErrUserDisabled, http.StatusForbidden},
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},

@@ -162,6 +162,14 @@ var refusals = []struct {
 			Code:    "GH-E105",
 		},
 	}},
+	{enroll.ErrUserDisabled, webui.Refusal{
+		Problem: webui.Problem{Status: http.StatusForbidden, Code: "user_disabled", Title: "The user of the enrollment link may not enrol devices"},
+		Page: view.Message{
+			Heading: "You can’t enrol a device at the moment",
+			Text:    "Your account may not enrol devices, or was switched off. Ask your IT department.",
+			Code:    "GH-E106",
+		},
+	}},
 }
 
 func explain(err error) error {

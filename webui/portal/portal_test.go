@@ -22,7 +22,7 @@ import (
 // index, or "open".
 type door struct{ attempts *atomic.Int32 }
 
-var refused = []error{enroll.ErrLinkUnknown, enroll.ErrLinkExpired, enroll.ErrLinkUsedUp, enroll.ErrLinkRevoked, enroll.ErrLoginRequired}
+var refused = []error{enroll.ErrLinkUnknown, enroll.ErrLinkExpired, enroll.ErrLinkUsedUp, enroll.ErrLinkRevoked, enroll.ErrLoginRequired, enroll.ErrUserDisabled}
 
 func (door) OpenLink(_ context.Context, code string) (enroll.Link, error) {
 	for i, err := range refused {
@@ -79,6 +79,7 @@ func TestLinksThatAreNoUse(t *testing.T) {
 		{410, "link_used_up", "GH-E103"},
 		{410, "link_revoked", "GH-E104"},
 		{403, "login_required", "GH-E105"},
+		{403, "user_disabled", "GH-E106"},
 	} {
 		for _, path := range []string{fmt.Sprintf("/enroll/l/%d", code), fmt.Sprintf("/enroll/l/%d/profile", code)} {
 			t.Run(want.problem+" at "+path, func(t *testing.T) {

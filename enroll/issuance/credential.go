@@ -1,0 +1,83 @@
+package issuance
+
+import (
+	"crypto/x509"
+
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+)
+
+// plainProfile builds the profile that makes a device, or a user channel of one, ask
+// for a certificate. payloadUUID is fresh for a fresh certificate.
+func (s *Service) plainProfile(t template.Template, e template.Expanded, channel mdm.Device, payloadUUID, secret string) ([]byte, error) {
+	c := profile.Credential{
+		Identifier:   s.profileIdentifier(t.Name),
+		DisplayName:  t.Name,
+		Organization: s.organisation,
+		Scope:        profile.ScopeSystem,
+		SCEP: profile.SCEP{
+			PayloadUUID: payloadUUID,
+			URL:         s.serverURL.JoinPath(PathSCEP, t.Name).String(),
+			Name:        t.Name,
+			SANs: profile.SubjectAltName{
+				RFC822Names: e.SANs.RFC822Names, DNSNames: e.SANs.DNSNames, URIs: e.SANs.URIs, NTPrincipalName: e.SANs.NTPrincipalName,
+			},
+			Challenge:     secret,
+			KeySize:       t.KeySize,
+			Polling:       &profile.Polling{Retries: t.Retries, Delay: t.RetryDelay},
+			Extractable:   t.KeyExtractable,
+			AllAppsMayUse: t.AllowAllAppsAccess,
+		},
+	}
+	if channel.ParentID != "" {
+		c.Scope = profile.ScopeUser
+	}
+	if e.KeyUsage&x509.KeyUsageDigitalSignature != 0 {
+		c.SCEP.KeyUsage |= profile.Signing
+	}
+	if e.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
+		c.SCEP.KeyUsage |= profile.Encryption
+	}
+	for _, rdn := range e.Subject.ForApple() {
+		var attributes profile.RDN
+		for _, a := range rdn {
+			attributes = append(attributes, profile.Attribute{Type: a.Type, Value: a.Value})
+		}
+		c.SCEP.Subject = append(c.SCEP.Subject, attributes)
+	}
+	if t.Issuer == template.External {
+		c.SCEP.URL, c.SCEP.Name, c.SCEP.Fingerprint = t.Upstream.URL, t.Upstream.Name, t.Upstream.Fingerprint
+	} else {
+		c.SCEP.CA = s.depot.Payload().Certificate()
+	}
+	var err error
+	if c.Roots, err = s.roots(t); err != nil {
+		return nil, err
+	}
+	return c.Encode()
+}
+
+// roots are the authorities' certificates that t puts into the profile. With ours goes
+// the one between root and certificate, because a device has to show it to a RADIUS
+// server and gets only its own by SCEP.
+func (s *Service) roots(t template.Template) (roots []*x509.Certificate, err error) {
+	if !t.IncludeRoot {
+		return nil, nil
+	}
+	for _, der := range t.Roots {
+		cert, err := guard.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, cert)
+	}
+	if len(roots) == 0 {
+		roots = append(roots, s.depot.Root().Certificate())
+	}
+	if t.Issuer == template.Builtin {
+		roots = append(roots, s.depot.Payload().Certificate())
+	}
+	return roots, nil
+}

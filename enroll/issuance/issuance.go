@@ -1,0 +1,331 @@
+// Package issuance decides who gets which payload certificate: one policy behind all
+// doors. A right to a certificate is a challenge that was put into a device's profile,
+// the static challenge of a template, the certificate that is to be replaced, or an
+// API token. What the certificate says follows from the template and from what we
+// know of the device and its user; of a request, at most what its template leaves
+// open.
+//
+// It also brings certificates to devices by themselves, and again before they end:
+// see [Assignment]. Identities, by which devices speak MDM, are package enroll's.
+package issuance
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Errors of issuance. A SCEP client learns only that it was refused; they are for the
+// log and the audit log.
+var (
+	ErrChallenge = errors.New("the challenge is missing, unknown, expired or used")
+	ErrKeyReused = errors.New("the public key is in use by another certificate")
+	ErrRenewal   = errors.New("the certificate may not be renewed")
+	ErrForbidden = errors.New("the caller may not ask for this")
+	ErrExternal  = errors.New("another authority issues certificates of this template")
+)
+
+// Config says what a Service needs: all of it but Organisation.
+type Config struct {
+	DB        storage.DB
+	Depot     *depot.Depot
+	Templates *template.Service
+	MDM       *mdm.Service
+	Audit     *event.Recorder
+	Sign      func(profile []byte) (signed []byte, err error)
+
+	ServerURL    *url.URL // what devices reach this server by; no path, no query
+	Organisation string   // shown on the device
+
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// Service issues payload certificates.
+type Service struct {
+	db        storage.DB
+	depot     *depot.Depot
+	templates *template.Service
+	mdm       *mdm.Service
+	audit     *event.Recorder
+	sign      func([]byte) ([]byte, error)
+
+	serverURL    *url.URL
+	organisation string
+
+	log *slog.Logger
+	now func() time.Time
+}
+
+// New returns a Service, or says what c lacks.
+func New(c Config) (*Service, error) {
+	switch {
+	case c.DB == nil || c.Depot == nil || c.Templates == nil || c.MDM == nil || c.Audit == nil || c.Sign == nil:
+		return nil, errors.New("issuance: DB, Depot, Templates, MDM, Audit and Sign are required")
+	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("issuance: ServerURL, Log and Now are required")
+	}
+	return &Service{
+		db: c.DB, depot: c.Depot, templates: c.Templates, mdm: c.MDM, audit: c.Audit, sign: c.Sign,
+		serverURL: c.ServerURL, organisation: c.Organisation, log: c.Log, now: c.Now,
+	}, nil
+}
+
+// PathSCEP is where a template's requests go, followed by its name. It stands in
+// profiles.
+const PathSCEP = "/scep/"
+
+// clockSkew is how far a certificate's NotBefore lies in the past, for devices whose
+// clock is slow.
+const clockSkew = 10 * time.Minute
+
+// grant is the right to one certificate: what it will say, and for whom it is.
+type grant struct {
+	template template.Template
+	contents depot.Contents
+	record   depot.Certificate // what is known before it is signed
+
+	challenge  *challenge         // spent with it, if any
+	assignment *Assignment        // that it fulfils, if any
+	old        *depot.Certificate // that it replaces, if any
+
+	// sameKey lets it have the key of old.
+	sameKey bool
+}
+
+// contents returns what a certificate of t says whose variables are replaced.
+func contents(t template.Template, e template.Expanded, now time.Time) depot.Contents {
+	return depot.Contents{
+		Name:               t.Name,
+		RawSubject:         e.RawSubject,
+		NotBefore:          now.Add(-clockSkew),
+		NotAfter:           now.Add(t.ValidFor()),
+		KeyUsage:           e.KeyUsage,
+		ExtKeyUsage:        e.ExtKeyUsage,
+		ExtKeyUsageOIDs:    e.ExtKeyUsageOIDs,
+		EmailAddresses:     e.SANs.RFC822Names,
+		DNSNames:           e.SANs.DNSNames,
+		URIs:               e.SANs.URIs,
+		UserPrincipalNames: some(e.SANs.NTPrincipalName),
+	}
+}
+
+func some(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// issue signs and records what decide grants. decide runs at least twice: to know what
+// to sign, and again in the transaction that records it, because signing takes
+// milliseconds that no transaction should hold the store for. Of several requests with
+// one right each may get to the signature, and one further.
+//
+// key names the request and its exact repetition, which gets the same certificate; an
+// empty one is never repeated.
+func (s *Service) issue(ctx context.Context, key string, r depot.Request, decide func(tx storage.Tx) (grant, error)) (*x509.Certificate, error) {
+	var prior *x509.Certificate
+	var g grant
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		if prior, err = s.issuedBefore(tx, key); err != nil || prior != nil {
+			return err
+		}
+		g, err = s.granted(tx, r, decide)
+		return err
+	})
+	if err != nil || prior != nil {
+		return prior, err
+	}
+	cert, err := s.depot.Payload().Sign(r.CSR.PublicKey, g.contents)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	err = s.db.Update(ctx, func(tx storage.Tx) (err error) {
+		if prior, err = s.issuedBefore(tx, key); err != nil || prior != nil {
+			return err
+		}
+		if g, err = s.granted(tx, r, decide); err != nil {
+			return err
+		}
+		return s.record(tx, key, g, cert)
+	})
+	if err != nil || prior != nil {
+		return prior, err
+	}
+	s.log.InfoContext(ctx, "certificate issued", "template", g.template.Name, "serial", depot.SerialOf(cert),
+		"device", g.record.DeviceID, "user", g.record.User, "door", g.record.Door)
+	return cert, nil
+}
+
+func (s *Service) granted(tx storage.Tx, r depot.Request, decide func(tx storage.Tx) (grant, error)) (grant, error) {
+	g, err := decide(tx)
+	if err != nil {
+		return grant{}, err
+	}
+	return g, s.freshKey(tx, r, g)
+}
+
+// freshKey refuses a key that any certificate was issued for: two certificates of one
+// key revoke badly, and a second one for somebody else's key is a mistake at best.
+func (s *Service) freshKey(tx storage.Tx, r depot.Request, g grant) error {
+	hash, err := depot.PublicKeyHash(r.CSR.PublicKey)
+	if err != nil {
+		return err
+	}
+	for c, err := range s.depot.ByPublicKey(tx, hash) {
+		if err != nil {
+			return err
+		}
+		if g.sameKey && g.old != nil && c.DeviceID == g.old.DeviceID && c.User == g.old.User && c.Template == g.old.Template &&
+			c.RevocationReason != "keyCompromise" {
+			continue
+		}
+		return ErrKeyReused
+	}
+	for _, a := range s.depot.Authorities() {
+		if h, err := depot.PublicKeyHash(a.Certificate().PublicKey); err != nil || h == hash {
+			return errors.Join(ErrKeyReused, err)
+		}
+	}
+	return nil
+}
+
+// record writes all that follows from issuing cert.
+func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certificate) error {
+	now := s.now().UTC()
+	rec := g.record
+	rec.Authority, rec.Template, rec.IssuedAt = s.depot.Payload().Name(), g.template.Name, now
+	if g.old != nil {
+		rec.Replaces = g.old.Serial
+	}
+	if err := s.depot.Record(tx, cert, rec); err != nil {
+		return fmt.Errorf("record certificate: %w", err)
+	}
+	fp := depot.FingerprintOf(cert)
+	if g.old != nil {
+		if err := s.replaced(tx, *g.old, fp); err != nil {
+			return err
+		}
+	}
+	if key != "" {
+		if err := answers.Put(tx, answer{Key: key, Fingerprint: fp, ExpiresAt: now.Add(answerLife)}); err != nil {
+			return err
+		}
+	}
+	if g.challenge != nil {
+		c := *g.challenge
+		c.ConsumedAt = now
+		if err := challenges.Put(tx, c); err != nil {
+			return err
+		}
+	}
+	if g.assignment != nil {
+		if err := s.brought(tx, *g.assignment, fp, g.template.RenewAt(cert.NotBefore, cert.NotAfter)); err != nil {
+			return err
+		}
+	}
+	return event.Record(tx, event.Event{
+		At: now, Actor: actorOf(rec), Action: "certificate.issued",
+		DeviceID: rec.DeviceID, User: rec.User, Certificate: string(depot.SerialOf(cert)), Template: rec.Template,
+		Details: details("door", rec.Door, "subject", cert.Subject.String(), "replaces", string(rec.Replaces)),
+	})
+}
+
+// replaced notes which certificate replaces old, and revokes the one that was to do so
+// before: of one certificate come at most two, so that its holder can't multiply it.
+func (s *Service) replaced(tx storage.Tx, old depot.Certificate, by depot.Fingerprint) error {
+	earlier, err := s.depot.Replace(tx, old.Fingerprint, by)
+	if err != nil || earlier == "" {
+		return err
+	}
+	return s.depot.Revoke(tx, earlier, reasonSuperseded, s.now().UTC())
+}
+
+// Revocation reasons (RFC 5280, 5.3.1) as issuance uses them.
+const reasonSuperseded = "superseded"
+
+func actorOf(c depot.Certificate) string {
+	switch {
+	case c.Requester != "":
+		return c.Requester
+	case c.DeviceID != "":
+		return "device:" + c.DeviceID
+	}
+	return c.Door
+}
+
+// details makes a map of names and values, without those that are empty.
+func details(pairs ...string) map[string]string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			m[pairs[i]] = pairs[i+1]
+		}
+	}
+	return m
+}
+
+// facts returns what is known of a device, or a user channel of one, and its user. id
+// is the identifier of the profile that brings the certificate.
+func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts, error) {
+	device := d
+	if d.ParentID != "" {
+		var err error
+		if device, err = mdm.GetDevice(tx, d.ParentID); err != nil {
+			return template.Facts{}, err
+		}
+	}
+	attributes, err := s.mdm.TextAttributes(tx, device.ID)
+	if err != nil {
+		return template.Facts{}, err
+	}
+	f := template.Facts{
+		DeviceID: string(d.ID), SerialNumber: device.SerialNumber, UDID: device.UDID,
+		DeviceName: device.DeviceName, Model: device.Model, OSVersion: device.OSVersion,
+		ProfileIdentifier:   id,
+		Username:            d.UserShortName,
+		FullName:            d.UserLongName,
+		ManagedAppleAccount: device.ManagedAppleAccount,
+		Attributes:          attributes,
+	}
+	if device.User == "" {
+		return f, nil
+	}
+	// Whoever logged in is known better than a Mac's own account.
+	u, err := identity.UserByLogin(tx, device.User)
+	if errors.Is(err, storage.ErrNotFound) {
+		u, err = identity.User{Username: device.User}, nil
+		if isAddress(device.User) {
+			u.Email = device.User
+		}
+	}
+	if err != nil {
+		return template.Facts{}, err
+	}
+	f.Username, f.Email, f.UPN = u.Username, u.Email, u.UPN()
+	if u.FullName != "" {
+		f.FullName = u.FullName
+	}
+	if u.ManagedAppleAccount != "" {
+		f.ManagedAppleAccount = u.ManagedAppleAccount
+	}
+	return f, nil
+}
+
+// requestKey is the same for a request and its exact repetition only.
+func requestKey(where string, r depot.Request) string {
+	return hex.EncodeToString(digest(storage.Key("scep", where, r.TransactionID, r.Challenge), r.CSR.Raw))
+}
