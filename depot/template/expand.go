@@ -35,11 +35,6 @@ func (t Template) Expand(f Facts) (Expanded, error) {
 	if e.RawSubject, err = e.Subject.der(); err != nil {
 		return Expanded{}, fmt.Errorf("template %s: subject: %w", t.Name, err)
 	}
-	if e.KeyUsage, err = keyUsages(t.KeyUsage); err != nil {
-		return Expanded{}, fmt.Errorf("template %s: key_usage: %w", t.Name, err)
-	}
-	if e.ExtKeyUsage, e.ExtKeyUsageOIDs, err = extKeyUsages(t.ExtKeyUsage); err != nil {
-		return Expanded{}, fmt.Errorf("template %s: ext_key_usage: %w", t.Name, err)
-	}
-	return e, nil
+	e.KeyUsage, e.ExtKeyUsage, e.ExtKeyUsageOIDs, err = t.Usages()
+	return e, err
 }
