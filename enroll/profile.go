@@ -36,7 +36,7 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 		SCEP: profile.SCEP{
 			PayloadUUID: mdm.NewUUID(),
 			URL:         s.serverURL.JoinPath(PathSCEP).String(),
-			Name:        "Gatehouse",
+			Name:        AuthorityName,
 			Subject:     rdns(p.subject),
 			Challenge:   p.challenge,
 			CA:          s.depot.Identity().Certificate(),

@@ -21,6 +21,10 @@ const (
 	PathSCEP    = "/scep"
 )
 
+// AuthorityName is what enrollment profiles call the identity CA: what devices send as
+// message= with GetCACert.
+const AuthorityName = "Gatehouse"
+
 // AllRights is every bit of AccessRights (PROTOCOL 3.3).
 const AllRights = 8191
 

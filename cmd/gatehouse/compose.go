@@ -13,10 +13,10 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
-	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -127,8 +127,10 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	var enrollment *enroll.Service // made below, of what is made here
 	people, err := identity.New(identity.Config{
 		DB: s.db, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
+		OnDisable: func(tx storage.Tx, u identity.User) error { return enrollment.EndUser(tx, u.Logins()...) },
 	})
 	if err != nil {
 		return nil, err
@@ -147,9 +149,17 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 
 	// Use cases.
-	enrollment, err := enroll.New(enroll.Config{
-		DB: s.db, Depot: s.depot, MDM: devices, Topics: pushCertificates,
-		Sign:      profileSigner(root, cert, nil, now),
+	sign := profileSigner(root, cert, nil, now)
+	payloads, err := issuance.New(issuance.Config{
+		DB: s.db, Depot: s.depot, Templates: templates, MDM: devices, Audit: events,
+		Sign: sign, ServerURL: serverURL, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	enrollment, err = enroll.New(enroll.Config{
+		DB: s.db, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads,
+		Sign:      sign,
 		ServerURL: serverURL, IncludeRoot: ownCA,
 		Log: log, Now: now,
 	})
@@ -215,17 +225,6 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 
-	identities, err := scep.New(scep.Config{
-		Authorities: []*depot.Authority{identityCA},
-		Issuer: scep.IssuerFunc(func(ctx context.Context, _ *depot.Authority, r depot.Request) (*x509.Certificate, error) {
-			return enrollment.IssueIdentity(ctx, r)
-		}),
-		Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-
 	// Routes. A group says what its routes have in common; the outermost limits
 	// come first.
 	forPrograms := webui.FailWithProblem(log)
@@ -250,9 +249,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
 	}
 
-	certificates := mux.Group(webui.Group{BodyLimit: 128 << 10, Timeout: 30 * time.Second, Fail: forPrograms})
-	certificates.Handle(http.MethodPost+" "+enroll.PathSCEP, webui.Plain(identities))
-	certificates.Handle(http.MethodGet+" "+enroll.PathSCEP, door.ForDevices(webui.Plain(identities)))
+	(&scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log}).
+		mount(mux, door, forPrograms)
 
 	api.Mount(mux)
 
@@ -298,6 +296,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},
 			{"enrollment", enrollment.Run},
+			{"payload certificates", payloads.Run},
 			{"api", api.Run},
 		},
 	}, nil
