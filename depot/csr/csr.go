@@ -41,9 +41,8 @@ const (
 	maxTemplate = 64
 )
 
-// Issuer decides on requests. Errors that it tells the client are
-// [*depot.FieldError], [depot.ErrQuota], which may say when to ask again, and
-// [identity.ErrForbidden]; it writes them into the audit log.
+// Issuer decides on requests. [*issuance.Service] is one: the client is told of the
+// errors that it names, and it writes them into the audit log.
 type Issuer interface {
 	IssueCSR(ctx context.Context, p identity.Principal, a depot.Application) (*x509.Certificate, error)
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/csr"
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -271,19 +272,22 @@ func TestRefusals(t *testing.T) {
 		"a malformed usage": {token: "any", body: request(t, &x509.CertificateRequest{
 			ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 15}, Value: []byte{5, 0}}},
 		}, elliptic.P256()), status: 400, code: "invalid_request", field: "key_usage", noted: true},
-		"more than a request":      {token: "any", body: make([]byte, 129<<10), status: 413, code: "body_too_large"},
-		"a query that is none":     {token: "any", query: "?template=%zz", body: good, status: 400, code: "bad_query", noted: true},
-		"two templates":            {token: "any", query: "?template=a&template=b", body: good, status: 400, code: "invalid_request", field: "template", noted: true},
-		"no template":              {token: "any", query: "?template=", body: good, status: 400, code: "invalid_request", field: "template", noted: true},
-		"a long template":          {token: "any", query: "?template=" + strings.Repeat("x", 65), body: good, status: 400, code: "invalid_request", field: "template", noted: true},
-		"perhaps a chain":          {token: "any", query: "?chain=maybe", body: good, status: 400, code: "invalid_request", field: "chain", noted: true},
-		"a chain in DER":           {token: "any", query: "?chain=true", body: good, status: 400, code: "invalid_request", field: "chain", noted: true},
-		"a field of the policy":    {token: "self", body: good, policy: fmt.Errorf("csr: %w", &depot.FieldError{Field: "san.upn", Reason: "must be yours"}), status: 400, code: "invalid_request", field: "san.upn"},
-		"the policy's word":        {token: "self", body: good, policy: fmt.Errorf("%w: the user is disabled", identity.ErrForbidden), status: 403, code: "forbidden"},
-		"a quota":                  {token: "self", body: good, policy: fmt.Errorf("csr: %w", &depot.QuotaError{RetryAfter: 89500 * time.Millisecond}), status: 429, code: "too_many_requests", header: [2]string{"Retry-After", "90"}},
-		"a quota without a time":   {token: "self", body: good, policy: depot.ErrQuota, status: 429, code: "too_many_requests", header: [2]string{"Retry-After", "60"}},
-		"a database that is away":  {token: "self", body: good, policy: storage.ErrUnavailable, status: 503, code: "database_unavailable", header: [2]string{"Retry-After", ""}},
-		"a policy that has failed": {token: "self", body: good, policy: errors.New("secret detail"), status: 500, code: "internal"},
+		"more than a request":          {token: "any", body: make([]byte, 129<<10), status: 413, code: "body_too_large"},
+		"a query that is none":         {token: "any", query: "?template=%zz", body: good, status: 400, code: "bad_query", noted: true},
+		"two templates":                {token: "any", query: "?template=a&template=b", body: good, status: 400, code: "invalid_request", field: "template", noted: true},
+		"no template":                  {token: "any", query: "?template=", body: good, status: 400, code: "invalid_request", field: "template", noted: true},
+		"a long template":              {token: "any", query: "?template=" + strings.Repeat("x", 65), body: good, status: 400, code: "invalid_request", field: "template", noted: true},
+		"perhaps a chain":              {token: "any", query: "?chain=maybe", body: good, status: 400, code: "invalid_request", field: "chain", noted: true},
+		"a chain in DER":               {token: "any", query: "?chain=true", body: good, status: 400, code: "invalid_request", field: "chain", noted: true},
+		"a field of the policy":        {token: "self", body: good, policy: fmt.Errorf("csr: %w", &depot.FieldError{Field: "san.upn", Reason: "must be yours"}), status: 400, code: "invalid_request", field: "san.upn"},
+		"the policy's word":            {token: "self", body: good, policy: fmt.Errorf("%w: the user is disabled", issuance.ErrForbidden), status: 403, code: "forbidden"},
+		"a key of another certificate": {token: "self", body: good, policy: issuance.ErrKeyReused, status: 409, code: "key_reused", field: "public_key"},
+		"another authority's template": {token: "any", query: "?template=x", body: good, policy: issuance.ErrExternal, status: 400, code: "invalid_request", field: "template"},
+		"a template that there is not": {token: "any", query: "?template=x", body: good, policy: fmt.Errorf("template: %w", storage.ErrNotFound), status: 404, code: "not_found", field: "template"},
+		"a quota":                      {token: "self", body: good, policy: fmt.Errorf("csr: %w", &depot.QuotaError{RetryAfter: 89500 * time.Millisecond}), status: 429, code: "too_many_requests", header: [2]string{"Retry-After", "90"}},
+		"a quota without a time":       {token: "self", body: good, policy: depot.ErrQuota, status: 429, code: "too_many_requests", header: [2]string{"Retry-After", "60"}},
+		"a database that is away":      {token: "self", body: good, policy: storage.ErrUnavailable, status: 503, code: "database_unavailable", header: [2]string{"Retry-After", ""}},
+		"a policy that has failed":     {token: "self", body: good, policy: errors.New("secret detail"), status: 500, code: "internal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.policy.err = tt.policy

@@ -11,6 +11,8 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // problem is an answer that says what was wrong (RFC 9457), of the same shape as
@@ -75,15 +77,18 @@ func problemOf(err error) *problem {
 		own := *ready
 		return &own
 	case errors.As(err, &field):
-		return &problem{
-			Title: "The request is not valid", Status: http.StatusBadRequest, Code: "invalid_request",
-			Detail: field.Field + " " + field.Reason + ".", Errors: []fieldProblem{{field.Field, field.Reason}},
-		}
+		return invalid(http.StatusBadRequest, "invalid_request", field.Field, field.Reason)
+	case errors.Is(err, issuance.ErrKeyReused):
+		return invalid(http.StatusConflict, "key_reused", "public_key", "is in use by another certificate: make a new key")
+	case errors.Is(err, issuance.ErrExternal):
+		return invalid(http.StatusBadRequest, "invalid_request", "template", "names one whose certificates another authority issues")
+	case errors.Is(err, storage.ErrNotFound):
+		return invalid(http.StatusNotFound, "not_found", "template", "names no certificate template")
 	case errors.Is(err, identity.ErrUnauthenticated):
 		own := *errBadToken
 		return &own
-	case errors.Is(err, identity.ErrForbidden):
-		_, why, _ := strings.Cut(err.Error(), identity.ErrForbidden.Error()+": ")
+	case errors.Is(err, issuance.ErrForbidden):
+		_, why, _ := strings.Cut(err.Error(), issuance.ErrForbidden.Error()+": ")
 		return &problem{Title: "Not allowed", Status: http.StatusForbidden, Code: "forbidden", Detail: why}
 	case errors.Is(err, depot.ErrQuota):
 		seconds := int(math.Ceil(depot.RetryAfter(err).Seconds()))
@@ -94,6 +99,14 @@ func problemOf(err error) *problem {
 		}
 	}
 	return nil
+}
+
+// invalid is the problem of a request with a wrong field.
+func invalid(status int, code, field, reason string) *problem {
+	return &problem{
+		Title: "The request is not valid", Status: status, Code: code,
+		Detail: field + " " + reason + ".", Errors: []fieldProblem{{field, reason}},
+	}
 }
 
 // fail answers r with the problem that err stands for.

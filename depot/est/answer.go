@@ -16,7 +16,9 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // writeCertificates answers with a certs-only CMC Simple PKI Response (RFC 5272, 4.1)
@@ -128,12 +130,18 @@ func refusalOf(err error) (answer *refusal, ours bool) {
 			status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {throttled}},
 			text: "Too many failed logins. Wait some minutes.",
 		}, false
-	case errors.Is(err, identity.ErrForbidden):
-		_, why, _ := strings.Cut(err.Error(), identity.ErrForbidden.Error()+": ")
-		if why == "" {
-			why = "you may not have this certificate"
-		}
-		return &refusal{status: http.StatusForbidden, text: "Not allowed: " + why + "."}, false
+	case errors.Is(err, issuance.ErrForbidden):
+		return &refusal{status: http.StatusForbidden, text: "Not allowed" + reason(err, issuance.ErrForbidden) + "."}, false
+	case errors.Is(err, issuance.ErrRenewal):
+		return &refusal{status: http.StatusForbidden, text: "The certificate can't be renewed" + reason(err, issuance.ErrRenewal) + "."}, false
+	case errors.Is(err, issuance.ErrKeyReused):
+		return &refusal{status: http.StatusBadRequest, text: "The certificate request is not granted: its key is in use by another certificate. Make a new key."}, false
+	case errors.Is(err, issuance.ErrExternal):
+		return &refusal{status: http.StatusBadRequest, text: "Another authority issues the certificates of this template."}, false
+	case errors.Is(err, storage.ErrNotFound): // gone a moment ago
+		return errNoTemplate, false
+	case errors.Is(err, guard.ErrCertificate):
+		return &refusal{status: http.StatusBadRequest, text: "The names in the old certificate can't be read: enroll for a new one."}, false
 	case errors.Is(err, depot.ErrQuota):
 		seconds := strconv.Itoa(int(math.Ceil(depot.RetryAfter(err).Seconds())))
 		return &refusal{
@@ -148,6 +156,15 @@ func refusalOf(err error) (answer *refusal, ours bool) {
 		}, true
 	}
 	return &refusal{status: http.StatusInternalServerError, text: "Something went wrong on the server."}, true
+}
+
+// reason is what err adds to one of the Issuer's errors, after a colon; empty if it
+// adds nothing.
+func reason(err, known error) string {
+	if _, why, ok := strings.Cut(err.Error(), known.Error()+": "); ok {
+		return ": " + why
+	}
+	return ""
 }
 
 // fail answers r with a sentence about err. What the client is not told is logged.

@@ -12,6 +12,7 @@ package est
 import (
 	"context"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
@@ -35,19 +36,15 @@ const Door = "est"
 // maxBody bounds what is read: the largest request in base64, and some more.
 const maxBody = 128 << 10
 
-// Issuer decides on requests. Errors that it tells the client are
-// [*depot.FieldError], [depot.ErrQuota], which may say when to ask again, and
-// [identity.ErrForbidden]; it writes them into the audit log.
+// Issuer decides on requests. [*issuance.Service] is one: the client is told of the
+// errors that it names, and it writes them into the audit log.
 type Issuer interface {
 	IssueCSR(ctx context.Context, p identity.Principal, a depot.Application) (*x509.Certificate, error)
 
 	// Reissue renews old, whose holder has proved to have its key, and nothing else:
-	// whether we issued it, whether it is revoked, expired or due, and whether it may be
-	// renewed here is not known yet. The names that a asks for are those of old.
+	// whether we issued it, whether it is revoked, expired or due, whether it may be
+	// renewed here, and whether a asks for the same names is not known yet.
 	Reissue(ctx context.Context, old *x509.Certificate, a depot.Application) (*x509.Certificate, error)
-
-	// HasTemplate says whether there is a certificate template that requests may name.
-	HasTemplate(ctx context.Context, name string) (bool, error)
 }
 
 // Identity knows API tokens and the passwords of people. [*identity.Service] is one.
@@ -70,6 +67,9 @@ type Config struct {
 	Depot    *depot.Depot // has the certificates that cacerts hands out
 	Log      *slog.Logger
 
+	// HasTemplate says whether there is a certificate template of a name.
+	HasTemplate func(ctx context.Context, name string) (bool, error)
+
 	// ClientCertificate returns the certificate whose key the client of a request
 	// proved to have, by TLS or to a trusted proxy; nil if there is none.
 	ClientCertificate func(ctx context.Context) *x509.Certificate
@@ -83,8 +83,8 @@ type Handler struct{ Config }
 // New returns a Handler, or says what c lacks.
 func New(c Config) (*Handler, error) {
 	if c.Issuer == nil || c.Identity == nil || c.Audit == nil || c.Depot == nil || c.Log == nil ||
-		c.ClientCertificate == nil || c.Peer == nil {
-		return nil, errors.New("est: Issuer, Identity, Audit, Depot, Log, ClientCertificate and Peer are required")
+		c.HasTemplate == nil || c.ClientCertificate == nil || c.Peer == nil {
+		return nil, errors.New("est: Issuer, Identity, Audit, Depot, Log, HasTemplate, ClientCertificate and Peer are required")
 	}
 	return &Handler{c}, nil
 }
@@ -135,7 +135,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return methodError(all[i].method)
 	}
 	if labelled {
-		known, err := h.Issuer.HasTemplate(r.Context(), label)
+		known, err := h.HasTemplate(r.Context(), label)
 		if err != nil {
 			return fmt.Errorf("look up template: %w", err)
 		}
@@ -201,7 +201,7 @@ func (h *Handler) simpleReenroll(w http.ResponseWriter, r *http.Request, label s
 	}
 	a, err := h.application(ctx, body, label)
 	if err == nil {
-		err = sameNames(old, a.Asked)
+		err = keepsNames(a.Asked)
 	}
 	if err != nil {
 		return h.refused(ctx, who, err)
@@ -215,25 +215,15 @@ func (h *Handler) simpleReenroll(w http.ResponseWriter, r *http.Request, label s
 
 // changeSubjectName is the attribute by which a request to renew a certificate asks
 // for other names than its own (RFC 6402, 2.8).
-func changeSubjectName() string { return "1.3.6.1.5.5.7.7.36" }
+func changeSubjectName() asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 7, 36}
+}
 
-// sameNames refuses a renewal that asks for other names than old has (RFC 7030,
-// 4.2.2).
-func sameNames(old *x509.Certificate, asked guard.Asked) error {
-	subject, names, err := guard.NamesOf(old)
-	if err != nil {
-		return &depot.FieldError{Field: "subject", Reason: "of the old certificate, or its alternative names, can't be read: it must be enrolled for anew"}
-	}
-	switch {
-	case !subject.Equal(asked.Subject):
-		return &depot.FieldError{Field: "subject", Reason: "must be that of the certificate that is renewed, attribute by attribute"}
-	case !names.Equal(asked.Names):
-		return &depot.FieldError{Field: "san", Reason: "must be those of the certificate that is renewed"}
-	}
-	for _, id := range asked.Attributes {
-		if id.String() == changeSubjectName() {
-			return &depot.FieldError{Field: "attributes", Reason: "ask for another subject, which a renewal can't have"}
-		}
+// keepsNames refuses a renewal that asks for other names than those that it has
+// itself.
+func keepsNames(asked guard.Asked) error {
+	if slices.ContainsFunc(asked.Attributes, changeSubjectName().Equal) {
+		return &depot.FieldError{Field: "attributes", Reason: "ask for another subject, which a renewal can't have"}
 	}
 	return nil
 }

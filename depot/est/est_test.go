@@ -32,6 +32,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/depot/est"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -51,7 +52,7 @@ type policy struct {
 	what []depot.Application
 }
 
-func (p *policy) HasTemplate(_ context.Context, name string) (bool, error) {
+func hasTemplate(_ context.Context, name string) (bool, error) {
 	if name == "broken" {
 		return false, fmt.Errorf("%w: away", storage.ErrUnavailable)
 	}
@@ -138,7 +139,7 @@ func open(t *testing.T) *site {
 		*secret = made.Reveal()
 	}
 	h, err := est.New(est.Config{
-		Issuer: s.policy, Identity: people, Audit: s.notes, Depot: d, Log: log,
+		Issuer: s.policy, Identity: people, Audit: s.notes, Depot: d, Log: log, HasTemplate: hasTemplate,
 		ClientCertificate: webui.ClientCertificate,
 		Peer:              func(context.Context) string { return "192.0.2.1" },
 	})
@@ -318,7 +319,11 @@ func TestRefusals(t *testing.T) {
 		"nothing":                 {operation: "simpleenroll", auth: bearer(s.any), status: 400, says: "csr is missing", noted: true},
 		"too much":                {operation: "simpleenroll", auth: bearer(s.any), body: make([]byte, 129<<10), status: 413, says: "too large"},
 		"a field of the policy":   {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: &depot.FieldError{Field: "subject.cn", Reason: "must be yours"}, status: 400, says: "subject.cn must be yours"},
-		"the policy's word":       {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: fmt.Errorf("%w: the user is gone", identity.ErrForbidden), status: 403, says: "the user is gone"},
+		"the policy's word":       {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: fmt.Errorf("issue: %w: the user is gone", issuance.ErrForbidden), status: 403, says: "Not allowed: the user is gone."},
+		"a forbidding policy":     {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: issuance.ErrForbidden, status: 403, says: "Not allowed."},
+		"a key in use":            {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: issuance.ErrKeyReused, status: 400, says: "key is in use"},
+		"an external authority":   {operation: "wifi/simpleenroll", auth: bearer(s.any), body: good, policy: issuance.ErrExternal, status: 400, says: "Another authority"},
+		"a template deleted":      {operation: "wifi/simpleenroll", auth: bearer(s.any), body: good, policy: storage.ErrNotFound, status: 404, says: "no certificate template"},
 		"a quota":                 {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: &depot.QuotaError{RetryAfter: time.Minute}, status: 429, says: "Too many", header: [2]string{"Retry-After", "60"}},
 		"a database that is away": {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: storage.ErrUnavailable, status: 503, says: "database", header: [2]string{"Retry-After", "10"}},
 		"a failure":               {operation: "simpleenroll", auth: bearer(s.any), body: good, policy: errors.New("secret detail"), status: 500, says: "Something went wrong"},
@@ -412,18 +417,14 @@ func TestReenrollment(t *testing.T) {
 		policy error
 		status int
 	}{
-		"with a new key":         {body: with(func(*x509.CertificateRequest) {})},
-		"with the old key":       {body: inBase64(request(t, &same, oldKey))},
-		"for another name":       {body: with(func(r *x509.CertificateRequest) { r.Subject.CommonName = "macs" }), says: "subject must be that"},
-		"for a name less":        {body: with(func(r *x509.CertificateRequest) { r.Subject.Organization = nil }), says: "subject must be that"},
-		"for one more host":      {body: with(func(r *x509.CertificateRequest) { r.DNSNames = append(r.DNSNames, "c.example.com") }), says: "san must be those"},
-		"for no hosts":           {body: with(func(r *x509.CertificateRequest) { r.DNSNames = nil }), says: "san must be those"},
-		"for an address as well": {body: with(func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"ana@example.com"} }), says: "san must be those"},
+		"with a new key":   {body: with(func(*x509.CertificateRequest) {})},
+		"with the old key": {body: inBase64(request(t, &same, oldKey))},
 		"for a name in an attribute": {body: with(func(r *x509.CertificateRequest) {
 			//lint:ignore SA1019 there is nothing else to put an attribute into a request with
 			r.Attributes = changedSubject()
 		}), says: "attributes ask for another subject"},
-		"that the policy forbids": {body: inBase64(request(t, &same, oldKey)), policy: fmt.Errorf("%w: the certificate is revoked", identity.ErrForbidden), says: "is revoked", status: 403},
+		"that the policy forbids": {body: inBase64(request(t, &same, oldKey)), policy: fmt.Errorf("%w: it is revoked", issuance.ErrRenewal), says: "can't be renewed: it is revoked", status: 403},
+		"for other names":         {body: inBase64(request(t, &same, oldKey)), policy: &depot.FieldError{Field: "subject", Reason: "must be that of the old one"}, says: "subject must be that of the old one"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.policy.err = tt.policy
