@@ -74,7 +74,7 @@ func (s Subject) match(name guard.Name) (Subject, error) {
 				return nil, &FieldError{"subject", fmt.Sprintf("lacks %s in its part %d", t.id(), i+1)}
 			}
 			value := name[i][at].Value
-			if err := matchValue(a.Value, value, t.check); err != nil {
+			if err := matchValue(a.Value, value, anyText, t.check); err != nil {
 				return nil, &FieldError{"subject." + t.id(), err.Error()}
 			}
 			out[i][j] = Attribute{a.Type, value}
@@ -114,7 +114,13 @@ func (s SANs) match(names guard.AlternativeNames) (SANs, error) {
 		case "uniformResourceIdentifier":
 			asked = names.URIs
 		}
-		values, err := matchNames(kind.name, *kind.of(&s), asked, kind.check)
+		// What fills a variable of a URI stays within one part of it, as when it is
+		// expanded: else it could bring another host.
+		anything := anyText
+		if kind.escape != nil {
+			anything = `[^/?#@:\\]+`
+		}
+		values, err := matchNames(kind.name, *kind.of(&s), asked, anything, kind.check)
 		if err != nil {
 			return SANs{}, err
 		}
@@ -124,7 +130,7 @@ func (s SANs) match(names guard.AlternativeNames) (SANs, error) {
 	if s.NTPrincipalName != "" {
 		patterns = []string{s.NTPrincipalName}
 	}
-	upns, err := matchNames("ntPrincipalName", patterns, names.UserPrincipalNames, checkUPN)
+	upns, err := matchNames("ntPrincipalName", patterns, names.UserPrincipalNames, anyText, checkUPN)
 	if err != nil {
 		return SANs{}, err
 	}
@@ -135,13 +141,13 @@ func (s SANs) match(names guard.AlternativeNames) (SANs, error) {
 }
 
 // matchNames finds for each asked name a pattern of its own.
-func matchNames(kind string, patterns, asked []string, check func(string) error) ([]string, error) {
+func matchNames(kind string, patterns, asked []string, anything string, check func(string) error) ([]string, error) {
 	free := slices.Clone(patterns)
 	var out []string
 	for i, value := range asked {
 		why := fmt.Errorf("%.100q is more than the template has", value)
 		at := slices.IndexFunc(free, func(pattern string) bool {
-			err := matchValue(pattern, value, check)
+			err := matchValue(pattern, value, anything, check)
 			if err != nil {
 				why = err
 			}
@@ -161,8 +167,12 @@ func matchNames(kind string, patterns, asked []string, check func(string) error)
 	return out, nil
 }
 
-// matchValue says whether value is what pattern can come to.
-func matchValue(pattern, value string, check func(string) error) error {
+// anyText is the regular expression of what a variable can come to.
+const anyText = `.+`
+
+// matchValue says whether value is what pattern can come to, with the regular expression
+// anything in place of each variable that has text beside it.
+func matchValue(pattern, value, anything string, check func(string) error) error {
 	if text, ok := literal(pattern); ok {
 		if value != text {
 			return fmt.Errorf("is %.100q, and in the template %.100q", value, text)
@@ -173,11 +183,14 @@ func matchValue(pattern, value string, check func(string) error) error {
 	if err != nil {
 		return err
 	}
+	if len(all) == 1 {
+		anything = anyText // there is nothing that it could break
+	}
 	var b strings.Builder
 	b.WriteString(`^(?s:`)
 	for _, p := range all {
 		if p.variable != "" {
-			b.WriteString(`.+`)
+			b.WriteString(anything)
 			continue
 		}
 		b.WriteString(regexp.QuoteMeta(p.text))

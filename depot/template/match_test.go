@@ -91,6 +91,54 @@ func TestWhatATemplateLeavesOpenIsTheRequests(t *testing.T) {
 	}
 }
 
+func TestAURIKeepsItsHost(t *testing.T) {
+	tmpl := open(t)
+	tmpl.SANs = template.SANs{URIs: []string{"https://$DEVICENAME.example.com/device"}}
+	subject := name("O", "Example", "OU", "devices of ana", "CN", "ana")
+	for uri, want := range map[string]bool{
+		"https://mac-7.example.com/device":                    true,
+		"https://evil.example/x.example.com/device":           false,
+		"https://evil.example?.example.com/device":            false,
+		"https://evil.example#.example.com/device":            false,
+		"https://evil.example:1/.example.com/device":          false,
+		"https://user@evil.example.com/device":                false,
+		`https://evil.example\\.example.com/device`:           false,
+		"https://mac-7.example.com/device/and/something/more": false,
+	} {
+		_, err := tmpl.Match(guard.Asked{Subject: subject, Names: guard.AlternativeNames{URIs: []string{uri}}})
+		if (err == nil) != want {
+			t.Errorf("Match of %s = %v, want it granted: %v", uri, err, want)
+		}
+	}
+}
+
+func TestNamesWithoutATemplate(t *testing.T) {
+	if s, err := template.SubjectOf(name("C", "DE", "O", "Example", "CN", "ana")); err != nil || s.String() != "/C=DE/O=Example/CN=ana" {
+		t.Errorf("SubjectOf = %v, %v", s, err)
+	}
+	for what, n := range map[string]guard.Name{
+		"a country of three letters": name("C", "DEU"), "a CN that is too long": name("CN", string(make([]byte, 65))), "an empty CN": name("CN", ""),
+	} {
+		if s, err := template.SubjectOf(n); err == nil {
+			t.Errorf("SubjectOf(%s) = %v", what, s)
+		}
+	}
+	for what, names := range map[string]guard.AlternativeNames{
+		"a wildcard":    {DNSNames: []string{"*.example.com"}},
+		"no address":    {EmailAddresses: []string{"ana"}},
+		"no URI":        {URIs: []string{"ana"}},
+		"a UPN of none": {UserPrincipalNames: []string{" "}},
+	} {
+		var field *template.FieldError
+		if err := template.CheckNames(names); !errors.As(err, &field) {
+			t.Errorf("CheckNames(%s) = %v, want a field error", what, err)
+		}
+	}
+	if err := template.CheckNames(guard.AlternativeNames{DNSNames: []string{"a.example"}, EmailAddresses: []string{"a@b.example"}, UserPrincipalNames: []string{"a@b"}}); err != nil {
+		t.Errorf("CheckNames = %v", err)
+	}
+}
+
 // TestNoRequestGetsMoreThanItsTemplateLeavesOpen is the property behind the table.
 func TestNoRequestGetsMoreThanItsTemplateLeavesOpen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
