@@ -249,8 +249,14 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
 	}
 
-	(&scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log}).
-		mount(mux, door, forPrograms)
+	scepDoors := &scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log}
+	scepDoors.mount(mux, door, forPrograms)
+	requests := &requestDoors{
+		depot: s.depot, people: people, issuance: payloads, events: events, hasTemplate: scepDoors.exists, log: log,
+	}
+	if err := requests.mount(mux, forPrograms); err != nil {
+		return nil, err
+	}
 
 	api.Mount(mux)
 
@@ -278,6 +284,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			webui.Recover(log, pages.Fail),
 			health.Watch,
 			webui.SecurityHeaders(serverURL),
+			webui.TLSClientCertificate(log),
 			webui.ClientCertificateHeader(cfg.clientCertHeader, log),
 			sameOrigin,
 		),

@@ -53,6 +53,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if plain != nil {
 		defer plain.Close()
 	}
+	mutual, err := listenMTLS(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if mutual != nil {
+		defer mutual.Close()
+	}
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
 		return err
@@ -94,6 +101,10 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	}
 	srv.background = append(srv.background, runner{"reload", reload})
 	listeners := map[net.Listener]http.Handler{network: srv.handler, local: srv.local}
+	if mutual != nil {
+		listeners[tls.NewListener(netutil.LimitListener(mutual, maxConnections), mtlsConfig(cert))] = forCertificates(srv.handler)
+		log.InfoContext(ctx, "clients are asked for a certificate", "listen", mutual.Addr().String())
+	}
 	if manager != nil {
 		srv.background = append(srv.background, runner{"acme", manager.Run})
 	}

@@ -29,6 +29,7 @@ type serveCommand struct {
 	CAKeyBits      int    `name:"ca-key-bits" default:"3072" enum:"2048,3072,4096" placeholder:"N" group:"State" help:"RSA size of the authorities made at the first start: 2048, 3072 or 4096 (default ${default})."`
 
 	Listen           string    `default:"127.0.0.1:8443" placeholder:"ADDR" group:"Network" help:"Address for everything (default ${default})."`
+	MTLSListen       string    `name:"mtls-listen" placeholder:"ADDR" group:"Network" help:"Second address, on which clients are asked for a certificate: EST renewals, and devices that are asked for theirs. Nothing else is there. Default: none."`
 	LAN              bool      `name:"lan" group:"Network" help:"Listen on all interfaces, and put the local names and addresses of this machine into the TLS certificate."`
 	ServerURL        string    `name:"server-url" placeholder:"URL" group:"Network" help:"What devices and links use. Default: https://localhost:PORT."`
 	TLSMode          string    `name:"tls-mode" default:"own-ca" enum:"own-ca,files,acme,proxy" placeholder:"MODE" group:"Network" help:"own-ca, files, acme, or proxy: plain HTTP behind a TLS proxy (default ${default})."`
@@ -83,6 +84,7 @@ type config struct {
 	caKeyBits      int
 
 	listen           string
+	mtlsListen       string // "": nowhere
 	lan              bool
 	serverURL        *url.URL // nil: made from the port when that is known
 	tls              tlsMode
@@ -139,6 +141,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		secretsKeyFile:   c.SecretsKeyFile,
 		caKeyBits:        c.CAKeyBits,
 		listen:           c.Listen,
+		mtlsListen:       c.MTLSListen,
 		lan:              c.LAN,
 		tls:              tlsMode(c.TLSMode),
 		tlsCert:          c.TLSCert,
@@ -168,7 +171,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
 	}
 
-	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkTLS, c.checkACME, c.checkFirstStart} {
+	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkTLS, c.checkACME, c.checkFirstStart} {
 		if err := check(&cfg); err != nil {
 			return config{}, err
 		}
