@@ -3,6 +3,8 @@ package depot
 import (
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -125,7 +127,7 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	}
 	c.Fingerprint = FingerprintOf(cert)
 	c.Serial = SerialOf(cert)
-	c.Subject = cert.Subject.String()
+	c.Subject = SubjectOf(cert)
 	c.SANs = AlternativeNames(cert)
 	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && c.Authority != ExternalAuthority {
 		c.Issuer = a.id
@@ -143,6 +145,16 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 		return fmt.Errorf("record certificate: %w", err)
 	}
 	return nil
+}
+
+// SubjectOf returns the subject of cert as text (RFC 4514): all of it, also where a
+// type is there twice, of which crypto/x509 keeps one.
+func SubjectOf(cert *x509.Certificate) string {
+	var rdns pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(cert.RawSubject, &rdns); err != nil || len(rest) > 0 {
+		return cert.Subject.String()
+	}
+	return rdns.String()
 }
 
 // Get returns the record of fp, or an error that wraps storage.ErrNotFound.

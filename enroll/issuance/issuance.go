@@ -240,7 +240,7 @@ func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certific
 	return event.Record(tx, event.Event{
 		At: now, Actor: actorOf(rec), Action: "certificate.issued",
 		DeviceID: rec.DeviceID, User: rec.User, Certificate: string(depot.SerialOf(cert)), Template: rec.Template,
-		Details: details("door", rec.Door, "subject", cert.Subject.String(), "replaces", string(rec.Replaces)),
+		Details: details("door", rec.Door, "subject", depot.SubjectOf(cert), "replaces", string(rec.Replaces)),
 	})
 }
 
