@@ -102,8 +102,9 @@ func clientBehind(proxy netip.Addr, forwarded []string, isTrusted func(netip.Add
 
 type clientCertificateKey struct{}
 
-// ClientCertificate returns the certificate that a trusted proxy says the client
-// of ctx proved to hold, or nil.
+// ClientCertificate returns the certificate whose key the client of ctx proved to
+// have, in the TLS handshake with us or, as a trusted proxy says, with the proxy; or
+// nil. See [TLSClientCertificate] and [ClientCertificateHeader].
 func ClientCertificate(ctx context.Context) *x509.Certificate {
 	cert, _ := ctx.Value(clientCertificateKey{}).(*x509.Certificate)
 	return cert
