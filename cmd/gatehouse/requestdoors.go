@@ -27,22 +27,16 @@ type requestDoors struct {
 }
 
 func (d *requestDoors) mount(mux *webui.Mux, fail webui.FailFunc) error {
-	peer := func(ctx context.Context) string {
-		if addr := webui.Peer(ctx); addr.IsValid() {
-			return addr.String()
-		}
-		return ""
-	}
 	uploads, err := csr.New(csr.Config{
 		Issuer: d.issuance, Identity: d.people, Audit: d.events, Depot: d.depot, Log: d.log,
-		Peer: peer, RequestID: webui.RequestID, Fail: fail,
+		Peer: peerName, RequestID: webui.RequestID, Fail: fail,
 	})
 	if err != nil {
 		return err
 	}
 	transport, err := est.New(est.Config{
 		Issuer: d.issuance, Identity: d.people, Audit: d.events, Depot: d.depot, Log: d.log,
-		HasTemplate: d.hasTemplate, ClientCertificate: webui.ClientCertificate, Peer: peer,
+		HasTemplate: d.hasTemplate, ClientCertificate: webui.ClientCertificate, Peer: peerName,
 	})
 	if err != nil {
 		return err
@@ -52,4 +46,12 @@ func (d *requestDoors) mount(mux *webui.Mux, fail webui.FailFunc) error {
 	r.Handle(http.MethodPost+" "+csr.Path, webui.Plain(uploads))
 	r.Handle(est.Path, webui.Plain(transport))
 	return nil
+}
+
+// peerName is the network address that the request of ctx came from, empty if it has none.
+func peerName(ctx context.Context) string {
+	if addr := webui.Peer(ctx); addr.IsValid() {
+		return addr.String()
+	}
+	return ""
 }

@@ -87,7 +87,7 @@ func (d *scepDoor) serve(w http.ResponseWriter, r *http.Request, authorities []*
 			}
 			return d.issuance.IssueSCEP(ctx, name, req)
 		}),
-		Peer: func(r *http.Request) string { return webui.Peer(r.Context()).String() },
+		Peer: func(r *http.Request) string { return peerName(r.Context()) },
 		Log:  d.log,
 	})
 	if err != nil {

@@ -2,6 +2,8 @@ package scep
 
 import (
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 
@@ -40,6 +42,12 @@ func reply(m *message, rep certRep) ([]byte, error) {
 	sd.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
 	if err := sd.AddSigner(m.authority.Certificate(), m.authority.Signer(), pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
 		return nil, fmt.Errorf("sign reply: %w", err)
+	}
+	// The key's algorithm alone, as OpenSSL writes it, and not with the digest's: both are
+	// allowed (RFC 3370, 3.2), and strongSwan 5.9 reads only this one.
+	info := &sd.GetSignedData().SignerInfos[0]
+	if _, ok := m.authority.Signer().Public().(*rsa.PublicKey); ok {
+		info.DigestEncryptionAlgorithm = pkix.AlgorithmIdentifier{Algorithm: pkcs7.OIDEncryptionAlgorithmRSA, Parameters: asn1.NullRawValue}
 	}
 	if rep.content == nil {
 		sd.Detach() // no content, rather than an empty one

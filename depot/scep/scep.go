@@ -79,9 +79,10 @@ func New(c Config) (*Service, error) {
 }
 
 // capabilities are all that are true (RFC 8894, 3.5.2). Apple looks for each by
-// its own name: SCEPStandard implies none of the others to it.
+// its own name: SCEPStandard implies none of the others to it. strongSwan 5.9 takes
+// SHA-384, which is no keyword of the RFC's, for a part of AES.
 func capabilities() []string {
-	return []string{"Renewal", "SHA-1", "SHA-256", "SHA-512", "AES", "DES3", "SCEPStandard", "POSTPKIOperation"}
+	return []string{"Renewal", "SHA-1", "SHA-256", "SHA-384", "SHA-512", "AES", "DES3", "SCEPStandard", "POSTPKIOperation"}
 }
 
 // GetCACaps returns the capabilities, one a line. Only "\n" separates them: Apple

@@ -926,7 +926,7 @@ func TestOperations(t *testing.T) {
 		status                int
 		contentType, body     string
 	}{
-		"GetCACaps":                    {"GET", "operation=GetCACaps&message=x", "", 200, "text/plain", "Renewal\nSHA-1\nSHA-256\nSHA-512\nAES\nDES3\nSCEPStandard\nPOSTPKIOperation"},
+		"GetCACaps":                    {"GET", "operation=GetCACaps&message=x", "", 200, "text/plain", "Renewal\nSHA-1\nSHA-256\nSHA-384\nSHA-512\nAES\nDES3\nSCEPStandard\nPOSTPKIOperation"},
 		"GetCACert":                    {"GET", "operation=GetCACert", "*/*", 200, "application/x-x509-ca-cert", string(f.ca.Raw)},
 		"GetCACert with a name":        {"GET", "operation=GetCACert&message=Gate%20house", "", 200, "application/x-x509-ca-cert", string(f.ca.Raw)},
 		"GetCACert, escaped":           {"GET", "operation=%47etCACert", "", 200, "application/x-x509-ca-cert", string(f.ca.Raw)},

@@ -101,7 +101,8 @@ type grant struct {
 	assignment *Assignment        // that it fulfils, if any
 	old        *depot.Certificate // that it replaces, if any
 
-	// sameKey lets it have the key of old.
+	// sameKey lets it have a key of which there are certificates already, if those are
+	// of the same template and holder.
 	sameKey bool
 }
 
@@ -180,6 +181,8 @@ func (s *Service) granted(tx storage.Tx, r depot.Request, decide func(tx storage
 
 // freshKey refuses a key that any certificate was issued for: two certificates of one
 // key revoke badly, and a second one for somebody else's key is a mistake at best.
+// Clients other than Apple's keep theirs when they renew; where that is allowed, the
+// key is still nobody else's.
 func (s *Service) freshKey(tx storage.Tx, r depot.Request, g grant) error {
 	hash, err := depot.PublicKeyHash(r.CSR.PublicKey)
 	if err != nil {
@@ -189,7 +192,7 @@ func (s *Service) freshKey(tx storage.Tx, r depot.Request, g grant) error {
 		if err != nil {
 			return err
 		}
-		if g.sameKey && g.old != nil && c.DeviceID == g.old.DeviceID && c.User == g.old.User && c.Template == g.old.Template &&
+		if g.sameKey && c.DeviceID == g.record.DeviceID && c.User == g.record.User && c.Template == g.template.Name &&
 			c.RevocationReason != "keyCompromise" {
 			continue
 		}

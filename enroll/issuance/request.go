@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -108,7 +109,8 @@ func (s *Service) issueCSR(ctx context.Context, p identity.Principal, a depot.Ap
 			return nil, err
 		}
 	}
-	return s.issue(ctx, "", depot.Request{CSR: a.CSR}, func(tx storage.Tx) (grant, error) {
+	key := hex.EncodeToString(digest(storage.Key("csr", string(p.Kind), p.ID, p.User, a.Door, a.Template), a.CSR.Raw))
+	return s.issue(ctx, key, depot.Request{CSR: a.CSR}, func(tx storage.Tx) (grant, error) {
 		var g grant
 		var err error
 		switch {
@@ -409,11 +411,13 @@ func (s *Service) grantOwnName(u identity.User, cn string, a depot.Application) 
 }
 
 // Reissue replaces a certificate for whoever proved to hold its key, by one that says
-// the same (RFC 7030, 4.2.2). It may be for the same key. Errors are as of IssueCSR, or
+// the same (RFC 7030, 4.2.2). It may be for the same key, and asked for at any time: EST
+// knows no window. Errors are as of IssueCSR, or
 // wrap ErrRenewal.
 func (s *Service) Reissue(ctx context.Context, old *x509.Certificate, a depot.Application) (*x509.Certificate, error) {
 	fp := depot.FingerprintOf(old)
-	cert, err := s.issue(ctx, "", depot.Request{CSR: a.CSR}, func(tx storage.Tx) (grant, error) {
+	key := hex.EncodeToString(digest(storage.Key("est", string(fp), a.Template), a.CSR.Raw))
+	cert, err := s.issue(ctx, key, depot.Request{CSR: a.CSR}, func(tx storage.Tx) (grant, error) {
 		rec, err := s.depot.Get(tx, fp)
 		if errors.Is(err, storage.ErrNotFound) {
 			return grant{}, fmt.Errorf("%w: it is unknown", ErrRenewal)
@@ -424,7 +428,7 @@ func (s *Service) Reissue(ctx context.Context, old *x509.Certificate, a depot.Ap
 		if a.Template != "" && a.Template != rec.Template {
 			return grant{}, fmt.Errorf("%w: it is of another template", ErrRenewal)
 		}
-		g, err := s.renewal(tx, rec)
+		g, err := s.renewal(tx, rec, true)
 		if err != nil {
 			return grant{}, err
 		}
@@ -436,7 +440,7 @@ func (s *Service) Reissue(ctx context.Context, old *x509.Certificate, a depot.Ap
 		return g, nil
 	})
 	return cert, s.answered(ctx, err, event.Event{
-		Actor: a.Door, Template: a.Template, Peer: a.Peer, Certificate: string(depot.SerialOf(old)), Details: details("door", a.Door),
+		Actor: "certificate:" + string(depot.SerialOf(old)), Template: a.Template, Peer: a.Peer, Certificate: string(depot.SerialOf(old)), Details: details("door", a.Door),
 	})
 }
 

@@ -200,7 +200,7 @@ func (s *Service) grantStatic(t template.Template, r depot.Request) (grant, erro
 	if err != nil {
 		return grant{}, err
 	}
-	return grant{template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}}, nil
+	return grant{template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}, sameKey: true}, nil
 }
 
 // grantRenewal is the right by the certificate that signed r.
@@ -218,7 +218,7 @@ func (s *Service) grantRenewal(tx storage.Tx, name string, r depot.Request) (gra
 	if name != "" && old.Template != name {
 		return grant{}, fmt.Errorf("%w: it is of another template", ErrRenewal)
 	}
-	g, err := s.renewal(tx, old)
+	g, err := s.renewal(tx, old, false)
 	if err != nil {
 		return grant{}, err
 	}
@@ -230,11 +230,13 @@ func (s *Service) grantRenewal(tx storage.Tx, name string, r depot.Request) (gra
 		return grant{}, err
 	}
 	g.record.Door = doorSCEP
+	g.sameKey = old.DeviceID == "" // a device of ours makes a new one
 	return g, nil
 }
 
-// renewal is the right of whoever holds old to another one that says the same.
-func (s *Service) renewal(tx storage.Tx, old depot.Certificate) (grant, error) {
+// renewal is the right of whoever holds old to another one that says the same: once it
+// is due, or at any time.
+func (s *Service) renewal(tx storage.Tx, old depot.Certificate, anytime bool) (grant, error) {
 	now := s.now()
 	switch {
 	case old.Authority != s.depot.Payload().Name():
@@ -248,7 +250,7 @@ func (s *Service) renewal(tx storage.Tx, old depot.Certificate) (grant, error) {
 	if err != nil {
 		return grant{}, err
 	}
-	if due := t.RenewAt(old.NotBefore, old.NotAfter); now.Before(due) {
+	if due := t.RenewAt(old.NotBefore, old.NotAfter); !anytime && now.Before(due) {
 		return grant{}, fmt.Errorf("%w: it is not due before %s", ErrRenewal, until(due))
 	}
 	der, err := s.depot.DER(tx, old.Fingerprint)
