@@ -7,6 +7,9 @@
 // crypto/x509 what is not our own, or asks whether a signature is right; a test
 // in this package walks the tree and keeps it so. Encoding is free elsewhere.
 //
+// It also connects to hosts that an administrator has named, and looks where their
+// names lead: see [NewClient].
+//
 // It knows nothing of devices or users, and judges neither trust, nor dates, nor
 // revocation: who a signer is, is for the caller to say. Its errors wrap one of
 // the sentinels below and never repeat the input, which may hold secrets.
