@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -97,7 +98,7 @@ var certificates = storage.NewCollection("certificate", 1,
 		if c.DeviceID != "" || c.AttemptID != "" {
 			return nil
 		}
-		return some(c.User)
+		return some(userKey(c.User))
 	}},
 	storage.Index[Certificate]{Name: "renew", Values: func(c Certificate) []string {
 		if c.RenewAt.IsZero() || c.DeviceID == "" || !c.RevokedAt.IsZero() {
@@ -106,6 +107,9 @@ var certificates = storage.NewCollection("certificate", 1,
 		return []string{renewKey(c.RenewAt)}
 	}},
 )
+
+// userKey is what a user's logins are compared by.
+func userKey(login string) string { return strings.ToLower(strings.TrimSpace(login)) }
 
 func some(s string) []string {
 	if s == "" {
@@ -180,9 +184,9 @@ func (d *Depot) ByAttempt(tx storage.Tx, attemptID string) iter.Seq2[Certificate
 	return certificates.Lookup(tx, "attempt", attemptID)
 }
 
-// ByUser yields the certificates that belong to a user and to no device.
+// ByUser yields the certificates that belong to a user, in any case, and to no device.
 func (d *Depot) ByUser(tx storage.Tx, user string) iter.Seq2[Certificate, error] {
-	return certificates.Lookup(tx, "user", user)
+	return certificates.Lookup(tx, "user", userKey(user))
 }
 
 // ByPublicKey yields the certificates of one key, by its PublicKeyHash.

@@ -13,3 +13,9 @@ func PutRevocation(tx storage.Tx, a *Authority, n int, at time.Time) error {
 		Issuer: a.id, Serial: Serial(fmt.Sprintf("7f%030x", n)), At: at, Reason: n % 6, NotAfter: at.AddDate(1, 0, 0),
 	})
 }
+
+// PutCertificate stores a record without a certificate.
+func PutCertificate(tx storage.Tx, c Certificate) error { return certificates.Put(tx, c) }
+
+// MaxLooked is how many certificates are looked at for one page of a search.
+const MaxLooked = maxLooked
