@@ -35,6 +35,10 @@ type Upstream struct {
 	// SHA-256, SHA-384 or SHA-512, as its length says. Empty: any is taken.
 	Fingerprint []byte `json:"fingerprint,omitempty"`
 
+	// AllowPrivate lets us connect to it, and to ChallengeURL, at addresses that only an
+	// organisation's own network has. What devices may reach is theirs to know.
+	AllowPrivate bool `json:"allow_private,omitempty"`
+
 	ChallengeType UpstreamChallenge `json:"challenge_type"`
 	Challenge     Secret            `json:"-"` // of UpstreamStatic
 
@@ -72,11 +76,14 @@ func (t Template) checkIssuer(bad *FieldErrors) {
 	if n := len(u.Fingerprint); n > 0 && digestName(n) == "" {
 		bad.add("upstream.fingerprint", "is of no digest that is known")
 	}
+	if t.Issuer == Proxy && t.ChallengeType == Static && (u.ChallengeType == UpstreamStatic || u.ChallengeType == UpstreamDynamic) {
+		bad.add("challenge_type", `"static" with issuer "proxy" takes upstream.challenge_type "none": a request has room for one challenge, which whoever sends it signs, so that we can't put the other server's in place of ours`)
+	}
 	u.checkChallenge(bad)
 }
 
 func (u Upstream) empty() bool {
-	return u.URL == "" && u.Name == "" && len(u.Fingerprint) == 0 && u.ChallengeType == "" && u.Challenge == "" &&
+	return u.URL == "" && u.Name == "" && len(u.Fingerprint) == 0 && !u.AllowPrivate && u.ChallengeType == "" && u.Challenge == "" &&
 		u.ChallengeURL == "" && u.Username == "" && u.Password == ""
 }
 
@@ -154,6 +161,12 @@ func (t Template) warnOfIssuer(warn func(field, format string, args ...any)) {
 	}
 	if t.Issuer == External && t.Upstream.ChallengeType == UpstreamStatic {
 		warn("upstream.challenge_type", "with an external issuer the static challenge goes to each device, where it can be read")
+	}
+	if t.Issuer == Proxy && t.Upstream.ChallengeType == UpstreamStatic {
+		warn("upstream.challenge_type", "the static challenge goes to each device too, which signs it into its request: let the other server take requests from here alone")
+	}
+	if t.Issuer == Proxy && t.ChallengeType == Static {
+		warn("challenge_type", "the other server is shown our static challenge, because it is inside the request that is passed on")
 	}
 	if t.IncludeRoot && len(t.Roots) == 0 {
 		warn("include_root", "sends our own root, which is not that of the other server: give its root in root_certificates")

@@ -68,9 +68,8 @@ func TestWhatIsStoredIsRead(t *testing.T) {
 	in := wifi(t)
 	external(&in)
 	in.Issuer = template.Proxy
-	in.ChallengeType, in.Challenge = template.Static, "our static secret"
 	in.Upstream.ChallengeType, in.Upstream.ChallengeURL = template.UpstreamDynamic, "https://ndes.example.com/"
-	in.Upstream.Username, in.Upstream.Password = "gatehouse", "their password"
+	in.Upstream.Username, in.Upstream.Password, in.Upstream.AllowPrivate = "gatehouse", "their password", true
 	in.IncludeRoot, in.Roots = true, [][]byte{rootDER()}
 	stored := s.create(t, in)
 	got, err := s.get(t, "wifi")
@@ -80,7 +79,7 @@ func TestWhatIsStoredIsRead(t *testing.T) {
 	if got.Note() != "first" || got.Notes[0].Author != "user:ana@example.com" || !got.Notes[0].At.Equal(s.now) || !got.CreatedAt.Equal(s.now) {
 		t.Errorf("notes are %v, created at %v", got.Notes, got.CreatedAt)
 	}
-	if !got.Challenge.Is("our static secret") || got.Upstream.Password != "their password" {
+	if got.Upstream.Password != "their password" || !got.Upstream.AllowPrivate {
 		t.Error("the secrets are not those that were stored")
 	}
 	if _, err := s.get(t, "WIFI"); !errors.Is(err, storage.ErrNotFound) {
@@ -93,12 +92,13 @@ func TestWhatIsStoredIsRead(t *testing.T) {
 
 func TestTheDatabaseHoldsNoSecrets(t *testing.T) {
 	s := newShelf(t)
-	in := wifi(t)
-	external(&in)
-	in.Issuer = template.Proxy
-	in.ChallengeType, in.Challenge = template.Static, "our static secret"
-	in.Upstream.ChallengeType, in.Upstream.Challenge = template.UpstreamStatic, "their static secret"
-	s.create(t, in)
+	ours, theirs := wifi(t), wifi(t)
+	ours.ChallengeType, ours.Challenge = template.Static, "our static secret"
+	s.create(t, ours)
+	external(&theirs)
+	theirs.Name, theirs.Issuer = "theirs", template.Proxy
+	theirs.Upstream.ChallengeType, theirs.Upstream.Challenge = template.UpstreamStatic, "their static secret"
+	s.create(t, theirs)
 	seen := 0
 	err := s.db.View(context.Background(), func(tx storage.Tx) error {
 		for item, err := range tx.Scan("template", storage.Range{}) {

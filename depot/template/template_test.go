@@ -166,13 +166,19 @@ func TestCheckNamesTheFieldThatIsWrong(t *testing.T) {
 		"one with a line end":       {func(t *template.Template) { t.ChallengeType, t.Challenge = template.Static, "static\nsecret" }, "challenge", "control"},
 		"a static one of another's": {func(t *template.Template) { external(t); t.ChallengeType = template.Static }, "challenge_type", "upstream"},
 
-		"another issuer":               {func(t *template.Template) { t.Issuer = "ndes" }, "issuer", "builtin"},
-		"an upstream of ours":          {func(t *template.Template) { external(t); t.Issuer = template.Builtin }, "upstream", "builtin"},
-		"no URL":                       {func(t *template.Template) { external(t); t.Upstream.URL = "" }, "upstream.url", "required"},
-		"a URL with a query":           {func(t *template.Template) { external(t); t.Upstream.URL += "?operation=x" }, "upstream.url", "query"},
-		"a URL of a file":              {func(t *template.Template) { external(t); t.Upstream.URL = "file:///etc/passwd" }, "upstream.url", "http"},
-		"a URL with a user":            {func(t *template.Template) { external(t); t.Upstream.URL = "https://a:b@example.com/" }, "upstream.url", "user"},
-		"a proxy that anybody can be":  {func(t *template.Template) { external(t); t.Issuer, t.Upstream.Fingerprint = template.Proxy, nil }, "upstream.fingerprint", "required"},
+		"another issuer":              {func(t *template.Template) { t.Issuer = "ndes" }, "issuer", "builtin"},
+		"an upstream of ours":         {func(t *template.Template) { external(t); t.Issuer = template.Builtin }, "upstream", "builtin"},
+		"no URL":                      {func(t *template.Template) { external(t); t.Upstream.URL = "" }, "upstream.url", "required"},
+		"a URL with a query":          {func(t *template.Template) { external(t); t.Upstream.URL += "?operation=x" }, "upstream.url", "query"},
+		"a URL of a file":             {func(t *template.Template) { external(t); t.Upstream.URL = "file:///etc/passwd" }, "upstream.url", "http"},
+		"a URL with a user":           {func(t *template.Template) { external(t); t.Upstream.URL = "https://a:b@example.com/" }, "upstream.url", "user"},
+		"a proxy that anybody can be": {func(t *template.Template) { external(t); t.Issuer, t.Upstream.Fingerprint = template.Proxy, nil }, "upstream.fingerprint", "required"},
+		"a static challenge and theirs": {func(t *template.Template) {
+			external(t)
+			t.Issuer, t.ChallengeType, t.Challenge = template.Proxy, template.Static, "static-secret"
+			t.Upstream.ChallengeType, t.Upstream.Challenge = template.UpstreamStatic, "theirs"
+		}, "challenge_type", "one challenge"},
+		"a private address of ours":    {func(t *template.Template) { t.Upstream.AllowPrivate = true }, "upstream", "builtin"},
 		"a fingerprint of MD5":         {func(t *template.Template) { external(t); t.Upstream.Fingerprint = make([]byte, 16) }, "upstream.fingerprint", "digest"},
 		"no kind of challenge":         {func(t *template.Template) { external(t); t.Upstream.ChallengeType = "" }, "upstream.challenge_type", "dynamic"},
 		"a static one that is missing": {func(t *template.Template) { external(t); t.Upstream.ChallengeType = template.UpstreamStatic }, "upstream.challenge", "required"},
@@ -259,8 +265,16 @@ func TestWarnings(t *testing.T) {
 		"a short key":              {func(t *template.Template) { external(t); t.KeySize = 1024 }, []string{"key_size"}},
 		"no fingerprint":           {func(t *template.Template) { external(t); t.Upstream.Fingerprint = nil }, []string{"upstream.fingerprint"}},
 		"a fingerprint of SHA-1":   {func(t *template.Template) { external(t); t.Upstream.Fingerprint = make([]byte, 20) }, []string{"upstream.fingerprint"}},
-		"our root for another's":   {func(t *template.Template) { external(t); t.IncludeRoot = true }, []string{"include_root"}},
-		"an expired root":          {func(t *template.Template) { t.IncludeRoot, t.Roots = true, [][]byte{rootDER()} }, []string{"root_certificates[0]"}},
+		"a challenge for all through us": {func(t *template.Template) {
+			external(t)
+			t.Issuer, t.Upstream.ChallengeType, t.Upstream.Challenge = template.Proxy, template.UpstreamStatic, "theirs"
+		}, []string{"upstream.challenge_type"}},
+		"our challenge shown to them": {func(t *template.Template) {
+			external(t)
+			t.Issuer, t.ChallengeType, t.Challenge = template.Proxy, template.Static, "0123456789abcdef"
+		}, []string{"challenge_type", "challenge_type"}},
+		"our root for another's": {func(t *template.Template) { external(t); t.IncludeRoot = true }, []string{"include_root"}},
+		"an expired root":        {func(t *template.Template) { t.IncludeRoot, t.Roots = true, [][]byte{rootDER()} }, []string{"root_certificates[0]"}},
 		"a server by its own word": {func(t *template.Template) {
 			t.ExtKeyUsage = []string{"serverAuth"}
 			t.SANs.DNSNames = []string{"a.example.com", "${DEVICENAME}.example.com"}

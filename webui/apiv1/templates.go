@@ -61,6 +61,7 @@ type upstreamRequest struct {
 	URL           string  `json:"url"`
 	Name          string  `json:"name"`
 	Fingerprint   string  `json:"fingerprint"`
+	AllowPrivate  bool    `json:"allow_private"`
 	ChallengeType *string `json:"challenge_type"`
 	Challenge     string  `json:"challenge"`
 	ChallengeURL  string  `json:"challenge_url"`
@@ -117,6 +118,7 @@ type upstreamJSON struct {
 	URL           string `json:"url"`
 	Name          string `json:"name"`
 	Fingerprint   string `json:"fingerprint"` // hexadecimal
+	AllowPrivate  bool   `json:"allow_private"`
 	ChallengeType string `json:"challenge_type"`
 	Challenge     string `json:"challenge"` // always empty: it is the other server's
 	HasChallenge  bool   `json:"has_challenge"`
@@ -161,7 +163,7 @@ func (a *API) template(t template.Template) (templateJSON, error) {
 	}
 	if u := t.Upstream; t.Issuer != template.Builtin {
 		out.Upstream = &upstreamJSON{
-			URL: u.URL, Name: u.Name, Fingerprint: hex.EncodeToString(u.Fingerprint),
+			URL: u.URL, Name: u.Name, Fingerprint: hex.EncodeToString(u.Fingerprint), AllowPrivate: u.AllowPrivate,
 			ChallengeType: string(u.ChallengeType), HasChallenge: u.Challenge != "",
 			ChallengeURL: u.ChallengeURL, Username: u.Username, HasPassword: u.Password != "",
 		}
@@ -483,7 +485,7 @@ func (e *fieldErrors) upstream(raw json.RawMessage) template.Upstream {
 		return template.Upstream{}
 	}
 	u := template.Upstream{
-		URL: in.URL, Name: in.Name, ChallengeType: template.UpstreamNone, Challenge: template.Secret(in.Challenge),
+		URL: in.URL, Name: in.Name, AllowPrivate: in.AllowPrivate, ChallengeType: template.UpstreamNone, Challenge: template.Secret(in.Challenge),
 		ChallengeURL: in.ChallengeURL, Username: in.Username, Password: template.Secret(in.Password),
 	}
 	set(&u.ChallengeType, (*template.UpstreamChallenge)(in.ChallengeType))

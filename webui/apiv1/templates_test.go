@@ -72,7 +72,7 @@ func TestEveryFieldOfATemplateIsKept(t *testing.T) {
 	inPEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))
 	asRoot := []any{map[string]any{"pem": inPEM, "subject": root.Subject.String(), "not_after": root.NotAfter.UTC(), "sha256": hex.EncodeToString(sum[:])}}
 	upstream := map[string]any{
-		"url": "http://ndes.example.com/certsrv/mscep/mscep.dll", "name": "", "fingerprint": hex.EncodeToString(sum[:]), "challenge_type": "none",
+		"url": "http://ndes.example.com/certsrv/mscep/mscep.dll", "name": "", "fingerprint": hex.EncodeToString(sum[:]), "allow_private": false, "challenge_type": "none",
 		"challenge": "", "has_challenge": false, "challenge_url": "", "username": "", "password": "", "has_password": false,
 	}
 	with := func(change map[string]any) map[string]any {
@@ -113,6 +113,7 @@ func TestEveryFieldOfATemplateIsKept(t *testing.T) {
 		"a fingerprint in base64":       {map[string]any{"issuer": "external", "upstream": with(map[string]any{"fingerprint": base64.StdEncoding.EncodeToString(sum[:])})}, map[string]any{"upstream": upstream}},
 		"a certificate for fingerprint": {map[string]any{"issuer": "external", "upstream": with(map[string]any{"fingerprint": inPEM})}, map[string]any{"upstream": upstream}},
 		"a proxy with a challenge":      {map[string]any{"issuer": "proxy", "upstream": with(map[string]any{"name": "Example CA", "challenge_type": "static", "challenge": "theirs"})}, map[string]any{"issuer": "proxy", "upstream": with(map[string]any{"name": "Example CA", "challenge_type": "static", "has_challenge": true})}},
+		"a proxy in our own network":    {map[string]any{"issuer": "proxy", "upstream": with(map[string]any{"allow_private": true})}, nil},
 		"a proxy that fetches one": {
 			map[string]any{"issuer": "proxy", "upstream": with(map[string]any{"challenge_type": "dynamic", "challenge_url": "https://ndes.example.com/x", "username": "ana", "password": "hush"})},
 			map[string]any{"upstream": with(map[string]any{"challenge_type": "dynamic", "challenge_url": "https://ndes.example.com/x", "username": "ana", "has_password": true})},
