@@ -24,7 +24,8 @@ var (
 	ErrReason = errors.New("unknown revocation reason")
 )
 
-// Serial is a serial number in lower-case hexadecimal, without leading zeros.
+// Serial is a serial number in lower-case hexadecimal, without leading zeros. Of a
+// certificate that is not ours it is what [ExternalSerial] says.
 type Serial string
 
 // SerialOf returns the serial number of cert.
@@ -131,6 +132,9 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	}
 	c.Fingerprint = FingerprintOf(cert)
 	c.Serial = SerialOf(cert)
+	if c.Authority == ExternalAuthority {
+		c.Serial = ExternalSerial(cert)
+	}
 	c.Subject = SubjectOf(cert)
 	c.SANs = AlternativeNames(cert)
 	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && c.Authority != ExternalAuthority {

@@ -1,6 +1,11 @@
 package depot
 
-import "errors"
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+)
 
 // Errors of authorities elsewhere that requests are passed on to.
 var (
@@ -12,3 +17,12 @@ var (
 	// must not be believed.
 	ErrUpstreamRefused = errors.New("the other authority refuses")
 )
+
+// ExternalSerial is what stands in [Certificate.Serial] of a certificate that is not
+// ours: its serial number, a dash, and a part of the digest of its issuer's name. A serial
+// number says which certificate is meant among those of one authority only (RFC 5280,
+// 4.1.2.2), and there are authorities that begin at 1.
+func ExternalSerial(cert *x509.Certificate) Serial {
+	sum := sha256.Sum256(cert.RawIssuer)
+	return SerialOf(cert) + "-" + Serial(hex.EncodeToString(sum[:4]))
+}
