@@ -10,6 +10,7 @@
 package issuance
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
@@ -328,7 +329,13 @@ func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts,
 	return f, nil
 }
 
-// requestKey is the same for a request and its exact repetition only.
+// requestKey is the same for a request and its exact repetition only. A client that
+// keeps its key, and its request, renews by the certificate that it has: each of them
+// makes the request another one.
 func requestKey(where string, r depot.Request) string {
-	return hex.EncodeToString(digest(storage.Key("scep", where, r.TransactionID, r.Challenge), r.CSR.Raw))
+	renews := ""
+	if !bytes.Equal(r.Signer.RawIssuer, r.Signer.RawSubject) { // which is new each time
+		renews = string(depot.FingerprintOf(r.Signer))
+	}
+	return hex.EncodeToString(digest(storage.Key("scep", where, r.TransactionID, r.Challenge, renews), r.CSR.Raw))
 }
