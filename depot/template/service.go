@@ -167,8 +167,9 @@ func (s *Service) prepare(by string, t Template, note *string) Template {
 	return t
 }
 
-// Delete removes a template. What was issued by it stays, and keeps its name.
-func (s *Service) Delete(ctx context.Context, by, name string) error {
+// Delete removes a template. What was issued by it stays, and keeps its name. Each of
+// also is called in the same transaction, which its error undoes.
+func (s *Service) Delete(ctx context.Context, by, name string, also ...func(tx storage.Tx) error) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		t, err := s.Get(tx, name)
 		if err != nil {
@@ -176,6 +177,11 @@ func (s *Service) Delete(ctx context.Context, by, name string) error {
 		}
 		if err := templates.Delete(tx, name); err != nil {
 			return err
+		}
+		for _, do := range also {
+			if err := do(tx); err != nil {
+				return err
+			}
 		}
 		return s.onChange(tx, Change{Action: "deleted", Template: t, By: by, At: s.now().UTC()})
 	})

@@ -319,14 +319,7 @@ func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts,
 	if err != nil {
 		return template.Facts{}, err
 	}
-	f.Username, f.Email, f.UPN = u.Username, u.Email, u.UPN()
-	if u.FullName != "" {
-		f.FullName = u.FullName
-	}
-	if u.ManagedAppleAccount != "" {
-		f.ManagedAppleAccount = u.ManagedAppleAccount
-	}
-	return f, nil
+	return ofUser(f, u), nil
 }
 
 // requestKey is the same for a request and its exact repetition only. A client that

@@ -184,7 +184,7 @@ func (s *Service) belonging(tx storage.Tx, g grant) (grant, error) {
 		if u.Disabled {
 			return grant{}, &depot.FieldError{Field: "san", Reason: "names a user who is disabled"}
 		}
-		g.record.User = u.Email
+		g.record.User = u.Login()
 		return g, nil
 	}
 	return g, nil
@@ -364,7 +364,7 @@ func (s *Service) grantOwnDevice(tx storage.Tx, u identity.User, id mdm.DeviceID
 	if len(c.Subject.CommonName) > 64 {
 		return grant{}, &depot.FieldError{Field: "subject.cn", Reason: fmt.Sprintf("has %d bytes, at most 64", len(c.Subject.CommonName))}
 	}
-	return grant{template: selfService(), contents: c, record: depot.Certificate{DeviceID: string(d.ID), User: u.Email}}, nil
+	return grant{template: selfService(), contents: c, record: depot.Certificate{DeviceID: string(d.ID), User: u.Login()}}, nil
 }
 
 // owns says whether d is an enrolled device of u.
@@ -403,11 +403,11 @@ func (s *Service) grantOwnName(u identity.User, cn string, a depot.Application) 
 	}
 	c := s.plainContents(a)
 	c.Subject = pkix.Name{CommonName: u.FullName}
-	c.UserPrincipalNames = []string{u.UPN()}
+	c.UserPrincipalNames = some(u.UPN())
 	if len(names.EmailAddresses) > 0 {
 		c.EmailAddresses = []string{u.Email}
 	}
-	return grant{template: selfService(), contents: c, record: depot.Certificate{User: u.Email}}, nil
+	return grant{template: selfService(), contents: c, record: depot.Certificate{User: u.Login()}}, nil
 }
 
 // Reissue replaces a certificate for whoever proved to hold its key, by one that says
