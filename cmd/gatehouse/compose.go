@@ -13,6 +13,8 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/crl"
+	"github.com/gatehouse-mdm/gatehouse/depot/ocsp"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -38,7 +40,7 @@ type state struct {
 }
 
 // openState opens the data directory, and makes what it lacks. What the depot issues
-// names serverURL as the place to ask about it.
+// names --pki-url, or else serverURL, as the place to ask about it.
 func openState(ctx context.Context, cfg config, serverURL *url.URL, log *slog.Logger, now func() time.Time) (s *state, err error) {
 	if err := makeDataDir(cfg.dataDir, log); err != nil {
 		return nil, err
@@ -60,6 +62,9 @@ func openState(ctx context.Context, cfg config, serverURL *url.URL, log *slog.Lo
 	host, err := os.Hostname()
 	if err != nil {
 		host = "gatehouse"
+	}
+	if cfg.pkiURL != nil {
+		serverURL = cfg.pkiURL
 	}
 	s.depot, err = depot.Open(ctx, depot.Config{
 		DB: s.db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host, URL: serverURL,
@@ -225,6 +230,15 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 
+	lists, err := crl.New(crl.Config{Depot: s.depot, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := ocsp.New(ocsp.Config{Depot: s.depot, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+
 	// Routes. A group says what its routes have in common; the outermost limits
 	// come first.
 	forPrograms := webui.FailWithProblem(log)
@@ -258,6 +272,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 
+	// Whoever meets one of our certificates may ask about it. A list can be long.
+	about := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: time.Minute, Fail: forPrograms})
+	about.Handle(http.MethodGet+" "+depot.PathCRL+"{file}", webui.Plain(lists))
+	about.Handle(http.MethodGet+" "+depot.PathIssuer+"{file}", webui.Plain(lists))
+	about.Handle(http.MethodPost+" "+depot.PathOCSP, webui.Plain(statuses))
+	about.Handle(http.MethodGet+" "+depot.PathOCSP+"/{request}", webui.Plain(statuses))
+
 	api.Mount(mux)
 
 	localMux := webui.NewMux(forPrograms)
@@ -287,6 +308,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			webui.TLSClientCertificate(log),
 			webui.ClientCertificateHeader(cfg.clientCertHeader, log),
 			sameOrigin,
+			ocsp.OneSegment,
 		),
 		local: webui.Chain(localMux,
 			webui.RealPeer(nil),

@@ -60,6 +60,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if mutual != nil {
 		defer mutual.Close()
 	}
+	open, err := listenPKI(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if open != nil {
+		defer open.Close()
+	}
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
 		return err
@@ -109,7 +116,11 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 		srv.background = append(srv.background, runner{"acme", manager.Run})
 	}
 	if plain != nil {
-		listeners[netutil.LimitListener(plain, maxConnections)] = manager.AnswerHTTP(redirect(serverURL))
+		listeners[netutil.LimitListener(plain, maxConnections)] = manager.AnswerHTTP(forRelyingParties(srv.handler, redirect(serverURL)))
+	}
+	if open != nil {
+		listeners[netutil.LimitListener(open, maxConnections)] = forRelyingParties(srv.handler, http.NotFoundHandler())
+		log.InfoContext(ctx, "certificates may be asked about without TLS", "listen", open.Addr().String())
 	}
 	if cfg.tuneCollector {
 		srv.background = append(srv.background, runner{"garbage collector", tuneCollector})
