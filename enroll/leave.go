@@ -7,6 +7,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -41,7 +42,7 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 			return nil // a user channel that ended before its device: going once more lifts no block
 		}
 		gone = d.ID
-		return s.end(tx, d, mdm.Unenrolled)
+		return s.end(tx, d, mdm.Unenrolled, "device:"+string(d.ID))
 	})
 	if err != nil {
 		return fmt.Errorf("check out: %w", err)
@@ -94,12 +95,15 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 				theirs = append(theirs, d)
 			}
 		}
+		if err := s.tellRevoked(tx, s.depot.ByUser(tx, login), reasonPrivilege, ourselves); err != nil {
+			return err
+		}
 		if err := s.depot.RevokeUser(tx, login, reasonPrivilege, now); err != nil {
 			return err
 		}
 	}
 	for _, d := range theirs {
-		if err := s.end(tx, d, mdm.Unenrolled); err != nil {
+		if err := s.end(tx, d, mdm.Unenrolled, ourselves); err != nil {
 			return err
 		}
 	}
@@ -122,6 +126,17 @@ func mayEnroll(tx storage.Tx, login string) error {
 	return err
 }
 
+// ourselves is who did what nobody asked for by name.
+const ourselves = "server"
+
+// actor names who acts in ctx, for the audit log.
+func actor(ctx context.Context) string {
+	if p, ok := identity.PrincipalFrom(ctx); ok {
+		return p.String()
+	}
+	return ourselves
+}
+
 func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State) (d mdm.Device, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		if d, err = mdm.GetDevice(tx, id); err != nil {
@@ -130,7 +145,7 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 		if d.State == state || d.State == mdm.Blocked {
 			return nil
 		}
-		if err := s.end(tx, d, state); err != nil {
+		if err := s.end(tx, d, state, actor(ctx)); err != nil {
 			return err
 		}
 		d, err = mdm.GetDevice(tx, id)
@@ -144,9 +159,18 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 }
 
 // end makes trust follow state: with the enrollment go its certificates, its
-// queue and its user channels, in one transaction.
-func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State) error {
+// queue and its user channels, in one transaction. by is who is to blame in the audit log.
+func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) error {
 	now := s.now().UTC()
+	err := event.Record(tx, event.Event{
+		At: now, Actor: by, Action: "device." + string(state), DeviceID: string(d.ID), User: d.User,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.tellRevoked(tx, s.depot.ByDevice(tx, string(d.ID)), reasonCessation, by); err != nil {
+		return err
+	}
 	if err := s.depot.RevokeDevice(tx, string(d.ID), reasonCessation, now); err != nil {
 		return err
 	}
@@ -165,7 +189,7 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State) error {
 			if u.State == mdm.Blocked {
 				continue
 			}
-			if err := s.end(tx, u, mdm.Unenrolled); err != nil {
+			if err := s.end(tx, u, mdm.Unenrolled, by); err != nil {
 				return err
 			}
 		}

@@ -4,43 +4,76 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // RevokeCertificate revokes a certificate for a reason named as in RFC 5280,
-// 5.3.1, and returns its record. A second revocation changes nothing. Its errors
-// wrap storage.ErrNotFound or depot.ErrReason.
+// 5.3.1, and returns its record. by is who does so, for the audit log. A second
+// revocation changes nothing. Its errors wrap storage.ErrNotFound or depot.ErrReason.
 //
 // State follows trust, too. With the identity that a device has in force its
 // enrollment ends, because nothing could reach the device any more, not even a
 // renewal; with the one that a renewal brought ends the renewal, and the device
 // goes on with the old one.
-func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, reason string) (rec depot.Certificate, err error) {
+func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, reason, by string) (rec depot.Certificate, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		if rec, err = s.depot.BySerial(tx, serial); err != nil {
 			return err
 		}
 		fp, already := rec.Fingerprint, !rec.RevokedAt.IsZero()
+		if !already {
+			if err := s.tellRevoked(tx, one(rec), reason, by); err != nil {
+				return err
+			}
+		}
 		if err := s.depot.Revoke(tx, fp, reason, s.now().UTC()); err != nil {
 			return err
 		}
 		if rec, err = s.depot.Get(tx, fp); err != nil || already {
 			return err
 		}
-		return s.endTrust(tx, rec)
+		return s.endTrust(tx, rec, by)
 	})
 	if err != nil {
 		return depot.Certificate{}, fmt.Errorf("revoke certificate %s: %w", serial, err)
 	}
-	s.log.InfoContext(ctx, "certificate revoked", "serial", rec.Serial, "reason", rec.RevocationReason, "device", rec.DeviceID, "attempt", rec.AttemptID)
+	s.log.InfoContext(ctx, "certificate revoked", "serial", rec.Serial, "reason", rec.RevocationReason, "by", by, "device", rec.DeviceID, "attempt", rec.AttemptID)
 	return rec, nil
 }
 
+// tellRevoked writes into the audit log which of these certificates are about to be
+// revoked. What the log calls the reason is that of RFC 5280.
+func (s *Service) tellRevoked(tx storage.Tx, which iter.Seq2[depot.Certificate, error], reason, by string) error {
+	now := s.now().UTC()
+	for c, err := range which {
+		if err != nil {
+			return err
+		}
+		if !c.RevokedAt.IsZero() {
+			continue
+		}
+		err := event.Record(tx, event.Event{
+			At: now, Actor: by, Action: "certificate.revoked", Reason: reason,
+			DeviceID: c.DeviceID, User: c.User, Certificate: string(c.Serial), Template: c.Template,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func one(c depot.Certificate) iter.Seq2[depot.Certificate, error] {
+	return func(yield func(depot.Certificate, error) bool) { yield(c, nil) }
+}
+
 // endTrust ends what stood on a certificate that was just revoked.
-func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate) error {
+func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate, by string) error {
 	if rec.Authority != s.depot.Identity().Name() {
 		return s.payloads.Revoked(tx, rec)
 	}
@@ -63,7 +96,7 @@ func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate) error {
 	case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
 		return nil
 	case d.Identity == fp:
-		return s.end(tx, d, mdm.Unenrolled)
+		return s.end(tx, d, mdm.Unenrolled, by)
 	case d.Renewal != nil && d.Renewal.Candidate == fp:
 		if err := s.mdm.CancelCommand(tx, d.ID, d.Renewal.CommandUUID, mdm.Cancelled); err != nil {
 			return err

@@ -3,16 +3,19 @@ package enroll_test
 import (
 	"context"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 func (p phone) revoke(reason string) (depot.Certificate, error) {
-	return p.h.RevokeCertificate(context.Background(), depot.SerialOf(p.cert), reason)
+	return p.h.RevokeCertificate(context.Background(), depot.SerialOf(p.cert), reason, "user:admin")
 }
 
 func TestRevokingAnIdentityEndsItsEnrollment(t *testing.T) {
@@ -77,9 +80,49 @@ func TestRevocationsThatAreNone(t *testing.T) {
 	p := h.enrolled(t, "", mac)
 	_, err := p.revoke("certificateHold")
 	wantErr(t, "a reason that can be taken back", err, depot.ErrReason)
-	_, err = h.RevokeCertificate(context.Background(), "abcdef", "keyCompromise")
+	_, err = h.RevokeCertificate(context.Background(), "abcdef", "keyCompromise", "user:admin")
 	wantErr(t, "a serial number that nobody has", err, storage.ErrNotFound)
 	if !heard(p) {
 		t.Error("the device is not heard any more")
+	}
+}
+
+func TestRevocationsAreInTheAuditLog(t *testing.T) {
+	keyring.reset()
+	h := newHouse(t)
+	first := h.enrolled(t, "ana", mac)
+	id := h.device(t, mac).ID
+	told := func(filter event.Filter) (told []string) {
+		t.Helper()
+		must(t, h.db.View(context.Background(), func(tx storage.Tx) error {
+			told = nil
+			list, _, err := event.Page(tx, filter, "", 100)
+			for _, e := range list {
+				told = append(told, e.Actor+" "+e.Action+" "+e.Reason)
+			}
+			return err
+		}))
+		slices.Sort(told)
+		return told
+	}
+	_, err := first.revoke("keyCompromise")
+	must(t, err)
+	_, err = first.revoke("superseded") // changes nothing, and is not told
+	must(t, err)
+	want := []string{"user:admin certificate.revoked keyCompromise", "user:admin device.unenrolled "}
+	if got := told(event.Filter{DeviceID: string(id)}); !slices.Equal(got, want) {
+		t.Errorf("after a revocation by hand: %q, want %q", got, want)
+	}
+
+	second := h.enrolled(t, "ana", mac)
+	by := identity.WithPrincipal(context.Background(), identity.Local())
+	_, err = h.Block(by, id)
+	must(t, err)
+	want = []string{"local:local certificate.revoked cessationOfOperation"}
+	if got := told(event.Filter{Certificate: string(depot.SerialOf(second.cert))}); !slices.Equal(got, want) {
+		t.Errorf("of the certificate of a device that was blocked: %q, want %q", got, want)
+	}
+	if got := told(event.Filter{DeviceID: string(id), Action: "device.blocked"}); !slices.Equal(got, []string{"local:local device.blocked "}) {
+		t.Errorf("of the device that was blocked: %q", got)
 	}
 }

@@ -84,7 +84,7 @@ func (a *API) revokeCertificate(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	c, err := a.enroll.RevokeCertificate(r.Context(), serialOf(serial), in.Reason)
+	c, err := a.enroll.RevokeCertificate(r.Context(), serialOf(serial), in.Reason, principal(r).String())
 	if errors.Is(err, depot.ErrReason) {
 		return invalid("reason", "must be a reason by its name in RFC 5280, 5.3.1, such as keyCompromise, and not certificateHold")
 	}
