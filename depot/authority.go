@@ -1,10 +1,8 @@
 package depot
 
 import (
-	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -13,13 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"sync"
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -38,22 +32,46 @@ const (
 	maxCommonName = 64
 )
 
-// ErrAuthorityExpired means that an authority's certificate is so old that
-// nothing that it issues would be valid.
-var ErrAuthorityExpired = errors.New("authority has expired")
+var (
+	// ErrAuthorityExpired means that an authority's certificate is so old that
+	// nothing that it issues would be valid.
+	ErrAuthorityExpired = errors.New("authority has expired")
 
-// Authority is one certificate authority.
+	// ErrNotActive means that an authority is not, or not any more, the one of its
+	// name that issues certificates.
+	ErrNotActive = errors.New("authority is not the active one")
+)
+
+// Authority is one certificate authority: one generation of those of its name.
 type Authority struct {
-	name  string
-	id    string
-	cert  *x509.Certificate
-	above []*x509.Certificate // who issued cert, up to the root; empty for a root
-	key   crypto.Signer
-	urls  urls
+	name       string
+	id         string
+	generation int
+	state      State
+	since      time.Time
+	imported   bool
+	cert       *x509.Certificate
+	above      []*x509.Certificate // who issued cert, up to the root; empty for a root
+	key        crypto.Signer
+	urls       urls
 }
 
-// Name returns what the authority is for: "identity", "root" or "payload".
+// Name returns what the authority is for: "identity", "root" or "payload". All of its
+// generations have that in common.
 func (a *Authority) Name() string { return a.name }
+
+// Generation counts the authorities of one name, from 1.
+func (a *Authority) Generation() int { return a.generation }
+
+// State returns where the authority is in its life, as this process last heard.
+func (a *Authority) State() State { return a.state }
+
+// Since returns since when it is in its [Authority.State]; zero if that is from before
+// such times were noted.
+func (a *Authority) Since() time.Time { return a.since }
+
+// Imported says whether the authority was somebody else's before.
+func (a *Authority) Imported() bool { return a.imported }
 
 // ID names the authority in URLs, and in the records of what it issued: 16
 // hexadecimal digits of its key's identifier.
@@ -74,7 +92,8 @@ func (a *Authority) Signer() crypto.Signer { return a.key }
 
 // Sign issues a certificate for pub: an end entity, never an authority, with a
 // random serial number, and never outliving a. It touches no storage: what is to
-// count as issued must be recorded.
+// count as issued must be recorded. An authority that is not the active one signs
+// nothing but the certificate of its [Responder]: the error wraps [ErrNotActive].
 func (a *Authority) Sign(pub crypto.PublicKey, c Contents) (*x509.Certificate, error) {
 	cert, err := a.sign(pub, c)
 	if err != nil {
@@ -89,6 +108,9 @@ func (a *Authority) sign(pub crypto.PublicKey, c Contents) (*x509.Certificate, e
 	}
 	if err := c.check(); err != nil {
 		return nil, err
+	}
+	if a.state != StateActive && !c.NoRevocationCheck {
+		return nil, fmt.Errorf("%w but %s", ErrNotActive, a.state)
 	}
 	if c.NotBefore.Before(a.cert.NotBefore) {
 		c.NotBefore = a.cert.NotBefore
@@ -174,7 +196,7 @@ func newAuthority(name, commonName string, pathLen int, key crypto.Signer, above
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{name: name, id: authorityID(cert), cert: cert, above: chain, key: key}, nil
+	return &Authority{name: name, id: authorityID(cert), generation: 1, state: StateActive, since: now, cert: cert, above: chain, key: key}, nil
 }
 
 // authorityID returns the [Authority.ID] of an authority with this certificate.
@@ -240,197 +262,4 @@ func commonName(what, whose string) string {
 		whose = whose[:len(whose)-size]
 	}
 	return what + " (" + whose + ")"
-}
-
-// authorityRecord is an authority as it is stored.
-type authorityRecord struct {
-	Name        string `json:"name"`
-	Certificate []byte `json:"certificate"` // DER
-	Key         []byte `json:"key"`         // PKCS #8, sealed
-}
-
-var authorities = storage.NewCollection("authority", 1, func(a authorityRecord) string { return a.Name })
-
-// keyring is the authorities at one moment. It is replaced, never changed.
-type keyring struct {
-	byName map[string]*Authority
-	byID   map[string]*Authority
-}
-
-func newKeyring(all ...*Authority) *keyring {
-	k := &keyring{byName: map[string]*Authority{}, byID: map[string]*Authority{}}
-	for _, a := range all {
-		k.byName[a.name], k.byID[a.id] = a, a
-	}
-	return k
-}
-
-// openAuthorities loads the authorities and makes those that are missing: all of
-// them in an empty database, and the issuer of payload certificates in one that an
-// earlier version made. Of several processes that make them at once, one stores
-// them, and all use those.
-func (d *Depot) openAuthorities(ctx context.Context, c Config) error {
-	var found []*Authority
-	err := d.db.View(ctx, func(tx storage.Tx) (err error) {
-		found, err = d.loadAuthorities(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	made, err := d.makeAuthorities(c, newKeyring(found...))
-	if err != nil {
-		return err
-	}
-	if len(made) == 0 {
-		d.keys.Store(newKeyring(found...))
-		return nil
-	}
-	return d.db.Update(ctx, func(tx storage.Tx) error {
-		d.created = false
-		found, err := d.loadAuthorities(tx)
-		if err != nil {
-			return err
-		}
-		have := newKeyring(found...)
-		for _, a := range made {
-			if have.byName[a.name] != nil {
-				continue
-			}
-			if a.name == payloadName && have.byName[rootName] != nil && !a.above[0].Equal(have.byName[rootName].cert) {
-				return errors.New("another process has just made the authorities; start again")
-			}
-			rec, err := d.sealAuthority(a)
-			if err != nil {
-				return err
-			}
-			if err := authorities.Create(tx, rec); err != nil {
-				return err
-			}
-			found = append(found, a)
-			d.created = d.created || a.name == rootName
-		}
-		d.keys.Store(newKeyring(found...))
-		return nil
-	})
-}
-
-// makeAuthorities makes the authorities that have lacks. Their keys take a while
-// each, and are made at the same time.
-func (d *Depot) makeAuthorities(c Config, have *keyring) (made []*Authority, err error) {
-	keys := map[string]*rsa.PrivateKey{}
-	var work errgroup.Group
-	var mu sync.Mutex
-	for _, name := range []string{identityName, rootName, payloadName} {
-		if have.byName[name] != nil {
-			continue
-		}
-		work.Go(func() error {
-			key, err := c.NewKey(name, c.KeyBits)
-			if err != nil {
-				return fmt.Errorf("make key of %s authority: %w", name, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			keys[name] = key
-			return nil
-		})
-	}
-	if err := work.Wait(); err != nil {
-		return nil, err
-	}
-	now := c.Now().UTC()
-	root := have.byName[rootName]
-	for _, next := range []struct {
-		name, commonName string
-		pathLen          int
-	}{
-		{identityName, "Gatehouse Identity CA", 0},
-		{rootName, "Gatehouse CA", 1}, // the issuer of payload certificates is below it
-		{payloadName, "Gatehouse Issuing CA", 0},
-	} {
-		key := keys[next.name]
-		if key == nil {
-			continue
-		}
-		var above *Authority
-		if next.name == payloadName {
-			above = root
-		}
-		a, err := newAuthority(next.name, commonName(next.commonName, c.Name), next.pathLen, key, above, now)
-		if err != nil {
-			return nil, fmt.Errorf("make %s authority: %w", next.name, err)
-		}
-		a.urls = d.urls
-		if a.name == rootName {
-			root = a
-		}
-		made = append(made, a)
-	}
-	return made, nil
-}
-
-// loadAuthorities reads the authorities that there are.
-func (d *Depot) loadAuthorities(tx storage.Tx) (found []*Authority, err error) {
-	for rec, err := range authorities.All(tx, storage.Range{}) {
-		if err != nil {
-			return nil, err
-		}
-		a, err := d.openAuthority(rec)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, a)
-	}
-	have := newKeyring(found...)
-	if len(found) > 0 && (have.byName[identityName] == nil || have.byName[rootName] == nil) {
-		// Making the missing one anew would cut off whoever trusts the old one.
-		return nil, fmt.Errorf("%w: one of two authorities is missing", storage.ErrCorrupt)
-	}
-	if payload := have.byName[payloadName]; payload != nil {
-		root := have.byName[rootName]
-		if err := guard.CheckIssued(payload.cert, root.cert); err != nil {
-			return nil, fmt.Errorf("%w: the payload authority is not the root's", storage.ErrCorrupt)
-		}
-		payload.above = root.Chain()
-	}
-	return found, nil
-}
-
-// purpose binds a sealed key to its certificate: neither can be exchanged alone.
-func (r authorityRecord) purpose() string {
-	return fmt.Sprintf("key of authority %s %x", r.Name, sha256.Sum256(r.Certificate))
-}
-
-func (d *Depot) sealAuthority(a *Authority) (authorityRecord, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(a.key)
-	if err != nil {
-		return authorityRecord{}, err
-	}
-	rec := authorityRecord{Name: a.name, Certificate: a.cert.Raw}
-	rec.Key = d.box.Seal(rec.purpose(), key)
-	return rec, nil
-}
-
-func (d *Depot) openAuthority(rec authorityRecord) (*Authority, error) {
-	pkcs8, err := d.box.Open(rec.purpose(), rec.Key)
-	if err != nil {
-		return nil, err
-	}
-	key, err := x509.ParsePKCS8PrivateKey(pkcs8)
-	if err != nil {
-		return nil, fmt.Errorf("%w: key of authority %s", storage.ErrCorrupt, rec.Name)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%w: key of authority %s signs nothing", storage.ErrCorrupt, rec.Name)
-	}
-	cert, err := guard.ParseCertificate(rec.Certificate)
-	if err != nil || len(cert.SubjectKeyId) < 8 {
-		return nil, fmt.Errorf("%w: certificate of authority %s", storage.ErrCorrupt, rec.Name)
-	}
-	if public, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(signer.Public()) {
-		return nil, fmt.Errorf("%w: certificate of authority %s is not of its key", storage.ErrCorrupt, rec.Name)
-	}
-	return &Authority{name: rec.Name, id: authorityID(cert), cert: cert, key: signer, urls: d.urls}, nil
 }

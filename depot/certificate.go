@@ -139,6 +139,12 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	c.SANs = AlternativeNames(cert)
 	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && c.Authority != ExternalAuthority {
 		c.Issuer = a.id
+		if c.Template != responderTemplate {
+			tx.Prefetch(authorities.Read(a.recordKey()))
+			if err := mayRecord(tx, a); err != nil {
+				return fmt.Errorf("record certificate: %w", err)
+			}
+		}
 	}
 	c.PublicKeyHash = hash
 	c.NotBefore = cert.NotBefore.UTC()
@@ -297,6 +303,38 @@ func (d *Depot) revoke(tx storage.Tx, c Certificate, reason string, at time.Time
 		return err
 	}
 	return d.publish(tx, c)
+}
+
+// InForce yields the certificates of the authority with an ID, or of all, that are
+// neither revoked nor expired, but for those of OCSP signers. It reads all records.
+func (d *Depot) InForce(tx storage.Tx, issuer string) iter.Seq2[Certificate, error] {
+	now := d.now()
+	return func(yield func(Certificate, error) bool) {
+		for c, err := range certificates.All(tx, storage.Range{}) {
+			if err == nil {
+				c.Issuer = d.issuerOf(c)
+				if !c.RevokedAt.IsZero() || now.After(c.NotAfter) || c.Template == responderTemplate ||
+					c.Issuer == "" || issuer != "" && c.Issuer != issuer {
+					continue
+				}
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// IssuerOf returns the ID of the authority that issued c, empty if it is not ours.
+func (d *Depot) IssuerOf(c Certificate) string { return d.issuerOf(c) }
+
+// RenewBy makes a certificate due for renewal at a time, if that is before it would be.
+func (d *Depot) RenewBy(tx storage.Tx, c Certificate, at time.Time) error {
+	if c.RenewAt.IsZero() || !at.Before(c.RenewAt) {
+		return nil
+	}
+	c.RenewAt = at.UTC()
+	return certificates.Put(tx, c)
 }
 
 // DueForRenewal yields bound, unrevoked certificates whose RenewAt is before the

@@ -7,6 +7,9 @@
 // issuer of payload certificates, which speaks SCEP, as the root never does. Their
 // keys are sealed in the database.
 //
+// None of them is for ever: another generation of each can be made or imported, and
+// takes the place of the one before: see [State].
+//
 // What is revoked is known at once to whoever asks: see [Depot.RevocationList] and
 // [Depot.Standing].
 //
@@ -27,6 +30,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,6 +77,7 @@ type Config struct {
 
 	// NewKey makes the RSA keys of authorities; nil means rsa.GenerateKey. Tests
 	// that can't wait hand out a key again. It is called by several goroutines at once.
+	// authority is a name, of later generations with a number behind it: "root.2".
 	NewKey func(authority string, bits int) (*rsa.PrivateKey, error)
 }
 
@@ -84,8 +89,14 @@ type Depot struct {
 	now     func() time.Time
 	created bool
 	urls    urls
+	store   keyStore
 
-	keys atomic.Pointer[keyring]
+	keyBits int
+	name    string
+	newKey  func(authority string, bits int) (*rsa.PrivateKey, error)
+
+	reloading sync.Mutex // held from the reading of authorities until keys has them
+	keys      atomic.Pointer[keyring]
 }
 
 // Open loads the authorities, or makes them if there are none.
@@ -101,8 +112,11 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 	if c.NewKey == nil {
 		c.NewKey = func(_ string, bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
 	}
-	d := &Depot{db: c.DB, box: c.Box, log: c.Log, now: c.Now, urls: urlsAt(c.URL)}
-	if err := d.openAuthorities(ctx, c); err != nil {
+	d := &Depot{
+		db: c.DB, box: c.Box, log: c.Log, now: c.Now, urls: urlsAt(c.URL), store: sealedKeys{c.Box},
+		keyBits: c.KeyBits, name: c.Name, newKey: c.NewKey,
+	}
+	if err := d.openAuthorities(ctx); err != nil {
 		return nil, fmt.Errorf("open depot: %w", err)
 	}
 	if d.created {
@@ -113,15 +127,15 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 }
 
 // Identity returns the authority that issues MDM identities, and nothing else but
-// its own [Responder].
-func (d *Depot) Identity() *Authority { return d.keys.Load().byName[identityName] }
+// its own [Responder]. It is the active one, as Root and Payload are.
+func (d *Depot) Identity() *Authority { return d.keys.Load().active[identityName] }
 
 // Root returns the organisation root.
-func (d *Depot) Root() *Authority { return d.keys.Load().byName[rootName] }
+func (d *Depot) Root() *Authority { return d.keys.Load().active[rootName] }
 
 // Payload returns the authority below the root that issues what certificate
-// templates describe.
-func (d *Depot) Payload() *Authority { return d.keys.Load().byName[payloadName] }
+// templates describe. One that was imported may be below a root of its own.
+func (d *Depot) Payload() *Authority { return d.keys.Load().active[payloadName] }
 
 // Authority returns the authority with an ID, also one that issues nothing any
 // more; nil if there is none.
@@ -129,9 +143,7 @@ func (d *Depot) Authority(id string) *Authority { return d.keys.Load().byID[id] 
 
 // Authorities returns all authorities, by their IDs.
 func (d *Depot) Authorities() []*Authority {
-	all := slices.Collect(maps.Values(d.keys.Load().byID))
-	slices.SortFunc(all, func(a, b *Authority) int { return strings.Compare(a.id, b.id) })
-	return all
+	return slices.SortedFunc(maps.Values(d.keys.Load().byID), func(a, b *Authority) int { return strings.Compare(a.id, b.id) })
 }
 
 // Created says whether Open made the authorities: whether this is the first start.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -93,7 +94,7 @@ func (d *Depot) issuerOf(c Certificate) string {
 	if c.Issuer != "" {
 		return c.Issuer
 	}
-	if a := d.keys.Load().byName[c.Authority]; a != nil {
+	if a := d.keys.Load().first[c.Authority]; a != nil {
 		return a.id
 	}
 	return ""
@@ -187,8 +188,12 @@ func (d *Depot) RevocationList(ctx context.Context, a *Authority) (der []byte, l
 }
 
 // Run keeps the CRLs of authorities from growing old, and forgets the revocations
-// that need not be told any more, until ctx ends. One replica at a time does so.
+// that need not be told any more, until ctx ends. One replica at a time does so. Each of
+// them takes over what others change about the authorities.
 func (d *Depot) Run(ctx context.Context) error {
+	var following sync.WaitGroup
+	following.Go(func() { d.follow(ctx) })
+	defer following.Wait()
 	return storage.Schedule{
 		DB: d.db, Log: d.log, Now: d.now,
 		Jobs: []storage.Job{

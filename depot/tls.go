@@ -62,6 +62,10 @@ func (d *Depot) TLSCertificate(ctx context.Context, dnsNames []string, ips []net
 	if len(dnsNames) == 0 && len(ips) == 0 {
 		return tls.Certificate{}, false, errors.New("TLS certificate: neither names nor addresses")
 	}
+	// Whoever asks again may do so because there is another root.
+	if err := d.Reload(ctx); err != nil {
+		return tls.Certificate{}, false, fmt.Errorf("TLS certificate: %w", err)
+	}
 	current := func(tx storage.Tx) (err error) {
 		cert, err = d.loadTLS(tx, dnsNames, ips)
 		return err

@@ -4,7 +4,6 @@ package depottest
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -16,37 +15,15 @@ import (
 )
 
 // keys are made once: authorities of different tests may share them.
-var keys = sync.OnceValues(func() (map[string]*rsa.PrivateKey, error) {
-	made := map[string]*rsa.PrivateKey{}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	var failed error
-	for _, authority := range []string{"identity", "root", "payload"} {
-		wg.Go(func() {
-			key, err := rsa.GenerateKey(rand.Reader, 2048)
-			mu.Lock()
-			defer mu.Unlock()
-			if made[authority] = key; err != nil {
-				failed = err
-			}
-		})
-	}
-	wg.Wait()
-	return made, failed
-})
+var keys sync.Map // from an authority's name to what makes its key
 
 // NewKey is a [depot.Config.NewKey] that gives each authority the same key of 2048
 // bits in every depot of a test binary.
 func NewKey(authority string, _ int) (*rsa.PrivateKey, error) {
-	made, err := keys()
-	if err != nil {
-		return nil, err
-	}
-	key := made[authority]
-	if key == nil {
-		return nil, fmt.Errorf("depottest: no key for %q", authority)
-	}
-	return key, nil
+	made, _ := keys.LoadOrStore(authority, sync.OnceValues(func() (*rsa.PrivateKey, error) {
+		return rsa.GenerateKey(rand.Reader, 2048)
+	}))
+	return made.(func() (*rsa.PrivateKey, error))()
 }
 
 // Config returns a depot.Config on db that has all it needs.
