@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -67,38 +68,80 @@ func (c *certmonger) status(t *testing.T, request string) string {
 	return c.run(t, "list", "-i", request)
 }
 
-// TestCertmongerEnrols has certmonger make the key and the request, so that what
+// TestCertmongerEnrolsAndRenews has certmonger make keys and requests, so that what
 // scep-submit sends is all its own.
-func TestCertmongerEnrols(t *testing.T) {
+func TestCertmongerEnrolsAndRenews(t *testing.T) {
 	t.Parallel()
+	tool(t, "getcert")
 	s := startProcess(t, "")
 	c := startCertmonger(t)
 	// It takes no signature of an authority that it was not told of, and looks for
 	// files from its own directory.
-	authority := fileOf(t, "identity.pem", fetch(t, s.http, "GET", s.url+"/ca/identity.pem", nil))
-	if out := c.run(t, "add-scep-ca", "-c", "gatehouse", "-u", s.url+"/scep", "-N", authority); !strings.Contains(out, "added") {
-		t.Fatal(out)
+	addAuthority := func(t *testing.T, name, path string, args ...string) {
+		t.Helper()
+		if out := c.run(t, "add-scep-ca", append([]string{"-c", name, "-u", s.url + path}, args...)...); !strings.Contains(out, "added") {
+			t.Fatal(out)
+		}
 	}
-	challenge := challengeOf(t, fetch(t, s.http, "GET", s.link(t, 5), nil))
-	enroll := func(request string) (cert, status string) {
+	request := func(t *testing.T, authority, id, challenge string, args ...string) (cert, status string) {
+		t.Helper()
 		dir := t.TempDir()
 		cert = filepath.Join(dir, "cert.pem")
-		c.run(t, "request", "-c", "gatehouse", "-I", request, "-k", filepath.Join(dir, "key.pem"), "-f", cert,
-			"-N", "CN=whoever", "-L", challenge, "-w", "--wait-timeout", "60")
-		return cert, c.status(t, request)
+		c.run(t, "request", append([]string{"-c", authority, "-I", id, "-k", filepath.Join(dir, "key.pem"), "-f", cert,
+			"-L", challenge, "-w", "--wait-timeout", "60"}, args...)...)
+		return cert, c.status(t, id)
 	}
-	file, status := enroll("first")
-	if !strings.Contains(status, "status: MONITORING") {
-		t.Fatal(status)
-	}
-	if out, err := openssl(t, "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", authority, file); err != nil {
-		t.Errorf("openssl: %v\n%s", err, out)
-	}
-	if got := readCertificate(t, file).Subject.CommonName; got == "whoever" || got == "" {
-		t.Errorf("the certificate is for %q: it is the server that names it", got)
-	}
-	file, status = enroll("second")
-	if _, err := os.Stat(file); err == nil || strings.Contains(status, "status: MONITORING") {
-		t.Errorf("the challenge bought a second certificate\n%s", status)
-	}
+
+	t.Run("for an identity", func(t *testing.T) {
+		authority := fileOf(t, "identity.pem", fetch(t, s.http, "GET", s.url+"/ca/identity.pem", nil))
+		addAuthority(t, "identities", "/scep", "-N", authority)
+		challenge := challengeOf(t, fetch(t, s.http, "GET", s.link(t, 5), nil))
+		file, status := request(t, "identities", "first", challenge, "-N", "CN=whoever")
+		if !strings.Contains(status, "status: MONITORING") {
+			t.Fatal(status)
+		}
+		if out, err := openssl(t, "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", authority, file); err != nil {
+			t.Errorf("openssl: %v\n%s", err, out)
+		}
+		if got := readCertificate(t, file).Subject.CommonName; got == "whoever" || got == "" {
+			t.Errorf("the certificate is for %q: it is the server that names it", got)
+		}
+		file, status = request(t, "identities", "second", challenge, "-N", "CN=whoever")
+		if _, err := os.Stat(file); err == nil || strings.Contains(status, "status: MONITORING") {
+			t.Errorf("the challenge bought a second certificate\n%s", status)
+		}
+	})
+
+	t.Run("for a certificate of a template", func(t *testing.T) {
+		s.staticTemplate(t, "web", "/O=Example/CN=$USERNAME", map[string]any{"dNSName": []string{"$USERNAME.example.com"}})
+		root, issuing := s.authorityFiles(t, "web")
+		addAuthority(t, "web", "/scep/web", "-N", root, "-I", issuing)
+		names := []string{"-N", "O=Example,CN=www", "-D", "www.example.com"}
+		file, status := request(t, "web", "third", staticChallenge, names...)
+		if !strings.Contains(status, "status: MONITORING") {
+			t.Fatal(status)
+		}
+		verified(t, root, issuing, file)
+		cert := readCertificate(t, file)
+		if got := cert.Subject.String(); got != "CN=www,O=Example" || len(cert.DNSNames) != 1 || cert.DNSNames[0] != "www.example.com" {
+			t.Errorf("the certificate is for %s, %v", got, cert.DNSNames)
+		}
+		for _, command := range []string{"resubmit", "rekey", "resubmit"} { // the first and the last keep the key
+			out := c.run(t, command, "-i", "third", "-w", "--wait-timeout", "60")
+			if status := c.status(t, "third"); !strings.Contains(status, "status: MONITORING") {
+				t.Fatalf("%s\n%s", out, status)
+			}
+			verified(t, root, issuing, file)
+			renewed := readCertificate(t, file)
+			renews(t, renewed, cert)
+			if kept := bytes.Equal(renewed.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo); kept != (command == "resubmit") {
+				t.Errorf("%s: the key was kept: %t", command, kept)
+			}
+			cert = renewed
+		}
+		file, status = request(t, "web", "fourth", "another challenge", names...)
+		if _, err := os.Stat(file); err == nil || strings.Contains(status, "status: MONITORING") {
+			t.Errorf("a wrong challenge bought a certificate\n%s", status)
+		}
+	})
 }
