@@ -19,7 +19,6 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
-	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -43,9 +42,13 @@ func contentCiphers() []contentCipher {
 		aes128(),
 		{oidAES192CBC, 24, aes.BlockSize, aes.NewCipher},
 		{pkcs7.OIDEncryptionAlgorithmAES256CBC, 32, aes.BlockSize, aes.NewCipher},
-		{pkcs7.OIDEncryptionAlgorithmDESEDE3CBC, 24, des.BlockSize, des.NewTripleDESCipher},
+		des3(),
 		{pkcs7.OIDEncryptionAlgorithmDESCBC, 8, des.BlockSize, des.NewCipher},
 	}
+}
+
+func des3() contentCipher {
+	return contentCipher{pkcs7.OIDEncryptionAlgorithmDESEDE3CBC, 24, des.BlockSize, des.NewTripleDESCipher}
 }
 
 func aes128() contentCipher {
@@ -62,14 +65,19 @@ func (s *Service) address(m *message) {
 	}
 	m.envelope = envelope
 	for _, a := range s.authorities {
-		if encryptedKey(envelope, a) != nil {
+		if encryptedKey(envelope, a.Certificate()) != nil {
 			m.authority = a
 			return
 		}
 	}
 }
 
-// open decrypts the EnvelopedData of a request. It says nothing of why it fails:
+// open decrypts the EnvelopedData of a request.
+func open(m *message) ([]byte, contentCipher) {
+	return decrypt(m.envelope, m.authority.Certificate(), m.authority.Signer())
+}
+
+// decrypt opens an envelope to the owner of cert. It says nothing of why it fails:
 // then it returns nil, or bytes that are no request, and its caller finds out that
 // they are none, as late and in the same way in either case. A client that could
 // tell a wrong padding from a wrong request could decrypt what others have sent,
@@ -77,14 +85,13 @@ func (s *Service) address(m *message) {
 //
 // Of the failures, only those that show on the outside of the message return
 // early: its form, its recipient, its cipher and its lengths.
-func open(m *message) ([]byte, contentCipher) {
-	envelope := m.envelope
-	encryptedKey := encryptedKey(envelope, m.authority)
+func decrypt(envelope guard.Envelope, cert *x509.Certificate, signer crypto.Signer) ([]byte, contentCipher) {
+	encryptedKey := encryptedKey(envelope, cert)
 	c, iv, ok := cipherOf(envelope)
 	if encryptedKey == nil || !ok {
 		return nil, contentCipher{}
 	}
-	decrypter, ok := m.authority.Signer().(crypto.Decrypter)
+	decrypter, ok := signer.(crypto.Decrypter)
 	if !ok {
 		return nil, contentCipher{}
 	}
@@ -104,10 +111,9 @@ func open(m *message) ([]byte, contentCipher) {
 	return unpad(plain, c.size), c
 }
 
-// encryptedKey returns the content key that is encrypted to a, nil if there is
-// none.
-func encryptedKey(e guard.Envelope, a *depot.Authority) []byte {
-	ours := a.Certificate()
+// encryptedKey returns the content key that is encrypted to the owner of ours, nil if
+// there is none.
+func encryptedKey(e guard.Envelope, ours *x509.Certificate) []byte {
 	for _, r := range e.Recipients {
 		var serial big.Int
 		in := cryptobyte.String(r.Serial)

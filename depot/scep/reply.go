@@ -1,8 +1,10 @@
 package scep
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
@@ -35,28 +37,34 @@ func reply(m *message, rep certRep) ([]byte, error) {
 		attrs = append(attrs, pkcs7.Attribute{Type: oidFailInfo, Value: printableString(string(rep.failInfo))})
 	}
 
-	sd, err := pkcs7.NewSignedData(rep.content)
-	if err != nil {
-		return nil, fmt.Errorf("build reply: %w", err)
-	}
-	sd.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
-	if err := sd.AddSigner(m.authority.Certificate(), m.authority.Signer(), pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
-		return nil, fmt.Errorf("sign reply: %w", err)
-	}
-	// The key's algorithm alone, as OpenSSL writes it, and not with the digest's: both are
-	// allowed (RFC 3370, 3.2), and strongSwan 5.9 reads only this one.
-	info := &sd.GetSignedData().SignerInfos[0]
-	if _, ok := m.authority.Signer().Public().(*rsa.PublicKey); ok {
-		info.DigestEncryptionAlgorithm = pkix.AlgorithmIdentifier{Algorithm: pkcs7.OIDEncryptionAlgorithmRSA, Parameters: asn1.NullRawValue}
-	}
-	if rep.content == nil {
-		sd.Detach() // no content, rather than an empty one
-	}
-	der, err := sd.Finish()
+	der, err := sign(rep.content, m.authority.Certificate(), m.authority.Signer(), attrs)
 	if err != nil {
 		return nil, fmt.Errorf("build reply: %w", err)
 	}
 	return der, nil
+}
+
+// sign returns a SignedData of content, by the owner of cert, which is the only
+// certificate in it.
+func sign(content []byte, cert *x509.Certificate, key crypto.Signer, attrs []pkcs7.Attribute) ([]byte, error) {
+	sd, err := pkcs7.NewSignedData(content)
+	if err != nil {
+		return nil, err
+	}
+	sd.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
+	if err := sd.AddSigner(cert, key, pkcs7.SignerInfoConfig{ExtraSignedAttributes: attrs}); err != nil {
+		return nil, err
+	}
+	// The key's algorithm alone, as OpenSSL writes it, and not with the digest's: both are
+	// allowed (RFC 3370, 3.2), and strongSwan 5.9 reads only this one.
+	info := &sd.GetSignedData().SignerInfos[0]
+	if _, ok := key.Public().(*rsa.PublicKey); ok {
+		info.DigestEncryptionAlgorithm = pkix.AlgorithmIdentifier{Algorithm: pkcs7.OIDEncryptionAlgorithmRSA, Parameters: asn1.NullRawValue}
+	}
+	if content == nil {
+		sd.Detach() // no content, rather than an empty one
+	}
+	return sd.Finish()
 }
 
 func printableString(s string) asn1.RawValue {

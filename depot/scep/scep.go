@@ -104,9 +104,9 @@ func (s *Service) GetNextCACert(context.Context) ([]byte, error) {
 
 // PKIOperation answers one pkiMessage in BER with a CertRep in DER. It returns an
 // error only if the message is so malformed, or its signature so wrong, that there
-// is no transaction to answer in, or if there is no database to answer from; what is refused for any other reason gets a
-// CertRep that says FAILURE and badRequest, whatever the reason was. That goes to
-// the log.
+// is no transaction to answer in, or if the database or the other authority that it
+// takes to answer is not there; what is refused for any other reason gets a CertRep
+// that says FAILURE and badRequest, whatever the reason was. That goes to the log.
 func (s *Service) PKIOperation(ctx context.Context, message []byte) ([]byte, error) {
 	return s.operate(ctx, message, "")
 }
@@ -139,7 +139,7 @@ func (s *Service) operate(ctx context.Context, message []byte, peer string) ([]b
 // device must not be told that it was refused.
 func unavailable(err error) bool {
 	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrCommit) || errors.Is(err, storage.ErrClosed) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, depot.ErrUpstreamUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // issue gets the certificate that m asks for. What it does up to the Issuer's
