@@ -39,11 +39,12 @@ type house struct {
 	ahead atomic.Int64 // of the real time, in nanoseconds
 }
 
-// faultyDB can be out of reach, and tells when it collects what goes on a list.
+// faultyDB can be out of reach, and tells when it has been looked at, and when it
+// collects what goes on a list.
 type faultyDB struct {
 	storage.DB
-	down    atomic.Bool
-	scanned func() // may be nil; called in the transaction
+	down            atomic.Bool
+	looked, scanned func() // may be nil; scanned is called in the transaction
 }
 
 func (f *faultyDB) View(ctx context.Context, fn func(storage.Tx) error) error {
@@ -53,6 +54,7 @@ func (f *faultyDB) View(ctx context.Context, fn func(storage.Tx) error) error {
 	if f.scanned == nil {
 		return f.DB.View(ctx, fn)
 	}
+	defer f.looked()
 	return f.DB.View(ctx, func(tx storage.Tx) error { return fn(scanning{tx, f.scanned}) })
 }
 
@@ -266,15 +268,16 @@ func TestFilesOfAuthorities(t *testing.T) {
 }
 
 func TestManyWhoAskAtOnceWaitForOneSignature(t *testing.T) {
+	const n = 50
 	var collected atomic.Int64
 	gate := make(chan struct{})
-	waiting := make(chan struct{}, 1000)
-	store := storagetest.Open(t)
-	h := newHouse(t, &faultyDB{DB: store})
+	waiting, looked := make(chan struct{}, 10*n), make(chan struct{}, 10*n)
+	h := newHouse(t, &faultyDB{DB: storagetest.Open(t)})
 	a := h.depot.Payload()
 	h.list(t, a)
 	cert := h.issue(t, a)
 	h.revoke(t, cert)
+	h.db.looked = func() { looked <- struct{}{} }
 	h.db.scanned = func() {
 		collected.Add(1)
 		waiting <- struct{}{}
@@ -288,7 +291,9 @@ func TestManyWhoAskAtOnceWaitForOneSignature(t *testing.T) {
 	}()
 	<-waiting
 	cancel()
-	const n = 50
+	for len(looked) > 0 {
+		<-looked
+	}
 	var clients sync.WaitGroup
 	for range n {
 		clients.Go(func() {
@@ -298,6 +303,9 @@ func TestManyWhoAskAtOnceWaitForOneSignature(t *testing.T) {
 				t.Errorf("a list without the certificate: %v", err)
 			}
 		})
+	}
+	for range n { // each knows that there is another list than the last
+		<-looked
 	}
 	close(gate)
 	clients.Wait()
