@@ -42,7 +42,7 @@ func keyFile(t *testing.T) string {
 	must(t, err)
 	key, err := pool.Key()
 	must(t, err)
-	return fileOf(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
+	return rsaFile(t, key)
 }
 
 // verified has openssl judge the certificate in a file by all its rules.
