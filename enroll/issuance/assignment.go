@@ -148,7 +148,7 @@ func (s *Service) Preview(ctx context.Context, name string, id mdm.DeviceID) (p 
 	if err != nil {
 		return Preview{}, fmt.Errorf("preview: %w", err)
 	}
-	p.Profile, err = s.plainProfile(p.Template, p.Expanded, d, mdm.NewUUID(), previewChallenge)
+	p.Profile, err = s.plainProfile(p.Template, p.Expanded, d, mdm.NewUUID(), previewTicket(p.Template))
 	if err != nil {
 		return Preview{}, fmt.Errorf("preview: %w", err)
 	}
@@ -181,16 +181,26 @@ func (s *Service) Send(ctx context.Context, by, name string, ids []mdm.DeviceID)
 		return nil, nil, fmt.Errorf("send certificate: %w", err)
 	}
 	seen := map[mdm.DeviceID]bool{}
+	var down *rejection
 	for _, id := range ids {
 		if seen[id] {
 			continue
 		}
 		seen[id] = true
+		if down != nil { // once is enough to wait for it
+			no := down.Rejection
+			no.DeviceID = id
+			rejected = append(rejected, no)
+			continue
+		}
 		a, err := s.deliver(ctx, name, id, by)
 		var no *rejection
 		switch {
 		case errors.As(err, &no):
 			rejected = append(rejected, no.Rejection)
+			if no.Code == codeUpstream {
+				down = no
+			}
 		case err != nil:
 			return sent, rejected, fmt.Errorf("send certificate: %w", err)
 		default:
@@ -223,11 +233,11 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 	if err != nil {
 		return Assignment{}, err
 	}
-	row, secret, err := s.challengeFor(ctx, t, challenge{Template: name, DeviceID: id, Try: uuid, ExpiresAt: now.Add(tryLife)})
+	show, err := s.ticketFor(ctx, t, challenge{Template: name, DeviceID: id, Try: uuid, ExpiresAt: now.Add(tryLife)})
 	if err != nil {
 		return Assignment{}, err
 	}
-	plain, err := s.plainProfile(t, e, d, payload, secret)
+	plain, err := s.plainProfile(t, e, d, payload, show)
 	if err != nil {
 		return Assignment{}, err
 	}
@@ -253,14 +263,17 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 		}
 		if fresh || a.State == Ended {
 			a = Assignment{Template: name, DeviceID: id, CreatedAt: now, CreatedBy: by, Candidates: a.Candidates, Current: a.Current, RenewAt: a.RenewAt}
+			if a.Current == "" {
+				a.RenewAt = time.Time{} // of a certificate that is not ours, and went with the enrollment
+			}
 		}
 		if a.Try != "" { // what the device does not have yet, it need not get
 			if err := s.mdm.CancelCommand(tx, id, a.Try, mdm.Cancelled); err != nil {
 				return err
 			}
 		}
-		if row != nil {
-			if err := challenges.Put(tx, *row); err != nil {
+		if show.row != nil {
+			if err := challenges.Put(tx, *show.row); err != nil {
 				return err
 			}
 		}
@@ -275,7 +288,7 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 			return &rejection{Rejection{DeviceID: id, Code: no[0].Code, Reason: no[0].Reason}}
 		}
 		a.State = Pending
-		if a.Current != "" {
+		if a.Current != "" || !a.RenewAt.IsZero() { // which there is also of another authority's
 			a.State = Renewing
 		}
 		a.Try, a.TriedAt, a.DueAt = uuid, now, now.Add(tryLife)
@@ -363,9 +376,16 @@ func (s *Service) Answered(tx storage.Tx, e mdm.Entry) error {
 func (s *Service) commit(tx storage.Tx, a Assignment) error {
 	now := s.now().UTC()
 	a.Try = ""
+	t, err := s.templates.Get(tx, a.Template)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if len(a.Candidates) == 0 && t.Issuer == template.External {
+		return s.installedElsewhere(tx, a, t)
+	}
 	if len(a.Candidates) == 0 {
 		// The device says that it has installed the profile, and has not asked us for a
-		// certificate: another authority issues it, or it has the one from before.
+		// certificate: it has the one from before.
 		a.State, a.Failures, a.Reason = Installed, 0, ""
 		if a.RenewAt.IsZero() {
 			a.DueAt = time.Time{}
@@ -512,13 +532,22 @@ func (s *Service) Renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find certificates to renew: %w", err)
 	}
+	down := map[string]*rejection{} // by template
 	for _, a := range due {
-		_, err := s.deliver(ctx, a.Template, a.DeviceID, "")
 		var no *rejection
+		var err error
+		if no = down[a.Template]; no != nil {
+			err = no
+		} else {
+			_, err = s.deliver(ctx, a.Template, a.DeviceID, "")
+		}
 		switch {
 		case err == nil:
 			continue
 		case errors.As(err, &no):
+			if no.Code == codeUpstream {
+				down[a.Template] = no
+			}
 			err = s.postpone(ctx, a, no.Reason)
 		case errors.Is(err, storage.ErrNotFound):
 			err = s.db.Update(ctx, func(tx storage.Tx) error { return s.end(tx, one(a), "the template was deleted") })
@@ -595,6 +624,7 @@ func (s *Service) sweep(ctx context.Context) error {
 	return errors.Join(
 		sweepOlder(ctx, s.db, challenges, until, func(tx storage.Tx, c challenge) error { return challenges.Delete(tx, c.Hash) }),
 		sweepOlder(ctx, s.db, answers, until, func(tx storage.Tx, a answer) error { return answers.Delete(tx, a.Key) }),
+		sweepOlder(ctx, s.db, passages, until, func(tx storage.Tx, p passage) error { return passages.Delete(tx, p.Key) }),
 		sweepOlder(ctx, s.db, counters, until, func(tx storage.Tx, c counter) error { return counters.Delete(tx, c.Key) }),
 	)
 }

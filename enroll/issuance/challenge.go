@@ -25,6 +25,10 @@ type challenge struct {
 	Try        string       `json:"try"` // of the assignment: the UUID of the command that brought it
 	ExpiresAt  time.Time    `json:"expires_at"`
 	ConsumedAt time.Time    `json:"consumed_at,omitzero"`
+
+	// Upstream is set in the right to have a request passed on: the upstreamHash of the
+	// server, and of the challenge that the request must have.
+	Upstream string `json:"upstream,omitempty"`
 }
 
 // answer remembers what a request was answered with, because a client that lost the

@@ -11,7 +11,7 @@ import (
 
 // plainProfile builds the profile that makes a device, or a user channel of one, ask
 // for a certificate. payloadUUID is fresh for a fresh certificate.
-func (s *Service) plainProfile(t template.Template, e template.Expanded, channel mdm.Device, payloadUUID, secret string) ([]byte, error) {
+func (s *Service) plainProfile(t template.Template, e template.Expanded, channel mdm.Device, payloadUUID string, show ticket) ([]byte, error) {
 	c := profile.Credential{
 		Identifier:   s.profileIdentifier(t.Name),
 		DisplayName:  t.Name,
@@ -24,7 +24,7 @@ func (s *Service) plainProfile(t template.Template, e template.Expanded, channel
 			SANs: profile.SubjectAltName{
 				RFC822Names: e.SANs.RFC822Names, DNSNames: e.SANs.DNSNames, URIs: e.SANs.URIs, NTPrincipalName: e.SANs.NTPrincipalName,
 			},
-			Challenge:     secret,
+			Challenge:     show.secret,
 			KeySize:       t.KeySize,
 			Polling:       &profile.Polling{Retries: t.Retries, Delay: t.RetryDelay},
 			Extractable:   t.KeyExtractable,
@@ -50,7 +50,10 @@ func (s *Service) plainProfile(t template.Template, e template.Expanded, channel
 	if t.Issuer == template.External {
 		c.SCEP.URL, c.SCEP.Name, c.SCEP.Fingerprint = t.Upstream.URL, t.Upstream.Name, t.Upstream.Fingerprint
 	} else {
-		c.SCEP.CA = s.depot.Payload().Certificate()
+		c.SCEP.CA = s.depot.Payload().Certificate() // which signs what is passed on from elsewhere, too
+	}
+	if show.token != "" {
+		c.SCEP.URL += PathToken + show.token
 	}
 	var err error
 	if c.Roots, err = s.roots(t); err != nil {

@@ -38,7 +38,7 @@ var (
 	ErrExternal  = errors.New("another authority issues certificates of this template")
 )
 
-// Config says what a Service needs: all of it but Organisation.
+// Config says what a Service needs: all of it but Organisation and Upstream.
 type Config struct {
 	DB        storage.DB
 	Depot     *depot.Depot
@@ -49,6 +49,8 @@ type Config struct {
 
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
 	Organisation string   // shown on the device
+
+	Upstream Upstream // nil: templates that point at other servers come to nothing
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -62,6 +64,7 @@ type Service struct {
 	mdm       *mdm.Service
 	audit     *event.Recorder
 	sign      func([]byte) ([]byte, error)
+	upstream  Upstream
 
 	serverURL    *url.URL
 	organisation string
@@ -79,7 +82,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("issuance: ServerURL, Log and Now are required")
 	}
 	return &Service{
-		db: c.DB, depot: c.Depot, templates: c.Templates, mdm: c.MDM, audit: c.Audit, sign: c.Sign,
+		db: c.DB, depot: c.Depot, templates: c.Templates, mdm: c.MDM, audit: c.Audit, sign: c.Sign, upstream: c.Upstream,
 		serverURL: c.ServerURL, organisation: c.Organisation, log: c.Log, now: c.Now,
 	}, nil
 }
@@ -151,7 +154,13 @@ func (s *Service) issue(ctx context.Context, key string, r depot.Request, decide
 	if err != nil || prior != nil {
 		return prior, err
 	}
-	cert, err := s.depot.Payload().Sign(r.CSR.PublicKey, g.contents)
+	var cert *x509.Certificate
+	elsewhere := g.template.Issuer == template.Proxy
+	if elsewhere {
+		cert, err = s.forward(ctx, key, r, decide)
+	} else {
+		cert, err = s.depot.Payload().Sign(r.CSR.PublicKey, g.contents)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate: %w", err)
 	}
@@ -159,11 +168,17 @@ func (s *Service) issue(ctx context.Context, key string, r depot.Request, decide
 		if prior, err = s.issuedBefore(tx, key); err != nil || prior != nil {
 			return err
 		}
-		if g, err = s.granted(tx, r, decide); err != nil {
+		if g, err = s.granted(tx, r, decide); err == nil && elsewhere != (g.template.Issuer == template.Proxy) {
+			err = ErrExternal // the template has changed meanwhile
+		}
+		if err != nil {
 			return err
 		}
 		return s.record(tx, key, g, cert)
 	})
+	if err != nil && elsewhere {
+		return nil, fmt.Errorf("%w (the other authority has issued %s for it, which nobody gets)", err, depot.ExternalSerial(cert))
+	}
 	if err != nil || prior != nil {
 		return prior, err
 	}
@@ -211,7 +226,11 @@ func (s *Service) freshKey(tx storage.Tx, r depot.Request, g grant) error {
 func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certificate) error {
 	now := s.now().UTC()
 	rec := g.record
+	serial := depot.SerialOf(cert)
 	rec.Authority, rec.Template, rec.IssuedAt = s.depot.Payload().Name(), g.template.Name, now
+	if g.template.Issuer == template.Proxy {
+		serial, rec.Authority = depot.ExternalSerial(cert), depot.ExternalAuthority
+	}
 	if g.old != nil {
 		rec.Replaces = g.old.Serial
 	}
@@ -243,7 +262,7 @@ func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certific
 	}
 	return event.Record(tx, event.Event{
 		At: now, Actor: actorOf(rec), Action: "certificate.issued",
-		DeviceID: rec.DeviceID, User: rec.User, Certificate: string(depot.SerialOf(cert)), Template: rec.Template,
+		DeviceID: rec.DeviceID, User: rec.User, Certificate: string(serial), Template: rec.Template,
 		Details: details("door", rec.Door, "subject", depot.SubjectOf(cert), "replaces", string(rec.Replaces)),
 	})
 }

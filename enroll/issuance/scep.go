@@ -11,7 +11,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
-	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
@@ -26,7 +25,8 @@ const doorSCEP = "scep"
 //   - the one-time challenge in a profile that we made for a device: the certificate
 //     says what the template comes to for that device, whatever the request said;
 //   - the template's static challenge: it says what the request said, as far as the
-//     template leaves it open;
+//     template leaves it open; where the template points at another server, the request
+//     is passed on if it says all that the template does;
 //   - the certificate that signed the request, if it is valid, was issued by the same
 //     template and is due: the new one says the same. A challenge beside it must be
 //     valid, and then decides.
@@ -34,12 +34,7 @@ const doorSCEP = "scep"
 // The same request again gets the same certificate. Every refusal is in the audit log.
 func (s *Service) IssueSCEP(ctx context.Context, name string, r depot.Request) (*x509.Certificate, error) {
 	cert, err := s.issueSCEP(ctx, name, r)
-	if err != nil && refused(err) {
-		s.audit.Refused(ctx, event.Event{
-			Actor: doorSCEP, Action: "certificate.refused", Outcome: event.Refused, Reason: err.Error(),
-			Template: name, Peer: r.Peer, Details: details("transaction", r.TransactionID),
-		})
-	}
+	s.auditSCEP(ctx, doorSCEP, name, r, err)
 	return cert, err
 }
 
@@ -48,7 +43,7 @@ func refused(err error) bool {
 	var field *template.FieldError
 	var wrong *depot.FieldError
 	return errors.As(err, &field) || errors.As(err, &wrong) || errors.Is(err, guard.ErrCertificate) || errors.Is(err, ErrChallenge) || errors.Is(err, ErrKeyReused) || errors.Is(err, ErrRenewal) ||
-		errors.Is(err, depot.ErrQuota) || errors.Is(err, ErrForbidden) || errors.Is(err, ErrExternal) || errors.Is(err, storage.ErrNotFound)
+		errors.Is(err, depot.ErrQuota) || errors.Is(err, ErrForbidden) || errors.Is(err, ErrExternal) || errors.Is(err, depot.ErrUpstreamRefused) || errors.Is(err, storage.ErrNotFound)
 }
 
 func (s *Service) issueSCEP(ctx context.Context, name string, r depot.Request) (*x509.Certificate, error) {
@@ -111,7 +106,7 @@ func (s *Service) grantDevice(tx storage.Tx, c challenge) (grant, error) {
 	if err != nil {
 		return grant{}, err
 	}
-	if t.Issuer == template.External {
+	if t.Issuer == template.External || (t.Issuer == template.Proxy) != (c.Upstream != "") {
 		return grant{}, ErrExternal
 	}
 	g, err := s.forDevice(tx, t, d)
@@ -200,7 +195,11 @@ func (s *Service) grantStatic(t template.Template, r depot.Request) (grant, erro
 	if err != nil {
 		return grant{}, err
 	}
-	return grant{template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}, sameKey: true}, nil
+	g := grant{template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}, sameKey: true}
+	if t.Issuer == template.Proxy {
+		return g, proxied(&g, r)
+	}
+	return g, nil
 }
 
 // grantRenewal is the right by the certificate that signed r.
@@ -249,6 +248,9 @@ func (s *Service) renewal(tx storage.Tx, old depot.Certificate, anytime bool) (g
 	t, err := s.templateOf(tx, old)
 	if err != nil {
 		return grant{}, err
+	}
+	if t.Issuer != template.Builtin {
+		return grant{}, ErrExternal
 	}
 	if due := t.RenewAt(old.NotBefore, old.NotAfter); !anytime && now.Before(due) {
 		return grant{}, fmt.Errorf("%w: it is not due before %s", ErrRenewal, until(due))
