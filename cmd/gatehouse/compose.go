@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/crl"
 	"github.com/gatehouse-mdm/gatehouse/depot/ocsp"
+	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -155,9 +156,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 
 	// Use cases.
 	sign := profileSigner(root, cert, nil, now)
+	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
 	payloads, err := issuance.New(issuance.Config{
 		DB: s.db, Depot: s.depot, Templates: templates, MDM: devices, Audit: events,
-		Sign: sign, ServerURL: serverURL, Log: log, Now: now,
+		Sign: sign, ServerURL: serverURL, Upstream: otherServers, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err

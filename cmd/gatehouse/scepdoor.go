@@ -25,6 +25,8 @@ var scepAliases = []string{"/cgi-bin/pkiclient.exe", "/certsrv/mscep/mscep.dll",
 // scepDoor answers SCEP: identities at /scep, a template's certificates at /scep/NAME,
 // and those of any template at the aliases, where the challenge tells which. At /scep,
 // too, whoever encrypts to the issuer of payload certificates gets one of those.
+//
+// A device whose certificate another server issues asks at /scep/NAME/k/TOKEN.
 type scepDoor struct {
 	db         storage.DB
 	depot      *depot.Depot
@@ -42,6 +44,7 @@ func (d *scepDoor) mount(mux *webui.Mux, people *portal.Portal, fail webui.FailF
 	}
 	handle(enroll.PathSCEP, d.identities)
 	handle(issuance.PathSCEP+"{name}", d.template)
+	handle(issuance.PathSCEP+"{name}"+issuance.PathToken+"{token}", d.template)
 	for _, path := range scepAliases {
 		handle(path, d.anyTemplate)
 	}
@@ -57,10 +60,11 @@ func (d *scepDoor) identities(w http.ResponseWriter, r *http.Request) error {
 	if known { // the client's Name chooses the issuer
 		authorities[0], authorities[1] = authorities[1], authorities[0]
 	}
-	return d.serve(w, r, authorities, "")
+	return d.serve(w, r, authorities, d.issues(""))
 }
 
-// template is /scep/NAME.
+// template is /scep/NAME, with a token or without. Whoever has none that is good learns so
+// from the answer to the request: the authority is no secret.
 func (d *scepDoor) template(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
 	known, err := d.exists(r.Context(), name)
@@ -70,22 +74,34 @@ func (d *scepDoor) template(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "No certificate template has this name"}
 	}
-	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, name)
+	if token := r.PathValue("token"); token != "" {
+		return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, func(ctx context.Context, req depot.Request) (*x509.Certificate, error) {
+			return d.issuance.IssueProxied(ctx, name, token, req)
+		})
+	}
+	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, d.issues(name))
+}
+
+// issues is who decides on requests for the template with a name, or any without one.
+func (d *scepDoor) issues(name string) func(context.Context, depot.Request) (*x509.Certificate, error) {
+	return func(ctx context.Context, req depot.Request) (*x509.Certificate, error) {
+		return d.issuance.IssueSCEP(ctx, name, req)
+	}
 }
 
 // anyTemplate is an alias.
 func (d *scepDoor) anyTemplate(w http.ResponseWriter, r *http.Request) error {
-	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, "")
+	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, d.issues(""))
 }
 
-func (d *scepDoor) serve(w http.ResponseWriter, r *http.Request, authorities []*depot.Authority, name string) error {
+func (d *scepDoor) serve(w http.ResponseWriter, r *http.Request, authorities []*depot.Authority, issue func(context.Context, depot.Request) (*x509.Certificate, error)) error {
 	s, err := scep.New(scep.Config{
 		Authorities: authorities,
 		Issuer: scep.IssuerFunc(func(ctx context.Context, a *depot.Authority, req depot.Request) (*x509.Certificate, error) {
 			if a == d.depot.Identity() {
 				return d.enrollment.IssueIdentity(ctx, req)
 			}
-			return d.issuance.IssueSCEP(ctx, name, req)
+			return issue(ctx, req)
 		}),
 		Peer: func(r *http.Request) string { return peerName(r.Context()) },
 		Log:  d.log,
