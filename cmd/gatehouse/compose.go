@@ -115,6 +115,7 @@ type server struct {
 	local      http.Handler // for the Unix socket: whoever calls is the operator
 	identity   *identity.Service
 	enroll     *enroll.Service
+	payloads   *issuance.Service
 	devices    *mdm.Service
 	health     *webui.Health
 	setupLinks *setupLinks
@@ -297,6 +298,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	return &server{
 		identity:   people,
 		enroll:     enrollment,
+		payloads:   payloads,
 		devices:    devices,
 		health:     health,
 		setupLinks: links,

@@ -102,18 +102,18 @@ func newComposed(t testing.TB, change func(*config)) *composed {
 	must(t, err)
 	c := &composed{db: &faultyDB{DB: storagetest.Open(t)}, log: new(logBuffer)}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	authorities, err := depot.Open(t.Context(), depot.Config{
-		DB: c.db, Box: box, Log: log, Now: c.now, KeyBits: 2048, Name: "test",
-		NewKey: depottest.NewKey,
-	})
-	must(t, err)
-	c.state = &state{db: c.db, box: box, depot: authorities}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.handler.ServeHTTP(w, r) }))
 	t.Cleanup(srv.Close)
 	c.url, c.http = srv.URL, srv.Client().Transport
 	srv.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 	serverURL, err := url.Parse(srv.URL)
 	must(t, err)
+	authorities, err := depot.Open(t.Context(), depot.Config{
+		DB: c.db, Box: box, Log: log, Now: c.now, KeyBits: 2048, Name: "test", URL: serverURL,
+		NewKey: depottest.NewKey,
+	})
+	must(t, err)
+	c.state = &state{db: c.db, box: box, depot: authorities}
 	cfg := config{tls: tlsProxy}
 	if change != nil {
 		change(&cfg)
