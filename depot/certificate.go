@@ -35,8 +35,10 @@ func SerialOf(cert *x509.Certificate) Serial { return Serial(cert.SerialNumber.T
 type Fingerprint string
 
 // FingerprintOf returns the fingerprint of cert.
-func FingerprintOf(cert *x509.Certificate) Fingerprint {
-	sum := sha256.Sum256(cert.Raw)
+func FingerprintOf(cert *x509.Certificate) Fingerprint { return fingerprint(cert.Raw) }
+
+func fingerprint(der []byte) Fingerprint {
+	sum := sha256.Sum256(der)
 	return Fingerprint(hex.EncodeToString(sum[:]))
 }
 

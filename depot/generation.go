@@ -478,10 +478,14 @@ func (d *Depot) follow(ctx context.Context) {
 	}
 }
 
+// Also is what else belongs into the transaction that stores an authority, such as an
+// entry in the audit log.
+type Also func(tx storage.Tx, a *Authority) error
+
 // Generate makes the next authority of a name, with a new key of the size that the
 // depot was opened with. It issues nothing before [Depot.Activate]. If there is one
-// already the error wraps [ErrNextExists].
-func (d *Depot) Generate(ctx context.Context, name string) (*Authority, error) {
+// already the error wraps [ErrNextExists]. also may be nil.
+func (d *Depot) Generate(ctx context.Context, name string, also Also) (*Authority, error) {
 	r, err := roleOf(name)
 	if err != nil {
 		return nil, err
@@ -498,7 +502,7 @@ func (d *Depot) Generate(ctx context.Context, name string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.add(ctx, a); err != nil {
+	if err := d.add(ctx, a, also); err != nil {
 		return nil, fmt.Errorf("generate %s authority: %w", name, err)
 	}
 	return d.Authority(a.id), nil
@@ -520,7 +524,7 @@ func (d *Depot) nextGeneration(ctx context.Context, name string) (int, error) {
 }
 
 // add stores a as the next authority of its name.
-func (d *Depot) add(ctx context.Context, a *Authority) error {
+func (d *Depot) add(ctx context.Context, a *Authority, also Also) error {
 	a.state, a.since = StateNext, d.now().UTC()
 	err := d.db.Update(ctx, func(tx storage.Tx) error {
 		for rec, err := range authorities.All(tx, storage.Range{}) {
@@ -538,10 +542,10 @@ func (d *Depot) add(ctx context.Context, a *Authority) error {
 		// Of two at once, both want this number.
 		if err := d.createAuthority(tx, a); errors.Is(err, storage.ErrExists) {
 			return ErrNextExists
-		} else if err != nil {
+		} else if err != nil || also == nil {
 			return err
 		}
-		return nil
+		return also(tx, a)
 	})
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ func reload(t *testing.T, d *depot.Depot) {
 
 func generate(t *testing.T, d *depot.Depot, name string) *depot.Authority {
 	t.Helper()
-	a, err := d.Generate(t.Context(), name)
+	a, err := d.Generate(t.Context(), name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestAnAuthorityGoesThroughItsGenerations(t *testing.T) {
 			if _, err := next.Sign(deviceKey(t).Public(), template(now)); !errors.Is(err, depot.ErrNotActive) {
 				t.Errorf("Sign by the next one = %v, want %v", err, depot.ErrNotActive)
 			}
-			if _, err := d.Generate(t.Context(), name); !errors.Is(err, depot.ErrNextExists) {
+			if _, err := d.Generate(t.Context(), name, nil); !errors.Is(err, depot.ErrNextExists) {
 				t.Errorf("another one = %v, want %v", err, depot.ErrNextExists)
 			}
 			old := issued(t, d, db, first, template(now), depot.Certificate{Template: "wifi"})
@@ -160,7 +160,9 @@ func TestTwoProcessesMakeTheNextAuthorityOnce(t *testing.T) {
 	open(t, config(t, db))
 	var errs [2]error
 	make := func(i int) func(storage.DB) {
-		return func(db storage.DB) { _, errs[i] = open(t, config(t, db)).Generate(context.Background(), "payload") }
+		return func(db storage.DB) {
+			_, errs[i] = open(t, config(t, db)).Generate(context.Background(), "payload", nil)
+		}
 	}
 	storagetest.Overlap(db, make(0), make(1))
 	if (errs[0] == nil) == (errs[1] == nil) {

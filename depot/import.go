@@ -51,8 +51,8 @@ type Import struct {
 // Any of the three may be imported, the organisation root only as a root. An issuer of
 // payload certificates that is below a root of its own brings the certificates above
 // it along: they are its [Authority.Chain] from then on, and its root is one of
-// [Depot.Anchors].
-func (d *Depot) Import(ctx context.Context, name string, in Import) (*Authority, error) {
+// [Depot.Anchors]. also may be nil.
+func (d *Depot) Import(ctx context.Context, name string, in Import, also Also) (*Authority, error) {
 	r, err := roleOf(name)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (d *Depot) Import(ctx context.Context, name string, in Import) (*Authority,
 		name: name, id: authorityID(cert), generation: generation, imported: true,
 		cert: cert, above: above, key: parts.key, urls: d.urls,
 	}
-	if err := d.add(ctx, a); err != nil {
+	if err := d.add(ctx, a, also); err != nil {
 		return nil, fmt.Errorf("import %s authority: %w", name, err)
 	}
 	return d.Authority(a.id), nil

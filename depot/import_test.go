@@ -109,7 +109,7 @@ func TestImportedAuthorities(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db := storagetest.Open(t)
 			d := open(t, config(t, db))
-			a, err := d.Import(t.Context(), "payload", in)
+			a, err := d.Import(t.Context(), "payload", in, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +162,7 @@ func TestKeysAsOpenSSLEncryptsThem(t *testing.T) {
 
 func importInto(t testing.TB, d *depot.Depot, name string, in depot.Import) error {
 	t.Helper()
-	_, err := d.Import(t.Context(), name, in)
+	_, err := d.Import(t.Context(), name, in, nil)
 	return err
 }
 

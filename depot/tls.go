@@ -143,6 +143,24 @@ func (d *Depot) loadTLS(tx storage.Tx, dnsNames []string, ips []net.IP) (tls.Cer
 	return d.chain(leaf, key), nil
 }
 
+// TLSLeaves returns the records of the TLS certificates that servers have, in whatever
+// names, and that are neither revoked nor expired.
+func (d *Depot) TLSLeaves(tx storage.Tx) (list []Certificate, err error) {
+	for rec, err := range tlsLeaves.All(tx, storage.Range{}) {
+		if err != nil {
+			return nil, err
+		}
+		c, err := d.Get(tx, fingerprint(rec.Leaf))
+		if err != nil {
+			return nil, fmt.Errorf("record of TLS certificate: %w", err)
+		}
+		if c.RevokedAt.IsZero() && !d.now().After(c.NotAfter) {
+			list = append(list, c)
+		}
+	}
+	return list, nil
+}
+
 // forgetTLS removes leaves that have expired, of names that nobody goes by any more.
 func (d *Depot) forgetTLS(tx storage.Tx) error {
 	var over []string

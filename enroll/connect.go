@@ -141,10 +141,13 @@ func (s *Service) follow(tx storage.Tx, c caller, ch mdm.Device, e *mdm.Entry) e
 	if err := s.payloads.Answered(tx, *e); err != nil {
 		return err
 	}
-	if ch.ParentID == "" {
-		return s.answered(tx, c.device, e)
+	if ch.ParentID != "" {
+		return nil
 	}
-	return nil
+	if err := s.trustAnswered(tx, *e); err != nil {
+		return err
+	}
+	return s.answered(tx, c.device, e)
 }
 
 // Oversized notes that a device sent a result too large to be read, and says

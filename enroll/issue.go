@@ -248,7 +248,7 @@ func (s *Service) freshKey(tx storage.Tx, r depot.Request) error {
 		}
 		return ErrKeyReused
 	}
-	for _, a := range []*depot.Authority{s.depot.Identity(), s.depot.Root()} {
+	for _, a := range s.depot.Authorities() {
 		if h, err := depot.PublicKeyHash(a.Certificate().PublicKey); err != nil || h == hash {
 			return errors.Join(ErrKeyReused, err)
 		}

@@ -1,11 +1,11 @@
 package enroll
 
 import (
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"fmt"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -24,6 +24,7 @@ type profileFor struct {
 // renewal too. All but the challenge and the identity payload's UUID stays the
 // same for ever, or the device would refuse the renewal (PROTOCOL 7.6).
 func (s *Service) signedProfile(p profileFor) ([]byte, error) {
+	authority := s.depot.Identity()
 	e := profile.Enrollment{
 		Identifier:   s.ProfileIdentifier(),
 		DisplayName:  "Device management",
@@ -36,17 +37,17 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 		SCEP: profile.SCEP{
 			PayloadUUID: mdm.NewUUID(),
 			URL:         s.serverURL.JoinPath(PathSCEP).String(),
-			Name:        AuthorityName,
+			Name:        SCEPName(AuthorityName, authority),
 			Subject:     rdns(p.subject),
 			Challenge:   p.challenge,
-			CA:          s.depot.Identity().Certificate(),
+			CA:          authority.Certificate(),
 		},
 	}
 	if p.userEnrollment {
 		e.AccessRights = profile.NoRights
 	}
 	if s.includeRoot {
-		e.Roots = []*x509.Certificate{s.depot.Root().Certificate()}
+		e.Roots = s.depot.Roots()
 	}
 	plain, err := e.Encode()
 	if err != nil {
@@ -63,6 +64,16 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 // the profile of this name ends an enrollment.
 func (s *Service) ProfileIdentifier() string {
 	return profile.EnrollmentIdentifier(s.serverURL.Hostname())
+}
+
+// SCEPName is what a profile calls an authority that it gives the fingerprint of, so that
+// GetCACert finds it also when another one has taken its place since. The first of them
+// has the name alone.
+func SCEPName(name string, a *depot.Authority) string {
+	if a.Generation() == 1 {
+		return name
+	}
+	return name + " " + a.ID()
 }
 
 func rdns(name pkix.Name) []profile.RDN {

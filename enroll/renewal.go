@@ -163,7 +163,7 @@ func (s *Service) CancelCommand(ctx context.Context, id mdm.DeviceID, uuid strin
 			return err
 		}
 		e := mdm.Entry{DeviceID: id, UUID: uuid, RequestType: "InstallProfile", State: mdm.Cancelled}
-		if err := s.payloads.Answered(tx, e); err != nil {
+		if err := errors.Join(s.payloads.Answered(tx, e), s.trustAnswered(tx, e)); err != nil {
 			return err
 		}
 		return s.answered(tx, d, &e)
@@ -279,14 +279,16 @@ func (s *Service) mayRetry(tx storage.Tx, d mdm.Device) (bool, error) {
 	return seen.After(d.RenewalFailedAt), err
 }
 
-// Run renews identities as they fall due and sweeps what has expired, until ctx
-// ends. One replica at a time does so.
+// Run renews identities as they fall due, sweeps what has expired, and takes devices
+// from one authority to the next, until ctx ends. One replica at a time does so.
 func (s *Service) Run(ctx context.Context) error {
 	return storage.Schedule{
 		DB: s.db, Log: s.log, Now: s.now,
 		Jobs: []storage.Job{
 			{Name: "enroll/renewals", Every: renewalTick, Do: s.renewals},
 			{Name: "enroll/sweep", Every: sweepTick, Do: s.sweep},
+			{Name: "enroll/rollovers", Every: rolloverTick, Do: s.ContinueRollovers},
+			{Name: "enroll/ca-expiry", Every: day, Do: s.warnOfExpiry},
 		},
 	}.Run(ctx)
 }

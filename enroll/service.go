@@ -43,6 +43,12 @@ type Payloads interface {
 	Answered(tx storage.Tx, e mdm.Entry) error
 	// DeviceGone follows up the end of an enrollment, or its beginning anew.
 	DeviceGone(tx storage.Tx, id mdm.DeviceID) error
+	// Assigned returns up to limit certificates that devices are to have, and the cursor
+	// of the next page, empty at the end. There may be fewer on a page that is not the last.
+	Assigned(tx storage.Tx, cursor string, limit int) (page []Assigned, next string, err error)
+	// RenewBy has a device sent another certificate of a template at a time, if that is
+	// before it would be, and says whether it is.
+	RenewBy(tx storage.Tx, template string, id mdm.DeviceID, at time.Time) (bool, error)
 	// Revoked follows up the revocation of a certificate by hand.
 	Revoked(tx storage.Tx, c depot.Certificate) error
 }
@@ -106,6 +112,10 @@ func New(c Config) (*Service, error) {
 // noPayloads is for a server without payload certificates.
 type noPayloads struct{}
 
+func (noPayloads) Assigned(storage.Tx, string, int) ([]Assigned, string, error) { return nil, "", nil }
+func (noPayloads) RenewBy(storage.Tx, string, mdm.DeviceID, time.Time) (bool, error) {
+	return false, nil
+}
 func (noPayloads) Answered(storage.Tx, mdm.Entry) error        { return nil }
 func (noPayloads) DeviceGone(storage.Tx, mdm.DeviceID) error   { return nil }
 func (noPayloads) Revoked(storage.Tx, depot.Certificate) error { return nil }

@@ -268,6 +268,12 @@ func GetDevice(tx storage.Tx, id DeviceID) (Device, error) {
 	return d, nil
 }
 
+// PageDevices returns up to limit enrollments, user channels among them, in the order of
+// their ids, and the cursor of the next page, empty at the end.
+func PageDevices(tx storage.Tx, cursor string, limit int) ([]Device, string, error) {
+	return devices.Page(tx, cursor, limit)
+}
+
 // ReadDevice is what [storage.Tx.Prefetch] takes for GetDevice.
 func ReadDevice(id DeviceID) storage.Read { return devices.Read(string(id)) }
 

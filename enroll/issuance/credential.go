@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -50,7 +51,9 @@ func (s *Service) plainProfile(t template.Template, e template.Expanded, channel
 	if t.Issuer == template.External {
 		c.SCEP.URL, c.SCEP.Name, c.SCEP.Fingerprint = t.Upstream.URL, t.Upstream.Name, t.Upstream.Fingerprint
 	} else {
-		c.SCEP.CA = s.depot.Payload().Certificate() // which signs what is passed on from elsewhere, too
+		issuer := s.depot.Payload()
+		c.SCEP.Name = enroll.SCEPName(t.Name, issuer)
+		c.SCEP.CA = issuer.Certificate() // which signs what is passed on from elsewhere, too
 	}
 	if show.token != "" {
 		c.SCEP.URL += PathToken + show.token
@@ -62,9 +65,10 @@ func (s *Service) plainProfile(t template.Template, e template.Expanded, channel
 	return c.Encode()
 }
 
-// roots are the authorities' certificates that t puts into the profile. With ours goes
-// the one between root and certificate, because a device has to show it to a RADIUS
-// server and gets only its own by SCEP.
+// roots are the authorities' certificates that t puts into the profile. With ours go
+// those between root and certificate, because a device has to show them to a RADIUS
+// server and gets only its own by SCEP. The root is the one above the issuer, which an
+// imported one brought along.
 func (s *Service) roots(t template.Template) (roots []*x509.Certificate, err error) {
 	if !t.IncludeRoot {
 		return nil, nil
@@ -76,11 +80,13 @@ func (s *Service) roots(t template.Template) (roots []*x509.Certificate, err err
 		}
 		roots = append(roots, cert)
 	}
+	chain := s.depot.Payload().Chain()
+	root, between := chain[len(chain)-1], chain[:len(chain)-1]
 	if len(roots) == 0 {
-		roots = append(roots, s.depot.Root().Certificate())
+		roots = append(roots, root)
 	}
 	if t.Issuer == template.Builtin {
-		roots = append(roots, s.depot.Payload().Certificate())
+		roots = append(roots, between...)
 	}
 	return roots, nil
 }
