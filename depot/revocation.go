@@ -2,10 +2,8 @@ package depot
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync"
 	"time"
 
@@ -151,9 +149,9 @@ func (d *Depot) RevocationList(ctx context.Context, a *Authority) (der []byte, l
 	if _, err := d.ListState(ctx, a); err != nil {
 		return nil, ListState{}, err
 	}
-	var entries []x509.RevocationListEntry
+	var list *listEncoder
 	err = d.db.View(ctx, func(tx storage.Tx) (err error) {
-		entries = nil
+		list = &listEncoder{}
 		if l, err = lists.Get(tx, a.id); err != nil {
 			return err
 		}
@@ -164,23 +162,16 @@ func (d *Depot) RevocationList(ctx context.Context, a *Authority) (der []byte, l
 			if r.NotAfter.Add(listGrace).Before(l.ThisUpdate) {
 				continue
 			}
-			serial, ok := new(big.Int).SetString(string(r.Serial), 16)
-			if !ok {
-				return fmt.Errorf("%w: revocation of serial number %q", storage.ErrCorrupt, r.Serial)
+			if err := list.add(r); err != nil {
+				return err
 			}
-			entries = append(entries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: r.At, ReasonCode: r.Reason})
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, ListState{}, fmt.Errorf("collect revocations: %w", err)
 	}
-	der, err = x509.CreateRevocationList(nil, &x509.RevocationList{
-		RevokedCertificateEntries: entries,
-		Number:                    big.NewInt(l.Number),
-		ThisUpdate:                l.ThisUpdate,
-		NextUpdate:                l.NextUpdate,
-	}, a.cert, a.key)
+	der, err = list.sign(a, l)
 	if err != nil {
 		return nil, ListState{}, fmt.Errorf("sign CRL: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
@@ -331,7 +332,11 @@ func openssl(t testing.TB, files map[string][]byte, script string) string {
 
 func BenchmarkRevocationList(b *testing.B) {
 	const n = 100_000
-	db := storagetest.Open(b)
+	db, err := bolt.Open(b.Context(), filepath.Join(b.TempDir(), "gatehouse.db"), bolt.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
 	d := open(b, config(b, db))
 	now := time.Now().UTC()
 	for i := 0; i < n; i += 1000 {
