@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -106,6 +107,20 @@ func (p party) wants(t testing.TB, what string, revoked bool) {
 	}
 }
 
+// refusedByOpenSSL wants OpenSSL to find the CRL by itself, and the certificate on it.
+func (p party) refusedByOpenSSL(t *testing.T, what string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, cert := range map[string]*x509.Certificate{"leaf.pem": p.cert, "issuer.pem": p.issuer} {
+		must(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o600))
+	}
+	cmd := exec.CommandContext(t.Context(), tool(t, "openssl"), "verify", "-partial_chain", "-trusted", "issuer.pem", "-crl_check", "-crl_download", "leaf.pem")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "certificate revoked") {
+		t.Errorf("%s: openssl, which downloads the CRL: %v\n%s", what, err, out)
+	}
+}
+
 func TestARevocationShowsWhereTheCertificateSays(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(token, []byte(apiToken), 0o600))
@@ -146,11 +161,13 @@ func TestARevocationShowsWhereTheCertificateSays(t *testing.T) {
 			payload, err := x509.ParseCertificate(block.Bytes)
 			must(t, err)
 
+			parties := map[string]party{}
 			for what, cert := range map[string]*x509.Certificate{"an identity": identity, "of a template": payload} {
 				p := newParty(t, client, at, cert)
 				p.wants(t, what, false)
 				fetch(t, client, "POST", fmt.Sprintf("%s/api/v1/certificates/%x/revoke", at, cert.SerialNumber), []byte(`{"reason":"keyCompromise"}`))
 				p.wants(t, what+", revoked", true)
+				parties[what] = p
 			}
 			limits := party{Client: client}
 			for what, tt := range map[string]struct {
@@ -169,6 +186,11 @@ func TestARevocationShowsWhereTheCertificateSays(t *testing.T) {
 			} {
 				if got, body := limits.fetch(t, tt.method, at+tt.path, tt.body); got != tt.want {
 					t.Errorf("%s: %d %.80q, want %d", what, got, body, tt.want)
+				}
+			}
+			if strings.HasPrefix(at, "http:") { // OpenSSL fetches CRLs by nothing else
+				for what, p := range parties {
+					p.refusedByOpenSSL(t, what)
 				}
 			}
 		})
