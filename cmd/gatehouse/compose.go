@@ -222,7 +222,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	api, err := apiv1.New(apiv1.Config{
-		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Identity: people,
+		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {

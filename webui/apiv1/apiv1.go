@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -39,6 +40,7 @@ type Config struct {
 	Enroll    *enroll.Service
 	Depot     *depot.Depot
 	Templates *template.Service
+	Issuance  *issuance.Service
 	Identity  *identity.Service
 	ServerURL *url.URL // that links lead to
 	Log       *slog.Logger
@@ -52,6 +54,7 @@ type API struct {
 	enroll    *enroll.Service
 	depot     *depot.Depot
 	templates *template.Service
+	issuance  *issuance.Service
 	identity  *identity.Service
 	serverURL *url.URL
 	log       *slog.Logger
@@ -62,13 +65,13 @@ type API struct {
 // New returns an API, or says what c lacks.
 func New(c Config) (*API, error) {
 	switch {
-	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Identity == nil:
-		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates and Identity are required")
+	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
+		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: ServerURL, Log and Now are required")
 	}
 	return &API{
-		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, identity: c.Identity,
+		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
@@ -90,6 +93,7 @@ var (
 	owning   = []identity.Scope{identity.ScopeOwner}
 	auditing = []identity.Scope{identity.ScopeReadOnly, identity.ScopeCertManage}
 	revoking = []identity.Scope{identity.ScopeAdmin, identity.ScopeCertManage}
+	issuing  = []identity.Scope{identity.ScopeAdmin, identity.ScopeCertAny}
 )
 
 func (a *API) routes() []route {
@@ -110,6 +114,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
 		{pattern: "DELETE /api/v1/devices/{id}/block", scopes: managing, handle: a.unblockDevice},
+		{pattern: "POST /api/v1/devices/{id}/renew-identity", scopes: helping, handle: a.renewIdentity},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
 
@@ -119,14 +124,26 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/command-types", scopes: reading, handle: a.listCommandTypes},
 
 		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
+		{pattern: "POST /api/v1/certificates", scopes: issuing, handle: a.createCertificate},
+		{pattern: "GET /api/v1/certificates/summary", scopes: auditing, handle: a.summarizeCertificates},
 		{pattern: "GET /api/v1/certificates/{serial}", scopes: auditing, handle: a.getCertificate},
+		{pattern: "GET /api/v1/certificates/{serial}/download", scopes: auditing, handle: a.downloadCertificate},
 		{pattern: "POST /api/v1/certificates/{serial}/revoke", scopes: revoking, handle: a.revokeCertificate},
+
+		// The same for programs that know SCEPman's interface.
+		{pattern: "GET /api/manage/search", scopes: auditing, handle: a.listCertificates},
+		{pattern: "PATCH /api/manage/revoke/{serial}", scopes: revoking, handle: a.revokeCertificate},
 
 		{pattern: "GET /api/v1/certificate-templates", scopes: reading, handle: a.listTemplates},
 		{pattern: "POST /api/v1/certificate-templates", scopes: managing, handle: a.createTemplate},
 		{pattern: "GET /api/v1/certificate-templates/{name}", scopes: reading, handle: a.getTemplate},
 		{pattern: "PUT /api/v1/certificate-templates/{name}", scopes: managing, handle: a.replaceTemplate},
 		{pattern: "DELETE /api/v1/certificate-templates/{name}", scopes: managing, handle: a.deleteTemplate},
+		{pattern: "GET /api/v1/certificate-templates/{name}/preview", scopes: reading, handle: a.previewTemplate},
+		{pattern: "POST /api/v1/certificate-templates/{name}/send", scopes: managing, handle: a.sendTemplate, command: true},
+
+		{pattern: "GET /api/v1/certificate-assignments", scopes: reading, handle: a.listAssignments},
+		{pattern: "DELETE /api/v1/certificate-assignments/{name}/{device_id}", scopes: managing, handle: a.deleteAssignment},
 
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},

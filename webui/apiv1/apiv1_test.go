@@ -25,6 +25,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -42,6 +43,7 @@ type house struct {
 	db       storage.DB
 	mdm      *mdm.Service
 	enroll   *enroll.Service
+	issuance *issuance.Service
 	depot    *depot.Depot
 	identity *identity.Service
 	events   *event.Recorder
@@ -86,23 +88,28 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(err)
-	serverURL := &url.URL{Scheme: "https", Host: "mdm.example.com"}
-	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics,
-		Sign: func(p []byte) ([]byte, error) {
-			return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
-		},
-		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
-	})
-	must(err)
 	h.events, err = event.New(event.Config{DB: h.db, Log: log, Now: h.now})
-	must(err)
-	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
 	must(err)
 	templates, err := template.NewService(template.Config{DB: h.db, Box: box, Log: log, Now: h.now})
 	must(err)
+	serverURL := &url.URL{Scheme: "https", Host: "mdm.example.com"}
+	sign := func(p []byte) ([]byte, error) {
+		return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
+	}
+	h.issuance, err = issuance.New(issuance.Config{
+		DB: h.db, Depot: h.depot, Templates: templates, MDM: h.mdm, Audit: h.events, Sign: sign,
+		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
+	})
+	must(err)
+	h.enroll, err = enroll.New(enroll.Config{
+		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Sign: sign,
+		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
+	})
+	must(err)
+	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
-		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Identity: h.identity,
+		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity,
 		ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)

@@ -1,24 +1,36 @@
 package apiv1
 
 import (
+	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
 type certificateJSON struct {
 	Serial           string     `json:"serial"` // lower-case hexadecimal
+	Fingerprint      string     `json:"fingerprint"`
 	Subject          string     `json:"subject"`
 	SANs             []string   `json:"sans"`
 	Template         string     `json:"template"`
 	DeviceID         string     `json:"device_id"`
 	User             string     `json:"user"`
+	Authority        string     `json:"authority"` // identity, root, payload or external
+	Issuer           string     `json:"issuer"`    // ID of the authority
+	Door             string     `json:"door"`
+	Requester        string     `json:"requester"`
+	Replaces         string     `json:"replaces"` // serial number
+	IssuedAt         time.Time  `json:"issued_at"`
 	NotBefore        time.Time  `json:"not_before"`
 	NotAfter         time.Time  `json:"not_after"`
 	Status           string     `json:"status"` // active, expired or revoked
@@ -26,19 +38,47 @@ type certificateJSON struct {
 	RevocationReason string     `json:"revocation_reason"`
 }
 
+func (a *API) certificate(tx storage.Tx, c depot.Certificate) (certificateJSON, error) {
+	names, err := a.depot.Names(tx, c)
+	if err != nil {
+		return certificateJSON{}, err
+	}
+	return certificateJSON{
+		Serial: string(c.Serial), Fingerprint: string(c.Fingerprint), Subject: c.Subject, SANs: list(names),
+		Template: c.Template, DeviceID: c.DeviceID, User: c.User,
+		Authority: c.Authority, Issuer: a.depot.IssuerID(c), Door: c.Door, Requester: c.Requester, Replaces: string(c.Replaces),
+		IssuedAt: c.IssuedAt.UTC(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(),
+		Status: string(c.Status(a.now())), RevokedAt: timestamp(c.RevokedAt), RevocationReason: c.RevocationReason,
+	}, nil
+}
+
 func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
 	cursor, limit, err := pageOf(r)
 	if err != nil {
 		return err
 	}
+	filter, err := certificateFilterOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
 	var out page[certificateJSON]
 	err = a.db.View(r.Context(), func(tx storage.Tx) error {
-		list, next, err := a.depot.Page(tx, cursor, limit)
+		f := filter
+		if len(f.Users) == 1 {
+			u, err := identity.UserByLogin(tx, f.Users[0])
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			if err == nil {
+				f.Users = u.Logins()
+			}
+		}
+		found, next, err := a.depot.Search(tx, f, cursor, limit)
 		if err != nil {
 			return err
 		}
-		out = page[certificateJSON]{Items: make([]certificateJSON, len(list)), NextCursor: next}
-		for i, c := range list {
+		out = page[certificateJSON]{Items: make([]certificateJSON, len(found)), NextCursor: next}
+		for i, c := range found {
 			if out.Items[i], err = a.certificate(tx, c); err != nil {
 				return err
 			}
@@ -49,6 +89,35 @@ func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+// certificateFilterOf reads the parameters that say which certificates are wanted.
+func certificateFilterOf(query url.Values) (f depot.Filter, err error) {
+	user, status, after, before := "", "", "", ""
+	for _, p := range []struct {
+		name string
+		to   *string
+	}{
+		{"text", &f.Text}, {"device_id", &f.DeviceID}, {"user", &user}, {"template", &f.Template}, {"authority", &f.Authority},
+		{"door", &f.Door}, {"status", &status}, {"expires_after", &after}, {"expires_before", &before},
+	} {
+		if *p.to, err = textOf(query, p.name); err != nil {
+			return depot.Filter{}, err
+		}
+	}
+	if user != "" {
+		f.Users = []string{user}
+	}
+	switch f.Status = depot.Status(status); f.Status {
+	case "", depot.Active, depot.Expired, depot.Revoked:
+	default:
+		return depot.Filter{}, invalid("status", "must be active, expired or revoked")
+	}
+	if f.ExpiresAfter, err = timeOf("expires_after", after); err != nil {
+		return depot.Filter{}, err
+	}
+	f.ExpiresBefore, err = timeOf("expires_before", before)
+	return f, err
 }
 
 func (a *API) getCertificate(w http.ResponseWriter, r *http.Request) error {
@@ -69,6 +138,47 @@ func (a *API) getCertificate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+// downloadCertificate sends a certificate as a file.
+func (a *API) downloadCertificate(w http.ResponseWriter, r *http.Request) error {
+	serial, err := pathID(r, "serial")
+	if err != nil {
+		return err
+	}
+	format, err := textOf(r.URL.Query(), "format")
+	if err != nil {
+		return err
+	}
+	if format != "" && format != "pem" && format != "der" {
+		return invalid("format", "must be pem or der")
+	}
+	var rec depot.Certificate
+	var der []byte
+	err = a.db.View(r.Context(), func(tx storage.Tx) (err error) {
+		if rec, err = a.depot.BySerial(tx, serialOf(serial)); err != nil {
+			return err
+		}
+		der, err = a.depot.DER(tx, rec.Fingerprint)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if format == "der" {
+		webui.SendFile(w, "application/pkix-cert", string(rec.Serial)+".cer", der) // RFC 2585, 4
+		return nil
+	}
+	webui.SendFile(w, "application/x-pem-file", string(rec.Serial)+".pem", inPEM(der))
+	return nil
+}
+
+// inPEM writes certificates one after the other.
+func inPEM(ders ...[]byte) (text []byte) {
+	for _, der := range ders {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return text
 }
 
 type revocationRequest struct {
@@ -107,33 +217,75 @@ func serialOf(s string) depot.Serial {
 	return depot.Serial(strings.TrimLeft(strings.ToLower(strings.ReplaceAll(s, ":", "")), "0"))
 }
 
-func (a *API) certificate(tx storage.Tx, c depot.Certificate) (certificateJSON, error) {
-	out := certificateJSON{
-		Serial: string(c.Serial), Subject: c.Subject, SANs: []string{}, Template: c.Template, DeviceID: c.DeviceID, User: c.User,
-		NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Status: "active",
-		RevokedAt: timestamp(c.RevokedAt), RevocationReason: c.RevocationReason,
+// soon is how far ahead the summary looks.
+const soon = 30 * 24 * time.Hour
+
+type certificateCounts struct {
+	Total           int `json:"total"`
+	Active          int `json:"active"`
+	Expired         int `json:"expired"`
+	Revoked         int `json:"revoked"`
+	ExpiringIn30d   int `json:"expiring_in_30d"` // of those that are active
+	IssuedInLast24h int `json:"issued_in_last_24h"`
+	IssuedInLast30d int `json:"issued_in_last_30d"`
+}
+
+type summaryJSON struct {
+	certificateCounts
+	Templates   []templateCounts `json:"templates"`
+	Assignments assignmentCounts `json:"assignments"`
+	Identities  struct {
+		Stuck int `json:"stuck"`
+	} `json:"identities"`
+}
+
+type templateCounts struct {
+	Template string `json:"template"`
+	certificateCounts
+}
+
+type assignmentCounts struct {
+	Pending   int `json:"pending"`
+	Installed int `json:"installed"`
+	Renewing  int `json:"renewing"`
+	Failing   int `json:"failing"`
+	Ended     int `json:"ended"`
+	Stuck     int `json:"stuck"`
+}
+
+func countsOf(n depot.Counts) certificateCounts {
+	return certificateCounts{
+		Total: n.Total, Active: n.Active, Expired: n.Expired, Revoked: n.Revoked, ExpiringIn30d: n.Expiring,
+		IssuedInLast24h: n.IssuedLastDay, IssuedInLast30d: n.IssuedLast30Days,
 	}
-	switch {
-	case !c.RevokedAt.IsZero():
-		out.Status = "revoked"
-	case a.now().After(c.NotAfter):
-		out.Status = "expired"
-	}
-	der, err := a.depot.DER(tx, c.Fingerprint)
+}
+
+// summarizeCertificates counts everything: a matter of a second where there are 100,000.
+func (a *API) summarizeCertificates(w http.ResponseWriter, r *http.Request) error {
+	var out summaryJSON
+	err := a.db.View(r.Context(), func(tx storage.Tx) error {
+		out = summaryJSON{Templates: []templateCounts{}}
+		all, byTemplate, err := a.depot.Count(tx, soon)
+		if err != nil {
+			return err
+		}
+		out.certificateCounts = countsOf(all)
+		for _, name := range slices.Sorted(maps.Keys(byTemplate)) {
+			out.Templates = append(out.Templates, templateCounts{name, countsOf(byTemplate[name])})
+		}
+		assigned, err := a.issuance.Count(tx)
+		if err != nil {
+			return err
+		}
+		out.Assignments = assignmentCounts{
+			Pending: assigned.ByState[issuance.Pending], Installed: assigned.ByState[issuance.Installed], Renewing: assigned.ByState[issuance.Renewing],
+			Failing: assigned.ByState[issuance.Failing], Ended: assigned.ByState[issuance.Ended], Stuck: assigned.Stuck,
+		}
+		out.Identities.Stuck, err = a.enroll.CountOverdue(tx)
+		return err
+	})
 	if err != nil {
-		return certificateJSON{}, err
+		return err
 	}
-	cert, err := guard.ParseCertificate(der)
-	if err != nil {
-		return certificateJSON{}, err
-	}
-	out.SANs = append(out.SANs, cert.DNSNames...)
-	out.SANs = append(out.SANs, cert.EmailAddresses...)
-	for _, ip := range cert.IPAddresses {
-		out.SANs = append(out.SANs, ip.String())
-	}
-	for _, uri := range cert.URIs {
-		out.SANs = append(out.SANs, uri.String())
-	}
-	return out, nil
+	return webui.WriteJSON(w, http.StatusOK, out)
 }

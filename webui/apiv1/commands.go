@@ -44,6 +44,7 @@ type deviceState struct {
 type rejection struct {
 	DeviceID string `json:"device_id"`
 	Code     string `json:"code"`
+	Field    string `json:"field,omitempty"` // of a certificate template, if one is to blame
 	Reason   string `json:"reason"`
 }
 
@@ -244,7 +245,7 @@ func (a *API) enqueue(w http.ResponseWriter, r *http.Request, wait time.Duration
 	}
 	rejected := make([]rejection, len(rejections))
 	for i, no := range rejections {
-		rejected[i] = rejection{string(no.DeviceID), no.Code, no.Reason}
+		rejected[i] = rejection{DeviceID: string(no.DeviceID), Code: no.Code, Reason: no.Reason}
 	}
 	if len(cmd.Targets) == 0 {
 		return &problem{

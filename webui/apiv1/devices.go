@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -28,6 +29,7 @@ type deviceJSON struct {
 	LastSeenAt          *time.Time     `json:"last_seen_at"`
 	PendingCommands     int            `json:"pending_commands"`
 	Attributes          map[string]any `json:"attributes"` // empty in lists
+	Identity            *identityJSON  `json:"identity"`   // null in lists, and where there is none
 }
 
 func device(o mdm.Overview) deviceJSON {
@@ -70,7 +72,15 @@ func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, status, device(o))
+	out := device(o)
+	err = a.db.View(r.Context(), func(tx storage.Tx) (err error) {
+		out.Identity, err = a.identityOf(tx, o.Device)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, status, out)
 }
 
 // pushDevice refuses: without a push certificate nothing can be sent, and a 202

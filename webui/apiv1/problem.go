@@ -2,12 +2,17 @@ package apiv1
 
 import (
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -20,7 +25,8 @@ type problem struct {
 	Errors   []fieldError `json:"errors,omitempty"`   // what is wrong in the request, field by field
 	Rejected []rejection  `json:"rejected,omitempty"` // which devices may not get a command
 
-	challenge string // for WWW-Authenticate
+	challenge  string        // for WWW-Authenticate
+	retryAfter time.Duration // 0: it does not help to wait
 }
 
 // fieldError says what is wrong with one field of a request.
@@ -44,6 +50,10 @@ var problems = []struct {
 	{identity.ErrTaken, http.StatusConflict, "user_exists", "There is such a user", true},
 	{identity.ErrLastOwner, http.StatusConflict, "last_owner", "The last owner who can log in must stay one", false},
 	{template.ErrNameTaken, http.StatusConflict, "template_exists", "There is a template of this name, perhaps in other case", false},
+	{issuance.ErrInUse, http.StatusConflict, "template_in_use", "The template is assigned to devices: ?force=true ends that", false},
+	{issuance.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
+	{issuance.ErrExternal, http.StatusConflict, "external_issuer", "Another authority issues certificates of this template", false},
+	{issuance.ErrKeyReused, http.StatusConflict, "key_reused", "The key is in use by another certificate", false},
 	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
@@ -64,6 +74,9 @@ func (a *API) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.challenge != "" {
 		w.Header().Set("WWW-Authenticate", p.challenge)
 	}
+	if p.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
+	}
 	p.Type = "about:blank"
 	p.RequestID = webui.RequestID(r.Context())
 	webui.WriteProblemJSON(w, p.Status, p)
@@ -78,6 +91,7 @@ func problemOf(err error) *problem {
 		field     *enroll.FieldError
 		ofNames   *template.FieldError
 		fields    template.FieldErrors
+		ofRequest *depot.FieldError
 		ofUser    *identity.FieldError
 	)
 	switch {
@@ -96,6 +110,15 @@ func problemOf(err error) *problem {
 			bad[i] = fieldError{e.Field, e.Reason}
 		}
 		return invalids(bad)
+	case errors.As(err, &ofRequest):
+		return invalid(ofRequest.Field, ofRequest.Reason)
+	case errors.Is(err, depot.ErrQuota):
+		return &problem{
+			Problem: webui.Problem{
+				Status: http.StatusTooManyRequests, Code: "too_many_requests", Title: "Too many certificate requests", Detail: "Retry-After says when to ask again.",
+			},
+			retryAfter: depot.RetryAfter(err),
+		}
 	case errors.As(err, &ofUser):
 		return invalid(ofUser.Field, ofUser.Reason)
 	case errors.Is(err, command.ErrUnknownType):

@@ -267,7 +267,14 @@ func (a *API) deleteTemplate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.templates.Delete(r.Context(), principal(r).String(), name); err != nil {
+	force, err := textOf(r.URL.Query(), "force")
+	if err != nil {
+		return err
+	}
+	if force != "" && force != "true" && force != "false" {
+		return invalid("force", "must be true or false")
+	}
+	if err := a.issuance.DeleteTemplate(r.Context(), principal(r).String(), name, force == "true"); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
