@@ -25,9 +25,11 @@ type SiteConfig struct {
 	Health    *Health
 	ServerURL *url.URL
 
-	Root       *x509.Certificate // the organisation root
-	IdentityCA *x509.Certificate
-	OwnCA      bool // the TLS certificate is from Root, so that browsers and devices must be told to trust it
+	// Anchors are what certificates of ours chain to: the organisation root that is in
+	// force, then others that are to be trusted, too.
+	Anchors    func() []*x509.Certificate
+	IdentityCA func() *x509.Certificate
+	OwnCA      bool // the TLS certificate is from the root, so that browsers and devices must be told to trust it
 
 	SetupUsed func(context.Context) // called when a setup link was used; may be nil
 
@@ -37,22 +39,15 @@ type SiteConfig struct {
 
 // Site is the pages and files that belong to no other room: the first page, setup,
 // health, version, and the authorities' certificates.
-type Site struct {
-	SiteConfig
-	profile []byte // Root as a configuration profile
-}
+type Site struct{ SiteConfig }
 
 // NewSite returns a Site, or says what c lacks.
 func NewSite(c SiteConfig) (*Site, error) {
 	if c.Pages == nil || c.Identity == nil || c.Sessions == nil || c.Health == nil ||
-		c.ServerURL == nil || c.Root == nil || c.IdentityCA == nil || c.Version == nil {
-		return nil, errors.New("webui: Pages, Identity, Sessions, Health, ServerURL, Root, IdentityCA and Version are required for a site")
+		c.ServerURL == nil || c.Anchors == nil || c.IdentityCA == nil || c.Version == nil {
+		return nil, errors.New("webui: Pages, Identity, Sessions, Health, ServerURL, Anchors, IdentityCA and Version are required for a site")
 	}
-	profile, err := rootProfile(c.Root, c.ServerURL)
-	if err != nil {
-		return nil, err
-	}
-	return &Site{c, profile}, nil
+	return &Site{c}, nil
 }
 
 // Mount registers the routes.
@@ -66,9 +61,9 @@ func (s *Site) Mount(r Router) {
 	r.Handle("GET /readyz", s.Health.ready)
 	r.Handle("GET /version", s.version)
 
-	r.Handle("GET /ca.pem", certificate(s.Root, "gatehouse-ca", asPEM))
-	r.Handle("GET /ca.cer", certificate(s.Root, "gatehouse-ca", asDER))
-	r.Handle("GET /ca/identity.pem", certificate(s.IdentityCA, "gatehouse-identity-ca", asPEM))
+	r.Handle("GET /ca.pem", certificates(s.Anchors, "gatehouse-ca", asPEM))
+	r.Handle("GET /ca.cer", certificates(s.root, "gatehouse-ca", asDER))
+	r.Handle("GET /ca/identity.pem", certificates(s.identityCA, "gatehouse-identity-ca", asPEM))
 	r.Handle("GET /ca.mobileconfig", s.rootProfile)
 }
 
@@ -81,7 +76,7 @@ func (s *Site) welcome(w http.ResponseWriter, r *http.Request) error {
 		Layout:      view.Layout{Title: "Welcome"},
 		SetUp:       state.Done,
 		OwnCA:       s.OwnCA,
-		Fingerprint: Fingerprint(s.Root),
+		Fingerprint: Fingerprint(s.Anchors()[0]),
 		Version:     s.Release,
 	})
 }
@@ -180,10 +175,18 @@ var (
 	asDER = certificateForm{".cer", "application/x-x509-ca-cert", func(c *x509.Certificate) []byte { return c.Raw }}
 )
 
-// certificate returns the handler that sends cert.
-func certificate(cert *x509.Certificate, name string, form certificateForm) HandlerFunc {
-	body := form.encode(cert)
+// root is the one that is in force: DER holds one certificate.
+func (s *Site) root() []*x509.Certificate { return s.Anchors()[:1] }
+
+func (s *Site) identityCA() []*x509.Certificate { return []*x509.Certificate{s.IdentityCA()} }
+
+// certificates returns the handler that sends certificates, as they are by then.
+func certificates(certs func() []*x509.Certificate, name string, form certificateForm) HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) error {
+		var body []byte
+		for _, cert := range certs() {
+			body = append(body, form.encode(cert)...)
+		}
 		SendFile(w, form.contentType, name+form.extension, body)
 		return nil
 	}
@@ -200,14 +203,18 @@ func SendFile(w http.ResponseWriter, contentType, name string, body []byte) {
 }
 
 func (s *Site) rootProfile(w http.ResponseWriter, _ *http.Request) error {
-	SendFile(w, "application/x-apple-aspen-config", "gatehouse-ca.mobileconfig", s.profile)
+	profile, err := rootProfile(s.Anchors(), s.ServerURL)
+	if err != nil {
+		return err
+	}
+	SendFile(w, "application/x-apple-aspen-config", "gatehouse-ca.mobileconfig", profile)
 	return nil
 }
 
-// rootProfile returns a configuration profile that installs root, so that a device
+// rootProfile returns a configuration profile that installs roots, so that a device
 // can be told to trust this server before it enrols. Apple's page is
 // "CertificateRoot".
-func rootProfile(root *x509.Certificate, serverURL *url.URL) ([]byte, error) {
+func rootProfile(roots []*x509.Certificate, serverURL *url.URL) ([]byte, error) {
 	type certificatePayload struct {
 		PayloadType                string
 		PayloadVersion             int
@@ -227,6 +234,23 @@ func rootProfile(root *x509.Certificate, serverURL *url.URL) ([]byte, error) {
 		PayloadContent     []certificatePayload
 	}
 	identifier := "gatehouse.ca." + serverURL.Hostname()
+	root := roots[0]
+	var payloads []certificatePayload
+	for i, cert := range roots {
+		name := identifier + ".root"
+		if i > 0 {
+			name += "." + strings.ToLower(uuidOf(cert, "payload")[:8])
+		}
+		payloads = append(payloads, certificatePayload{
+			PayloadType:                "com.apple.security.root",
+			PayloadVersion:             1,
+			PayloadIdentifier:          name,
+			PayloadUUID:                uuidOf(cert, "payload"),
+			PayloadDisplayName:         cert.Subject.CommonName,
+			PayloadCertificateFileName: "gatehouse-ca.cer",
+			PayloadContent:             cert.Raw,
+		})
+	}
 	data, err := plist.MarshalIndent(configuration{
 		PayloadType:        "Configuration",
 		PayloadVersion:     1,
@@ -234,15 +258,7 @@ func rootProfile(root *x509.Certificate, serverURL *url.URL) ([]byte, error) {
 		PayloadUUID:        uuidOf(root, "profile"),
 		PayloadDisplayName: root.Subject.CommonName,
 		PayloadDescription: "Lets this device trust " + serverURL.Host + ".",
-		PayloadContent: []certificatePayload{{
-			PayloadType:                "com.apple.security.root",
-			PayloadVersion:             1,
-			PayloadIdentifier:          identifier + ".root",
-			PayloadUUID:                uuidOf(root, "payload"),
-			PayloadDisplayName:         root.Subject.CommonName,
-			PayloadCertificateFileName: "gatehouse-ca.cer",
-			PayloadContent:             root.Raw,
-		}},
+		PayloadContent:     payloads,
 	}, "\t")
 	if err != nil {
 		return nil, fmt.Errorf("webui: profile of the root: %w", err)

@@ -126,7 +126,6 @@ type server struct {
 // compose builds the services upward, from the state to the routes. serverURL is
 // what devices and links use; cert is the TLS certificate, nil without TLS.
 func compose(ctx context.Context, cfg config, s *state, cert *certificate, serverURL *url.URL, log *slog.Logger, now func() time.Time) (*server, error) {
-	root, identityCA := s.depot.Root(), s.depot.Identity()
 	ownCA := cfg.tls == tlsOwnCA
 
 	// Domains.
@@ -156,7 +155,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 
 	// Use cases.
-	sign := profileSigner(root, cert, nil, now)
+	sign := profileSigner(s.depot.Root, cert, nil, now)
 	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
 	if err != nil {
 		return nil, err
@@ -195,7 +194,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	build := readBuildInfo()
 	site, err := webui.NewSite(webui.SiteConfig{
 		Pages: pages, Identity: people, Sessions: sessions, Health: health, ServerURL: serverURL,
-		Root: root.Certificate(), IdentityCA: identityCA.Certificate(), OwnCA: ownCA,
+		Anchors: s.depot.Anchors, IdentityCA: func() *x509.Certificate { return s.depot.Identity().Certificate() }, OwnCA: ownCA,
 		SetupUsed: links.used,
 		Version:   build, Release: build.Version,
 	})
@@ -203,7 +202,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	door, err := portal.New(portal.Config{
-		Enroll: enrollment, Pages: pages, OwnCA: ownCA, Fingerprint: webui.Fingerprint(root.Certificate()),
+		Enroll: enrollment, Pages: pages, OwnCA: ownCA,
+		Fingerprint: func() string { return webui.Fingerprint(s.depot.Root().Certificate()) },
 	})
 	if err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
 	}
 
-	scepDoors := &scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log}
+	scepDoors := &scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log, now: now}
 	scepDoors.mount(mux, door, forPrograms)
 	requests := &requestDoors{
 		depot: s.depot, people: people, issuance: payloads, events: events, hasTemplate: scepDoors.exists, log: log,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
@@ -26,6 +27,9 @@ var scepAliases = []string{"/cgi-bin/pkiclient.exe", "/certsrv/mscep/mscep.dll",
 // and those of any template at the aliases, where the challenge tells which. At /scep,
 // too, whoever encrypts to the issuer of payload certificates gets one of those.
 //
+// A message may be encrypted to any generation of an authority but those that are
+// retired; the active one issues, whichever it was.
+//
 // A device whose certificate another server issues asks at /scep/NAME/k/TOKEN.
 type scepDoor struct {
 	db         storage.DB
@@ -34,6 +38,7 @@ type scepDoor struct {
 	enrollment *enroll.Service
 	issuance   *issuance.Service
 	log        *slog.Logger
+	now        func() time.Time
 }
 
 func (d *scepDoor) mount(mux *webui.Mux, people *portal.Portal, fail webui.FailFunc) {
@@ -50,17 +55,38 @@ func (d *scepDoor) mount(mux *webui.Mux, people *portal.Portal, fail webui.FailF
 	}
 }
 
+// inFlight is for how long an authority that is retiring is still announced by a name that
+// several had: as long as a profile with its fingerprint may be on its way to a device.
+const inFlight = 7 * 24 * time.Hour
+
+// authorities returns those that may be spoken to in the place of active, the one to
+// announce first: the one that the profile of name with this message= was made for, or
+// else active itself. A device refuses one with another fingerprint than its profile has.
+func (d *scepDoor) authorities(active *depot.Authority, name, message string) []*depot.Authority {
+	list := d.depot.InUse(active.Name())
+	i := slices.IndexFunc(list, func(a *depot.Authority) bool {
+		named := a.Generation() > 1 || a.State() == depot.StateRetiring && d.now().Sub(a.Since()) < inFlight
+		return named && message == enroll.SCEPName(name, a)
+	})
+	if i > 0 {
+		list[0], list[i] = list[i], list[0]
+	}
+	return list
+}
+
 // identities is /scep.
 func (d *scepDoor) identities(w http.ResponseWriter, r *http.Request) error {
-	authorities := []*depot.Authority{d.depot.Identity(), d.depot.Payload()}
-	known, err := d.exists(r.Context(), r.URL.Query().Get("message"))
+	message := r.URL.Query().Get("message")
+	identities := d.authorities(d.depot.Identity(), enroll.AuthorityName, message)
+	payloads := d.depot.InUse(d.depot.Payload().Name())
+	known, err := d.exists(r.Context(), message)
 	if err != nil {
 		return err
 	}
 	if known { // the client's Name chooses the issuer
-		authorities[0], authorities[1] = authorities[1], authorities[0]
+		return d.serve(w, r, slices.Concat(payloads, identities), d.issues(""))
 	}
-	return d.serve(w, r, authorities, d.issues(""))
+	return d.serve(w, r, slices.Concat(identities, payloads), d.issues(""))
 }
 
 // template is /scep/NAME, with a token or without. Whoever has none that is good learns so
@@ -74,12 +100,13 @@ func (d *scepDoor) template(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "No certificate template has this name"}
 	}
+	authorities := d.authorities(d.depot.Payload(), name, r.URL.Query().Get("message"))
 	if token := r.PathValue("token"); token != "" {
-		return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, func(ctx context.Context, req depot.Request) (*x509.Certificate, error) {
+		return d.serve(w, r, authorities, func(ctx context.Context, req depot.Request) (*x509.Certificate, error) {
 			return d.issuance.IssueProxied(ctx, name, token, req)
 		})
 	}
-	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, d.issues(name))
+	return d.serve(w, r, authorities, d.issues(name))
 }
 
 // issues is who decides on requests for the template with a name, or any without one.
@@ -91,14 +118,14 @@ func (d *scepDoor) issues(name string) func(context.Context, depot.Request) (*x5
 
 // anyTemplate is an alias.
 func (d *scepDoor) anyTemplate(w http.ResponseWriter, r *http.Request) error {
-	return d.serve(w, r, []*depot.Authority{d.depot.Payload()}, d.issues(""))
+	return d.serve(w, r, d.depot.InUse(d.depot.Payload().Name()), d.issues(""))
 }
 
 func (d *scepDoor) serve(w http.ResponseWriter, r *http.Request, authorities []*depot.Authority, issue func(context.Context, depot.Request) (*x509.Certificate, error)) error {
 	s, err := scep.New(scep.Config{
 		Authorities: authorities,
 		Issuer: scep.IssuerFunc(func(ctx context.Context, a *depot.Authority, req depot.Request) (*x509.Certificate, error) {
-			if a == d.depot.Identity() {
+			if a.Name() == d.depot.Identity().Name() { // of whatever generation
 				return d.enrollment.IssueIdentity(ctx, req)
 			}
 			return issue(ctx, req)

@@ -12,14 +12,15 @@ import (
 
 // profileSigner signs enrollment profiles: with the key of the TLS certificate in
 // use when that chains to a public root, since then a device shows "Verified"
-// beside the profile, else with the organisation root. cert may be nil; roots are
-// the public ones, nil for those of the system.
-func profileSigner(root *depot.Authority, cert *certificate, roots *x509.CertPool, now func() time.Time) enroll.Signer {
+// beside the profile, else with the organisation root, which root returns. cert may be
+// nil; roots are the public ones, nil for those of the system.
+func profileSigner(root func() *depot.Authority, cert *certificate, roots *x509.CertPool, now func() time.Time) enroll.Signer {
 	return func(plain []byte) ([]byte, error) {
 		if leaf, key, chain, ok := publicIdentity(cert, roots, now()); ok {
 			return profile.Sign(plain, leaf, key, chain...)
 		}
-		return profile.Sign(plain, root.Certificate(), root.Signer())
+		ours := root()
+		return profile.Sign(plain, ours.Certificate(), ours.Signer())
 	}
 }
 

@@ -71,7 +71,7 @@ func TestWhoSignsTheProfile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			plain := []byte(`<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict/></plist>`)
-			signed, err := profileSigner(s.depot.Root(), tt.cert, tt.roots, func() time.Time { return tt.now })(plain)
+			signed, err := profileSigner(s.depot.Root, tt.cert, tt.roots, func() time.Time { return tt.now })(plain)
 			must(t, err)
 			got, signer, err := profile.Unwrap(signed)
 			must(t, err)

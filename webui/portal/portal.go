@@ -26,8 +26,8 @@ type Config struct {
 	Enroll       Enroller
 	Pages        *webui.Pages
 	Organisation string
-	OwnCA        bool   // devices must be told to trust our authority
-	Fingerprint  string // SHA-256 of the organisation root, for people
+	OwnCA        bool          // devices must be told to trust our authority
+	Fingerprint  func() string // SHA-256 of the organisation root, for people
 }
 
 // Portal serves /enroll.
@@ -35,7 +35,7 @@ type Portal struct{ Config }
 
 // New returns a Portal, or says what c lacks.
 func New(c Config) (*Portal, error) {
-	if c.Enroll == nil || c.Pages == nil || c.Fingerprint == "" {
+	if c.Enroll == nil || c.Pages == nil || c.Fingerprint == nil {
 		return nil, errors.New("portal: Enroll, Pages and Fingerprint are required")
 	}
 	return &Portal{c}, nil
@@ -55,7 +55,7 @@ func (p *Portal) welcome(w http.ResponseWriter, _ *http.Request) error {
 	return p.Pages.Write(w, http.StatusOK, view.Enroll{
 		Layout:      view.Layout{Title: "Enrol your device"},
 		OwnCA:       p.OwnCA,
-		Fingerprint: p.Fingerprint,
+		Fingerprint: p.Fingerprint(),
 	})
 }
 
@@ -70,7 +70,7 @@ func (p *Portal) link(w http.ResponseWriter, r *http.Request) error {
 		Personal:     link.Ownership == mdm.Personal,
 		ProfileURL:   "/enroll/l/" + link.Code + "/profile",
 		OwnCA:        p.OwnCA,
-		Fingerprint:  p.Fingerprint,
+		Fingerprint:  p.Fingerprint(),
 		ExpiresAt:    link.ExpiresAt,
 	})
 }

@@ -51,7 +51,7 @@ func openDoor(t *testing.T, d door) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := portal.New(portal.Config{Enroll: d, Pages: pages, Organisation: "Example", OwnCA: true, Fingerprint: "5F:2C"})
+	p, err := portal.New(portal.Config{Enroll: d, Pages: pages, Organisation: "Example", OwnCA: true, Fingerprint: func() string { return "5F:2C" }})
 	if err != nil {
 		t.Fatal(err)
 	}
