@@ -68,6 +68,8 @@ func (s *Service) grantSCEP(tx storage.Tx, name string, r depot.Request) (grant,
 	switch {
 	case err == nil && name != "" && c.Template != name:
 		return grant{}, fmt.Errorf("%w: it is for another template", ErrChallenge)
+	case err == nil && c.Upstream != "":
+		return grant{}, fmt.Errorf("%w: it is a token, which belongs into the address", ErrChallenge)
 	case err == nil:
 		return s.grantDevice(tx, c)
 	case !errors.Is(err, ErrChallenge):
