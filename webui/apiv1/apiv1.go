@@ -145,6 +145,12 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/certificate-assignments", scopes: reading, handle: a.listAssignments},
 		{pattern: "DELETE /api/v1/certificate-assignments/{name}/{device_id}", scopes: managing, handle: a.deleteAssignment},
 
+		{pattern: "GET /api/v1/ca", scopes: reading, handle: a.getCA},
+		{pattern: "POST /api/v1/ca/{role}/import", scopes: owning, handle: a.importCA},
+		{pattern: "POST /api/v1/ca/{role}/rollover", scopes: owning, handle: a.startRollover},
+		{pattern: "GET /api/v1/ca/{role}/rollover", scopes: reading, handle: a.listProgress},
+		{pattern: "POST /api/v1/ca/{role}/retire", scopes: owning, handle: a.retireCA},
+
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},
 		{pattern: "DELETE /api/v1/tokens/{id}", scopes: owning, handle: a.revokeToken},

@@ -25,6 +25,8 @@ type problem struct {
 	Errors   []fieldError `json:"errors,omitempty"`   // what is wrong in the request, field by field
 	Rejected []rejection  `json:"rejected,omitempty"` // which devices may not get a command
 
+	Blockers []blockerJSON `json:"blockers,omitempty"` // why an authority can't be retired
+
 	challenge  string        // for WWW-Authenticate
 	retryAfter time.Duration // 0: it does not help to wait
 }
@@ -54,6 +56,12 @@ var problems = []struct {
 	{issuance.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
 	{issuance.ErrExternal, http.StatusConflict, "external_issuer", "Another authority issues certificates of this template", false},
 	{issuance.ErrKeyReused, http.StatusConflict, "key_reused", "The key is in use by another certificate", false},
+	{depot.ErrNextExists, http.StatusConflict, "ca_next_exists", "There is a next authority already: roll over to it, or retire it", false},
+	{depot.ErrAuthorityHere, http.StatusConflict, "ca_exists", "An authority with this key identifier is here already", false},
+	{depot.ErrNotRetirable, http.StatusConflict, "ca_not_retirable", "Only an authority that is next or retiring can be retired: roll over first", false},
+	{depot.ErrNotSettled, http.StatusConflict, "ca_not_settled", "The authority issued certificates less than a minute ago: ask again then", false},
+	{depot.ErrAuthorityExpired, http.StatusConflict, "ca_expired", "The authority has expired", false},
+	{enroll.ErrRolloverUnderWay, http.StatusConflict, "rollover_under_way", "A rollover of this authority is under way", false},
 	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
