@@ -3,6 +3,7 @@ package apiv1_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -66,6 +67,17 @@ func (h *house) pass(d time.Duration) {
 	h.time = h.time.Add(d)
 }
 
+// elsewhere stands for the SCEP servers of others.
+type elsewhere struct{}
+
+func (elsewhere) Request(context.Context, template.Upstream, *x509.CertificateRequest) (*x509.Certificate, error) {
+	return nil, depot.ErrUpstreamUnavailable
+}
+
+func (elsewhere) Challenge(_ context.Context, u template.Upstream) (string, error) {
+	return "fetched from " + u.ChallengeURL, nil
+}
+
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	ctx := context.Background()
@@ -97,7 +109,7 @@ func newHouse(t testing.TB) *house {
 		return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
 	}
 	h.issuance, err = issuance.New(issuance.Config{
-		DB: h.db, Depot: h.depot, Templates: templates, MDM: h.mdm, Audit: h.events, Sign: sign,
+		DB: h.db, Depot: h.depot, Templates: templates, MDM: h.mdm, Audit: h.events, Sign: sign, Upstream: elsewhere{},
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)

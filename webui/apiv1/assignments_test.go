@@ -2,8 +2,6 @@ package apiv1_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -118,10 +116,7 @@ func payloadsOf(t testing.TB, plist []byte) (top map[string]any, byType map[stri
 // scep asks for a certificate with a challenge, and for much that nobody grants.
 func (h *house) scep(t testing.TB, name, challenge string) *x509.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := newKey(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1)}
 	der, err := x509.CreateCertificate(rand.Reader, self, self, key.Public(), key)
 	if err != nil {
@@ -330,11 +325,7 @@ func TestADevicesIdentityIsSeen(t *testing.T) {
 	h := newHouse(t)
 	issue := func() *x509.Certificate {
 		t.Helper()
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := h.depot.Identity().Sign(key.Public(), depot.Contents{Name: "identity", NotBefore: h.now(), NotAfter: h.now().Add(90 * 24 * time.Hour)})
+		cert, err := h.depot.Identity().Sign(newKey(t).Public(), depot.Contents{Name: "identity", NotBefore: h.now(), NotAfter: h.now().Add(90 * 24 * time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,6 @@
 package apiv1_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -117,15 +114,10 @@ func TestARequestByHand(t *testing.T) {
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/CN=$FULLNAME", "sans": map[string]any{"rfc822Name": "$EMAIL"}})
 	h.template(t, map[string]any{"name": "theirs", "issuer": "external", "upstream": map[string]any{"url": "https://ca.example.com/scep"}})
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	inPEM := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	key := newKey(t)
+	inPEM := requestFor(t, key)
+	request, _ := pem.Decode([]byte(inPEM))
+	der := request.Bytes
 	by := h.token(t, identity.ScopeCertAny)
 	x := h.do(t, exchange{method: "POST", path: "/api/v1/certificates", body: map[string]any{"template": "mail", "user": "ana", "csr": inPEM}, token: by})
 	var made delivery
