@@ -129,6 +129,15 @@ func (h *house) challenge(t testing.TB, l enroll.Link) (string, enroll.Attempt) 
 // payloads returns the payloads of a profile by their type.
 func payloads(t testing.TB, signed []byte) map[string]map[string]any {
 	t.Helper()
+	byType := make(map[string]map[string]any)
+	for _, payload := range allPayloads(t, signed) {
+		byType[payload["PayloadType"].(string)] = payload
+	}
+	return byType
+}
+
+func allPayloads(t testing.TB, signed []byte) []map[string]any {
+	t.Helper()
 	plain, _, err := profile.Unwrap(signed)
 	if err != nil {
 		t.Fatal(err)
@@ -137,11 +146,7 @@ func payloads(t testing.TB, signed []byte) map[string]map[string]any {
 	if err := guard.DecodePlist(plain, &p, guard.PlistLimits{}); err != nil {
 		t.Fatal(err)
 	}
-	byType := make(map[string]map[string]any)
-	for _, payload := range p.PayloadContent {
-		byType[payload["PayloadType"].(string)] = payload
-	}
-	return byType
+	return p.PayloadContent
 }
 
 func challengeIn(t testing.TB, signed []byte) string {

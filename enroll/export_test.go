@@ -7,7 +7,7 @@ import (
 
 // Round is one turn of all scheduled work, for tests that move the clock.
 func (s *Service) Round(ctx context.Context) error {
-	return errors.Join(s.ContinueRollovers(ctx), s.renewals(ctx), s.sweep(ctx))
+	return errors.Join(s.ContinueRollovers(ctx), s.RenewDue(ctx), s.sweep(ctx))
 }
 
 // WarnOfExpiry is what is done once a day.

@@ -285,7 +285,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return storage.Schedule{
 		DB: s.db, Log: s.log, Now: s.now,
 		Jobs: []storage.Job{
-			{Name: "enroll/renewals", Every: renewalTick, Do: s.renewals},
+			{Name: "enroll/renewals", Every: renewalTick, Do: s.RenewDue},
 			{Name: "enroll/sweep", Every: sweepTick, Do: s.sweep},
 			{Name: "enroll/rollovers", Every: rolloverTick, Do: s.ContinueRollovers},
 			{Name: "enroll/ca-expiry", Every: day, Do: s.warnOfExpiry},
@@ -293,7 +293,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}.Run(ctx)
 }
 
-// renewals is one turn of the scheduler.
-func (s *Service) renewals(ctx context.Context) error {
+// RenewDue starts the renewals of identities whose time has come, and ends those that
+// took too long. It is what [Service.Run] does in its time.
+func (s *Service) RenewDue(ctx context.Context) error {
 	return errors.Join(s.expireRenewals(ctx), s.renewDue(ctx))
 }
