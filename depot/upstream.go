@@ -18,6 +18,14 @@ var (
 	ErrUpstreamRefused = errors.New("the other authority refuses")
 )
 
+// RevocationNote says what somebody who revokes c has to know, empty if there is nothing.
+func (c Certificate) RevocationNote() string {
+	if c.Authority != ExternalAuthority {
+		return ""
+	}
+	return "another authority issued it, and must revoke it too: our lists and OCSP answers do not tell of it"
+}
+
 // ExternalSerial is what stands in [Certificate.Serial] of a certificate that is not
 // ours: its serial number, a dash, and a part of the digest of its issuer's name. A serial
 // number says which certificate is meant among those of one authority only (RFC 5280,

@@ -57,11 +57,14 @@ func (s *Service) tellRevoked(tx storage.Tx, which iter.Seq2[depot.Certificate, 
 		if !c.RevokedAt.IsZero() {
 			continue
 		}
-		err := event.Record(tx, event.Event{
+		e := event.Event{
 			At: now, Actor: by, Action: "certificate.revoked", Reason: reason,
 			DeviceID: c.DeviceID, User: c.User, Certificate: string(c.Serial), Template: c.Template,
-		})
-		if err != nil {
+		}
+		if note := c.RevocationNote(); note != "" {
+			e.Details = map[string]string{"note": note}
+		}
+		if err := event.Record(tx, e); err != nil {
 			return err
 		}
 	}

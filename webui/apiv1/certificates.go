@@ -18,7 +18,7 @@ import (
 )
 
 type certificateJSON struct {
-	Serial           string     `json:"serial"` // lower-case hexadecimal
+	Serial           string     `json:"serial"` // lower-case hexadecimal; of an external authority as depot.ExternalSerial says
 	Fingerprint      string     `json:"fingerprint"`
 	Subject          string     `json:"subject"`
 	SANs             []string   `json:"sans"`
@@ -36,6 +36,7 @@ type certificateJSON struct {
 	Status           string     `json:"status"` // active, expired or revoked
 	RevokedAt        *time.Time `json:"revoked_at"`
 	RevocationReason string     `json:"revocation_reason"`
+	RevocationNote   string     `json:"revocation_note"` // what remains to be done, if anything
 }
 
 func (a *API) certificate(tx storage.Tx, c depot.Certificate) (certificateJSON, error) {
@@ -43,12 +44,16 @@ func (a *API) certificate(tx storage.Tx, c depot.Certificate) (certificateJSON, 
 	if err != nil {
 		return certificateJSON{}, err
 	}
+	note := ""
+	if !c.RevokedAt.IsZero() {
+		note = c.RevocationNote()
+	}
 	return certificateJSON{
 		Serial: string(c.Serial), Fingerprint: string(c.Fingerprint), Subject: c.Subject, SANs: list(names),
 		Template: c.Template, DeviceID: c.DeviceID, User: c.User,
 		Authority: c.Authority, Issuer: a.depot.IssuerID(c), Door: c.Door, Requester: c.Requester, Replaces: string(c.Replaces),
 		IssuedAt: c.IssuedAt.UTC(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(),
-		Status: string(c.Status(a.now())), RevokedAt: timestamp(c.RevokedAt), RevocationReason: c.RevocationReason,
+		Status: string(c.Status(a.now())), RevokedAt: timestamp(c.RevokedAt), RevocationReason: c.RevocationReason, RevocationNote: note,
 	}, nil
 }
 
