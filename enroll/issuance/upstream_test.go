@@ -35,14 +35,13 @@ type neighbour struct {
 	cert *x509.Certificate
 	sign func(tmpl *x509.Certificate, pub any) *x509.Certificate
 
-	mu         sync.Mutex
-	serial     int64
-	asked      []*x509.CertificateRequest
-	servers    []template.Upstream
-	fetched    int
-	err        error              // of the next request or challenge
-	meanwhile  func()             // before it answers
-	challenges func(n int) string // nil: "fetched-1", …
+	mu        sync.Mutex
+	serial    int64
+	asked     []*x509.CertificateRequest
+	servers   []template.Upstream
+	fetched   int
+	err       error  // of the next request or challenge
+	meanwhile func() // before it answers
 }
 
 func newNeighbour(t testing.TB, h *house) *neighbour {
