@@ -78,8 +78,9 @@ func TestCurlGetsCertificates(t *testing.T) {
 	m := startMutual(t)
 	c := newCurl(t, fetch(t, m.client, "GET", m.url+"/ca.pem", nil))
 	const password = "correct horse battery staple"
-	fetch(t, m.client, "POST", m.url+"/api/v1/users", []byte(
-		`{"username":"ana","email":"ana@example.com","full_name":"Ana Exámple","password":"`+password+`"}`))
+	var ana struct{ ID string }
+	decode(t, fetch(t, m.client, "POST", m.url+"/api/v1/users", []byte(
+		`{"username":"ana","email":"ana@example.com","full_name":"Ana Exámple","password":"`+password+`"}`)), &ana)
 	var self struct{ Token string }
 	decode(t, fetch(t, m.client, "POST", m.url+"/api/v1/tokens", []byte(`{"name":"ana's","scopes":["cert:self"],"user":"ana@example.com"}`)), &self)
 
@@ -191,7 +192,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 		"server's usage":     {self.Token, append(aboutAna, "-addext", "extendedKeyUsage=serverAuth"), 400, []string{"ext_key_usage"}},
 		"to be an authority": {m.token, []string{"-subj", "/CN=CA", "-addext", "basicConstraints=critical,CA:TRUE"}, 400, []string{"basic_constraints"}},
 	} {
-		t.Run("/api/csr "+name, func(t *testing.T) {
+		t.Run("upload, "+name, func(t *testing.T) {
 			csr, _ := opensslRequest(t, tt.asked...)
 			status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+tt.token, "--data-binary", "@"+csr)
 			if status != tt.status {
@@ -216,13 +217,33 @@ func TestCurlGetsCertificates(t *testing.T) {
 			}
 		})
 	}
-	t.Run("/api/csr in DER", func(t *testing.T) {
+	t.Run("upload, in DER", func(t *testing.T) {
 		csr, _ := opensslRequest(t, aboutAna...)
 		status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+self.Token, "--data-binary", "@"+converted(t, "req", csr, "-outform", "DER"))
 		if status != 200 {
 			t.Fatalf("%d %s", status, text(t, file))
 		}
 		check(t, converted(t, "x509", file, "-inform", "DER"))
+	})
+	t.Run("all ends with the user", func(t *testing.T) {
+		fetch(t, m.client, "PATCH", m.url+"/api/v1/users/"+ana.ID, []byte(`{"disabled":true}`))
+		var theirs struct{ Items []certificateItem }
+		decode(t, fetch(t, m.client, "GET", m.url+"/api/v1/certificates?user=ana@example.com&limit=1000", nil), &theirs)
+		if len(theirs.Items) < 6 { // the device's identity, two for the device, three for the user
+			t.Errorf("the user has %d certificates", len(theirs.Items))
+		}
+		for _, item := range theirs.Items {
+			if item.Status != "revoked" {
+				t.Errorf("the certificate %s for device %q is %s", item.Serial, item.DeviceID, item.Status)
+			}
+		}
+		csr, _ := opensslRequest(t, aboutAna...)
+		if status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+self.Token, "--data-binary", "@"+csr); status != 401 && status != 403 {
+			t.Errorf("the user's token: %d %s", status, text(t, file))
+		}
+		if status, file := est(t, m.url, "simpleenroll", append(request(t, csr), "-u", "ana:"+password)...); status != 401 {
+			t.Errorf("the user's password: %d %s", status, text(t, file))
+		}
 	})
 }
 
