@@ -165,6 +165,9 @@ func (t Template) warnOfIssuer(warn func(field, format string, args ...any)) {
 	if t.Issuer == Proxy && t.Upstream.ChallengeType == UpstreamStatic {
 		warn("upstream.challenge_type", "the static challenge goes to each device too, which signs it into its request: let the other server take requests from here alone")
 	}
+	if t.Issuer == Proxy && !strings.HasPrefix(strings.ToLower(t.Upstream.URL), "https:") {
+		warn("upstream.url", "is not https: whoever sits in between and has any certificate of that authority can read what is passed on")
+	}
 	if t.Issuer == Proxy && t.ChallengeType == Static {
 		warn("challenge_type", "the other server is shown our static challenge, because it is inside the request that is passed on")
 	}

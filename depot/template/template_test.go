@@ -268,10 +268,13 @@ func TestWarnings(t *testing.T) {
 		"a challenge for all through us": {func(t *template.Template) {
 			external(t)
 			t.Issuer, t.Upstream.ChallengeType, t.Upstream.Challenge = template.Proxy, template.UpstreamStatic, "theirs"
+			t.Upstream.URL = "https://ndes.example.com/"
 		}, []string{"upstream.challenge_type"}},
+		"a way through us in the clear": {func(t *template.Template) { external(t); t.Issuer = template.Proxy }, []string{"upstream.url"}},
 		"our challenge shown to them": {func(t *template.Template) {
 			external(t)
 			t.Issuer, t.ChallengeType, t.Challenge = template.Proxy, template.Static, "0123456789abcdef"
+			t.Upstream.URL = "https://ndes.example.com/"
 		}, []string{"challenge_type", "challenge_type"}},
 		"our root for another's": {func(t *template.Template) { external(t); t.IncludeRoot = true }, []string{"include_root"}},
 		"an expired root":        {func(t *template.Template) { t.IncludeRoot, t.Roots = true, [][]byte{rootDER()} }, []string{"root_certificates[0]"}},
