@@ -20,6 +20,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -35,6 +36,16 @@ type house struct {
 	db    storage.DB
 	depot *depot.Depot
 	*clock
+
+	mu      sync.Mutex
+	refused []event.Event
+}
+
+// Refused implements [enroll.Refusals].
+func (h *house) Refused(_ context.Context, e event.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refused = append(h.refused, e)
 }
 
 // clock is the time of all replicas.
@@ -84,7 +95,7 @@ func houseOn(t testing.TB, db storage.DB, c *clock) *house {
 	}
 	root := h.depot.Root()
 	h.Service, err = enroll.New(enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics,
+		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, root.Certificate(), root.Signer())
 		},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -83,7 +84,35 @@ func (g grant) subject(organisation string) pkix.Name {
 // challenge and the link's use, and records certificate and attempt, in one
 // transaction; the same request again gets the same certificate. Its errors wrap
 // ErrChallenge, ErrKeyReused, ErrRenewal or one of the ErrLink errors.
+//
+// Each certificate, and each refusal with its reason, is in the audit log.
 func (s *Service) IssueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error) {
+	cert, err := s.issueIdentity(ctx, r)
+	if err != nil && decided(err) {
+		s.refusals.Refused(ctx, event.Event{
+			Actor: doorSCEP, Action: "certificate.refused", Outcome: event.Refused, Reason: err.Error(),
+			Template: identityTemplate, Peer: r.Peer, Details: map[string]string{"transaction": r.TransactionID},
+		})
+	}
+	return cert, err
+}
+
+// doorSCEP is by what devices ask for identities.
+const doorSCEP = "scep"
+
+// decided says whether err is a decision on a request, and not a failure of ours.
+func decided(err error) bool {
+	for _, decision := range []error{
+		ErrChallenge, ErrKeyReused, ErrRenewal, ErrLinkUnknown, ErrLinkExpired, ErrLinkUsedUp, ErrLinkRevoked, ErrUserDisabled, storage.ErrNotFound,
+	} {
+		if errors.Is(err, decision) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Service) issueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error) {
 	var prior *x509.Certificate
 	var g grant
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
@@ -295,7 +324,7 @@ func (s *Service) recordIdentity(tx storage.Tx, r depot.Request, g grant, cert *
 	now := s.now().UTC()
 	rec := depot.Certificate{
 		Authority: s.depot.Identity().Name(), Template: identityTemplate,
-		AttemptID: g.attempt.ID, User: g.attempt.User, IssuedAt: now,
+		AttemptID: g.attempt.ID, User: g.attempt.User, IssuedAt: now, Door: doorSCEP,
 		RenewAt: cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3).UTC(),
 	}
 	if g.device != nil {
@@ -314,6 +343,14 @@ func (s *Service) recordIdentity(tx storage.Tx, r depot.Request, g grant, cert *
 		if err := challenges.Put(tx, c); err != nil {
 			return err
 		}
+	}
+	err := event.Record(tx, event.Event{
+		At: now, Actor: doorSCEP, Action: "certificate.issued", DeviceID: rec.DeviceID, User: rec.User,
+		Certificate: string(depot.SerialOf(cert)), Template: identityTemplate, Peer: r.Peer,
+		Details: map[string]string{"attempt": rec.AttemptID, "door": doorSCEP},
+	})
+	if err != nil {
+		return err
 	}
 	if g.device != nil {
 		return s.stageCandidate(tx, *g.device, string(fp))

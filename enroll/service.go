@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -53,7 +54,14 @@ type Payloads interface {
 	Revoked(tx storage.Tx, c depot.Certificate) error
 }
 
-// Config says what a Service needs. Payloads, Organisation and IncludeRoot may be zero.
+// Refusals takes the refusals of certificates, which have no transaction to be recorded
+// in, for the audit log. *event.Recorder is one.
+type Refusals interface {
+	Refused(ctx context.Context, e event.Event)
+}
+
+// Config says what a Service needs. Payloads, Refusals, Organisation and IncludeRoot may
+// be zero.
 type Config struct {
 	DB       storage.DB
 	Depot    *depot.Depot
@@ -61,6 +69,7 @@ type Config struct {
 	Topics   Topics
 	Sign     Signer
 	Payloads Payloads
+	Refusals Refusals
 
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
 	Organisation string   // shown on the device
@@ -79,6 +88,7 @@ type Service struct {
 	sign   Signer
 
 	payloads Payloads
+	refusals Refusals
 
 	serverURL    *url.URL
 	organisation string
@@ -101,9 +111,12 @@ func New(c Config) (*Service, error) {
 	if c.Payloads == nil {
 		c.Payloads = noPayloads{}
 	}
+	if c.Refusals == nil {
+		c.Refusals = noRefusals{}
+	}
 	return &Service{
-		payloads: c.Payloads,
-		db:       c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
+		payloads: c.Payloads, refusals: c.Refusals,
+		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
 		log: c.Log, now: c.Now,
 	}, nil
@@ -119,6 +132,11 @@ func (noPayloads) RenewBy(storage.Tx, string, mdm.DeviceID, time.Time) (bool, er
 func (noPayloads) Answered(storage.Tx, mdm.Entry) error        { return nil }
 func (noPayloads) DeviceGone(storage.Tx, mdm.DeviceID) error   { return nil }
 func (noPayloads) Revoked(storage.Tx, depot.Certificate) error { return nil }
+
+// noRefusals is for a server that keeps no record of them.
+type noRefusals struct{}
+
+func (noRefusals) Refused(context.Context, event.Event) {}
 
 // NewEnrollment makes an attempt by the link with a code, and returns the
 // signed enrollment profile for it. Each call is a new attempt with a challenge of

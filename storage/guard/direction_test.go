@@ -58,6 +58,7 @@ var adapters = []struct {
 	{"github.com/caddyserver/certmagic", []string{"webui/acme"}},
 	{"github.com/mholt/acmez", []string{"webui/acme"}},
 	{"go.uber.org/zap", []string{"webui/acme"}},
+	{"software.sslmate.com/src/go-pkcs12", []string{"depot"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }
