@@ -2,6 +2,8 @@ package scep
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -29,6 +31,10 @@ type ClientConfig struct {
 	// and so often; zero means 4 times, every 3 seconds.
 	Polls     int
 	PollEvery time.Duration
+
+	// NewKey makes the key of one transaction; nil means rsa.GenerateKey. Tests that can't
+	// wait hand out a key again.
+	NewKey func(bits int) (*rsa.PrivateKey, error)
 }
 
 // Client passes certificate requests on to other SCEP servers (RFC 8894), as a
@@ -42,6 +48,7 @@ type Client struct {
 	now       func() time.Time
 	polls     int
 	pollEvery time.Duration
+	newKey    func(bits int) (*rsa.PrivateKey, error)
 
 	public, anywhere *http.Client
 }
@@ -57,8 +64,11 @@ func NewClient(c ClientConfig) (*Client, error) {
 	if c.PollEvery == 0 {
 		c.PollEvery = 3 * time.Second
 	}
+	if c.NewKey == nil {
+		c.NewKey = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
+	}
 	return &Client{
-		log: c.Log, now: c.Now, polls: c.Polls, pollEvery: c.PollEvery,
+		log: c.Log, now: c.Now, polls: c.Polls, pollEvery: c.PollEvery, newKey: c.NewKey,
 		public: guard.NewClient(false), anywhere: guard.NewClient(true),
 	}, nil
 }

@@ -44,7 +44,7 @@ type transaction struct {
 const signerLife = 24 * time.Hour
 
 func (c *Client) begin(ca *trust, caps capabilitySet, csr *x509.CertificateRequest) (*transaction, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := c.newKey(2048)
 	if err != nil {
 		return nil, fmt.Errorf("make SCEP key: %w", err)
 	}

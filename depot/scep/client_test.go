@@ -37,9 +37,20 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
+// signerKey is that of the client's messages.
+var signerKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
 func newClient(t testing.TB) *scep.Client {
 	t.Helper()
-	c, err := scep.NewClient(scep.ClientConfig{Log: slog.New(slog.DiscardHandler), Now: time.Now, Polls: 2, PollEvery: time.Millisecond})
+	c, err := scep.NewClient(scep.ClientConfig{Log: slog.New(slog.DiscardHandler), Now: time.Now, Polls: 2, PollEvery: time.Millisecond,
+		NewKey: func(int) (*rsa.PrivateKey, error) { return signerKey(), nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
