@@ -59,11 +59,11 @@ func TestCertificatesAreFound(t *testing.T) {
 	issue("ana", d.Payload(), 48*time.Hour, depot.Certificate{Template: "wifi", DeviceID: "d1", User: "Ana@example.com", Door: "scep"}, func(in *depot.Contents) {
 		in.UserPrincipalNames, in.URIs = []string{"Ana@corp.example.com"}, []string{"mdm-device://d1"}
 	})
-	issue("bea", d.Payload(), 48*time.Hour, depot.Certificate{Template: "vpn", DeviceID: "d2", User: "bea@example.com", Door: "manual"}, func(in *depot.Contents) {
+	issue("bea", d.Payload(), 48*time.Hour, depot.Certificate{Template: "vpn", DeviceID: "phone-two", User: "bea@example.com", Door: "manual"}, func(in *depot.Contents) {
 		in.DNSNames = []string{"bea.example.com"}
 	})
 	issue("old", d.Identity(), -time.Hour, depot.Certificate{Template: "identity", DeviceID: "d1"}, nil)
-	bad := issue("bad", d.Identity(), 400*time.Hour, depot.Certificate{Template: "identity", DeviceID: "d2"}, nil)
+	bad := issue("bad", d.Identity(), 400*time.Hour, depot.Certificate{Template: "identity", DeviceID: "phone-two"}, nil)
 	update(t, db, func(tx storage.Tx) error { return d.Revoke(tx, depot.FingerprintOf(bad), "keyCompromise", now) })
 	// As records were before they told the names and the issuer.
 	before := issue("before", d.Root(), 48*time.Hour, depot.Certificate{Template: "tls"}, func(in *depot.Contents) { in.DNSNames = []string{"mdm.example.com"} })
@@ -86,7 +86,7 @@ func TestCertificatesAreFound(t *testing.T) {
 		"a URI":                              {depot.Filter{Text: "device://d1"}, "ana"},
 		"a name of an old record":            {depot.Filter{Text: "MDM.example"}, "before"},
 		"what several have":                  {depot.Filter{Text: "example.com"}, "ana bea before"},
-		"a device's ID as text":              {depot.Filter{Text: "d2"}, "bad bea"},
+		"a device's ID as text":              {depot.Filter{Text: "phone-two"}, "bad bea"},
 		"a serial number":                    {depot.Filter{Text: string(serial["bea"])}, "bea"},
 		"a serial number as tools print it":  {depot.Filter{Text: colons(serial["bea"])}, "bea"},
 		"the beginning of a serial number":   {depot.Filter{Text: string(serial["old"][:12])}, "old"},
