@@ -163,8 +163,6 @@ func newAuthority(name, commonName string, pathLen int, key crypto.Signer, above
 	if err != nil {
 		return nil, err
 	}
-	// No pointers to revocation: they would be those of the day on which it was
-	// made, which is before anyone said what devices reach this server by.
 	template := &x509.Certificate{
 		SerialNumber: newSerial(),
 		Subject:      pkix.Name{CommonName: commonName},
@@ -185,6 +183,7 @@ func newAuthority(name, commonName string, pathLen int, key crypto.Signer, above
 	if above != nil {
 		parent, parentKey, chain = above.cert, above.key, above.Chain()
 		template.AuthorityKeyId = parent.SubjectKeyId
+		above.urls.put(template, above.id)
 		if template.NotBefore.Before(parent.NotBefore) {
 			template.NotBefore = parent.NotBefore
 		}

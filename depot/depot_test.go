@@ -60,7 +60,9 @@ func open(t testing.TB, c depot.Config) *depot.Depot {
 }
 
 func TestAuthorities(t *testing.T) {
-	d := open(t, config(t, storagetest.Open(t)))
+	c := config(t, storagetest.Open(t))
+	c.URL = &url.URL{Scheme: "https", Host: "mdm.example.com"}
+	d := open(t, c)
 	if !d.Created() {
 		t.Error("Created = false on an empty database")
 	}
@@ -108,6 +110,9 @@ func TestAuthorities(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+	if crl := d.Payload().Certificate().CRLDistributionPoints; !slices.Equal(crl, []string{"https://mdm.example.com/crl/" + d.Root().ID() + ".crl"}) {
+		t.Errorf("the payload authority's certificate is on the list at %v, want the root's", crl)
 	}
 	if n := len(d.Authorities()); n != 3 {
 		t.Errorf("%d authorities with IDs of their own, want 3", n)
