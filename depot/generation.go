@@ -601,8 +601,9 @@ func (d *Depot) Activate(tx storage.Tx, id string) error {
 }
 
 // Retire ends an authority: whoever relies on it must have been looked for before. What
-// it has revoked is still told. [Depot.Reload] is to follow the commit. The error wraps
-// storage.ErrNotFound, [ErrNotRetirable] or [ErrNotSettled].
+// it has revoked is still told; one that is only next has revoked nothing, and is
+// forgotten. [Depot.Reload] is to follow the commit. The error wraps storage.ErrNotFound,
+// [ErrNotRetirable] or [ErrNotSettled].
 func (d *Depot) Retire(tx storage.Tx, id string) error {
 	a := d.Authority(id)
 	if a == nil {
@@ -616,6 +617,10 @@ func (d *Depot) Retire(tx storage.Tx, id string) error {
 	case StateRetired:
 		return nil
 	case StateNext:
+		if err := authorities.Delete(tx, a.recordKey()); err != nil {
+			return err
+		}
+		return tx.Notify(authoritiesTopic)
 	case StateRetiring:
 		if d.now().Before(rec.Since.Add(settleTime)) {
 			return ErrNotSettled

@@ -88,6 +88,12 @@ func (g grant) subject(organisation string) pkix.Name {
 // Each certificate, and each refusal with its reason, is in the audit log.
 func (s *Service) IssueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error) {
 	cert, err := s.issueIdentity(ctx, r)
+	if errors.Is(err, depot.ErrNotActive) { // another replica has put another authority in force, a moment ago
+		if err := s.depot.Reload(ctx); err != nil {
+			return nil, err
+		}
+		cert, err = s.issueIdentity(ctx, r)
+	}
 	if err != nil && decided(err) {
 		s.refusals.Refused(ctx, event.Event{
 			Actor: doorSCEP, Action: "certificate.refused", Outcome: event.Refused, Reason: err.Error(),

@@ -175,6 +175,10 @@ func (s *Service) steps(tx storage.Tx, r Rollover, cursor string, limit int) (li
 func (s *Service) identityStep(tx storage.Tx, r Rollover, d mdm.Device) (step, error) {
 	p := step{Progress: Progress{DeviceID: d.ID, Stage: PendingRenewal, Since: r.StartedAt}}
 	c, err := s.depot.Get(tx, depot.Fingerprint(d.Identity))
+	if errors.Is(err, storage.ErrNotFound) {
+		p.Blocker = "There is no record of the device's identity: it must enroll again."
+		return p, nil
+	}
 	if err != nil {
 		return step{}, err
 	}

@@ -49,7 +49,7 @@ func (e *InUseError) add(b Blocker) {
 }
 
 // RetireAuthority ends the authority of a name with an ID, if nothing relies on it any
-// more. Its errors are an *InUseError or those of [depot.Depot.Retire].
+// more, and returns it as it was last. Its errors are an *InUseError or those of [depot.Depot.Retire].
 //
 // What relies on it is looked for before the transaction, and not in it: an authority
 // that may be retired has issued nothing for a while, so that nothing is added.
@@ -96,7 +96,10 @@ func (s *Service) RetireAuthority(ctx context.Context, name, id string) (*depot.
 		return nil, err
 	}
 	s.log.InfoContext(ctx, "authority retired", "authority", name, "id", id, "by", by)
-	return s.depot.Authority(id), nil
+	if now := s.depot.Authority(id); now != nil {
+		a = now
+	}
+	return a, nil
 }
 
 // reliesOn returns an *InUseError if anything relies on a.
@@ -169,10 +172,10 @@ func (s *Service) deviceReliesOn(tx storage.Tx, a *depot.Authority, d mdm.Device
 			continue
 		}
 		c, err := s.depot.Get(tx, depot.Fingerprint(fp))
-		if err != nil {
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return nil, err
 		}
-		if s.depot.IssuerOf(c) != a.ID() {
+		if err != nil || s.depot.IssuerOf(c) != a.ID() {
 			continue
 		}
 		b := &Blocker{Kind: BlockedByDevice, DeviceID: d.ID, Serial: c.Serial}

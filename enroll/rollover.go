@@ -118,7 +118,7 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
 		}
-		if err == nil && now.FinishedAt.IsZero() && (prior == nil || now.StartedAt != prior.StartedAt) {
+		if err == nil && now.FinishedAt.IsZero() && (prior == nil || !now.StartedAt.Equal(prior.StartedAt)) {
 			return ErrRolloverUnderWay // another one was faster
 		}
 		if !wait {
@@ -246,7 +246,7 @@ func (s *Service) ImportAuthority(ctx context.Context, name string, in depot.Imp
 	if _, _, err := s.RollOver(ctx, name, StartRollover{Force: true}); err != nil {
 		return nil, err
 	}
-	if name == rootAuthority && !s.depot.Payload().Imported() {
+	if s.depot.Root().ID() == a.ID() && !s.depot.Payload().Imported() {
 		if _, _, err := s.RollOver(ctx, payloadAuthority, StartRollover{Force: true}); err != nil {
 			return nil, err
 		}
@@ -301,12 +301,13 @@ func (s *Service) ContinueRollovers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find rollovers: %w", err)
 	}
+	var failed error
 	for _, r := range open {
 		if err := s.continueRollover(ctx, r); err != nil {
-			return fmt.Errorf("rollover of %s authority: %w", r.Authority, err)
+			failed = errors.Join(failed, fmt.Errorf("rollover of %s authority: %w", r.Authority, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 func (s *Service) continueRollover(ctx context.Context, r Rollover) error {
@@ -355,7 +356,7 @@ func (s *Service) continueRollover(ctx context.Context, r Rollover) error {
 func (s *Service) checked(ctx context.Context, r Rollover, finished bool) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		now, err := rollovers.Get(tx, r.Authority)
-		if err != nil || now.StartedAt != r.StartedAt || now.ActivatedAt != r.ActivatedAt || !now.FinishedAt.IsZero() {
+		if err != nil || !now.StartedAt.Equal(r.StartedAt) || !now.ActivatedAt.Equal(r.ActivatedAt) || !now.FinishedAt.IsZero() {
 			return err
 		}
 		now.CheckedAt = s.now().UTC()
@@ -386,7 +387,7 @@ func (s *Service) giveTurns(ctx context.Context, r Rollover, to []step) (given i
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		given = 0
 		now, err := rollovers.Get(tx, r.Authority)
-		if err != nil || now.StartedAt != r.StartedAt {
+		if err != nil || !now.StartedAt.Equal(r.StartedAt) {
 			return err
 		}
 		turn := latest(now.NextTurn, s.now().UTC())

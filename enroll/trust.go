@@ -153,7 +153,7 @@ func (s *Service) sendTrust(ctx context.Context, r Rollover, to []step) (sent in
 		sent = 0
 		now := s.now().UTC()
 		current, err := rollovers.Get(tx, r.Authority)
-		if err != nil || current.StartedAt != r.StartedAt {
+		if err != nil || !current.StartedAt.Equal(r.StartedAt) {
 			return err
 		}
 		// The turns of one interval of the scheduler are taken together.

@@ -142,6 +142,18 @@ func some(s string) []string {
 // key names the request and its exact repetition, which gets the same certificate; an
 // empty one is never repeated.
 func (s *Service) issue(ctx context.Context, key string, r depot.Request, decide func(tx storage.Tx) (grant, error)) (*x509.Certificate, error) {
+	cert, err := s.issueOnce(ctx, key, r, decide)
+	if !errors.Is(err, depot.ErrNotActive) {
+		return cert, err
+	}
+	// Another replica has put another authority in force, a moment ago.
+	if err := s.depot.Reload(ctx); err != nil {
+		return nil, err
+	}
+	return s.issueOnce(ctx, key, r, decide)
+}
+
+func (s *Service) issueOnce(ctx context.Context, key string, r depot.Request, decide func(tx storage.Tx) (grant, error)) (*x509.Certificate, error) {
 	var prior *x509.Certificate
 	var g grant
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {

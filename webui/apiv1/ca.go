@@ -10,7 +10,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
-	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -131,18 +130,21 @@ func (a *API) getCA(w http.ResponseWriter, r *http.Request) error {
 	return webui.WriteJSON(w, http.StatusOK, out)
 }
 
-// answerAuthority answers with one authority.
-func (a *API) answerAuthority(w http.ResponseWriter, r *http.Request, status int, id string) error {
+// answerAuthority answers with one authority. One that was only next and was discarded
+// is not there any more.
+func (a *API) answerAuthority(w http.ResponseWriter, r *http.Request, status int, one *depot.Authority) error {
 	all, err := a.enroll.Authorities(r.Context())
 	if err != nil {
 		return err
 	}
-	for _, one := range all {
-		if one.ID() == id {
-			return webui.WriteJSON(w, status, authority(one))
+	for _, s := range all {
+		if s.ID() == one.ID() {
+			return webui.WriteJSON(w, status, authority(s))
 		}
 	}
-	return fmt.Errorf("authority %s: %w", id, storage.ErrNotFound)
+	gone := authority(enroll.AuthorityStatus{Authority: one})
+	gone.State = string(depot.StateRetired)
+	return webui.WriteJSON(w, status, gone)
 }
 
 type importRequest struct {
@@ -174,7 +176,7 @@ func (a *API) importCA(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.answerAuthority(w, r, http.StatusCreated, got.ID())
+	return a.answerAuthority(w, r, http.StatusCreated, got)
 }
 
 type rolloverRequest struct {
@@ -246,7 +248,7 @@ func (a *API) retireCA(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.answerAuthority(w, r, http.StatusOK, got.ID())
+	return a.answerAuthority(w, r, http.StatusOK, got)
 }
 
 // blockerJSON is something that an authority can't be retired for.
