@@ -33,6 +33,8 @@ import (
 const (
 	// maxImport bounds what an authority is imported from, in bytes.
 	maxImport = 1 << 20
+	// maxPassphrase bounds what it is encrypted with, in bytes.
+	maxPassphrase = 1024
 	// maxImportCertificates is how many certificates it may hold.
 	maxImportCertificates = 16
 )
@@ -187,6 +189,9 @@ func readImport(in Import) (parts importParts, err error) {
 	if len(in.Data) > maxImport {
 		return importParts{}, &FieldError{"data", "is larger than 1 MiB"}
 	}
+	if len(in.Passphrase) > maxPassphrase {
+		return importParts{}, &FieldError{"passphrase", fmt.Sprintf("is longer than %d bytes", maxPassphrase)}
+	}
 	data := bytes.TrimSpace(in.Data)
 	switch {
 	case len(data) == 0:
@@ -305,7 +310,8 @@ func parseKey(kind string, der []byte) (key any, err error) {
 
 // decryptPEM returns the key in a block, decrypted if need be.
 func decryptPEM(block *pem.Block, passphrase string) (der []byte, err error) {
-	legacy := x509.IsEncryptedPEMBlock(block) //nolint:staticcheck // what it protects badly is taken in, not written
+	//lint:ignore SA1019 what it protects badly is taken in, not written
+	legacy := x509.IsEncryptedPEMBlock(block)
 	switch {
 	case !legacy && block.Type != "ENCRYPTED PRIVATE KEY":
 		return block.Bytes, nil
@@ -314,7 +320,8 @@ func decryptPEM(block *pem.Block, passphrase string) (der []byte, err error) {
 	case !legacy:
 		return decryptPKCS8(block.Bytes, passphrase)
 	}
-	der, err = x509.DecryptPEMBlock(block, []byte(passphrase)) //nolint:staticcheck // as above
+	//lint:ignore SA1019 as above
+	der, err = x509.DecryptPEMBlock(block, []byte(passphrase))
 	if errors.Is(err, x509.IncorrectPasswordError) {
 		return nil, errPassphraseWrong
 	}
