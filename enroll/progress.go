@@ -152,7 +152,7 @@ func (s *Service) steps(tx storage.Tx, r Rollover, cursor string, limit int) (li
 		return nil, "", err
 	}
 	for _, d := range all {
-		tx.Prefetch(s.depot.Read(depot.Fingerprint(d.Identity)), trusts.Read(string(d.ID)))
+		tx.Prefetch(s.depot.Read(depot.Fingerprint(d.Identity)), trusts.Read(string(d.ID)), mdm.ReadLastSeen(d.ID))
 	}
 	for _, d := range all {
 		if d.ParentID != "" || !d.Live() {
@@ -216,6 +216,9 @@ func (s *Service) payloadSteps(tx storage.Tx, r Rollover, cursor string, limit i
 	all, next, err := s.payloads.Assigned(tx, cursor, limit)
 	if err != nil {
 		return nil, "", err
+	}
+	for _, a := range all {
+		tx.Prefetch(mdm.ReadLastSeen(a.DeviceID))
 	}
 	for _, a := range all {
 		p := step{Progress: Progress{DeviceID: a.DeviceID, Template: a.Template, Stage: RolledOver, Since: a.Since}}

@@ -134,7 +134,7 @@ func (s *Service) devicesRelyOn(ctx context.Context, a *depot.Authority, in *InU
 				return err
 			}
 			for _, d := range all {
-				tx.Prefetch(s.depot.Read(depot.Fingerprint(d.Identity)))
+				tx.Prefetch(s.depot.Read(depot.Fingerprint(d.Identity)), mdm.ReadLastSeen(d.ID))
 			}
 			for _, d := range all {
 				b, err := s.deviceReliesOn(tx, a, d)

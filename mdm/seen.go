@@ -38,6 +38,11 @@ func (s *Service) Saw(id DeviceID) {
 	s.seen.fresh[id] = now
 }
 
+// ReadLastSeen is what [storage.Tx.Prefetch] takes for LastSeen.
+func ReadLastSeen(id DeviceID) storage.Read {
+	return storage.Read{Bucket: seenBucket, Key: []byte(id)}
+}
+
 // LastSeen returns when a device was last heard of, zero for never.
 func (s *Service) LastSeen(tx storage.Tx, id DeviceID) (time.Time, error) {
 	s.seen.mu.Lock()
