@@ -83,7 +83,9 @@ type authorityRecord struct {
 	Key         []byte    `json:"key"`             // as the key store keeps it
 }
 
-var authorities = storage.NewCollection("authority", 1, func(a authorityRecord) string {
+// authorities are of version 2 since there are generations: a program that does not know
+// of them would issue by whichever it read last.
+var authorities = storage.NewCollection("authority", 2, func(a authorityRecord) string {
 	return authorityKey(a.Name, a.Generation)
 })
 

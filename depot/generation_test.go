@@ -1,6 +1,7 @@
 package depot_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -249,5 +250,43 @@ func TestCertificatesInForceAreCountedByAuthority(t *testing.T) {
 	})
 	if counts[d.Payload().ID()] != 2 || counts[d.Identity().ID()] != 1 || counts[d.Root().ID()] != 0 {
 		t.Errorf("in force are %v, want 2 and 1", counts)
+	}
+}
+
+func TestAuthoritiesOfBeforeThereWereGenerations(t *testing.T) {
+	db := storagetest.Open(t)
+	before := open(t, config(t, db))
+	update(t, db, func(tx storage.Tx) error {
+		for _, name := range []string{"identity", "root", "payload"} {
+			record, err := tx.Get("authority", []byte(name))
+			if err != nil {
+				return err
+			}
+			record = bytes.Replace(record, []byte(`{"v":2,`), []byte(`{"v":1,`), 1)
+			for _, part := range []string{`"generation":1,`, `"state":"active",`} {
+				if !bytes.Contains(record, []byte(part)) {
+					t.Fatalf("record %s has no %s", name, part)
+				}
+				record = bytes.Replace(record, []byte(part), nil, 1)
+			}
+			if err := tx.Put("authority", []byte(name), record); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	d := open(t, config(t, db))
+	if a := d.Identity(); a.ID() != before.Identity().ID() || a.State() != depot.StateActive || a.Generation() != 1 {
+		t.Fatalf("the identity CA is %s, generation %d", a.State(), a.Generation())
+	}
+	// What they issued may not say by which generation.
+	cert := issued(t, d, db, d.Payload(), template(time.Now()), depot.Certificate{Template: "wifi"})
+	next := generate(t, d, "payload")
+	activate(t, d, db, next.ID())
+	if got := d.IssuerOf(depot.Certificate{Authority: "payload", Serial: depot.SerialOf(cert)}); got != before.Payload().ID() {
+		t.Errorf("a record without an issuer is of %s, want the first generation", got)
+	}
+	if a := d.Authority(before.Payload().ID()); a.State() != depot.StateRetiring {
+		t.Errorf("the one before is %s", a.State())
 	}
 }
