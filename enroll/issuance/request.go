@@ -327,7 +327,7 @@ func (s *Service) namedDevice(tx storage.Tx, cn string, uris []string) (id mdm.D
 
 // isDeviceID says whether a name has the form of our IDs: no user's may.
 func isDeviceID(s string) bool {
-	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
+	return len(s) == 26 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
 // grantOwnDevice is for a device of the user.

@@ -26,9 +26,9 @@ import (
 
 // Devices as they are named: isDeviceID of package issuance tells them from people.
 const (
-	anas  = mdm.DeviceID("0123456789abcdef0123456789abcde0")
-	boris = mdm.DeviceID("0123456789abcdef0123456789abcde1")
-	gone  = mdm.DeviceID("0123456789abcdef0123456789abcde2")
+	anas  = mdm.DeviceID("6h6lzdqht3mpxeocagy2tdzgla")
+	boris = mdm.DeviceID("6h6lzdqht3mpxeocagy2tdzglb")
+	gone  = mdm.DeviceID("6h6lzdqht3mpxeocagy2tdzglc")
 )
 
 func token(user string, scopes ...identity.Scope) identity.Principal {
@@ -149,7 +149,7 @@ func TestSelfService(t *testing.T) {
 		"another's device":                  {asked: asking(string(boris)), field: "subject.cn"},
 		"another's device by its URI":       {asked: x509.CertificateRequest{URIs: uri(t, "mdm-device://"+string(boris))}, field: "san.uri"},
 		"a device that has left":            {asked: asking(string(gone)), field: "subject.cn"},
-		"a device that never was":           {asked: asking(strings.Repeat("0", 32)), field: "subject.cn"},
+		"a device that never was":           {asked: asking(strings.Repeat("a", 26)), field: "subject.cn"},
 		"a device under another name":       {asked: x509.CertificateRequest{Subject: pkix.Name{CommonName: "Ana Bee"}, URIs: uri(t, "mdm-device://"+string(anas))}, field: "subject.cn"},
 		"a device with an address":          {asked: x509.CertificateRequest{URIs: uri(t, "mdm-device://"+string(anas)), EmailAddresses: []string{"ana@example.com"}}, field: "san.email"},
 		"a device and one that is not hers": {asked: x509.CertificateRequest{Subject: pkix.Name{CommonName: string(anas)}, URIs: uri(t, "mdm-device://"+string(boris))}, field: "san.uri"},
