@@ -69,6 +69,11 @@ type Config struct {
 	// OnDisable ends what a user has that is kept elsewhere, in the transaction that
 	// disables them. It may be nil.
 	OnDisable func(tx storage.Tx, u User) error
+
+	// OnRename moves what is kept elsewhere under logins that u has no more, in the
+	// transaction that takes them away: after it they are free for others. They come as
+	// [User.Logins] returns them. It may be nil.
+	OnRename func(tx storage.Tx, gone []string, u User) error
 }
 
 // Service keeps users and tokens.
@@ -80,6 +85,7 @@ type Service struct {
 	replica   string
 	audit     Audit
 	onDisable func(tx storage.Tx, u User) error
+	onRename  func(tx storage.Tx, gone []string, u User) error
 
 	hashing chan struct{} // one element for every password hash that is being computed
 
@@ -99,6 +105,7 @@ func New(c Config) (*Service, error) {
 		replica:   c.Replica,
 		audit:     c.Audit,
 		onDisable: c.OnDisable,
+		onRename:  c.OnRename,
 		hashing:   make(chan struct{}, concurrentHashes),
 		used:      map[string]time.Time{},
 	}, nil

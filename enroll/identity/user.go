@@ -206,9 +206,10 @@ type UserChange struct {
 
 // UpdateUser changes a user. by must be an administrator, and an owner to change owners
 // and administrators, or to make them. A user who is disabled can't log in, is logged out
-// everywhere, and no token acts for them; [Config.OnDisable] ends the rest. An unknown user
-// is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where they would
-// not be one afterwards, and another's login is ErrTaken.
+// everywhere, and no token acts for them; [Config.OnDisable] ends the rest. What is a
+// user's stays theirs under another login: tokens here, the rest by [Config.OnRename]. An
+// unknown user is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where
+// they would not be one afterwards, and another's login is ErrTaken.
 func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c UserChange) (u User, err error) {
 	if err := mayManage(by); err != nil {
 		return User{}, fmt.Errorf("update user: %w", err)
@@ -247,6 +248,9 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 			return nil
 		}
 		if err := putUser(tx, old, u); err != nil {
+			return err
+		}
+		if err := s.renamed(tx, old, u); err != nil {
 			return err
 		}
 		if disabled && s.onDisable != nil {

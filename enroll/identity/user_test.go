@@ -27,7 +27,7 @@ func eventOf(f identity.Fact) event.Event {
 func (auditLog) Record(tx storage.Tx, f identity.Fact) error    { return event.Record(tx, eventOf(f)) }
 func (a auditLog) Refused(ctx context.Context, f identity.Fact) { a.Recorder.Refused(ctx, eventOf(f)) }
 
-// town is a Service with an owner, an audit log, and a hook that tests set.
+// town is a Service with an owner, an audit log, and hooks that tests set.
 type town struct {
 	*identity.Service
 	db        storage.DB
@@ -35,6 +35,7 @@ type town struct {
 	events    *event.Recorder
 	owner     identity.User
 	onDisable func(tx storage.Tx, u identity.User) error
+	onRename  func(tx storage.Tx, gone []string, u identity.User) error
 }
 
 func newTown(t *testing.T) *town {
@@ -52,6 +53,12 @@ func newTown(t *testing.T) *town {
 				return nil
 			}
 			return w.onDisable(tx, u)
+		},
+		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
+			if w.onRename == nil {
+				return nil
+			}
+			return w.onRename(tx, gone, u)
 		},
 	})
 	if err != nil {
