@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -247,27 +248,28 @@ func (s *Service) grantAttempt(tx storage.Tx, g grant) (_ grant, err error) {
 	if g.attempt, err = attempts.Get(tx, g.challenge.AttemptID); err != nil {
 		return grant{}, err
 	}
+	if g.attempt.LinkID != "" {
+		l, err := links.Get(tx, g.attempt.LinkID)
+		if err != nil {
+			return grant{}, err
+		}
+		// Whoever was renamed while the attempt began was renamed in the link only.
+		g.link, g.attempt.User = &l, cmp.Or(l.User, g.attempt.User)
+	}
 	if err := mayEnroll(tx, g.attempt.User); err != nil {
 		return grant{}, err
 	}
-	if !g.attempt.open() {
+	switch {
+	case !g.attempt.open():
 		return grant{}, fmt.Errorf("%w: the attempt is %s", ErrChallenge, g.attempt.Stage)
-	}
-	if g.attempt.LinkID == "" {
+	case g.link == nil:
 		return g, nil
-	}
-	l, err := links.Get(tx, g.attempt.LinkID)
-	if err != nil {
-		return grant{}, err
-	}
-	if !l.RevokedAt.IsZero() {
+	case !g.link.RevokedAt.IsZero():
 		return grant{}, ErrLinkRevoked
-	}
-	if l.UsesLeft <= 0 {
+	case g.link.UsesLeft <= 0:
 		return grant{}, ErrLinkUsedUp
 	}
-	g.link = &l // a link that has expired since the download still counts: the challenge is short-lived
-	return g, nil
+	return g, nil // a link that has expired since the download still counts: the challenge is short-lived
 }
 
 // freshKey refuses a key that any certificate was issued for: a device makes a

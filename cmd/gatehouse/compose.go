@@ -137,6 +137,9 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	people, err := identity.New(identity.Config{
 		DB: s.db, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
 		OnDisable: func(tx storage.Tx, u identity.User) error { return enrollment.EndUser(tx, u.Logins()...) },
+		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
+			return enrollment.RenameUser(tx, gone, u.Login())
+		},
 	})
 	if err != nil {
 		return nil, err
