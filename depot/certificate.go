@@ -154,6 +154,9 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	if c.IssuedAt.IsZero() {
 		c.IssuedAt = d.now().UTC()
 	}
+	if err := d.meet(tx, c); err != nil {
+		return err
+	}
 	if err := certificates.Create(tx, c); err != nil {
 		return fmt.Errorf("record certificate: %w", err)
 	}
@@ -246,6 +249,48 @@ func (d *Depot) Replace(tx storage.Tx, fp, by Fingerprint) (before Fingerprint, 
 	return before, certificates.Put(tx, c)
 }
 
+// meeting is a record that two transactions write which must not both be right: who
+// issues to a holder, and who ends that; or who issues for the same key. Each sees what
+// the other did, or is run again.
+type meeting struct {
+	Name  string `json:"name"`
+	Count int    `json:"count"`
+}
+
+var meetings = storage.NewCollection("certificate_meeting", 1, func(m meeting) string { return m.Name })
+
+func touch(tx storage.Tx, kind, name string) error {
+	m, err := meetings.Get(tx, string(storage.Key(kind, name)))
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	m.Name = string(storage.Key(kind, name))
+	m.Count++
+	return meetings.Put(tx, m)
+}
+
+// meet is what issuing c has to write beside.
+func (d *Depot) meet(tx storage.Tx, c Certificate) error {
+	if c.Authority != identityName { // which has a unique index for it
+		if err := touch(tx, "key", c.PublicKeyHash); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.DeviceID != "":
+		return touch(tx, "device", c.DeviceID)
+	case c.User != "":
+		return MeetUser(tx, c.User)
+	}
+	return nil
+}
+
+// MeetUser is for a transaction that relies on a user's being allowed something, and for
+// the one that ends that: they don't miss each other.
+func MeetUser(tx storage.Tx, user string) error {
+	return touch(tx, "user", userKey(user))
+}
+
 // Revoke revokes a certificate for a reason named as in RFC 5280. The first
 // revocation counts; another one changes nothing.
 func (d *Depot) Revoke(tx storage.Tx, fp Fingerprint, reason string, at time.Time) error {
@@ -269,6 +314,9 @@ func (d *Depot) RevokeDevice(tx storage.Tx, deviceID, reason string, at time.Tim
 	if _, ok := ReasonCode(reason); !ok {
 		return fmt.Errorf("%w: %q", ErrReason, reason)
 	}
+	if err := touch(tx, "device", deviceID); err != nil {
+		return err
+	}
 	return d.revokeAll(tx, d.ByDevice(tx, deviceID), reason, at)
 }
 
@@ -276,6 +324,9 @@ func (d *Depot) RevokeDevice(tx storage.Tx, deviceID, reason string, at time.Tim
 func (d *Depot) RevokeUser(tx storage.Tx, user, reason string, at time.Time) error {
 	if _, ok := ReasonCode(reason); !ok {
 		return fmt.Errorf("%w: %q", ErrReason, reason)
+	}
+	if err := MeetUser(tx, user); err != nil {
+		return err
 	}
 	return d.revokeAll(tx, d.ByUser(tx, user), reason, at)
 }

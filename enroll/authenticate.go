@@ -91,6 +91,11 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err := mayEnroll(tx, a.User); err != nil {
 		return mdm.Device{}, err
 	}
+	if a.User != "" {
+		if err := depot.MeetUser(tx, a.User); err != nil {
+			return mdm.Device{}, err
+		}
+	}
 	d, err := mdm.FindDevice(tx, m.ID)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):

@@ -245,6 +245,16 @@ func (s *Service) RecordOversized(tx storage.Tx, id DeviceID) (*Entry, error) {
 	return nil, nil
 }
 
+// PendingState returns the state of a command that a device has not answered for good;
+// ok is false if there is none.
+func PendingState(tx storage.Tx, id DeviceID, uuid string) (state CommandState, ok bool, err error) {
+	e, err := findPending(tx, id, uuid)
+	if err != nil || e == nil {
+		return "", false, err
+	}
+	return e.State, true, nil
+}
+
 func findPending(tx storage.Tx, id DeviceID, uuid string) (*Entry, error) {
 	if uuid == "" {
 		return nil, nil

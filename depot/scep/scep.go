@@ -139,7 +139,8 @@ func (s *Service) operate(ctx context.Context, message []byte, peer string) ([]b
 // device must not be told that it was refused.
 func unavailable(err error) bool {
 	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrCommit) || errors.Is(err, storage.ErrClosed) ||
-		errors.Is(err, depot.ErrUpstreamUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, depot.ErrUpstreamUnavailable) || errors.Is(err, depot.ErrQuota) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // issue gets the certificate that m asks for. What it does up to the Issuer's

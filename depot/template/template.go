@@ -185,6 +185,9 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // come to is not known yet: [Template.Expand] checks that.
 func (t Template) Check() error {
 	var bad FieldErrors
+	if slices.Contains([]string{"identity", "tls", "ocsp", "gatehouse"}, strings.ToLower(t.Name)) {
+		bad.add("name", "is what the server calls certificates of its own, or its authority")
+	}
 	if !namePattern.MatchString(t.Name) {
 		bad.add("name", "must be 1 to 64 letters, digits, dots, dashes and underscores, and begin with a letter or digit")
 	}

@@ -46,19 +46,29 @@ type Assignment struct {
 	// Current is the certificate that the device is known to have; empty before the
 	// first one is acknowledged.
 	Current depot.Fingerprint `json:"current,omitempty"`
-	// Candidates were issued since and not acknowledged, the latest last.
-	Candidates []depot.Fingerprint `json:"candidates,omitempty"`
-	RenewAt    time.Time           `json:"renew_at,omitzero"` // of Current
-	// CandidateRenewAt is RenewAt of the latest candidate.
-	CandidateRenewAt time.Time `json:"candidate_renew_at,omitzero"`
+	RenewAt time.Time         `json:"renew_at,omitzero"` // of Current
 
-	Try       string    `json:"try,omitempty"` // UUID of the InstallProfile that is under way
-	TriedAt   time.Time `json:"tried_at,omitzero"`
-	Failures  int       `json:"failures,omitempty"` // in a row
-	FailedAt  time.Time `json:"failed_at,omitzero"`
-	Reason    string    `json:"reason,omitempty"` // of the last failure, or of the end
-	DueAt     time.Time `json:"due_at,omitzero"`  // when the next try is to be made; zero: never
-	Requested bool      `json:"requested,omitempty"`
+	// Candidates are all others that may still be good: those of Tries, and what is to be
+	// revoked once the device has shown which one it has. The latest is last.
+	Candidates []depot.Fingerprint `json:"candidates,omitempty"`
+
+	// Tries are those that the device may still answer, the latest last. One that it has
+	// in hand stays beside the next: it may have installed it, and not be able to say so.
+	Tries []Try `json:"tries,omitempty"`
+
+	Try      string    `json:"try,omitempty"` // UUID of the latest of Tries
+	TriedAt  time.Time `json:"tried_at,omitzero"`
+	Failures int       `json:"failures,omitempty"` // in a row
+	FailedAt time.Time `json:"failed_at,omitzero"`
+	Reason   string    `json:"reason,omitempty"` // of the last failure, or of the end
+	DueAt    time.Time `json:"due_at,omitzero"`  // when the next try is to be made; zero: never
+}
+
+// Try is one profile on its way to a device.
+type Try struct {
+	UUID      string            `json:"uuid"`                // of the InstallProfile
+	Candidate depot.Fingerprint `json:"candidate,omitempty"` // that its challenge has bought
+	RenewAt   time.Time         `json:"renew_at,omitzero"`   // of Candidate
 }
 
 const (
@@ -98,7 +108,13 @@ var assignments = storage.NewCollection("issuance.assignments", 1,
 		}
 		return []string{sortable(a.DueAt)}
 	}},
-	storage.Index[Assignment]{Name: assignmentsByTry, Values: func(a Assignment) []string { return some(a.Try) }},
+	storage.Index[Assignment]{Name: assignmentsByTry, Values: func(a Assignment) []string {
+		uuids := make([]string, len(a.Tries))
+		for i, t := range a.Tries {
+			uuids[i] = t.UUID
+		}
+		return uuids
+	}},
 	storage.Index[Assignment]{Name: assignmentsByDevice, Values: func(a Assignment) []string { return []string{string(a.DeviceID)} }},
 )
 
@@ -180,13 +196,18 @@ func (s *Service) Send(ctx context.Context, by, name string, ids []mdm.DeviceID)
 	}); err != nil {
 		return nil, nil, fmt.Errorf("send certificate: %w", err)
 	}
+	ids = slices.Clone(ids)
 	seen := map[mdm.DeviceID]bool{}
+	ids = slices.DeleteFunc(ids, func(id mdm.DeviceID) bool {
+		again := seen[id]
+		seen[id] = true
+		return again
+	})
+	if len(ids) > sendAtOnce {
+		return s.assign(ctx, by, name, ids)
+	}
 	var down *rejection
 	for _, id := range ids {
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
 		if down != nil { // once is enough to wait for it
 			no := down.Rejection
 			no.DeviceID = id
@@ -206,6 +227,66 @@ func (s *Service) Send(ctx context.Context, by, name string, ids []mdm.DeviceID)
 		default:
 			sent = append(sent, a)
 		}
+	}
+	return sent, rejected, nil
+}
+
+const (
+	// sendAtOnce is how many profiles one call makes itself: each takes a signature.
+	sendAtOnce  = 50
+	assignBatch = 200 // in one transaction
+)
+
+// assign notes that devices are to be sent a template's profile, which is then made by
+// the scheduler, within a minute or as many as it takes.
+func (s *Service) assign(ctx context.Context, by, name string, ids []mdm.DeviceID) (sent []Assignment, rejected []Rejection, err error) {
+	for batch := range slices.Chunk(ids, assignBatch) {
+		var these []Assignment
+		var those []Rejection
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			these, those = nil, nil
+			now := s.now().UTC()
+			t, err := s.templates.Get(tx, name)
+			if err != nil {
+				return err
+			}
+			for _, id := range batch {
+				tx.Prefetch(mdm.ReadDevice(id), assignments.Read(assignmentKey(name, id)))
+			}
+			for _, id := range batch {
+				var no *rejection
+				switch _, _, err := s.mayHave(tx, t, id); {
+				case errors.As(err, &no):
+					those = append(those, no.Rejection)
+					continue
+				case err != nil:
+					return err
+				}
+				a, err := assignments.Get(tx, assignmentKey(name, id))
+				if errors.Is(err, storage.ErrNotFound) || err == nil && a.State == Ended {
+					if a, err = s.afresh(tx, a); err != nil {
+						return err
+					}
+					a.Template, a.DeviceID, a.CreatedAt, a.CreatedBy, a.State = name, id, now, by, Pending
+				}
+				if err != nil {
+					return err
+				}
+				a.DueAt = now
+				if err := assignments.Put(tx, a); err != nil {
+					return err
+				}
+				if err := event.Record(tx, event.Event{At: now, Actor: by, Action: "certificate.sent", DeviceID: string(id), Template: name}); err != nil {
+					return err
+				}
+				these = append(these, a)
+			}
+			return nil
+		})
+		if err != nil {
+			return sent, rejected, fmt.Errorf("send certificate: %w", err)
+		}
+		sent, rejected = append(sent, these...), append(rejected, those...)
 	}
 	return sent, rejected, nil
 }
@@ -262,15 +343,13 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 			return err
 		}
 		if fresh || a.State == Ended {
-			a = Assignment{Template: name, DeviceID: id, CreatedAt: now, CreatedBy: by, Candidates: a.Candidates, Current: a.Current, RenewAt: a.RenewAt}
-			if a.Current == "" {
-				a.RenewAt = time.Time{} // of a certificate that is not ours, and went with the enrollment
-			}
-		}
-		if a.Try != "" { // what the device does not have yet, it need not get
-			if err := s.mdm.CancelCommand(tx, id, a.Try, mdm.Cancelled); err != nil {
+			if a, err = s.afresh(tx, a); err != nil {
 				return err
 			}
+			a.Template, a.DeviceID, a.CreatedAt, a.CreatedBy = name, id, now, by
+		}
+		if err := s.dropUndelivered(tx, &a); err != nil {
+			return err
 		}
 		if show.row != nil {
 			if err := challenges.Put(tx, *show.row); err != nil {
@@ -291,6 +370,7 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 		if a.Current != "" || !a.RenewAt.IsZero() { // which there is also of another authority's
 			a.State = Renewing
 		}
+		a.Tries = append(a.Tries, Try{UUID: uuid})
 		a.Try, a.TriedAt, a.DueAt = uuid, now, now.Add(tryLife)
 		if err := assignments.Put(tx, a); err != nil {
 			return err
@@ -339,19 +419,111 @@ func (s *Service) mayHave(tx storage.Tx, t template.Template, id mdm.DeviceID) (
 	return d, e, err
 }
 
-// brought notes the certificate that an assignment's challenge, or its renewal by SCEP,
-// has brought.
-func (s *Service) brought(tx storage.Tx, a Assignment, fp depot.Fingerprint, renewAt time.Time) error {
-	if a.Try == "" { // the device renewed by itself: nobody will acknowledge it
-		a.Candidates = append(a.Candidates, a.Current)
-		a.Current, a.RenewAt, a.DueAt = fp, renewAt.UTC(), renewAt.UTC()
-		a.Candidates = slices.DeleteFunc(a.Candidates, func(c depot.Fingerprint) bool { return c == "" || c == fp })
+// afresh is an assignment that ended, to begin again: with what is still good of its
+// certificates.
+func (s *Service) afresh(tx storage.Tx, ended Assignment) (a Assignment, err error) {
+	for _, fp := range append(slices.Clone(ended.Candidates), ended.Current) {
+		if fp == "" {
+			continue
+		}
+		c, err := s.depot.Get(tx, fp)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return Assignment{}, err
+		}
+		switch {
+		case err != nil || !c.RevokedAt.IsZero():
+		case fp == ended.Current:
+			a.Current, a.RenewAt = fp, ended.RenewAt
+		default:
+			a.Candidates = append(a.Candidates, fp)
+		}
+	}
+	return a, nil
+}
+
+// dropUndelivered ends the tries that the device does not have in hand: it need not get
+// them. One that was delivered stays, because the device may have installed it.
+func (s *Service) dropUndelivered(tx storage.Tx, a *Assignment) error {
+	var inHand []Try
+	for _, t := range a.Tries {
+		state, pending, err := mdm.PendingState(tx, a.DeviceID, t.UUID)
+		if err != nil {
+			return err
+		}
+		if pending && state == mdm.Delivered {
+			inHand = append(inHand, t)
+			continue
+		}
+		if err := s.mdm.CancelCommand(tx, a.DeviceID, t.UUID, mdm.Cancelled); err != nil {
+			return err
+		}
+	}
+	a.setTries(inHand)
+	return nil
+}
+
+// setTries replaces the tries. What those bought that are gone stays among Candidates.
+func (a *Assignment) setTries(tries []Try) {
+	a.Tries, a.Try = tries, ""
+	if n := len(tries); n > 0 {
+		a.Try = tries[n-1].UUID
+	}
+}
+
+// try returns the index of a try, -1 if it is not one that the device may answer.
+func (a *Assignment) try(uuid string) int {
+	return slices.IndexFunc(a.Tries, func(t Try) bool { return t.UUID == uuid })
+}
+
+// bought notes the certificate that the challenge of a try has bought.
+func (s *Service) bought(tx storage.Tx, a Assignment, uuid string, fp depot.Fingerprint, renewAt time.Time) error {
+	i := a.try(uuid)
+	if i < 0 {
+		return fmt.Errorf("%w: another one has taken its place", ErrChallenge)
+	}
+	a.Tries = slices.Clone(a.Tries)
+	a.Tries[i].Candidate, a.Tries[i].RenewAt = fp, s.notBefore(renewAt)
+	a.Candidates = append(slices.Clone(a.Candidates), fp)
+	return assignments.Put(tx, a)
+}
+
+// renewed notes that the device has renewed a certificate of the assignment by itself:
+// nobody will acknowledge that. It says whether old was one of the assignment's.
+func (s *Service) renewed(tx storage.Tx, a Assignment, old depot.Certificate, fp depot.Fingerprint, renewAt time.Time) error {
+	renewAt = s.notBefore(renewAt)
+	is := func(c depot.Fingerprint) bool { return c != "" && (c == old.Fingerprint || c == old.ReplacedBy) }
+	a.Candidates, a.Tries = slices.Clone(a.Candidates), slices.Clone(a.Tries)
+	for i, t := range a.Tries {
+		if is(t.Candidate) {
+			a.Tries[i].Candidate, a.Tries[i].RenewAt = fp, renewAt
+			a.Candidates = append(a.Candidates, fp)
+			return assignments.Put(tx, a)
+		}
+	}
+	if !is(a.Current) && !slices.ContainsFunc(a.Candidates, is) {
+		return nil
+	}
+	if is(a.Current) {
+		a.Candidates = append(a.Candidates, a.Current) // good until the new one is seen
+		a.Current, a.RenewAt = fp, renewAt
+		if len(a.Tries) == 0 {
+			a.DueAt = renewAt
+		}
 		return assignments.Put(tx, a)
 	}
 	a.Candidates = append(a.Candidates, fp)
-	a.CandidateRenewAt = renewAt.UTC()
 	return assignments.Put(tx, a)
 }
+
+// notBefore keeps a renewal from being due as soon as it is done, where a template's
+// renew_before is nearly all of its validity.
+func (s *Service) notBefore(renewAt time.Time) time.Time {
+	return laterOf(renewAt, s.now().Add(minRenewal)).UTC()
+}
+
+// minRenewal is how long a certificate is left alone at least. No template's is good for
+// less than four times as long.
+const minRenewal = 15 * time.Minute
 
 // Answered follows up the answer to an InstallProfile of ours. It is for the
 // transaction that records the answer.
@@ -367,45 +539,61 @@ func (s *Service) Answered(tx storage.Tx, e mdm.Entry) error {
 		return err
 	}
 	if e.State == mdm.Acknowledged {
-		return s.commit(tx, a)
+		return s.commit(tx, a, a.try(e.UUID))
 	}
-	return s.fail(tx, a, failure(e))
+	return s.fail(tx, a, a.try(e.UUID), e)
 }
 
-// commit puts the latest candidate in force and revokes what it replaces.
-func (s *Service) commit(tx storage.Tx, a Assignment) error {
+// commit puts in force what the i-th try brought, and revokes what it replaces: what was
+// in force, and what tries before it brought. Those after it go on.
+func (s *Service) commit(tx storage.Tx, a Assignment, i int) error {
 	now := s.now().UTC()
-	a.Try = ""
+	done := a.Tries[i]
+	for _, t := range a.Tries[:i] {
+		if err := s.mdm.CancelCommand(tx, a.DeviceID, t.UUID, mdm.Cancelled); err != nil {
+			return err
+		}
+	}
+	a.setTries(slices.Clone(a.Tries[i+1:]))
 	t, err := s.templates.Get(tx, a.Template)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	if len(a.Candidates) == 0 && t.Issuer == template.External {
+	if done.Candidate == "" && t.Issuer == template.External {
 		return s.installedElsewhere(tx, a, t)
 	}
-	if len(a.Candidates) == 0 {
-		// The device says that it has installed the profile, and has not asked us for a
-		// certificate: it has the one from before.
-		a.State, a.Failures, a.Reason = Installed, 0, ""
-		if a.RenewAt.IsZero() {
-			a.DueAt = time.Time{}
-		} else {
+	if done.Candidate != "" {
+		keep := []depot.Fingerprint{done.Candidate}
+		var later []depot.Fingerprint
+		for _, t := range a.Tries {
+			if t.Candidate != "" {
+				keep, later = append(keep, t.Candidate), append(later, t.Candidate)
+			}
+		}
+		for _, fp := range append(slices.Clone(a.Candidates), a.Current) {
+			if fp == "" || slices.Contains(keep, fp) {
+				continue
+			}
+			if err := s.depot.Revoke(tx, fp, reasonSuperseded, now); err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+		}
+		a.Current, a.RenewAt, a.Candidates = done.Candidate, done.RenewAt, later
+	}
+	// Without one the device has installed the profile and not asked us: it has the
+	// certificate from before.
+	a.Failures, a.FailedAt, a.Reason = 0, time.Time{}, ""
+	switch {
+	case len(a.Tries) > 0:
+		a.State = Renewing
+	case a.RenewAt.IsZero():
+		a.State, a.DueAt = Installed, time.Time{}
+	default:
+		a.State, a.DueAt = Installed, a.RenewAt
+		if done.Candidate == "" {
 			a.DueAt = laterOf(a.RenewAt, now.Add(retryAfter))
 		}
-		return assignments.Put(tx, a)
 	}
-	latest := a.Candidates[len(a.Candidates)-1]
-	for _, fp := range append(a.Candidates[:len(a.Candidates)-1:len(a.Candidates)-1], a.Current) {
-		if fp == "" || fp == latest {
-			continue
-		}
-		if err := s.depot.Revoke(tx, fp, reasonSuperseded, now); err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-	}
-	a.Current, a.Candidates = latest, nil
-	a.RenewAt, a.CandidateRenewAt = a.CandidateRenewAt, time.Time{}
-	a.State, a.Failures, a.FailedAt, a.Reason, a.DueAt = Installed, 0, time.Time{}, "", a.RenewAt
 	return assignments.Put(tx, a)
 }
 
@@ -416,18 +604,24 @@ func laterOf(a, b time.Time) time.Time {
 	return b
 }
 
-// fail ends a try that came to nothing: the device goes on with what it had, and what
-// it was issued meanwhile is revoked.
-func (s *Service) fail(tx storage.Tx, a Assignment, reason string) error {
+// fail ends the i-th try, which came to nothing: the device goes on with what it had. If
+// the device says so, what it was issued by this try is revoked; if nobody knows, that
+// stays good until another try is acknowledged.
+func (s *Service) fail(tx storage.Tx, a Assignment, i int, e mdm.Entry) error {
 	now := s.now().UTC()
-	for _, fp := range a.Candidates {
-		if err := s.depot.Revoke(tx, fp, reasonSuperseded, now); err != nil {
+	reason := failure(e)
+	failed := a.Tries[i]
+	if failed.Candidate != "" && e.State == mdm.Failed {
+		if err := s.depot.Revoke(tx, failed.Candidate, reasonSuperseded, now); err != nil {
 			return err
 		}
+		a.Candidates = slices.DeleteFunc(slices.Clone(a.Candidates), func(fp depot.Fingerprint) bool { return fp == failed.Candidate })
 	}
-	a.Candidates, a.CandidateRenewAt = nil, time.Time{}
-	a.State, a.Try, a.Failures, a.FailedAt, a.Reason = Failing, "", a.Failures+1, now, reason
-	a.DueAt = now.Add(retryAfter)
+	a.setTries(slices.Delete(slices.Clone(a.Tries), i, i+1))
+	if len(a.Tries) == 0 {
+		a.State, a.Failures, a.DueAt = Failing, a.Failures+1, now.Add(retryAfter)
+	}
+	a.FailedAt, a.Reason = now, reason
 	if err := assignments.Put(tx, a); err != nil {
 		return err
 	}
@@ -466,7 +660,7 @@ func (s *Service) Revoked(tx storage.Tx, c depot.Certificate) error {
 		return nil
 	}
 	a, err := assignments.Get(tx, assignmentKey(c.Template, mdm.DeviceID(c.DeviceID)))
-	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Current != c.Fingerprint {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Current != c.Fingerprint && !slices.Contains(a.Candidates, c.Fingerprint) {
 		return nil
 	}
 	if err != nil {
@@ -491,12 +685,13 @@ func (s *Service) end(tx storage.Tx, which iter.Seq2[Assignment, error], reason 
 		if a.State == Ended {
 			continue
 		}
-		if a.Try != "" {
-			if err := s.mdm.CancelCommand(tx, a.DeviceID, a.Try, mdm.Cancelled); err != nil {
+		for _, t := range a.Tries {
+			if err := s.mdm.CancelCommand(tx, a.DeviceID, t.UUID, mdm.Cancelled); err != nil {
 				return err
 			}
 		}
-		a.State, a.Try, a.DueAt, a.Reason = Ended, "", time.Time{}, reason
+		a.setTries(nil)
+		a.State, a.DueAt, a.Reason = Ended, time.Time{}, reason
 		if err := assignments.Put(tx, a); err != nil {
 			return err
 		}
@@ -518,45 +713,67 @@ func (s *Service) Run(ctx context.Context) error {
 
 // Renew makes the tries that are due.
 func (s *Service) Renew(ctx context.Context) error {
-	var due []Assignment
-	err := s.db.View(ctx, func(tx storage.Tx) error {
-		due = nil
-		for a, err := range assignments.Ascend(tx, assignmentsDue, "", sortable(s.now()), renewalBatch) {
-			if err != nil {
-				return err
-			}
-			due = append(due, a)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("find certificates to renew: %w", err)
-	}
 	down := map[string]*rejection{} // by template
-	for _, a := range due {
-		var no *rejection
-		var err error
-		if no = down[a.Template]; no != nil {
-			err = no
-		} else {
-			_, err = s.deliver(ctx, a.Template, a.DeviceID, "")
-		}
-		switch {
-		case err == nil:
-			continue
-		case errors.As(err, &no):
-			if no.Code == codeUpstream {
-				down[a.Template] = no
+	for begun := time.Now(); ; {    // not s.now(): it limits how long this runs
+		var due []Assignment
+		err := s.db.View(ctx, func(tx storage.Tx) error {
+			due = nil
+			for a, err := range assignments.Ascend(tx, assignmentsDue, "", sortable(s.now()), renewalBatch) {
+				if err != nil {
+					return err
+				}
+				due = append(due, a)
 			}
-			err = s.postpone(ctx, a, no.Reason)
-		case errors.Is(err, storage.ErrNotFound):
-			err = s.db.Update(ctx, func(tx storage.Tx) error { return s.end(tx, one(a), "the template was deleted") })
-		}
+			return nil
+		})
 		if err != nil {
-			s.log.WarnContext(ctx, "certificate not sent, will try again", "template", a.Template, "device", a.DeviceID, "err", err)
+			return fmt.Errorf("find certificates to renew: %w", err)
+		}
+		for _, a := range due {
+			if err := s.renewOne(ctx, a, down); err != nil {
+				s.log.WarnContext(ctx, "certificate not sent, will try again", "template", a.Template, "device", a.DeviceID, "err", err)
+				return nil // rather than meet it again at once
+			}
+		}
+		if len(due) < renewalBatch || time.Since(begun) > renewalTick {
+			return nil
 		}
 	}
-	return nil
+}
+
+// renewOne makes one try that is due, or notes why it can't be made. down is which
+// templates have an authority elsewhere that does not answer.
+func (s *Service) renewOne(ctx context.Context, a Assignment, down map[string]*rejection) error {
+	var err error
+	no := down[a.Template]
+	if no != nil {
+		err = no
+	} else {
+		_, err = s.deliver(ctx, a.Template, a.DeviceID, "")
+	}
+	switch {
+	case errors.As(err, &no):
+		switch no.Code {
+		case "not_found", "not_enrolled":
+			return s.endNow(ctx, a, "the enrollment has ended")
+		case codeUpstream:
+			down[a.Template] = no
+		}
+		return s.postpone(ctx, a, no.Reason)
+	case errors.Is(err, storage.ErrNotFound):
+		return s.endNow(ctx, a, "the template was deleted")
+	}
+	return err
+}
+
+func (s *Service) endNow(ctx context.Context, a Assignment, reason string) error {
+	return s.db.Update(ctx, func(tx storage.Tx) error {
+		now, err := assignments.Get(tx, assignmentKey(a.Template, a.DeviceID))
+		if err != nil || now.CreatedAt != a.CreatedAt {
+			return err // another one since
+		}
+		return s.end(tx, one(now), reason)
+	})
 }
 
 // postpone notes that a try could not be made.

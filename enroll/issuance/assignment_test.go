@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -287,29 +289,159 @@ func TestADeviceThatIsOffForWeeksFindsOneFreshProfile(t *testing.T) {
 	}
 }
 
-// TestALateAnswerIsNotLost: the device got a certificate by a profile whose answer it
-// could not send before the next one was made.
-func TestALateAnswerKeepsTheCertificateInUse(t *testing.T) {
+// TestALateAnswerIsNotLost: the device installed a profile and could not say so before
+// the next one was made, because its lid was closed or somebody sent another.
+func TestALateAnswerIsNotLost(t *testing.T) {
+	for name, again := range map[string]func(t *testing.T, h *house){
+		"after a week": func(t *testing.T, h *house) {
+			h.pass(8 * day)
+			must(t, h.Renew(t.Context()))
+		},
+		"when it is sent once more": func(t *testing.T, h *house) {
+			if _, _, err := h.Send(t.Context(), "user:admin", "wifi", []mdm.DeviceID{"d1"}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for second, then := range map[string]mdm.CommandState{"and the next works": mdm.Acknowledged, "and the next fails": mdm.Failed} {
+			t.Run(name+" "+second, func(t *testing.T) {
+				h := newHouse(t)
+				h.template(t, "wifi", nil)
+				h.device(t, "d1", nil)
+				cmd := h.send(t, "wifi", "d1")
+				early, err := h.IssueSCEP(t.Context(), "wifi", request(t, cmd.challenge(t), asking("x")))
+				must(t, err)
+				again(t, h)
+				if h.revoked(t, early) != "" {
+					t.Errorf("the next try revoked what the device may be using: %q", h.revoked(t, early))
+				}
+				h.answer(t, "d1", cmd.uuid, mdm.Acknowledged)
+				if a := h.assignment(t, "wifi", "d1"); a.Current != depot.FingerprintOf(early) || a.State != issuance.Renewing {
+					t.Errorf("after the late answer: %+v", a)
+				}
+				next := h.fetch(t, "d1")
+				if next == nil || next.uuid == cmd.uuid {
+					t.Fatal("no second try was made")
+				}
+				late, err := h.IssueSCEP(t.Context(), "wifi", request(t, next.challenge(t), asking("x")))
+				must(t, err)
+				h.answer(t, "d1", next.uuid, then)
+				inUse, gone := late, early
+				if then == mdm.Failed {
+					inUse, gone = early, late
+				}
+				if h.revoked(t, inUse) != "" || h.revoked(t, gone) != "superseded" {
+					t.Errorf("in use: revoked for %q; the other: %q", h.revoked(t, inUse), h.revoked(t, gone))
+				}
+				if a := h.assignment(t, "wifi", "d1"); a.Current != depot.FingerprintOf(inUse) || len(a.Candidates) != 0 || len(a.Tries) != 0 {
+					t.Errorf("at last: %+v", a)
+				}
+			})
+		}
+	}
+}
+
+func TestWhatADeviceRenewedItselfOutlivesATryThatFails(t *testing.T) {
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
-	cmd := h.send(t, "wifi", "d1")
-	early, err := h.IssueSCEP(t.Context(), "wifi", request(t, cmd.challenge(t), asking("x")))
-	must(t, err)
-	h.pass(8 * day)
+	first := h.install(t, "wifi", "d1")
+	h.pass(336 * day)
 	must(t, h.Renew(t.Context()))
-	if h.revoked(t, early) != "" {
-		t.Errorf("the next try revoked what the device may be using: %q", h.revoked(t, early))
-	}
-	next := h.fetch(t, "d1")
-	if next == nil || next.uuid == cmd.uuid {
-		t.Fatal("no second try was made")
-	}
-	late, err := h.IssueSCEP(t.Context(), "wifi", request(t, next.challenge(t), asking("x")))
+	cmd := h.fetch(t, "d1")
+	asked := x509.CertificateRequest{Subject: pkix.Name{Organization: []string{"Example"}, CommonName: "SNd1"}}
+	own, err := h.IssueSCEP(t.Context(), "wifi", renewing(t, first, asked))
 	must(t, err)
-	h.answer(t, "d1", next.uuid, mdm.Acknowledged)
-	if h.revoked(t, early) != "superseded" || h.revoked(t, late) != "" {
-		t.Errorf("revoked: %q, %q", h.revoked(t, early), h.revoked(t, late))
+	brought, err := h.IssueSCEP(t.Context(), "wifi", request(t, cmd.challenge(t), asking("x")))
+	must(t, err)
+	h.answer(t, "d1", cmd.uuid, mdm.Failed)
+	if h.revoked(t, own) != "" || h.revoked(t, brought) == "" {
+		t.Errorf("its own is revoked for %q, that of the try for %q", h.revoked(t, own), h.revoked(t, brought))
+	}
+	again, err := h.IssueSCEP(t.Context(), "wifi", renewing(t, first, asked)) // from the old one once more
+	must(t, err)
+	if a := h.assignment(t, "wifi", "d1"); a.Current != depot.FingerprintOf(again) || h.revoked(t, own) == "" {
+		t.Errorf("renewed twice: %+v", a)
+	}
+	must(t, h.Unassign(t.Context(), "user:admin", "wifi", "d1"))
+	if h.revoked(t, again) == "" || h.revoked(t, first) == "" {
+		t.Error("taken back, and still trusted")
+	}
+}
+
+func TestACandidateThatIsRevokedNeverComesIntoForce(t *testing.T) {
+	h := newHouse(t)
+	h.template(t, "wifi", nil)
+	h.device(t, "d1", nil)
+	first := h.install(t, "wifi", "d1")
+	cmd := h.send(t, "wifi", "d1")
+	second, err := h.IssueSCEP(t.Context(), "wifi", request(t, cmd.challenge(t), asking("x")))
+	must(t, err)
+	rec := h.record(t, second)
+	h.update(t, func(tx storage.Tx) error { // what package enroll does by hand
+		return errors.Join(h.depot.Revoke(tx, rec.Fingerprint, "keyCompromise", h.now()), h.Revoked(tx, rec))
+	})
+	h.answer(t, "d1", cmd.uuid, mdm.Acknowledged)
+	if h.revoked(t, first) != "" {
+		t.Errorf("the good one is revoked for %q", h.revoked(t, first))
+	}
+	if a := h.assignment(t, "wifi", "d1"); a.State != issuance.Ended || a.Current != depot.FingerprintOf(first) {
+		t.Errorf("assignment %+v", a)
+	}
+}
+
+func TestManyDevicesAreSentTheirsBehind(t *testing.T) {
+	h := newHouse(t)
+	h.template(t, "wifi", nil)
+	ids := []mdm.DeviceID{"none"}
+	for i := range 120 {
+		id := mdm.DeviceID(fmt.Sprintf("d%03d", i))
+		h.device(t, id, nil)
+		ids = append(ids, id)
+	}
+	sent, rejected, err := h.Send(t.Context(), "user:admin", "wifi", ids)
+	must(t, err)
+	if len(sent) != 120 || len(rejected) != 1 || rejected[0].Code != "not_found" {
+		t.Fatalf("sent %d, rejected %+v", len(sent), rejected)
+	}
+	h.pass(time.Second)
+	must(t, h.Renew(t.Context()))
+	for _, id := range ids[1:] {
+		if h.fetch(t, id) == nil {
+			t.Fatalf("nothing waits for %s", id)
+		}
+	}
+}
+
+func TestARenewalIsNotDueWhenItIsDone(t *testing.T) {
+	h := newHouse(t)
+	h.template(t, "short", func(tmpl *template.Template) { tmpl.Validity, tmpl.RenewBefore = "12h", "99%" })
+	h.device(t, "d1", nil)
+	h.install(t, "short", "d1")
+	for range 5 {
+		must(t, h.Renew(t.Context()))
+		if cmd := h.fetch(t, "d1"); cmd != nil {
+			t.Fatal("the certificate of a moment ago is renewed")
+		}
+		h.pass(time.Minute)
+	}
+	h.pass(15 * time.Minute)
+	must(t, h.Renew(t.Context()))
+	if h.fetch(t, "d1") == nil {
+		t.Error("it is never renewed")
+	}
+}
+
+func TestAnAssignmentOfADeviceThatIsGoneEnds(t *testing.T) {
+	h := newHouse(t)
+	h.template(t, "wifi", nil)
+	h.device(t, "d1", nil)
+	h.install(t, "wifi", "d1")
+	h.device(t, "d1", func(d *mdm.Device) { d.State = mdm.Unenrolled }) // by a transaction that did not see the assignment
+	h.pass(340 * day)
+	must(t, h.Renew(t.Context()))
+	if a := h.assignment(t, "wifi", "d1"); a.State != issuance.Ended {
+		t.Errorf("assignment %+v", a)
 	}
 }
 

@@ -71,7 +71,12 @@ func houseOn(t testing.TB, db storage.DB) *house {
 	h.depot = depottest.Open(t, c)
 	h.mdm, err = mdm.New(mdm.Config{DB: db, Box: box, Log: log, Now: h.now})
 	must(t, err)
-	h.people, err = identity.New(identity.Config{DB: db, Log: log, Now: h.now, Replica: "test"})
+	h.people, err = identity.New(identity.Config{
+		DB: db, Log: log, Now: h.now, Replica: "test",
+		OnDisable: func(tx storage.Tx, u identity.User) error { // a part of what package enroll does
+			return h.depot.RevokeUser(tx, u.Login(), "privilegeWithdrawn", h.now())
+		},
+	})
 	must(t, err)
 	h.templates, err = template.NewService(template.Config{DB: db, Box: box, Log: log, Now: h.now})
 	must(t, err)

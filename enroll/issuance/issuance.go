@@ -12,12 +12,15 @@ package issuance
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
+	"reflect"
+	"sync"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
@@ -66,6 +69,8 @@ type Service struct {
 	sign      func([]byte) ([]byte, error)
 	upstream  Upstream
 
+	guessing [64]sync.Mutex // by template and network: see vet
+
 	serverURL    *url.URL
 	organisation string
 
@@ -105,6 +110,8 @@ type grant struct {
 	assignment *Assignment        // that it fulfils, if any
 	old        *depot.Certificate // that it replaces, if any
 
+	quota *quota // that it counts in; nil: it has none
+
 	// sameKey lets it have a key of which there are certificates already, if those are
 	// of the same template and holder.
 	sameKey bool
@@ -142,15 +149,31 @@ func some(s string) []string {
 // key names the request and its exact repetition, which gets the same certificate; an
 // empty one is never repeated.
 func (s *Service) issue(ctx context.Context, key string, r depot.Request, decide func(tx storage.Tx) (grant, error)) (*x509.Certificate, error) {
-	cert, err := s.issueOnce(ctx, key, r, decide)
-	if !errors.Is(err, depot.ErrNotActive) {
-		return cert, err
+	for try := 0; ; try++ {
+		cert, err := s.issueOnce(ctx, key, r, decide)
+		switch {
+		case try < 3 && errors.Is(err, depot.ErrNotActive):
+			// Another replica has put another authority in force, a moment ago.
+			if err := s.depot.Reload(ctx); err != nil {
+				return nil, err
+			}
+		case try < 3 && errors.Is(err, errChanged):
+		default:
+			return cert, err
+		}
 	}
-	// Another replica has put another authority in force, a moment ago.
-	if err := s.depot.Reload(ctx); err != nil {
-		return nil, err
+}
+
+// errChanged means that what was signed is not what is granted any more.
+var errChanged = fmt.Errorf("the template or its holder has changed meanwhile: %w", storage.ErrUnavailable)
+
+// saysAs says whether two certificates would say the same, but for their dates.
+func saysAs(a, b depot.Contents) bool {
+	if life := b.NotAfter.Sub(b.NotBefore); life != a.NotAfter.Sub(a.NotBefore) {
+		return false
 	}
-	return s.issueOnce(ctx, key, r, decide)
+	a.NotBefore, a.NotAfter = b.NotBefore, b.NotAfter
+	return reflect.DeepEqual(a, b)
 }
 
 func (s *Service) issueOnce(ctx context.Context, key string, r depot.Request, decide func(tx storage.Tx) (grant, error)) (*x509.Certificate, error) {
@@ -166,6 +189,7 @@ func (s *Service) issueOnce(ctx context.Context, key string, r depot.Request, de
 	if err != nil || prior != nil {
 		return prior, err
 	}
+	signed := g.contents
 	var cert *x509.Certificate
 	elsewhere := g.template.Issuer == template.Proxy
 	if elsewhere {
@@ -182,6 +206,9 @@ func (s *Service) issueOnce(ctx context.Context, key string, r depot.Request, de
 		}
 		if g, err = s.granted(tx, r, decide); err == nil && elsewhere != (g.template.Issuer == template.Proxy) {
 			err = ErrExternal // the template has changed meanwhile
+		}
+		if err == nil && !elsewhere && !saysAs(signed, g.contents) {
+			err = errChanged
 		}
 		if err != nil {
 			return err
@@ -202,6 +229,13 @@ func (s *Service) issueOnce(ctx context.Context, key string, r depot.Request, de
 func (s *Service) granted(tx storage.Tx, r depot.Request, decide func(tx storage.Tx) (grant, error)) (grant, error) {
 	g, err := decide(tx)
 	if err != nil {
+		return grant{}, err
+	}
+	// Other types of keys than RSA are as strong at their least.
+	if key, ok := r.CSR.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < g.template.KeySize {
+		return grant{}, &depot.FieldError{Field: "public_key", Reason: fmt.Sprintf("has %d bits, and the template wants %d", key.N.BitLen(), g.template.KeySize)}
+	}
+	if err := s.within(tx, g.quota); err != nil {
 		return grant{}, err
 	}
 	return g, s.freshKey(tx, r, g)
@@ -255,6 +289,9 @@ func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certific
 			return err
 		}
 	}
+	if err := s.spend(tx, g.quota); err != nil {
+		return err
+	}
 	if key != "" {
 		if err := answers.Put(tx, answer{Key: key, Fingerprint: fp, ExpiresAt: now.Add(answerLife)}); err != nil {
 			return err
@@ -268,7 +305,14 @@ func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certific
 		}
 	}
 	if g.assignment != nil {
-		if err := s.brought(tx, *g.assignment, fp, g.template.RenewAt(cert.NotBefore, cert.NotAfter)); err != nil {
+		renewAt := g.template.RenewAt(cert.NotBefore, cert.NotAfter)
+		var err error
+		if g.challenge != nil {
+			err = s.bought(tx, *g.assignment, g.challenge.Try, fp, renewAt)
+		} else {
+			err = s.renewed(tx, *g.assignment, *g.old, fp, renewAt)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -280,13 +324,30 @@ func (s *Service) record(tx storage.Tx, key string, g grant, cert *x509.Certific
 }
 
 // replaced notes which certificate replaces old, and revokes the one that was to do so
-// before: of one certificate come at most two, so that its holder can't multiply it.
+// before, and the one that old has replaced, since old is in use: its holder has two
+// that are good at any time, and can't multiply them.
 func (s *Service) replaced(tx storage.Tx, old depot.Certificate, by depot.Fingerprint) error {
+	now := s.now().UTC()
 	earlier, err := s.depot.Replace(tx, old.Fingerprint, by)
-	if err != nil || earlier == "" {
+	if err != nil {
 		return err
 	}
-	return s.depot.Revoke(tx, earlier, reasonSuperseded, s.now().UTC())
+	if earlier != "" {
+		if err := s.depot.Revoke(tx, earlier, reasonSuperseded, now); err != nil {
+			return err
+		}
+	}
+	if old.Replaces == "" {
+		return nil
+	}
+	before, err := s.depot.BySerial(tx, old.Replaces)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && before.ReplacedBy != old.Fingerprint {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.depot.Revoke(tx, before.Fingerprint, reasonSuperseded, now)
 }
 
 // Revocation reasons (RFC 5280, 5.3.1) as issuance uses them.

@@ -20,6 +20,7 @@ const (
 	quotaWindow = time.Minute
 	maxSelf     = 30  // certificates that one user may ask for in a minute, for themself
 	maxAny      = 600 // certificates that a token for anybody's may ask for in a minute
+	maxReissue  = 10  // that one certificate may be replaced by in an hour
 	maxStatic   = 600 // certificates for one static challenge in a minute, from one network
 )
 
@@ -44,6 +45,38 @@ func (s *Service) counted(tx storage.Tx, key string, window time.Duration) (coun
 		return counter{Key: key, ExpiresAt: now.Add(window)}, nil
 	}
 	return c, err
+}
+
+// quota is how many certificates there may be of a kind in a window.
+type quota struct {
+	key    string
+	most   int
+	window time.Duration
+}
+
+// within returns a *depot.QuotaError if q is used up.
+func (s *Service) within(tx storage.Tx, q *quota) error {
+	if q == nil {
+		return nil
+	}
+	c, err := s.counted(tx, q.key, q.window)
+	if err == nil && c.Count >= q.most {
+		return &depot.QuotaError{RetryAfter: c.ExpiresAt.Sub(s.now())}
+	}
+	return err
+}
+
+// spend counts one in q.
+func (s *Service) spend(tx storage.Tx, q *quota) error {
+	if q == nil {
+		return nil
+	}
+	c, err := s.counted(tx, q.key, q.window)
+	if err != nil {
+		return err
+	}
+	c.Count++
+	return counters.Put(tx, c)
 }
 
 // count counts one, or returns a *depot.QuotaError if there were most already.

@@ -437,6 +437,7 @@ func (s *Service) Reissue(ctx context.Context, old *x509.Certificate, a depot.Ap
 		}
 		g.contents.KeyUsage = usageFor(a.CSR, g.contents.KeyUsage)
 		g.record.Door, g.sameKey = a.Door, true
+		g.quota = &quota{counterKey("reissue", string(fp)), maxReissue, time.Hour}
 		return g, nil
 	})
 	return cert, s.answered(ctx, err, event.Event{

@@ -2,6 +2,8 @@ package issuance_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -22,6 +24,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // Devices as they are named: isDeviceID of package issuance tells them from people.
@@ -322,6 +325,138 @@ func userID(t *testing.T, h *house, login string) (id string) {
 		return err
 	})
 	return id
+}
+
+// TestNobodyIsIssuedACertificateInTheMomentOfTheirEnd: either the request is refused, or
+// what it got is revoked.
+func TestNobodyIsIssuedACertificateInTheMomentOfTheirEnd(t *testing.T) {
+	t.Run("a user", func(t *testing.T) {
+		db := storagetest.Open(t)
+		h := houseOn(t, db)
+		u := h.user(t, "ana@example.com", "Ana Bee")
+		a := application(t, asking("Ana Bee"))
+		var cert *x509.Certificate
+		var issued, disabled error
+		storagetest.Overlap(db,
+			func(db storage.DB) {
+				cert, issued = houseOn(t, db).IssueCSR(context.Background(), token("ana@example.com", identity.ScopeCertSelf), a)
+			},
+			func(db storage.DB) {
+				off := true
+				_, disabled = houseOn(t, db).people.UpdateUser(context.Background(), identity.Local(), u.ID, identity.UserChange{Disabled: &off})
+			})
+		must(t, disabled)
+		if issued == nil && h.revoked(t, cert) == "" {
+			t.Error("the certificate outlives its user")
+		}
+	})
+	t.Run("a device", func(t *testing.T) {
+		db := storagetest.Open(t)
+		h := houseOn(t, db)
+		h.user(t, "ana@example.com", "Ana Bee")
+		d := h.device(t, anas, func(d *mdm.Device) { d.User = "ana@example.com" })
+		a := application(t, asking(string(anas)))
+		var cert *x509.Certificate
+		var issued, left error
+		storagetest.Overlap(db,
+			func(db storage.DB) {
+				cert, issued = houseOn(t, db).IssueCSR(context.Background(), token("ana@example.com", identity.ScopeCertSelf), a)
+			},
+			func(db storage.DB) {
+				left = db.Update(context.Background(), func(tx storage.Tx) error {
+					d.State = mdm.Unenrolled
+					return errors.Join(mdm.PutDevice(tx, d), h.depot.RevokeDevice(tx, string(anas), "cessationOfOperation", h.now()))
+				})
+			})
+		must(t, left)
+		if issued == nil && h.revoked(t, cert) == "" {
+			t.Error("the certificate outlives its device")
+		}
+	})
+}
+
+func TestOneKeyIsNeverTwoUsers(t *testing.T) {
+	db := storagetest.Open(t)
+	h := houseOn(t, db)
+	h.user(t, "ana@example.com", "Ana Bee")
+	h.user(t, "bo@example.com", "Bo Cee")
+	key := newKey(t)
+	ask := func(name, user string, err *error) func(storage.DB) {
+		req := csr(t, key, asking(name))
+		asked, readErr := guard.AskedBy(req)
+		must(t, readErr)
+		return func(db storage.DB) {
+			_, *err = houseOn(t, db).IssueCSR(context.Background(), token(user, identity.ScopeCertSelf), depot.Application{CSR: req, Asked: asked, Door: "csr"})
+		}
+	}
+	var a, b error
+	storagetest.Overlap(db, ask("Ana Bee", "ana@example.com", &a), ask("Bo Cee", "bo@example.com", &b))
+	if (a == nil) == (b == nil) || !errors.Is(errors.Join(a, b), issuance.ErrKeyReused) {
+		t.Errorf("two requests with one key: %v and %v, want one of them refused", a, b)
+	}
+}
+
+func TestAKeyIsAsLongAsItsTemplateWants(t *testing.T) {
+	h := officeHouse(t)
+	h.template(t, "long", func(tmpl *template.Template) { tmpl.Subject, tmpl.KeySize = subject(t, "/CN=printer"), 4096 })
+	short, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	req := csr(t, short, asking("printer"))
+	asked, err := guard.AskedBy(req)
+	must(t, err)
+	var field *depot.FieldError
+	_, err = h.IssueCSR(t.Context(), token("", identity.ScopeCertAny), depot.Application{CSR: req, Asked: asked, Template: "long", Door: "csr"})
+	if !errors.As(err, &field) || field.Field != "public_key" {
+		t.Errorf("a key of 2048 bits where 4096 are wanted: %v", err)
+	}
+}
+
+func TestReissuesDoNotMultiply(t *testing.T) {
+	h := officeHouse(t)
+	asked := x509.CertificateRequest{Subject: pkix.Name{CommonName: "Ana Bee"}, ExtraExtensions: []pkix.Extension{upn(t, "ana@example.com")}}
+	first, err := h.IssueCSR(t.Context(), token("ana@example.com", identity.ScopeCertSelf), application(t, asked))
+	must(t, err)
+	all := []*x509.Certificate{first}
+	for range 5 { // each from the one before
+		next, err := h.Reissue(t.Context(), all[len(all)-1], application(t, asked))
+		must(t, err)
+		all = append(all, next)
+	}
+	for i, cert := range all {
+		if good := h.revoked(t, cert) == ""; good != (i >= len(all)-2) {
+			t.Errorf("number %d of %d is good: %v", i, len(all), good)
+		}
+	}
+	n := 0
+	for ; err == nil && n < 100; n++ {
+		_, err = h.Reissue(t.Context(), all[len(all)-1], application(t, asked))
+	}
+	if !errors.Is(err, depot.ErrQuota) || n > 20 {
+		t.Errorf("after %d from one: %v, want ErrQuota", n, err)
+	}
+}
+
+func TestATemplateThatChangesUnderARequest(t *testing.T) {
+	db := storagetest.Open(t)
+	h := houseOn(t, db)
+	h.device(t, "d1", nil)
+	tmpl := h.template(t, "wifi", nil)
+	secret := h.send(t, "wifi", "d1").challenge(t)
+	r := request(t, secret, asking("x"))
+	var cert *x509.Certificate
+	var issued, changed error
+	storagetest.Overlap(db,
+		func(db storage.DB) { cert, issued = houseOn(t, db).IssueSCEP(context.Background(), "wifi", r) },
+		func(db storage.DB) {
+			tmpl.Subject, tmpl.ExtKeyUsage = subject(t, "/O=Other/CN=$SERIALNUMBER"), []string{"emailProtection"}
+			_, _, changed = houseOn(t, db).templates.Replace(context.Background(), "admin", tmpl, nil)
+		})
+	must(t, changed)
+	must(t, issued)
+	before := strings.Contains(depot.SubjectOf(cert), "O=Example")
+	if usage := cert.ExtKeyUsage[0]; before != (usage == x509.ExtKeyUsageClientAuth) {
+		t.Errorf("half of each: %s for %v", depot.SubjectOf(cert), usage)
+	}
 }
 
 // TestNoRequestGetsMoreThanItsCallerMay is the property that the tables are examples

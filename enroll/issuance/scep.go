@@ -47,13 +47,49 @@ func refused(err error) bool {
 }
 
 func (s *Service) issueSCEP(ctx context.Context, name string, r depot.Request) (*x509.Certificate, error) {
-	cert, err := s.issue(ctx, requestKey(name, r), r, func(tx storage.Tx) (grant, error) {
+	if err := s.vet(ctx, name, r); err != nil {
+		return nil, err
+	}
+	return s.issue(ctx, requestKey(name, r), r, func(tx storage.Tx) (grant, error) {
 		return s.grantSCEP(tx, name, r)
 	})
-	if errors.Is(err, errGuess) {
-		return nil, errors.Join(err, s.countGuess(ctx, name, r.Peer))
+}
+
+// vet looks at a challenge that may be a guess at a static one, and counts it if it is
+// wrong. It looks at one at a time from each network, so that many at once don't slip
+// through before the first is counted.
+func (s *Service) vet(ctx context.Context, name string, r depot.Request) error {
+	if r.Challenge == "" {
+		return nil
 	}
-	return cert, err
+	var static bool
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		static = false
+		_, err := s.openChallenge(tx, r.Challenge)
+		if err == nil || !errors.Is(err, ErrChallenge) {
+			return err
+		}
+		candidates, err := s.staticTemplates(tx, name)
+		static = len(candidates) > 0
+		return err
+	})
+	if err != nil || !static {
+		return err
+	}
+	stripe := &s.guessing[digest([]byte(guessKey(name, r.Peer)))[0]%64]
+	stripe.Lock()
+	defer stripe.Unlock()
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		_, _, guessed, err := s.staticTemplate(tx, name, r)
+		if err == nil && guessed {
+			err = errGuess
+		}
+		return err
+	})
+	if errors.Is(err, errGuess) {
+		return errors.Join(err, s.countGuess(ctx, name, r.Peer))
+	}
+	return err
 }
 
 // errGuess means that a challenge may have been a guess at a static one.
@@ -102,7 +138,7 @@ func (s *Service) grantDevice(tx storage.Tx, c challenge) (grant, error) {
 		return grant{}, fmt.Errorf("%w: its device is %s", ErrChallenge, d.State)
 	}
 	a, err := assignments.Get(tx, assignmentKey(c.Template, c.DeviceID))
-	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Try != c.Try {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && a.try(c.Try) < 0 {
 		return grant{}, fmt.Errorf("%w: another one has taken its place", ErrChallenge)
 	}
 	if err != nil {
@@ -147,11 +183,11 @@ func (s *Service) forDevice(tx storage.Tx, t template.Template, d mdm.Device) (g
 // staticTemplate returns the template with the static challenge of r: the one with a
 // name, or any. guessed says that there are static challenges and that it is none.
 func (s *Service) staticTemplate(tx storage.Tx, name string, r depot.Request) (t template.Template, found, guessed bool, err error) {
-	candidates, err := s.staticTemplates(tx, name)
-	if err != nil || len(candidates) == 0 {
+	if err := s.mayGuess(tx, name, r.Peer); err != nil {
 		return template.Template{}, false, false, err
 	}
-	if err := s.mayGuess(tx, name, r.Peer); err != nil {
+	candidates, err := s.staticTemplates(tx, name)
+	if err != nil || len(candidates) == 0 {
 		return template.Template{}, false, false, err
 	}
 	for _, candidate := range candidates { // all of them: the time it takes must not tell which
@@ -197,11 +233,14 @@ func (s *Service) grantStatic(t template.Template, r depot.Request) (grant, erro
 	if err != nil {
 		return grant{}, err
 	}
-	g := grant{template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}, sameKey: true}
-	if t.Issuer == template.Proxy {
-		return g, proxied(&g, r)
+	g := grant{
+		template: t, contents: contents(t, e, s.now()), record: depot.Certificate{Door: doorSCEP}, sameKey: true,
+		quota: &quota{counterKey("static", t.Name, network(r.Peer)), maxStatic, quotaWindow},
 	}
-	return g, nil
+	if t.Issuer == template.Proxy {
+		err = proxied(&g, r)
+	}
+	return g, err
 }
 
 // grantRenewal is the right by the certificate that signed r.
@@ -275,7 +314,7 @@ func (s *Service) renewal(tx storage.Tx, old depot.Certificate, anytime bool) (g
 		return g, err
 	}
 	a, err := assignments.Get(tx, assignmentKey(t.Name, mdm.DeviceID(old.DeviceID)))
-	if err == nil && a.Current == old.Fingerprint {
+	if err == nil && a.State != Ended {
 		g.assignment = &a
 	}
 	if errors.Is(err, storage.ErrNotFound) {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,5 +244,49 @@ func TestKeysAreFresh(t *testing.T) {
 	own.Challenge = stolen.Challenge
 	if _, err := h.IssueSCEP(t.Context(), "wifi", own); !errors.Is(err, issuance.ErrKeyReused) {
 		t.Errorf("our own key: %v, want ErrKeyReused", err)
+	}
+}
+
+func TestManyGuessesAtOnceAreCountedToo(t *testing.T) {
+	h := newHouse(t)
+	h.staticTemplate(t, "others")
+	var looked atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 100 {
+		r := request(t, fmt.Sprint("guess ", i), ana())
+		wg.Go(func() {
+			_, err := h.IssueSCEP(context.Background(), "others", r)
+			if errors.Is(err, issuance.ErrChallenge) {
+				looked.Add(1)
+			} else if !errors.Is(err, depot.ErrQuota) {
+				t.Errorf("guess: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := looked.Load(); n > 20 {
+		t.Errorf("%d guesses at once were looked at, want 20", n)
+	}
+}
+
+func TestAStaticChallengeIsGoodForSoMany(t *testing.T) {
+	h := newHouse(t)
+	h.staticTemplate(t, "others")
+	var err error
+	n := 0
+	for ; err == nil && n < 1000; n++ {
+		_, err = h.IssueSCEP(t.Context(), "others", request(t, static, ana()))
+	}
+	if !errors.Is(err, depot.ErrQuota) {
+		t.Fatalf("after %d in a minute: %v, want ErrQuota", n, err)
+	}
+	elsewhere := request(t, static, ana())
+	elsewhere.Peer = "198.51.100.1"
+	if _, err := h.IssueSCEP(t.Context(), "others", elsewhere); err != nil {
+		t.Errorf("from elsewhere: %v", err)
+	}
+	h.pass(time.Minute)
+	if _, err := h.IssueSCEP(t.Context(), "others", request(t, static, ana())); err != nil {
+		t.Errorf("a minute later: %v", err)
 	}
 }
