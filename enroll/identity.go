@@ -72,7 +72,8 @@ func (s *Service) known(tx storage.Tx, p Peer) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
-	if rec.Authority != s.depot.Identity().Name() {
+	// The identity CA signs for its OCSP signer, too.
+	if rec.Authority != s.depot.Identity().Name() || rec.Template != identityTemplate {
 		return caller{}, fmt.Errorf("%w: it is no identity certificate", ErrUnidentified)
 	}
 	if now.Before(rec.NotBefore) {
