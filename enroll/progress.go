@@ -37,6 +37,7 @@ type Progress struct {
 type step struct {
 	Progress
 	needsTurn bool
+	attempt   string // AttemptID of the device, in a rollover of the root
 }
 
 // ready says that the root may come into force as far as this device goes.
@@ -52,6 +53,7 @@ type Assigned struct {
 	Renewing     bool      // the next one is on its way
 	Since        time.Time // when that began, or the last one came
 	DueAt        time.Time // when it is sent another one; zero: never
+	RestsUntil   time.Time // before it no rollover has it sent another one: a try came to nothing
 	Problem      string    // why the last try failed
 }
 
@@ -153,6 +155,9 @@ func (s *Service) steps(tx storage.Tx, r Rollover, cursor string, limit int) (li
 	}
 	for _, d := range all {
 		tx.Prefetch(s.depot.Read(depot.Fingerprint(d.Identity)), trusts.Read(string(d.ID)), mdm.ReadLastSeen(d.ID))
+		if r.Authority == rootAuthority && d.AttemptID != "" {
+			tx.Prefetch(attempts.Read(d.AttemptID))
+		}
 	}
 	for _, d := range all {
 		if d.ParentID != "" || !d.Live() {
@@ -231,7 +236,7 @@ func (s *Service) payloadSteps(tx storage.Tx, r Rollover, cursor string, limit i
 			continue
 		}
 		p.Stage, p.Since = PendingRenewal, latest(r.StartedAt, a.Since)
-		p.needsTurn = !a.Renewing && (a.DueAt.IsZero() || a.DueAt.After(latest(s.now(), r.NextTurn)))
+		p.needsTurn = !a.Renewing && !s.now().Before(a.RestsUntil) && (a.DueAt.IsZero() || a.DueAt.After(latest(s.now(), r.NextTurn)))
 		seen, err := s.mdm.LastSeen(tx, a.DeviceID)
 		if err != nil {
 			return nil, "", err
@@ -243,7 +248,9 @@ func (s *Service) payloadSteps(tx storage.Tx, r Rollover, cursor string, limit i
 		case p.needsTurn:
 			p.Blocker = "The certificate gets its turn within minutes."
 		case a.Problem != "":
-			p.Blocker = "The last try failed: " + a.Problem + "; the next one is at " + at(a.DueAt) + "."
+			p.Blocker = "The last try failed: " + a.Problem + "; the next one is at " + at(a.DueAt) + "; " + lastHeardOf(seen) + "."
+		case s.now().Before(a.RestsUntil):
+			p.Blocker = "The device acknowledged the profile and did not ask for a certificate; the next try is at " + at(a.RestsUntil) + "; " + lastHeardOf(seen) + "."
 		default:
 			p.Blocker = "The certificate has its turn at " + at(a.DueAt) + "."
 		}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -273,6 +275,40 @@ func TestDevicesGetPayloadCertificatesOfTheNewIssuer(t *testing.T) {
 		t.Errorf("the rollover is %+v, want it finished", r)
 	}
 	c.wantRevoked(t, first.Certificate, old)
+}
+
+func TestARolloverAsksADeviceThatFailsOnceADay(t *testing.T) {
+	c := newComposed(t, nil)
+	c.user(t, "ana", "Ana Bee")
+	c.wifi(t)
+	broken, tries := false, 0
+	d, id := c.enrolledFor(t, "ana", mdmtest.Options{Handler: func(ctx context.Context, ch *mdmtest.Channel, cmd *mdmtest.Command, own func() mdmtest.Result) mdmtest.Result {
+		if broken && cmd.RequestType == "InstallProfile" {
+			tries++
+			return mdmtest.Result{CommandUUID: cmd.UUID, Status: mdmtest.StatusError}
+		}
+		return own()
+	}})
+	c.wifiSent(t, d.Channel(), id)
+	broken = true
+	c.api(t, "POST", "/ca/payload/rollover", map[string]any{}, nil)
+	for range 30 {
+		c.later(t, 2*time.Minute)
+		polled(t, d)
+	}
+	if tries != 1 {
+		t.Errorf("in an hour the device was sent the profile %d times, want once", tries)
+	}
+	if _, r := c.ca(t, "payload"); len(r.Unfinished) != 1 || r.Unfinished[0].DeviceID != string(id) || !strings.Contains(r.Unfinished[0].Blocker, "The last try failed") {
+		t.Errorf("the rollover is %+v, want the device to be what is left of it", r)
+	}
+	c.later(t, 24*time.Hour)
+	broken = false
+	polled(t, d)
+	c.later(t, 10*time.Minute)
+	if _, r := c.ca(t, "payload"); tries != 1 || r.State != "finished" {
+		t.Errorf("a day later, after %d tries that failed, the rollover is %+v, want it finished", tries, r)
+	}
 }
 
 func TestDevicesTrustTheNewRootBeforeItComesIntoForce(t *testing.T) {
