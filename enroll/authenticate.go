@@ -146,7 +146,7 @@ func mayBeginAgain(d mdm.Device, a Attempt) error {
 }
 
 // startAfresh ends what an earlier enrollment of d left: its certificates, queue,
-// secrets and answers. Its user channels wait for a TokenUpdate of their own.
+// secrets, answers and trust in roots. Its user channels wait for a TokenUpdate of their own.
 func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 	if err := s.depot.RevokeDevice(tx, string(d.ID), reasonSuperseded, s.now().UTC()); err != nil {
 		return err
@@ -155,6 +155,9 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 		return err
 	}
 	if err := s.forget(tx, d.ID); err != nil {
+		return err
+	}
+	if err := trusts.Delete(tx, string(d.ID)); err != nil {
 		return err
 	}
 	var users []mdm.Device

@@ -178,6 +178,9 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) e
 		return err
 	}
 	if d.ParentID == "" {
+		if err := trusts.Delete(tx, string(d.ID)); err != nil { // its profile is gone, and the roots in it
+			return err
+		}
 		var users []mdm.Device
 		for u, err := range mdm.UserChannels(tx, d.ID) {
 			if err != nil {

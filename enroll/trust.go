@@ -26,7 +26,8 @@ const (
 // trust is what a device was last sent to make it trust the roots.
 type trust struct {
 	DeviceID    mdm.DeviceID `json:"device_id"`
-	Root        string       `json:"root"` // ID of the latest one in the profile
+	AttemptID   string       `json:"attempt_id,omitempty"` // of the enrollment: what another one was sent is gone
+	Root        string       `json:"root"`                 // ID of the latest one in the profile
 	CommandUUID string       `json:"command_uuid,omitempty"`
 	SentAt      time.Time    `json:"sent_at"`
 	TrustedAt   time.Time    `json:"trusted_at,omitzero"` // acknowledged
@@ -82,7 +83,7 @@ func (s *Service) begunBefore(ctx context.Context, t time.Time) (begun bool, err
 
 // trustStep is how far a device has come on its way to trust the new root.
 func (s *Service) trustStep(tx storage.Tx, r Rollover, d mdm.Device) (step, error) {
-	p := step{Progress: Progress{DeviceID: d.ID, Stage: PendingTrust, Since: r.StartedAt}}
+	p := step{Progress: Progress{DeviceID: d.ID, Stage: PendingTrust, Since: r.StartedAt}, attempt: d.AttemptID}
 	if !s.includeRoot {
 		p.Stage = RolledOver
 		return p, nil
@@ -91,7 +92,7 @@ func (s *Service) trustStep(tx storage.Tx, r Rollover, d mdm.Device) (step, erro
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return step{}, err
 	}
-	if err != nil || t.Root != r.To {
+	if err != nil || t.Root != r.To || t.AttemptID != d.AttemptID {
 		t = trust{}
 	}
 	if t.SentAt.IsZero() { // it may have got the new root with its enrollment
@@ -175,8 +176,9 @@ func (s *Service) sendTrust(ctx context.Context, r Rollover, to []step) (sent in
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			t := trust{DeviceID: id, Root: r.To, CommandUUID: uuid, SentAt: now}
+		for _, p := range to[:len(ids)] {
+			id := p.DeviceID
+			t := trust{DeviceID: id, AttemptID: p.attempt, Root: r.To, CommandUUID: uuid, SentAt: now}
 			if i := slices.IndexFunc(rejected, func(no mdm.Rejection) bool { return no.DeviceID == id }); i >= 0 {
 				t.FailedAt, t.Reason = now, rejected[i].Reason
 			}
