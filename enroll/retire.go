@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -18,6 +19,7 @@ const (
 	BlockedByAssignment  = "assignment"  // a payload certificate that a device is to have is from the authority
 	BlockedByCertificate = "certificate" // a certificate of the server itself is from the authority
 	BlockedByAuthority   = "authority"   // an issuer that is in use is below the authority
+	BlockedByHolders     = "holders"     // certificates from the authority are in force that no assignment will replace
 )
 
 // Blocker is something that relies on an authority, so that it can't be retired.
@@ -27,10 +29,23 @@ type Blocker struct {
 	Template string       // of an assignment
 	Serial   depot.Serial // of the certificate that is concerned; may be empty
 	Reason   string       // a sentence
+
+	// Of holders: how many certificates there are, and the serial numbers of the first
+	// hundred.
+	Count   int
+	Serials []depot.Serial
 }
 
-// maxBlockers is how many Blockers are named.
+// maxBlockers is how many Blockers are named, and certificates in one of them.
 const maxBlockers = 100
+
+// Retirement is how an authority is to be retired.
+type Retirement struct {
+	// Force leaves certificates in force that no assignment will replace: such as
+	// those made by hand, by CSR or by a static challenge. Devices that rely on the
+	// authority are not left behind by it.
+	Force bool
+}
 
 // InUseError means that an authority can't be retired, because of these.
 type InUseError struct {
@@ -40,6 +55,13 @@ type InUseError struct {
 
 func (e *InUseError) Error() string {
 	return fmt.Sprintf("%d devices and certificates still rely on the authority", e.Total)
+}
+
+// hold adds c, which no assignment will replace.
+func (b *Blocker) hold(c depot.Certificate) {
+	if b.Count++; len(b.Serials) < maxBlockers {
+		b.Serials = append(b.Serials, c.Serial)
+	}
 }
 
 func (e *InUseError) add(b Blocker) {
@@ -53,7 +75,7 @@ func (e *InUseError) add(b Blocker) {
 //
 // What relies on it is looked for before the transaction, and not in it: an authority
 // that may be retired has issued nothing for a while, so that nothing is added.
-func (s *Service) RetireAuthority(ctx context.Context, name, id string) (*depot.Authority, error) {
+func (s *Service) RetireAuthority(ctx context.Context, name, id string, o Retirement) (*depot.Authority, error) {
 	if err := s.depot.Reload(ctx); err != nil {
 		return nil, err
 	}
@@ -61,9 +83,14 @@ func (s *Service) RetireAuthority(ctx context.Context, name, id string) (*depot.
 	if a == nil || a.Name() != name {
 		return nil, fmt.Errorf("retire authority %s: %w", id, storage.ErrNotFound)
 	}
+	details := map[string]string{"authority": name, "id": id, "subject": a.Certificate().Subject.String()}
 	if a.State() == depot.StateRetiring {
-		if err := s.reliesOn(ctx, a); err != nil {
+		left, err := s.reliesOn(ctx, a, o)
+		if err != nil {
 			return nil, fmt.Errorf("retire authority %s: %w", id, err)
+		}
+		if left > 0 {
+			details["forced"], details["certificates"] = "true", strconv.Itoa(left)
 		}
 	}
 	by := actor(ctx)
@@ -85,8 +112,7 @@ func (s *Service) RetireAuthority(ctx context.Context, name, id string) (*depot.
 			}
 		}
 		return event.Record(tx, event.Event{
-			At: s.now().UTC(), Actor: by, Action: "ca.retired",
-			Details: map[string]string{"authority": name, "id": id, "subject": a.Certificate().Subject.String()},
+			At: s.now().UTC(), Actor: by, Action: "ca.retired", Details: details,
 		})
 	})
 	if err != nil {
@@ -102,24 +128,25 @@ func (s *Service) RetireAuthority(ctx context.Context, name, id string) (*depot.
 	return a, nil
 }
 
-// reliesOn returns an *InUseError if anything relies on a.
-func (s *Service) reliesOn(ctx context.Context, a *depot.Authority) (err error) {
+// reliesOn returns an *InUseError if anything relies on a, and how many certificates are
+// left in force, if that is wanted.
+func (s *Service) reliesOn(ctx context.Context, a *depot.Authority, o Retirement) (left int, err error) {
 	var in InUseError
 	switch a.Name() {
 	case identityAuthority:
 		err = errors.Join(s.devicesRelyOn(ctx, a, &in), s.enrollmentsRelyOn(ctx, a, &in))
 	case payloadAuthority:
-		err = s.assignmentsRelyOn(ctx, a, &in)
+		left, err = s.certificatesRelyOn(ctx, a, o, &in)
 	case rootAuthority:
 		err = errors.Join(s.trustRelyOn(ctx, &in), s.ownRelyOn(ctx, a, &in))
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if in.Total > 0 {
-		return &in
+		return 0, &in
 	}
-	return nil
+	return left, nil
 }
 
 // devicesRelyOn finds the devices that speak for themselves by a certificate of a.
@@ -222,13 +249,55 @@ func (s *Service) enrollmentsRelyOn(ctx context.Context, a *depot.Authority, in 
 	return err
 }
 
-// assignmentsRelyOn finds the payload certificates of a that devices are to have.
-func (s *Service) assignmentsRelyOn(ctx context.Context, a *depot.Authority, in *InUseError) error {
+// certificatesRelyOn finds the payload certificates of a: those that devices are to have,
+// and all others that are in force, which it counts.
+func (s *Service) certificatesRelyOn(ctx context.Context, a *depot.Authority, o Retirement, in *InUseError) (held int, err error) {
+	assigned, err := s.assignmentsRelyOn(ctx, a, in)
+	if err != nil {
+		return 0, err
+	}
+	var holders Blocker
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		holders = Blocker{Kind: BlockedByHolders}
+		for c, err := range s.depot.InForce(tx, a.ID()) {
+			if err != nil {
+				return err
+			}
+			if !assigned[c.Fingerprint] {
+				holders.hold(c)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count certificates: %w", err)
+	}
+	if holders.Count > 0 && !o.Force {
+		holders.Reason = certificatesAre(holders.Count) + " in force that no assignment replaces, such as those made by hand, by CSR or by a static challenge. " +
+			"Have their holders renew them, or revoke them; with force they stay in force, and are not renewed by SCEP any more."
+		in.add(holders)
+		in.Total += holders.Count - 1
+	}
+	return holders.Count, nil
+}
+
+func certificatesAre(n int) string {
+	if n == 1 {
+		return "One certificate of this authority is"
+	}
+	return fmt.Sprintf("%d certificates of this authority are", n)
+}
+
+// assignmentsRelyOn finds the payload certificates of a that devices are to have, and
+// returns them.
+func (s *Service) assignmentsRelyOn(ctx context.Context, a *depot.Authority, in *InUseError) (assigned map[depot.Fingerprint]bool, err error) {
+	assigned = map[depot.Fingerprint]bool{}
 	for cursor := ""; ; {
 		var found []Blocker
+		var certificates []depot.Fingerprint
 		var next string
 		err := s.db.View(ctx, func(tx storage.Tx) (err error) {
-			found = nil
+			found, certificates = nil, nil
 			var all []Assigned
 			if all, next, err = s.payloads.Assigned(tx, cursor, rolloverPage); err != nil {
 				return err
@@ -249,6 +318,7 @@ func (s *Service) assignmentsRelyOn(ctx context.Context, a *depot.Authority, in 
 				if err != nil {
 					return err
 				}
+				certificates = append(certificates, as.Certificates...)
 				found = append(found, Blocker{
 					Kind: BlockedByAssignment, DeviceID: as.DeviceID, Template: as.Template, Serial: c.Serial,
 					Reason: fmt.Sprintf("The device's certificate of the template %q is from this authority; %s.", as.Template, lastHeardOf(seen)),
@@ -257,13 +327,16 @@ func (s *Service) assignmentsRelyOn(ctx context.Context, a *depot.Authority, in 
 			return nil
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, b := range found {
 			in.add(b)
 		}
+		for _, fp := range certificates {
+			assigned[fp] = true
+		}
 		if cursor = next; next == "" {
-			return nil
+			return assigned, nil
 		}
 	}
 }

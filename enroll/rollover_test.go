@@ -112,7 +112,7 @@ func (p phone) seen(t *testing.T) {
 // wantInUse says that an authority can't be retired because of devices.
 func (h *house) wantInUse(t *testing.T, name, id string, devices ...phone) {
 	t.Helper()
-	_, err := h.RetireAuthority(context.Background(), name, id)
+	_, err := h.RetireAuthority(context.Background(), name, id, enroll.Retirement{})
 	var inUse *enroll.InUseError
 	if !errors.As(err, &inUse) || inUse.Total != len(devices) || len(inUse.Blockers) != len(devices) {
 		t.Fatalf("RetireAuthority = %v, want it to be in use by %d", err, len(devices))
@@ -220,7 +220,7 @@ func TestTheIdentityCAIsRolledOverDeviceByDevice(t *testing.T) {
 	if s := h.status(t, "identity"); s.FinishedAt.IsZero() || h.audited(t, "ca.rollover_finished") != 1 {
 		t.Errorf("the rollover is %+v, want it finished", s)
 	}
-	gone, err := h.RetireAuthority(ctx, "identity", old.ID())
+	gone, err := h.RetireAuthority(ctx, "identity", old.ID(), enroll.Retirement{})
 	must(t, err)
 	if gone.State() != depot.StateRetired || h.audited(t, "ca.retired") != 1 {
 		t.Errorf("it is %s", gone.State())
@@ -243,12 +243,12 @@ func TestAnAuthorityIsNotRetiredUnderAnEnrollment(t *testing.T) {
 	p := h.withIdentity(t, h.link(t, enroll.NewLink{}), iphone)
 	old := h.depot.Identity()
 	h.rollOver(t, "identity", enroll.StartRollover{})
-	if _, err := h.RetireAuthority(ctx, "identity", old.ID()); errors.Is(err, depot.ErrNotSettled) {
+	if _, err := h.RetireAuthority(ctx, "identity", old.ID(), enroll.Retirement{}); errors.Is(err, depot.ErrNotSettled) {
 		t.Errorf("RetireAuthority = %v, want it to name the enrollment first", err)
 	}
 	h.pass(time.Minute)
 	var inUse *enroll.InUseError
-	if _, err := h.RetireAuthority(ctx, "identity", old.ID()); !errors.As(err, &inUse) || inUse.Total != 1 || inUse.Blockers[0].Kind != enroll.BlockedByEnrollment {
+	if _, err := h.RetireAuthority(ctx, "identity", old.ID(), enroll.Retirement{}); !errors.As(err, &inUse) || inUse.Total != 1 || inUse.Blockers[0].Kind != enroll.BlockedByEnrollment {
 		t.Errorf("RetireAuthority = %v, want an enrollment to block it", err)
 	}
 	must(t, p.authenticate())
@@ -258,13 +258,13 @@ func TestAnAuthorityIsNotRetiredUnderAnEnrollment(t *testing.T) {
 	h.pass(time.Minute)
 	h.round(t)
 	p.renews(t)
-	if _, err := h.RetireAuthority(ctx, "identity", old.ID()); err != nil {
+	if _, err := h.RetireAuthority(ctx, "identity", old.ID(), enroll.Retirement{}); err != nil {
 		t.Error(err)
 	}
 	for what, err := range map[string]error{
-		"the active one":          second(h.RetireAuthority(ctx, "identity", h.depot.Identity().ID())),
-		"one of another name":     second(h.RetireAuthority(ctx, "identity", h.depot.Root().ID())),
-		"one that does not exist": second(h.RetireAuthority(ctx, "identity", "0123456789abcdef")),
+		"the active one":          second(h.RetireAuthority(ctx, "identity", h.depot.Identity().ID(), enroll.Retirement{})),
+		"one of another name":     second(h.RetireAuthority(ctx, "identity", h.depot.Root().ID(), enroll.Retirement{})),
+		"one that does not exist": second(h.RetireAuthority(ctx, "identity", "0123456789abcdef", enroll.Retirement{})),
 	} {
 		if !errors.Is(err, depot.ErrNotRetirable) && !errors.Is(err, storage.ErrNotFound) {
 			t.Errorf("%s: %v", what, err)
@@ -325,18 +325,18 @@ func TestTheRootChangesWhenEveryDeviceTrustsTheNewOne(t *testing.T) {
 	// The issuer below the old root goes first.
 	ctx := context.Background()
 	var inUse *enroll.InUseError
-	if _, err := h.RetireAuthority(ctx, "root", old.ID()); !errors.As(err, &inUse) || inUse.Total != 1 || inUse.Blockers[0].Kind != enroll.BlockedByAuthority {
+	if _, err := h.RetireAuthority(ctx, "root", old.ID(), enroll.Retirement{}); !errors.As(err, &inUse) || inUse.Total != 1 || inUse.Blockers[0].Kind != enroll.BlockedByAuthority {
 		t.Errorf("RetireAuthority = %v, want the issuer to block it", err)
 	}
 	issuer := h.depot.Payload()
 	h.rollOver(t, "payload", enroll.StartRollover{})
 	h.pass(time.Minute)
 	for name, id := range map[string]string{"payload": issuer.ID()} {
-		if _, err := h.RetireAuthority(ctx, name, id); err != nil {
+		if _, err := h.RetireAuthority(ctx, name, id, enroll.Retirement{}); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := h.RetireAuthority(ctx, "root", old.ID()); err != nil {
+	if _, err := h.RetireAuthority(ctx, "root", old.ID(), enroll.Retirement{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -492,7 +492,7 @@ func TestAnImportedRootComesIntoForce(t *testing.T) {
 		a, err := h.ImportAuthority(ctx, "root", depot.Import{Data: theirs})
 		must(t, err)
 		h.rollOver(t, "root", enroll.StartRollover{})
-		if _, err := h.RetireAuthority(ctx, "root", a.ID()); err != nil {
+		if _, err := h.RetireAuthority(ctx, "root", a.ID(), enroll.Retirement{}); err != nil {
 			t.Fatal(err)
 		}
 		if all, err := h.Rollovers(ctx); err != nil || len(all) != 0 || h.depot.Next("root") != nil {

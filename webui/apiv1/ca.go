@@ -224,7 +224,8 @@ func (a *API) listProgress(w http.ResponseWriter, r *http.Request) error {
 }
 
 type retireRequest struct {
-	ID string `json:"id"`
+	ID    string `json:"id"`
+	Force bool   `json:"force"`
 }
 
 // retireCA ends an authority that nothing relies on any more.
@@ -240,7 +241,7 @@ func (a *API) retireCA(w http.ResponseWriter, r *http.Request) error {
 	if in.ID == "" {
 		return invalid("id", "must be that of an authority that /api/v1/ca lists")
 	}
-	got, err := a.enroll.RetireAuthority(r.Context(), role, in.ID)
+	got, err := a.enroll.RetireAuthority(r.Context(), role, in.ID, enroll.Retirement{Force: in.Force})
 	var inUse *enroll.InUseError
 	if errors.As(err, &inUse) {
 		return authorityInUse(inUse)
@@ -253,11 +254,13 @@ func (a *API) retireCA(w http.ResponseWriter, r *http.Request) error {
 
 // blockerJSON is something that an authority can't be retired for.
 type blockerJSON struct {
-	Kind     string `json:"kind"` // device, enrollment, assignment, certificate or authority
-	DeviceID string `json:"device_id"`
-	Template string `json:"template"`
-	Serial   string `json:"serial"`
-	Reason   string `json:"reason"`
+	Kind     string         `json:"kind"` // device, enrollment, assignment, certificate, authority or holders
+	DeviceID string         `json:"device_id"`
+	Template string         `json:"template"`
+	Serial   string         `json:"serial"`
+	Reason   string         `json:"reason"`
+	Count    int            `json:"count,omitempty"`   // of holders: of their certificates
+	Serials  []depot.Serial `json:"serials,omitempty"` // of holders: the first hundred
 }
 
 func authorityInUse(e *enroll.InUseError) *problem {
@@ -266,7 +269,7 @@ func authorityInUse(e *enroll.InUseError) *problem {
 		Detail: fmt.Sprintf("%d devices, certificates or authorities rely on it.", e.Total),
 	}}
 	for _, b := range e.Blockers {
-		p.Blockers = append(p.Blockers, blockerJSON{b.Kind, string(b.DeviceID), b.Template, string(b.Serial), b.Reason})
+		p.Blockers = append(p.Blockers, blockerJSON{b.Kind, string(b.DeviceID), b.Template, string(b.Serial), b.Reason, b.Count, b.Serials})
 	}
 	return p
 }

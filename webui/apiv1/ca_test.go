@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"strings"
@@ -122,6 +123,49 @@ func TestTheAuthorities(t *testing.T) {
 	h.do(t, exchange{method: "POST", path: "/api/v1/ca/identity/retire", body: map[string]any{"id": old}}).want(t, 200, &gone)
 	if gone.ID != old || gone.State != "retired" {
 		t.Errorf("it is %+v", gone)
+	}
+}
+
+// TestCertificatesThatNobodyReplaces keep their issuer from being retired, unless that is
+// forced.
+func TestCertificatesThatNobodyReplaces(t *testing.T) {
+	h := newHouse(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := h.depot.Payload().Sign(key.Public(), depot.Contents{Name: "printer", NotBefore: h.now(), NotAfter: h.now().AddDate(1, 0, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = h.db.Update(context.Background(), func(tx storage.Tx) error {
+		return h.depot.Record(tx, cert, depot.Certificate{Authority: "payload", Template: "printer", Door: "manual"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := h.depot.Payload().ID()
+	h.do(t, exchange{method: "POST", path: "/api/v1/ca/payload/rollover"}).want(t, 202, nil)
+	h.pass(2 * time.Minute)
+	refused := h.do(t, exchange{method: "POST", path: "/api/v1/ca/payload/retire", body: map[string]any{"id": old}})
+	refused.wantProblem(t, 409, "ca_in_use")
+	var problem struct {
+		Blockers []struct {
+			Kind    string
+			Count   int
+			Serials []depot.Serial
+		}
+	}
+	if err := json.Unmarshal(refused.answer, &problem); err != nil {
+		t.Fatal(err)
+	}
+	if b := problem.Blockers; len(b) != 1 || b[0].Kind != "holders" || b[0].Count != 1 || len(b[0].Serials) != 1 || b[0].Serials[0] != depot.SerialOf(cert) {
+		t.Errorf("blockers are %+v, want the one certificate", b)
+	}
+	var gone authority
+	h.do(t, exchange{method: "POST", path: "/api/v1/ca/payload/retire", body: map[string]any{"id": old, "force": true}}).want(t, 200, &gone)
+	if gone.State != "retired" || gone.InForce != 1 {
+		t.Errorf("forced it is %+v", gone)
 	}
 }
 
