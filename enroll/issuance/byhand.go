@@ -173,8 +173,7 @@ func (s *Service) forUser(tx storage.Tx, t template.Template, login string) (gra
 
 // ofUser returns f with what is known of a user.
 func ofUser(f template.Facts, u identity.User) template.Facts {
-	f.Username, f.Email, f.UPN = u.Username, u.Email, u.UPN()
-	f.FullName = cmp.Or(u.FullName, f.FullName)
+	f.Username, f.Email, f.UPN, f.FullName = u.Username, u.Email, u.UPN(), u.FullName
 	f.ManagedAppleAccount = cmp.Or(u.ManagedAppleAccount, f.ManagedAppleAccount)
 	return f
 }

@@ -392,15 +392,13 @@ func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts,
 		DeviceID: string(d.ID), SerialNumber: device.SerialNumber, UDID: device.UDID,
 		DeviceName: device.DeviceName, Model: device.Model, OSVersion: device.OSVersion,
 		ProfileIdentifier:   id,
-		Username:            d.UserShortName,
-		FullName:            d.UserLongName,
 		ManagedAppleAccount: device.ManagedAppleAccount,
 		Attributes:          attributes,
 	}
+	// What a Mac's own account is called says nothing of a user: it is up to whoever sits there.
 	if device.User == "" {
 		return f, nil
 	}
-	// Whoever logged in is known better than a Mac's own account.
 	u, err := identity.UserByLogin(tx, device.User)
 	if errors.Is(err, storage.ErrNotFound) {
 		u, err = identity.User{Username: device.User}, nil
