@@ -555,6 +555,24 @@ func (d *Depot) add(ctx context.Context, a *Authority, also Also) error {
 	return d.Reload(ctx)
 }
 
+// Await refuses what is to wait for an authority that is not next any more. Whoever gives
+// one up that is being waited for writes the same record, and so does this: of two at
+// once, the second sees what the first did. The error wraps storage.ErrNotFound.
+func (d *Depot) Await(tx storage.Tx, id string) error {
+	a := d.Authority(id)
+	if a == nil {
+		return fmt.Errorf("next authority %s: %w", id, storage.ErrNotFound)
+	}
+	rec, err := authorities.Get(tx, a.recordKey())
+	if err != nil {
+		return err
+	}
+	if rec.State != StateNext || !slices.Equal(rec.Certificate, a.cert.Raw) {
+		return fmt.Errorf("next authority %s: %w", id, storage.ErrNotFound)
+	}
+	return authorities.Put(tx, rec)
+}
+
 // Activate puts the next authority with an ID in the place of the active one of its
 // name, which is retiring from then on. [Depot.Reload] is to follow the commit. The error
 // wraps storage.ErrNotFound if no authority with this ID is next, and [ErrAuthorityExpired].

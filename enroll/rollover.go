@@ -66,7 +66,8 @@ type StartRollover struct {
 
 	// Force begins another one though an earlier one is under way. Of the root, it brings
 	// the one that is under way to its end: devices that do not trust the new root yet
-	// can't speak to this server any more.
+	// can't speak to this server any more. If the root that was waited for is gone, another
+	// one takes its place.
 	Force bool
 }
 
@@ -81,6 +82,9 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 	if o.PerHour < 1 || o.PerHour > MaxPerHour {
 		return Rollover{}, nil, &FieldError{"per_hour", fmt.Sprintf("must be from 1 to %d", MaxPerHour)}
 	}
+	if err := s.depot.Reload(ctx); err != nil {
+		return Rollover{}, nil, err
+	}
 	if len(s.depot.Generations(name)) == 0 {
 		return Rollover{}, nil, fmt.Errorf("authority %q: %w", name, storage.ErrNotFound)
 	}
@@ -92,7 +96,7 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 	case prior == nil || !prior.FinishedAt.IsZero():
 	case !o.Force:
 		return Rollover{}, nil, ErrRolloverUnderWay
-	case prior.ActivatedAt.IsZero():
+	case prior.ActivatedAt.IsZero() && s.depot.Authority(prior.To) != nil:
 		return s.forceRollover(ctx, *prior)
 	}
 	next := s.depot.Next(name)
@@ -121,10 +125,12 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 		if err == nil && now.FinishedAt.IsZero() && (prior == nil || !now.StartedAt.Equal(prior.StartedAt)) {
 			return ErrRolloverUnderWay // another one was faster
 		}
-		if !wait {
-			if err := s.activate(tx, &r); err != nil {
-				return err
-			}
+		arrive := s.activate
+		if wait {
+			arrive = s.await
+		}
+		if err := arrive(tx, &r); err != nil {
+			return err
 		}
 		if err := rollovers.Put(tx, r); err != nil {
 			return err
@@ -162,6 +168,9 @@ func (s *Service) activate(tx storage.Tx, r *Rollover) error {
 	r.ActivatedAt, r.CheckedAt = s.now().UTC(), time.Time{}
 	return s.depot.Activate(tx, r.To)
 }
+
+// await makes r one that waits for devices: for as long as the authority is not given up.
+func (s *Service) await(tx storage.Tx, r *Rollover) error { return s.depot.Await(tx, r.To) }
 
 // forceRollover puts the authority of r in force, whether or not devices are ready.
 func (s *Service) forceRollover(ctx context.Context, r Rollover) (_ Rollover, lost []Progress, err error) {

@@ -584,3 +584,45 @@ func TestTurnsAreApart(t *testing.T) {
 		t.Errorf("after six minutes the counts are %v, want one renewing", s.Counts)
 	}
 }
+
+// A root is given up at one replica while a rollover to it begins at another.
+func TestARootIsGivenUpAsARolloverToItBegins(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	h.fleet(t, 1)
+	next, err := h.depot.Generate(ctx, "root", nil)
+	must(t, err)
+	began, retired := h.atOnce(t,
+		func(h *house) error { return second3(h.RollOver(ctx, "root", enroll.StartRollover{})) },
+		func(h *house) error { return second(h.RetireAuthority(ctx, "root", next.ID(), enroll.Retirement{})) })
+	if retired != nil || began != nil && !errors.Is(began, storage.ErrNotFound) {
+		t.Errorf("the two end with %v and %v, want the root to be given up", began, retired)
+	}
+	must(t, h.depot.Reload(ctx))
+	all, err := h.Rollovers(ctx)
+	must(t, err)
+	// One that begins when it is all over makes a root of its own.
+	if there := h.depot.Next("root"); len(all) != 0 && (there == nil || there.ID() != all[0].To) {
+		t.Errorf("there is a rollover to a root that was given up: %+v", all[0])
+	}
+}
+
+func second3[A, B any](_ A, _ B, err error) error { return err }
+
+func TestARolloverWhoseRootIsGone(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	h.fleet(t, 1)
+	r := h.rollOver(t, "root", enroll.StartRollover{})
+	must(t, h.db.Update(ctx, func(tx storage.Tx) error { return tx.Delete("authority", []byte("root.2")) }))
+	if _, _, err := h.RollOver(ctx, "root", enroll.StartRollover{}); !errors.Is(err, enroll.ErrRolloverUnderWay) {
+		t.Errorf("another one = %v, want %v", err, enroll.ErrRolloverUnderWay)
+	}
+	h.pass(time.Minute)
+	again := h.rollOver(t, "root", enroll.StartRollover{Force: true})
+	if again.StartedAt.Equal(r.StartedAt) || !again.ActivatedAt.IsZero() || h.depot.Next("root") == nil || h.depot.Next("root").ID() != again.To {
+		t.Errorf("forced it is %+v, want one to a root that is there, and that waits for the devices", again)
+	}
+}
