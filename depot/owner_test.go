@@ -23,6 +23,7 @@ func TestCertificatesFollowTheirUser(t *testing.T) {
 		"nobody's":            {},
 		"on the device":       {User: "ana", DeviceID: "d1"},
 		"of the owner before": {User: "bea", DeviceID: "d1"},
+		"of an attempt":       {User: "ana", AttemptID: "a1"},
 		"on another device":   {User: "ana", DeviceID: "d2"},
 	} {
 		rec.Template = "vpn"
@@ -33,17 +34,19 @@ func TestCertificatesFollowTheirUser(t *testing.T) {
 
 	gone := []string{"ana", "ANA@example.com"}
 	update(t, db, func(tx storage.Tx) error {
-		for _, login := range gone {
-			if err := d.RenameUser(tx, d.ByUser(tx, login), gone, "ana@new.example.com"); err != nil {
-				return err
-			}
+		if err := d.RenameUser(tx, gone, "ana@new.example.com"); err != nil {
+			return err
 		}
-		return d.RenameUser(tx, d.ByDevice(tx, "d1"), gone, "ana@new.example.com")
+		if err := d.RenameUserOfDevice(tx, "d1", gone, "ana@new.example.com"); err != nil {
+			return err
+		}
+		return d.RenameUserOfAttempt(tx, "a1", gone, "ana@new.example.com")
 	})
 	view(t, db, func(tx storage.Tx) error {
 		for name, want := range map[string]string{
 			"by username": "ana@new.example.com", "by address": "ana@new.example.com", "revoked": "ana@new.example.com",
-			"on the device": "ana@new.example.com", "another user's": "ana.other", "nobody's": "", "of the owner before": "bea", "on another device": "ana",
+			"on the device": "ana@new.example.com", "of an attempt": "ana@new.example.com",
+			"another user's": "ana.other", "nobody's": "", "of the owner before": "bea", "on another device": "ana",
 		} {
 			if c, err := d.Get(tx, fps[name]); err != nil || c.User != want {
 				t.Errorf("the certificate %s is %q's, %v; want %q", name, c.User, err, want)

@@ -13,17 +13,15 @@ import (
 // attempts under way. It is for the transaction in which they are given up, after which
 // somebody else may get them.
 //
-// What happens to any of these at the same time meets it in their record, so that the
-// later of the two runs again. An attempt that begins meanwhile has no record yet: it is
-// given its certificate in the name of whom its link is for by then.
+// What happens to any of these at the same time meets it in a record that both write, so
+// that the later of the two runs again. Only an attempt that begins meanwhile does not: it
+// is given its certificate in the name of whom its link is for by then.
 func (s *Service) RenameUser(tx storage.Tx, gone []string, login string) error {
 	if err := s.renameDevices(tx, gone, login); err != nil {
 		return err
 	}
-	for _, old := range gone {
-		if err := s.depot.RenameUser(tx, s.depot.ByUser(tx, old), gone, login); err != nil {
-			return err
-		}
+	if err := s.depot.RenameUser(tx, gone, login); err != nil {
+		return err
 	}
 	if err := s.renameAttempts(tx, gone, login); err != nil {
 		return err
@@ -47,7 +45,7 @@ func (s *Service) renameDevices(tx storage.Tx, gone []string, login string) erro
 		if err := mdm.PutDevice(tx, d); err != nil {
 			return err
 		}
-		if err := s.depot.RenameUser(tx, s.depot.ByDevice(tx, string(d.ID)), gone, login); err != nil {
+		if err := s.depot.RenameUserOfDevice(tx, string(d.ID), gone, login); err != nil {
 			return err
 		}
 	}
@@ -71,7 +69,7 @@ func (s *Service) renameAttempts(tx storage.Tx, gone []string, login string) err
 			return err
 		}
 		// Until its device comes, a certificate belongs to its attempt alone.
-		if err := s.depot.RenameUser(tx, s.depot.ByAttempt(tx, a.ID), gone, login); err != nil {
+		if err := s.depot.RenameUserOfAttempt(tx, a.ID, gone, login); err != nil {
 			return err
 		}
 	}

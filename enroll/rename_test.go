@@ -5,11 +5,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -27,13 +29,20 @@ func (h *house) endUser(t *testing.T, login string) {
 	must(t, h.db.Update(context.Background(), func(tx storage.Tx) error { return h.EndUser(tx, login) }))
 }
 
+// vpn signs a certificate that nothing is recorded of yet.
+func (h *house) vpn(t *testing.T) *x509.Certificate {
+	t.Helper()
+	cert, err := h.depot.Payload().Sign(keyring.take(t).Public(), depot.Contents{
+		Name: "vpn", Subject: pkix.Name{CommonName: "vpn"}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour),
+	})
+	must(t, err)
+	return cert
+}
+
 // own gives a user a certificate that is on no device.
 func (h *house) own(t *testing.T, user string) *x509.Certificate {
 	t.Helper()
-	cert, err := h.depot.Payload().Sign(keyring.take(t).Public(), depot.Contents{
-		Name: "vpn", Subject: pkix.Name{CommonName: user}, NotBefore: h.now(), NotAfter: h.now().Add(time.Hour),
-	})
-	must(t, err)
+	cert := h.vpn(t)
 	must(t, h.db.Update(context.Background(), func(tx storage.Tx) error {
 		return h.depot.Record(tx, cert, depot.Certificate{Authority: "payload", Template: "vpn", User: user})
 	}))
@@ -150,6 +159,19 @@ func TestAUserIsRenamedAtOneReplicaWhile(t *testing.T) {
 			r := h.renewalRequest(t, h.fetchRenewal(t, p).signed)
 			return issue(r), iphone
 		},
+		"a device is issued another certificate at another": func(t *testing.T, h *house) (func(*house) error, mdm.AppleID) {
+			h.enrolled(t, "ana", iphone)
+			cert := h.vpn(t)
+			return func(h *house) error {
+				return h.db.Update(ctx, func(tx storage.Tx) error {
+					d, err := mdm.FindDevice(tx, iphone)
+					if err != nil {
+						return err
+					}
+					return h.depot.Record(tx, cert, depot.Certificate{Authority: "payload", Template: "vpn", DeviceID: string(d.ID), User: d.User})
+				})
+			}, iphone
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			keyring.reset()
@@ -167,5 +189,46 @@ func TestAUserIsRenamedAtOneReplicaWhile(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A certificate is issued to a user who gets another login in that moment.
+func TestACertificateForAUserWhoIsRenamed(t *testing.T) {
+	ctx := context.Background()
+	keyring.reset()
+	h := newHouse(t)
+	people := func(h *house) *identity.Service {
+		s, err := identity.New(identity.Config{
+			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now,
+			OnRename: func(tx storage.Tx, gone []string, u identity.User) error { return h.RenameUser(tx, gone, u.Login()) },
+		})
+		must(t, err)
+		return s
+	}
+	ana, err := people(h).CreateUser(ctx, identity.Local(), identity.NewUser{Username: "ana"})
+	must(t, err)
+	cert := h.vpn(t)
+	issued, renamed := h.atOnce(t,
+		func(h *house) error {
+			return h.db.Update(ctx, func(tx storage.Tx) error {
+				u, err := identity.UserByLogin(tx, "ana")
+				if err != nil {
+					return err
+				}
+				return h.depot.Record(tx, cert, depot.Certificate{Authority: "payload", Template: "vpn", User: u.Login()})
+			})
+		},
+		func(h *house) error {
+			bee := "bee"
+			_, err := people(h).UpdateUser(ctx, identity.Local(), ana.ID, identity.UserChange{Username: &bee})
+			return err
+		})
+	must(t, renamed)
+	if issued != nil {
+		wantErr(t, "the certificate", issued, storage.ErrNotFound) // of the user who was there no more
+		return
+	}
+	if got := h.record(t, cert).User; got != "bee" {
+		t.Errorf("the certificate is %q's", got)
 	}
 }

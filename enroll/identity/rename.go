@@ -45,7 +45,3 @@ func renameTokens(tx storage.Tx, gone []string, u User) error {
 	}
 	return nil
 }
-
-// Hold makes a transaction that gives u something meet those that disable or rename u:
-// of two that see nothing of each other, the later one runs again.
-func Hold(tx storage.Tx, u User) error { return users.Put(tx, u) }

@@ -2,14 +2,12 @@ package identity_test
 
 import (
 	"errors"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestWhatIsKeptUnderALoginMovesWhenItIsGivenUp(t *testing.T) {
@@ -117,64 +115,5 @@ func TestATokenFollowsItsUserToAnotherLogin(t *testing.T) {
 		if got := told[tt.id]; !strings.EqualFold(got, tt.want) {
 			t.Errorf("a token is listed as %s's, want %s", got, tt.want)
 		}
-	}
-}
-
-// Something is given to a user by login while the user gets another one.
-func TestWhatIsGivenToAUserWhoIsRenamedIsNotLost(t *testing.T) {
-	w := newTown(t)
-	bea := w.create(t, identity.NewUser{Email: "bea@example.com"})
-	const gifts = "test.gifts"
-	rename := func(tx storage.Tx, gone []string, u identity.User) error {
-		for _, login := range gone {
-			value, err := tx.Get(gifts, []byte(login))
-			if errors.Is(err, storage.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(tx.Delete(gifts, []byte(login)), tx.Put(gifts, []byte(u.Login()), value)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	var given, renamed error
-	storagetest.Overlap(w.db,
-		func(db storage.DB) {
-			given = db.Update(ctx, func(tx storage.Tx) error {
-				u, err := identity.UserByLogin(tx, "bea@example.com")
-				if err != nil {
-					return err
-				}
-				if err := tx.Put(gifts, []byte(u.Login()), []byte("a certificate")); err != nil {
-					return err
-				}
-				return identity.Hold(tx, u)
-			})
-		},
-		func(db storage.DB) {
-			s, err := identity.New(identity.Config{DB: db, Log: slog.New(slog.DiscardHandler), Now: w.at.Now, OnRename: rename})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_, renamed = s.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Username: ptr("b"), Email: ptr("b@example.com")})
-		})
-	if renamed != nil || given != nil && !errors.Is(given, storage.ErrNotFound) {
-		t.Fatalf("given: %v, renamed: %v", given, renamed)
-	}
-	err := w.db.View(ctx, func(tx storage.Tx) error {
-		if _, err := tx.Get(gifts, []byte("bea@example.com")); !errors.Is(err, storage.ErrNotFound) {
-			t.Errorf("what was given stays under a login that is anybody's: %v", err)
-		}
-		if _, err := tx.Get(gifts, []byte("b@example.com")); (err == nil) != (given == nil) {
-			t.Errorf("given: %v, found under the new login: %v", given, err)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
