@@ -274,7 +274,7 @@ func (s *Service) certificatesRelyOn(ctx context.Context, a *depot.Authority, o 
 	}
 	if holders.Count > 0 && !o.Force {
 		holders.Reason = certificatesAre(holders.Count) + " in force that no assignment replaces, such as those made by hand, by CSR or by a static challenge. " +
-			"Have their holders renew them, or revoke them; with force they stay in force, and are not renewed by SCEP any more."
+			"Have their holders renew them, or revoke them; with force they stay in force, and are renewed by the authority that is active."
 		in.add(holders)
 		in.Total += holders.Count - 1
 	}

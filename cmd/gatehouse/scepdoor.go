@@ -124,6 +124,9 @@ func (d *scepDoor) anyTemplate(w http.ResponseWriter, r *http.Request) error {
 func (d *scepDoor) serve(w http.ResponseWriter, r *http.Request, authorities []*depot.Authority, issue func(context.Context, depot.Request) (*x509.Certificate, error)) error {
 	s, err := scep.New(scep.Config{
 		Authorities: authorities,
+		Retired: slices.DeleteFunc(d.depot.Generations(d.depot.Payload().Name()), func(a *depot.Authority) bool {
+			return slices.Contains(authorities, a)
+		}),
 		Issuer: scep.IssuerFunc(func(ctx context.Context, a *depot.Authority, req depot.Request) (*x509.Certificate, error) {
 			if a.Name() == d.depot.Identity().Name() { // of whatever generation
 				return d.enrollment.IssueIdentity(ctx, req)

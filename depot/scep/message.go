@@ -182,7 +182,7 @@ func (s *Service) request(m *message) (depot.Request, error) {
 // judge, which has its record.
 func (s *Service) checkSigner(r depot.Request) error {
 	var claims error
-	for _, a := range s.authorities {
+	for _, a := range slices.Concat(s.authorities, s.retired) {
 		if !bytes.Equal(r.Signer.RawIssuer, a.Certificate().RawSubject) {
 			continue
 		}

@@ -45,12 +45,16 @@ const maxMessage = 64 << 10
 // certificate that it brings, so that there is nobody to answer to.
 var errMalformed = errors.New("malformed SCEP message")
 
-// Config says what a Service needs: all of it but Peer.
+// Config says what a Service needs: all of it but Retired and Peer.
 type Config struct {
 	// Authorities are those that clients may encrypt to: each signs the replies to
 	// what was encrypted to it. GetCACert announces the first; the others are there
 	// for clients that were told of them before it took their place.
 	Authorities []*depot.Authority
+
+	// Retired are authorities that take no messages any more, and whose certificates may
+	// still sign a renewal.
+	Retired []*depot.Authority
 
 	Issuer Issuer
 	Peer   func(*http.Request) string // the network address that a request came from, for [depot.Request]; may be nil
@@ -60,6 +64,7 @@ type Config struct {
 // Service answers SCEP requests at one address. It is an http.Handler for any path.
 type Service struct {
 	authorities []*depot.Authority
+	retired     []*depot.Authority
 	issuer      Issuer
 	peer        func(*http.Request) string
 	log         *slog.Logger
@@ -75,7 +80,7 @@ func New(c Config) (*Service, error) {
 	if c.Peer == nil {
 		c.Peer = func(*http.Request) string { return "" }
 	}
-	return &Service{authorities: c.Authorities, issuer: c.Issuer, peer: c.Peer, log: c.Log}, nil
+	return &Service{authorities: c.Authorities, retired: c.Retired, issuer: c.Issuer, peer: c.Peer, log: c.Log}, nil
 }
 
 // capabilities are all that are true (RFC 8894, 3.5.2). Apple looks for each by

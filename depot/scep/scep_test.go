@@ -1218,3 +1218,41 @@ func TestSeveralAuthoritiesAtOneAddress(t *testing.T) {
 	}
 	parseReply(t, body).check(t, d.Payload().Certificate(), "2")
 }
+
+func TestCertificatesOfARetiredAuthorityStillRenew(t *testing.T) {
+	d := openDepot(t)
+	old, err := (&issuer{ca: d.Identity()}).Issue(t.Context(), d.Identity(), depot.Request{
+		Challenge: "open sesame", CSR: &x509.CertificateRequest{PublicKey: otherKey().Public()}, Signer: selfSigned(t, otherKey()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := enrolment{messageType: printableString("17"), noSecret: true, signerKey: otherKey(), signerCert: old, apple: true}
+	for status, retired := range map[string][]*depot.Authority{"0": {d.Identity()}, "2": nil} {
+		s, err := scep.New(scep.Config{
+			Authorities: []*depot.Authority{d.Payload()}, Retired: retired,
+			Issuer: scep.IssuerFunc(func(_ context.Context, a *depot.Authority, r depot.Request) (*x509.Certificate, error) {
+				if !r.Signer.Equal(old) {
+					return nil, errors.New("another signer")
+				}
+				return a.Sign(r.CSR.PublicKey, depot.Contents{Name: "test", NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+			}),
+			Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := s.PKIOperation(t.Context(), e.message(t, d.Payload().Certificate()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parseReply(t, body).check(t, d.Payload().Certificate(), status)
+		if retired != nil { // it takes no messages
+			body, err := s.PKIOperation(t.Context(), e.message(t, d.Identity().Certificate()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			parseReply(t, body).check(t, d.Payload().Certificate(), "2")
+		}
+	}
+}
