@@ -46,8 +46,10 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 	db := &DB{path: path}
 	err := db.guard(func() (err error) {
 		db.bolt, err = bbolt.Open(path, 0o600, &bbolt.Options{
-			Timeout:         lockTimeout,
-			FreelistType:    bbolt.FreelistMapType,
+			Timeout: lockTimeout,
+			// Each commit writes the free pages in their order: the map sorts them for it,
+			// which is most of a commit when a large file has many. The array is in order.
+			FreelistType:    bbolt.FreelistArrayType,
 			InitialMmapSize: initialMap(),
 			OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) {
 				return openFile(ctx, path, flag, opts.Log)
