@@ -176,7 +176,7 @@ const (
 	maxNote       = 10_000
 	maxNotes      = 100
 	maxSecret     = 255
-	minChallenge  = 8
+	minChallenge  = 6
 )
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)

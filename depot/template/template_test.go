@@ -159,7 +159,7 @@ func TestCheckNamesTheFieldThatIsWrong(t *testing.T) {
 
 		"no challenge":             {func(t *template.Template) { t.ChallengeType = "none" }, "challenge_type", "one_time"},
 		"a challenge for one time": {func(t *template.Template) { t.Challenge = "static-secret" }, "challenge", "static"},
-		"a short static challenge": {func(t *template.Template) { t.ChallengeType, t.Challenge = template.Static, "1234567" }, "challenge", "at least 8"},
+		"a short static challenge": {func(t *template.Template) { t.ChallengeType, t.Challenge = template.Static, "12345" }, "challenge", "at least 6"},
 		"a long one": {func(t *template.Template) {
 			t.ChallengeType, t.Challenge = template.Static, template.Secret(strings.Repeat("x", 256))
 		}, "challenge", "255"},

@@ -488,7 +488,7 @@ func (s *Service) bought(tx storage.Tx, a Assignment, uuid string, fp depot.Fing
 }
 
 // renewed notes that the device has renewed a certificate of the assignment by itself:
-// nobody will acknowledge that. It says whether old was one of the assignment's.
+// nobody will acknowledge that.
 func (s *Service) renewed(tx storage.Tx, a Assignment, old depot.Certificate, fp depot.Fingerprint, renewAt time.Time) error {
 	renewAt = s.notBefore(renewAt)
 	is := func(c depot.Fingerprint) bool { return c != "" && (c == old.Fingerprint || c == old.ReplacedBy) }
