@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -371,6 +372,38 @@ func (c *Collection[T]) One(tx Tx, index, value string) (T, error) {
 	}
 	var none T
 	return none, fmt.Errorf("%s by %s %q: %w", c.name, index, value, ErrNotFound)
+}
+
+// sweepBatch is how many records a transaction of Sweep works on.
+const sweepBatch = 500
+
+// Sweep calls fn, which takes it out of the index, for every record with a value before
+// until in the index. It does so in transactions of its own, a part at a time.
+func (c *Collection[T]) Sweep(ctx context.Context, db DB, index, until string, fn func(Tx, T) error) error {
+	for {
+		var old []T
+		err := db.Update(ctx, func(tx Tx) error {
+			old = nil
+			for v, err := range c.Ascend(tx, index, "", until, sweepBatch) {
+				if err != nil {
+					return err
+				}
+				old = append(old, v)
+			}
+			for _, v := range old {
+				if err := fn(tx, v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("sweep: %w", err)
+		}
+		if len(old) < sweepBatch {
+			return nil
+		}
+	}
 }
 
 // Ascend yields records in the order of their values in the index, then of their keys:

@@ -478,3 +478,36 @@ func same(what string, got iter.Seq2[gadget, error], want []gadget) error {
 	}
 	return nil
 }
+
+func TestASweepTakesWhatIsBeforeAndNothingElse(t *testing.T) {
+	db := storagetest.Open(t)
+	const old = 501 // more than one transaction works on
+	var all []gadget
+	for i := range old {
+		all = append(all, gadget{ID: fmt.Sprint("old", i), Tags: []string{fmt.Sprintf("2026-01-%04d", i)}})
+	}
+	store(t, db, append(all, gadget{ID: "new", Tags: []string{"2027"}}, gadget{ID: "untagged"})...)
+	err := gadgets.Sweep(t.Context(), db, "tag", "2027", func(tx storage.Tx, g gadget) error { return gadgets.Delete(tx, g.ID) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	view(t, db, func(tx storage.Tx) error {
+		left = nil
+		for g, err := range gadgets.All(tx, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			left = append(left, g.ID)
+		}
+		return nil
+	})
+	if !slices.Equal(left, []string{"new", "untagged"}) {
+		t.Errorf("%d are left: %.100v, want new and untagged", len(left), left)
+	}
+	refusal := errors.New("not this one")
+	err = gadgets.Sweep(t.Context(), db, "tag", "2028", func(storage.Tx, gadget) error { return refusal })
+	if !errors.Is(err, refusal) {
+		t.Errorf("Sweep = %v, want %v", err, refusal)
+	}
+}
