@@ -472,9 +472,15 @@ func (d *Depot) follow(ctx context.Context) {
 		case <-again.C:
 		}
 		wait := reloadEvery
+		before := d.keys.Load()
 		if err := d.Reload(ctx); err != nil && ctx.Err() == nil {
 			d.log.WarnContext(ctx, "authorities not read, will try again", "err", err)
 			wait = time.Second
+		}
+		for name, a := range d.keys.Load().active {
+			if was := before.active[name]; was == nil || was.id != a.id {
+				d.log.InfoContext(ctx, "another authority is in force", "authority", name, "id", a.id)
+			}
 		}
 		again.Reset(wait)
 	}

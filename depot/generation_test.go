@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -123,9 +124,27 @@ func TestAnAuthorityGoesThroughItsGenerations(t *testing.T) {
 	}
 }
 
+// toldOf is a log whose messages a test waits for.
+type toldOf chan string
+
+func (toldOf) Enabled(context.Context, slog.Level) bool { return true }
+func (c toldOf) WithAttrs([]slog.Attr) slog.Handler     { return c }
+func (c toldOf) WithGroup(string) slog.Handler          { return c }
+
+func (c toldOf) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case c <- r.Message:
+	default: // nobody waits for so many
+	}
+	return nil
+}
+
 func TestAnotherProcessIssuesNothingByTheAuthorityBefore(t *testing.T) {
 	db := storagetest.Open(t)
-	a, b := open(t, config(t, db)), open(t, config(t, db))
+	c := config(t, db)
+	told := make(toldOf, 10)
+	c.Log = slog.New(told)
+	a, b := open(t, config(t, db)), open(t, c)
 	stale := b.Identity()
 	cert, err := stale.Sign(deviceKey(t).Public(), template(time.Now()))
 	if err != nil {
@@ -145,10 +164,15 @@ func TestAnotherProcessIssuesNothingByTheAuthorityBefore(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
-	for deadline := time.Now().Add(20 * time.Second); b.Identity().ID() != next.ID(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	for message := ""; message != "another authority is in force"; {
+		select {
+		case message = <-told:
+		case <-time.After(time.Minute):
 			t.Fatal("the other process does not know the new authority")
 		}
+	}
+	if b.Identity().ID() != next.ID() {
+		t.Errorf("in force is %s, want %s", b.Identity().ID(), next.ID())
 	}
 	cancel()
 	if err := <-done; err != nil {
