@@ -38,6 +38,28 @@ type Attempt struct {
 	StageAt   map[Stage]time.Time `json:"stage_at"`
 	DeviceID  mdm.DeviceID        `json:"device_id,omitempty"`
 	ErrorCode string              `json:"error_code,omitempty"`
+
+	// AccessRights of its profile; 0: a User Enrollment, whose rights Apple fixes.
+	AccessRights int `json:"access_rights,omitempty"`
+
+	// Spent says that it took a use off its link: a second try takes no second one.
+	Spent bool `json:"spent,omitempty"`
+	// Round counts the profiles that are good for nothing any more: a challenge of an
+	// earlier round buys no certificate.
+	Round int `json:"round,omitempty"`
+
+	// Before is what the device was before it enrolled again; nil for a new one.
+	Before *Before `json:"before,omitempty"`
+
+	// Visit is what a person at the portal adds; nil for a profile that was fetched from
+	// a link directly.
+	Visit *Visit `json:"visit,omitempty"`
+}
+
+// Before is an enrollment that another one of the same device took the place of.
+type Before struct {
+	DeviceName string    `json:"device_name,omitempty"`
+	EnrolledAt time.Time `json:"enrolled_at,omitzero"`
 }
 
 func (a *Attempt) enter(st Stage, now time.Time) {
@@ -54,6 +76,7 @@ const (
 	attemptsByLink = "link"
 	attemptsOpen   = "open"
 	attemptsFailed = "failed"
+	attemptsByCode = "code"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -76,7 +99,25 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 		}
 		return []string{a.StageAt[AttemptFailed].UTC().Format(time.RFC3339)}
 	}},
+	storage.Index[Attempt]{Name: attemptsByCode, Unique: true, Values: func(a Attempt) []string {
+		if a.Visit == nil {
+			return nil
+		}
+		return []string{a.Visit.Code}
+	}},
 )
+
+// putAttempt stores a, and wakes the page that shows it.
+func putAttempt(tx storage.Tx, a Attempt) error {
+	if a.Visit != nil {
+		if err := tx.Notify(attemptTopic(a.ID)); err != nil {
+			return err
+		}
+	}
+	return attempts.Put(tx, a)
+}
+
+func attemptTopic(id string) string { return "enroll.attempt." + id }
 
 // Attempt returns one attempt, or an error that wraps storage.ErrNotFound.
 func (s *Service) Attempt(ctx context.Context, id string) (a Attempt, err error) {
@@ -112,6 +153,9 @@ func (s *Service) failOpenAttempts(tx storage.Tx, linkID, code string) error {
 		open = append(open, a)
 	}
 	for _, a := range open {
+		if a.Spent && code == codeOf(ErrLinkUsedUp) {
+			continue // a use is its own
+		}
 		if err := s.failAttempt(tx, a, code); err != nil {
 			return err
 		}
@@ -133,7 +177,7 @@ func (s *Service) failLateAttempts(ctx context.Context, linkID string, why error
 func (s *Service) failAttempt(tx storage.Tx, a Attempt, code string) error {
 	a.ErrorCode = code
 	a.enter(AttemptFailed, s.now())
-	if err := attempts.Put(tx, a); err != nil {
+	if err := putAttempt(tx, a); err != nil {
 		return fmt.Errorf("fail attempt %s: %w", a.ID, err)
 	}
 	return nil
@@ -149,6 +193,7 @@ var codes = []struct {
 	{ErrLinkUsedUp, "link_used_up"},
 	{ErrLinkRevoked, "link_revoked"},
 	{ErrUserDisabled, "user_disabled"},
+	{ErrSerialNumber, "serial_number_not_listed"},
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{errAttemptExpired, "attempt_expired"},

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		return mdm.PutDevice(tx, d)
 	})
-	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) || errors.Is(err, ErrUserDisabled) {
+	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) || errors.Is(err, ErrUserDisabled) || errors.Is(err, ErrSerialNumber) {
 		s.failRefused(ctx, attemptID, err)
 	}
 	if err != nil {
@@ -91,6 +92,9 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err := mayEnroll(tx, a.User); err != nil {
 		return mdm.Device{}, err
 	}
+	if err := admits(tx, a, m); err != nil {
+		return mdm.Device{}, err
+	}
 	if a.User != "" {
 		if err := depot.MeetUser(tx, a.User); err != nil {
 			return mdm.Device{}, err
@@ -109,15 +113,21 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		if err := s.startAfresh(tx, d); err != nil {
 			return mdm.Device{}, err
 		}
+		if !d.EnrolledAt.IsZero() {
+			a.Before = &Before{DeviceName: d.DeviceName, EnrolledAt: d.EnrolledAt}
+		}
 	}
 	d = mdm.Device{
 		ID: d.ID, CreatedAt: d.CreatedAt,
 		Type: mdm.TypeDevice, State: mdm.Pending, AppleID: m.ID,
-		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: AllRights,
+		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: cmp.Or(a.AccessRights, AllRights),
 		Identity: c.fp, AuthenticatedAt: now,
 	}
 	if m.ID.EnrollmentID != "" {
 		d.Type, d.AccessRights = mdm.TypeUser, 0 // its rights are fixed by Apple
+		if a.Visit != nil {
+			d.ManagedAppleAccount = a.Visit.ManagedAppleAccount
+		}
 	}
 	learnFacts(&d, m.Facts)
 	if err := s.depot.Bind(tx, depot.Fingerprint(c.fp), string(d.ID)); err != nil {
@@ -125,10 +135,25 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	}
 	a.DeviceID = d.ID
 	a.enter(CheckedIn, now)
-	if err := attempts.Put(tx, a); err != nil {
+	if err := putAttempt(tx, a); err != nil {
 		return mdm.Device{}, err
 	}
 	return d, mdm.PutDevice(tx, d)
+}
+
+// admits refuses a device that the attempt's link is not for.
+func admits(tx storage.Tx, a Attempt, m AuthenticateMessage) error {
+	if a.LinkID == "" {
+		return nil
+	}
+	l, err := links.Get(tx, a.LinkID)
+	if err != nil {
+		return err
+	}
+	if !l.Admits(m.Facts.SerialNumber) {
+		return ErrSerialNumber
+	}
+	return nil
 }
 
 // mayBeginAgain says whether attempt a may take over device d. One that is

@@ -22,6 +22,7 @@ type challenge struct {
 	Hash       string       `json:"hash"`
 	AttemptID  string       `json:"attempt_id,omitempty"`
 	DeviceID   mdm.DeviceID `json:"device_id,omitempty"`
+	Round      int          `json:"round,omitempty"` // of the attempt
 	ExpiresAt  time.Time    `json:"expires_at"`
 	ConsumedAt time.Time    `json:"consumed_at,omitzero"`
 }

@@ -122,11 +122,15 @@ func decided(err error) bool {
 func (s *Service) issueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error) {
 	var prior *x509.Certificate
 	var g grant
+	var organisation string
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
 		if prior, err = s.issuedBefore(tx, r); err != nil || prior != nil {
 			return err
 		}
-		g, err = s.grant(tx, r)
+		if g, err = s.grant(tx, r); err != nil {
+			return err
+		}
+		organisation, err = s.organisationName(tx)
 		return err
 	})
 	if err != nil || prior != nil {
@@ -139,7 +143,7 @@ func (s *Service) issueIdentity(ctx context.Context, r depot.Request) (*x509.Cer
 	notBefore, notAfter := now.Add(-clockSkew), now.Add(identityLife)
 	cert, err := s.depot.Identity().Sign(r.CSR.PublicKey, depot.Contents{
 		Name:        identityTemplate,
-		Subject:     g.subject(s.organisation),
+		Subject:     g.subject(organisation),
 		NotBefore:   notBefore,
 		NotAfter:    notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
@@ -161,7 +165,7 @@ func (s *Service) issueIdentity(ctx context.Context, r depot.Request) (*x509.Cer
 	if err != nil || prior != nil {
 		return prior, err
 	}
-	if g.link != nil && g.link.UsesLeft == 0 {
+	if g.link != nil && g.link.usedUp() {
 		s.failLateAttempts(ctx, g.link.ID, ErrLinkUsedUp)
 	}
 	s.log.InfoContext(ctx, "identity issued", "attempt", g.attempt.ID, "device", g.deviceID(), "fingerprint", depot.FingerprintOf(cert), "renewal", g.device != nil)
@@ -262,11 +266,13 @@ func (s *Service) grantAttempt(tx storage.Tx, g grant) (_ grant, err error) {
 	switch {
 	case !g.attempt.open():
 		return grant{}, fmt.Errorf("%w: the attempt is %s", ErrChallenge, g.attempt.Stage)
+	case g.challenge.Round != g.attempt.Round:
+		return grant{}, fmt.Errorf("%w: a newer profile took the place of its profile", ErrChallenge)
 	case g.link == nil:
 		return g, nil
 	case !g.link.RevokedAt.IsZero():
 		return grant{}, ErrLinkRevoked
-	case g.link.UsesLeft <= 0:
+	case g.link.usedUp() && !g.attempt.Spent:
 		return grant{}, ErrLinkUsedUp
 	}
 	return g, nil // a link that has expired since the download still counts: the challenge is short-lived
@@ -363,8 +369,10 @@ func (s *Service) recordIdentity(tx storage.Tx, r depot.Request, g grant, cert *
 	if g.device != nil {
 		return s.stageCandidate(tx, *g.device, string(fp))
 	}
+	spent := g.attempt.Spent
+	g.attempt.Spent = true
 	g.attempt.enter(IdentityIssued, now)
-	if err := attempts.Put(tx, g.attempt); err != nil {
+	if err := putAttempt(tx, g.attempt); err != nil || spent {
 		return err
 	}
 	return s.spendLink(tx, g.link)
@@ -373,7 +381,7 @@ func (s *Service) recordIdentity(tx storage.Tx, r depot.Request, g grant, cert *
 // spendLink takes one use off l. With the last one, everyone else who has the
 // link's profile in hand is told so.
 func (s *Service) spendLink(tx storage.Tx, l *Link) error {
-	if l == nil {
+	if l == nil || l.Unlimited {
 		return nil
 	}
 	l.UsesLeft--

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ var (
 	ErrLinkRevoked   = errors.New("the enrollment link was revoked")
 	ErrLoginRequired = errors.New("the enrollment link asks for a login")
 	ErrUserDisabled  = errors.New("the user of the enrollment link may not enrol")
+	ErrLinkForeign   = errors.New("the enrollment link is for another user")
+	ErrSerialNumber  = errors.New("the device's serial number is not one that the enrollment link is for")
 )
 
 // Login says whether a link asks who is enrolling.
@@ -37,7 +40,8 @@ const (
 	MaxLinkLife     = 366 * 24 * time.Hour
 	DefaultLinkLife = 7 * 24 * time.Hour
 
-	maxNameLen = 200 // bytes of a name or a user
+	maxNameLen       = 200 // bytes of a name or a user
+	maxSerialNumbers = 1000
 )
 
 // Link invites devices to enroll. Its code is an invitation that is handed
@@ -46,16 +50,23 @@ type Link struct {
 	ID        string        `json:"id"`
 	Code      string        `json:"code"`
 	Name      string        `json:"name,omitempty"`
-	Ownership mdm.Ownership `json:"ownership"`
+	Ownership mdm.Ownership `json:"ownership"` // empty: who enrols is asked
 	Login     Login         `json:"login"`
-	User      string        `json:"user,omitempty"` // who enrolls by it, when that is fixed
-	Uses      int           `json:"uses"`           // how many it was made with
-	UsesLeft  int           `json:"uses_left"`      // one is spent when a certificate is issued
-	Demo      bool          `json:"demo,omitempty"` // of this server's own demo
-	CreatedAt time.Time     `json:"created_at"`
-	CreatedBy string        `json:"created_by,omitempty"`
-	ExpiresAt time.Time     `json:"expires_at"`
-	RevokedAt time.Time     `json:"revoked_at,omitzero"`
+	User      string        `json:"user,omitempty"`      // who enrolls by it, when that is fixed
+	Uses      int           `json:"uses"`                // how many it was made with
+	UsesLeft  int           `json:"uses_left"`           // one is spent when a certificate is issued
+	Unlimited bool          `json:"unlimited,omitempty"` // no use is ever spent; Uses and UsesLeft are 0
+	ShortCode string        `json:"short_code,omitempty"`
+
+	// SerialNumbers are the devices that may enrol by it; none: any. It is checked when a
+	// device states its serial number, and at the latest at Authenticate.
+	SerialNumbers []string `json:"serial_numbers,omitempty"`
+
+	Demo      bool      `json:"demo,omitempty"` // of this server's own demo
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty"`
+	ExpiresAt time.Time `json:"expires_at"`
+	RevokedAt time.Time `json:"revoked_at,omitzero"`
 }
 
 // Usable returns nil, or the error that says why no device can enroll by l at now.
@@ -65,29 +76,52 @@ func (l Link) Usable(now time.Time) error {
 		return ErrLinkRevoked
 	case !now.Before(l.ExpiresAt):
 		return ErrLinkExpired
-	case l.UsesLeft <= 0:
+	case l.usedUp():
 		return ErrLinkUsedUp
 	}
 	return nil
 }
 
-const linksByCode = "code"
+func (l Link) usedUp() bool { return !l.Unlimited && l.UsesLeft <= 0 }
+
+// Admits says whether a device with this serial number may enrol by l; a device that
+// states none may not where l has a list.
+func (l Link) Admits(serialNumber string) bool {
+	return len(l.SerialNumbers) == 0 || slices.Contains(l.SerialNumbers, normalSerialNumber(serialNumber))
+}
+
+func normalSerialNumber(s string) string { return strings.ToUpper(strings.TrimSpace(s)) }
+
+const (
+	linksByCode  = "code"
+	linksByShort = "short"
+)
 
 var links = storage.NewCollection("enrollment_links", 1,
 	func(l Link) string { return l.ID },
 	storage.Index[Link]{Name: linksByCode, Unique: true, Values: func(l Link) []string { return []string{l.Code} }},
+	storage.Index[Link]{Name: linksByShort, Unique: true, Values: func(l Link) []string {
+		if l.ShortCode == "" {
+			return nil
+		}
+		return []string{l.ShortCode}
+	}},
 )
 
 // NewLink describes a link to be made.
 type NewLink struct {
 	Name      string
-	Ownership mdm.Ownership // empty: institutional
+	Ownership mdm.Ownership // empty: institutional, unless Ask
+	Ask       bool          // who enrols says whose device it is
 	Login     Login         // empty: required
 	User      string
-	Uses      int           // 0: 1
+	Uses      int // 0: 1
+	Unlimited bool
 	ExpiresIn time.Duration // 0: DefaultLinkLife
-	Demo      bool
-	CreatedBy string
+
+	SerialNumbers []string // none: any device
+	Demo          bool
+	CreatedBy     string
 }
 
 // FieldError says what is wrong with one field of a request, in the words of
@@ -113,7 +147,9 @@ func (n *NewLink) fill() error {
 	}
 	switch n.Ownership {
 	case "":
-		n.Ownership = mdm.Institutional
+		if !n.Ask {
+			n.Ownership = mdm.Institutional
+		}
 	case mdm.Institutional, mdm.Personal:
 	default:
 		return &FieldError{"ownership", `must be "institutional" or "personal"`}
@@ -125,13 +161,34 @@ func (n *NewLink) fill() error {
 	default:
 		return &FieldError{"login", `must be "none" or "required"`}
 	}
-	if n.Uses == 0 {
+	switch {
+	case n.Unlimited && n.Uses != 0:
+		return &FieldError{"uses", "can't be given for a link that is unlimited"}
+	case !n.Unlimited && n.Uses == 0:
 		n.Uses = 1
+	}
+	if len(n.SerialNumbers) > maxSerialNumbers {
+		return &FieldError{"serial_numbers", fmt.Sprintf("must be at most %d", maxSerialNumbers)}
+	}
+	n.SerialNumbers = slices.Clone(n.SerialNumbers)
+	for i, serial := range n.SerialNumbers {
+		if serial = normalSerialNumber(serial); !isSerialNumber(serial) {
+			return &FieldError{fmt.Sprintf("serial_numbers[%d]", i), "must be a serial number: 8 to 20 letters and digits"}
+		}
+		n.SerialNumbers[i] = serial
 	}
 	if n.ExpiresIn == 0 {
 		n.ExpiresIn = DefaultLinkLife
 	}
 	return nil
+}
+
+// isSerialNumber says whether s is like those that Apple gives, of which no form is
+// promised.
+func isSerialNumber(s string) bool {
+	return len(s) >= 8 && len(s) <= 20 && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z')
+	})
 }
 
 // CreateLink makes a link. Its errors are *FieldError or the store's.
@@ -142,7 +199,7 @@ func (s *Service) CreateLink(ctx context.Context, n NewLink) (Link, error) {
 	now := s.now().UTC()
 	l := Link{
 		ID: newID(), Code: newLinkCode(), Name: n.Name, Ownership: n.Ownership, Login: n.Login, User: n.User,
-		Uses: n.Uses, UsesLeft: n.Uses, Demo: n.Demo, CreatedAt: now, CreatedBy: n.CreatedBy, ExpiresAt: now.Add(n.ExpiresIn),
+		Uses: n.Uses, UsesLeft: n.Uses, Unlimited: n.Unlimited, ShortCode: newShortCode(), SerialNumbers: n.SerialNumbers, Demo: n.Demo, CreatedAt: now, CreatedBy: n.CreatedBy, ExpiresAt: now.Add(n.ExpiresIn),
 	}
 	if err := s.db.Update(ctx, func(tx storage.Tx) error { return links.Create(tx, l) }); err != nil {
 		return Link{}, fmt.Errorf("create enrollment link: %w", err)

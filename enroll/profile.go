@@ -18,6 +18,8 @@ type profileFor struct {
 	topic          string
 	accessRights   int
 	userEnrollment bool
+	organisation   string
+	managedAccount string // Managed Apple Account of a User Enrollment by profile, on systems that know it
 }
 
 // signedProfile makes an enrollment profile: the full one, as it is sent for a
@@ -28,7 +30,7 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 	e := profile.Enrollment{
 		Identifier:   s.ProfileIdentifier(),
 		DisplayName:  "Device management",
-		Organization: s.organisation,
+		Organization: p.organisation,
 		Description:  "Enrolls this device with " + s.serverURL.Hostname() + ".",
 		ServerURL:    s.serverURL.JoinPath(PathConnect).String(),
 		CheckInURL:   s.serverURL.JoinPath(PathCheckIn).String(),
@@ -45,6 +47,7 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 	}
 	if p.userEnrollment {
 		e.AccessRights = profile.NoRights
+		e.ManagedAppleID = p.managedAccount
 	}
 	if s.includeRoot {
 		e.Roots = s.depot.Roots()

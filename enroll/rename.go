@@ -65,7 +65,7 @@ func (s *Service) renameAttempts(tx storage.Tx, gone []string, login string) err
 	}
 	for _, a := range theirs {
 		a.User = login
-		if err := attempts.Put(tx, a); err != nil {
+		if err := putAttempt(tx, a); err != nil {
 			return err
 		}
 		// Until its device comes, a certificate belongs to its attempt alone.

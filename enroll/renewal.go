@@ -26,8 +26,12 @@ const (
 func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	uuid := mdm.NewUUID()
 	var d mdm.Device
+	var organisation string
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
-		d, err = mdm.GetDevice(tx, id)
+		if d, err = mdm.GetDevice(tx, id); err != nil {
+			return err
+		}
+		organisation, err = s.organisationName(tx)
 		return err
 	})
 	if err != nil {
@@ -42,7 +46,8 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	now := s.now().UTC()
 	row, secret := newChallenge(challenge{DeviceID: id, ExpiresAt: now.Add(renewalLife)})
 	signed, err := s.signedProfile(profileFor{
-		subject: grant{device: &d}.subject(s.organisation), challenge: secret, topic: d.Topic, accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser,
+		organisation: organisation, subject: grant{device: &d}.subject(organisation), challenge: secret, topic: d.Topic,
+		accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser, managedAccount: d.ManagedAppleAccount,
 	})
 	if err != nil {
 		return fmt.Errorf("renew %s: %w", id, err)

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ type Config struct {
 	Refusals Refusals
 
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
-	Organisation string   // shown on the device
+	Organisation string   // shown on the device where the settings name none
 	IncludeRoot  bool     // put the organisation root in the profile, as TLS needs it in own-CA mode
 
 	Log *slog.Logger
@@ -144,6 +145,7 @@ func (noRefusals) Refused(context.Context, event.Event) {}
 func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
 	id := newID()
+	var organisation string
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		l, err := s.findLink(tx, code)
 		if err != nil {
@@ -152,11 +154,17 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		if l.Login != LoginNone {
 			return ErrLoginRequired
 		}
+		settings, err := GetSettings(tx)
+		if err != nil {
+			return err
+		}
 		now := s.now()
 		a = Attempt{
-			ID: id, LinkID: l.ID, User: l.User, Ownership: l.Ownership, Demo: l.Demo,
+			ID: id, LinkID: l.ID, User: l.User, Ownership: cmp.Or(l.Ownership, settings.Ownerships()[0]), Demo: l.Demo,
 			StageAt: make(map[Stage]time.Time),
 		}
+		a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
+		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
 		for _, st := range []Stage{Opened, Authenticated, ProfileDownloaded} {
 			a.enter(st, now)
 		}
@@ -179,7 +187,8 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
 	}
 	signed, err = s.signedProfile(profileFor{
-		subject: grant{attempt: a}.subject(s.organisation), challenge: secret, topic: a.Topic, accessRights: AllRights,
+		organisation: organisation,
+		subject:      grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic, accessRights: a.AccessRights,
 	})
 	if err != nil {
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)

@@ -106,7 +106,7 @@ func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
 	}
 	a.ErrorCode = "" // one that was given up as too late has come after all
 	a.enter(Enrolled, s.now())
-	return attempts.Put(tx, a)
+	return putAttempt(tx, a)
 }
 
 func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.DeviceID, bool, error) {

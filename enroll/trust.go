@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,9 +134,13 @@ func (s *Service) trustStep(tx storage.Tx, r Rollover, d mdm.Device) (step, erro
 
 // sendTrust queues the profile with all roots for the devices whose turn it is.
 func (s *Service) sendTrust(ctx context.Context, r Rollover, to []step) (sent int, err error) {
+	settings, err := s.Settings(ctx)
+	if err != nil {
+		return 0, err
+	}
 	plain, err := profile.Trust{
 		Identifier: s.trustIdentifier(), DisplayName: "Trust in " + s.serverURL.Hostname(),
-		Organization: s.organisation, Roots: s.depot.Roots(),
+		Organization: cmp.Or(settings.Organisation.Name, s.organisation), Roots: s.depot.Roots(),
 	}.Encode()
 	if err != nil {
 		return 0, err

@@ -427,6 +427,9 @@ func checkUsername(name string) error {
 	return nil
 }
 
+// IsAddress says whether address is like an e-mail address or a Managed Apple Account.
+func IsAddress(address string) bool { return address != "" && checkAddress("", address) == nil }
+
 // checkAddress checks an e-mail address, which may be empty. Quoted local parts, which
 // nobody has, and comments are refused.
 func checkAddress(field, address string) error {

@@ -55,6 +55,10 @@ type Enrollment struct {
 	Mode                Mode
 	ManagedAppleAccount string // AssignedManagedAppleID; with a Mode only, and then required
 
+	// ManagedAppleID makes it a User Enrollment by profile, which iOS 13.1 to 17 and macOS
+	// 10.15 to 14 know and newer systems refuse. It goes with NoRights and without a Mode.
+	ManagedAppleID string
+
 	// Roots are trusted by the device once it has the profile: what anchors the
 	// server's TLS certificate, when that is not a public authority.
 	Roots []*x509.Certificate
@@ -127,6 +131,9 @@ func (e Enrollment) mdm(head heading) map[string]any {
 		p["EnrollmentMode"] = string(e.Mode)
 		p["AssignedManagedAppleID"] = e.ManagedAppleAccount
 	}
+	if e.ManagedAppleID != "" {
+		p["ManagedAppleID"] = e.ManagedAppleID
+	}
 	return p
 }
 
@@ -168,6 +175,8 @@ func (e Enrollment) checkMode() error {
 		return fmt.Errorf("no enrollment mode %q", e.Mode)
 	case (e.Mode == "") != (e.ManagedAppleAccount == ""):
 		return errors.New("Mode and ManagedAppleAccount go together")
+	case e.ManagedAppleID != "" && (e.Mode != "" || e.AccessRights != NoRights):
+		return errors.New("ManagedAppleID goes with NoRights and without Mode")
 	case e.AccessRights == NoRights:
 		return nil
 	case e.Mode == BYOD && e.AccessRights != 0:

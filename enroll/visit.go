@@ -1,0 +1,486 @@
+package enroll
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Errors of a person's way through the portal, beside those of links.
+var (
+	// ErrPortalClosed means that nobody enrols without a link.
+	ErrPortalClosed = errors.New("the portal takes nobody without an enrollment link")
+
+	// ErrAttemptOver means that an attempt has gone too far, or has failed, for what is
+	// asked of it.
+	ErrAttemptOver = errors.New("the attempt is past this step")
+
+	// ErrNotReady means that an attempt has not come as far as what is asked of it.
+	ErrNotReady = errors.New("the attempt is not at this step yet")
+
+	// ErrOtherPerson means that another person began the attempt.
+	ErrOtherPerson = errors.New("another person began the attempt")
+)
+
+// Visit is what a person at the portal adds to an attempt.
+type Visit struct {
+	Code     string `json:"code"`              // short, to find the attempt from another browser
+	MayAsk   bool   `json:"may_ask,omitempty"` // the person says whose device it is: the link does not
+	Platform string `json:"platform,omitempty"`
+	Major    int    `json:"major,omitempty"` // of the system's version; 0: not known
+
+	// UserEnrollment says that the profile is one for User Enrollment by profile.
+	UserEnrollment      bool   `json:"user_enrollment,omitempty"`
+	ManagedAppleAccount string `json:"managed_apple_account,omitempty"`
+
+	CertificateAt time.Time `json:"certificate_at,omitzero"` // the CA profile was downloaded
+	TrustedAt     time.Time `json:"trusted_at,omitzero"`     // the device trusts the CA, or the person says so
+	AgreedAt      time.Time `json:"agreed_at,omitzero"`      // to the organisation's terms
+}
+
+// NewVisit describes who comes to the portal.
+type NewVisit struct {
+	LinkCode string // empty: without a link
+	Platform string // "ios", "ipados", "macos", "visionos"; empty: not known
+	Major    int    // of the system's version; 0: not known
+}
+
+// BeginVisit opens an attempt for a person at the portal. Its errors wrap one of the ErrLink
+// errors, ErrUserDisabled or ErrPortalClosed.
+func (s *Service) BeginVisit(ctx context.Context, n NewVisit) (a Attempt, err error) {
+	id, code := newID(), newShortCode()
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		settings, err := GetSettings(tx)
+		if err != nil {
+			return err
+		}
+		now := s.now()
+		a = Attempt{
+			ID: id, StageAt: make(map[Stage]time.Time),
+			Visit: &Visit{Code: code, MayAsk: true, Platform: n.Platform, Major: n.Major},
+		}
+		a.enter(Opened, now)
+		known := false
+		if n.LinkCode != "" {
+			l, err := s.findLink(tx, n.LinkCode)
+			if err != nil {
+				return err
+			}
+			if err := mayEnroll(tx, l.User); err != nil {
+				return err
+			}
+			a.LinkID, a.User, a.Ownership, a.Demo = l.ID, l.User, l.Ownership, l.Demo
+			a.Visit.MayAsk = l.Ownership == ""
+			known = l.Login == LoginNone
+		} else if !settings.Portal {
+			return ErrPortalClosed
+		}
+		if known {
+			a.enter(Authenticated, now)
+		} else {
+			a.User = "" // until whoever it is has signed in
+		}
+		if a.Visit.MayAsk {
+			a.settle(settings.Ownerships())
+		}
+		return attempts.Create(tx, a)
+	})
+	if err != nil {
+		return Attempt{}, fmt.Errorf("begin visit: %w", err)
+	}
+	s.log.InfoContext(ctx, "enrollment begun", "attempt", a.ID, "link", a.LinkID, "platform", n.Platform, "major", n.Major)
+	return a, nil
+}
+
+// settle takes the only ownership that can be, if there is only one.
+func (a *Attempt) settle(choices []mdm.Ownership) {
+	if len(choices) == 1 {
+		a.Ownership, a.Visit.MayAsk = choices[0], false
+	}
+}
+
+// step changes an attempt that a person has under way.
+func (s *Service) step(ctx context.Context, what, id string, change func(tx storage.Tx, a *Attempt, settings Settings) error) (a Attempt, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if a, err = attempts.Get(tx, id); err != nil {
+			return err
+		}
+		if a.Visit == nil {
+			return storage.ErrNotFound
+		}
+		visit := *a.Visit
+		a.Visit = &visit
+		settings, err := GetSettings(tx)
+		if err != nil {
+			return err
+		}
+		if err := change(tx, &a, settings); err != nil {
+			return err
+		}
+		return putAttempt(tx, a)
+	})
+	if err != nil {
+		return a, fmt.Errorf("%s: %w", what, err)
+	}
+	return a, nil
+}
+
+// SignedIn notes who the person is that makes an attempt. The same person may sign in
+// again, at any time. Its errors wrap ErrLinkForeign, ErrOtherPerson, ErrUserDisabled,
+// [identity.ErrMayNotEnroll] or ErrAttemptOver.
+func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Attempt, error) {
+	return s.step(ctx, "sign in to enrollment", id, func(tx storage.Tx, a *Attempt, settings Settings) error {
+		if a.User != "" && !names(u.Logins(), a.User) {
+			return ErrOtherPerson
+		}
+		if a.Stage != Opened {
+			return nil
+		}
+		if a.LinkID != "" {
+			l, err := links.Get(tx, a.LinkID)
+			if err != nil {
+				return err
+			}
+			if err := l.Usable(s.now()); err != nil {
+				return err
+			}
+			if l.User != "" && !names(u.Logins(), l.User) {
+				return ErrLinkForeign
+			}
+		}
+		if err := mayEnroll(tx, u.Login()); err != nil {
+			return err
+		}
+		choices, err := choicesFor(tx, u.Login(), a.Ownership, settings)
+		if err != nil {
+			return err
+		}
+		a.User = u.Login()
+		if a.Visit.MayAsk {
+			a.settle(choices)
+		}
+		a.enter(Authenticated, s.now())
+		return nil
+	})
+}
+
+// uses are what an account is used for by who enrols a device of some ownership.
+func uses(o mdm.Ownership) identity.Use {
+	if o == mdm.Personal {
+		return identity.UsePersonal
+	}
+	return identity.UseInstitutional
+}
+
+// choicesFor returns the ownerships that a person may choose: the one that is set
+// already, or those that are enabled and for which the person's account is good.
+func choicesFor(tx storage.Tx, login string, set mdm.Ownership, settings Settings) (choices []mdm.Ownership, err error) {
+	candidates := settings.Ownerships()
+	if set != "" {
+		candidates = []mdm.Ownership{set}
+	}
+	for _, o := range candidates {
+		switch denied := identity.MayEnroll(tx, login, uses(o)); {
+		case denied == nil:
+			choices = append(choices, o)
+		case !errors.Is(denied, identity.ErrMayNotEnroll):
+			return nil, denied
+		default:
+			err = denied
+		}
+	}
+	if len(choices) > 0 {
+		return choices, nil
+	}
+	return nil, err
+}
+
+// Choice is what a person says of the device.
+type Choice struct {
+	Ownership mdm.Ownership // of those that Options offers
+
+	// UserEnrollment asks for a User Enrollment by profile, with this Managed Apple Account.
+	UserEnrollment      bool
+	ManagedAppleAccount string
+
+	Agreed bool // to the terms
+}
+
+// Choose notes what the person said of the device. It may be said again until a
+// certificate is issued: a profile that was downloaded before is good for nothing then.
+// Its errors wrap *FieldError, ErrNotReady or ErrAttemptOver.
+func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, error) {
+	return s.step(ctx, "choose how to enrol", id, func(tx storage.Tx, a *Attempt, settings Settings) error {
+		switch {
+		case a.Stage == Opened:
+			return ErrNotReady
+		case !a.open():
+			return ErrAttemptOver
+		}
+		before := *a.Visit
+		owned := a.Ownership
+		if c.Ownership != "" && c.Ownership != a.Ownership {
+			set := a.Ownership
+			if a.Visit.MayAsk {
+				set = ""
+			}
+			choices, err := choicesFor(tx, a.User, set, settings)
+			if err != nil {
+				return err
+			}
+			if !slices.Contains(choices, c.Ownership) {
+				return &FieldError{"ownership", "can't be chosen here"}
+			}
+			a.Ownership = c.Ownership
+		}
+		a.Visit.UserEnrollment = c.UserEnrollment
+		a.Visit.ManagedAppleAccount = ""
+		if c.UserEnrollment {
+			account, err := checkAccount(c.ManagedAppleAccount, settings)
+			if err != nil {
+				return err
+			}
+			if a.Ownership != mdm.Personal {
+				return &FieldError{"ownership", "must be personal for a User Enrollment"}
+			}
+			a.Visit.ManagedAppleAccount = account
+		}
+		if c.Agreed && a.Visit.AgreedAt.IsZero() {
+			a.Visit.AgreedAt = s.now().UTC()
+		}
+		changed := owned != a.Ownership || before.UserEnrollment != a.Visit.UserEnrollment ||
+			before.ManagedAppleAccount != a.Visit.ManagedAppleAccount
+		if changed && a.Stage == ProfileDownloaded {
+			a.Round++
+			a.enter(Authenticated, s.now())
+		}
+		return nil
+	})
+}
+
+func checkAccount(account string, settings Settings) (string, error) {
+	account = strings.TrimSpace(account)
+	_, domain, _ := strings.Cut(strings.ToLower(account), "@")
+	switch {
+	case account == "":
+		return "", &FieldError{"managed_apple_account", "is required"}
+	case !identity.IsAddress(account):
+		return "", &FieldError{"managed_apple_account", "must be an address such as ana@example.com"}
+	case len(settings.AccountDomains) > 0 && !slices.Contains(settings.AccountDomains, domain):
+		return "", &FieldError{"managed_apple_account", "must end with @" + strings.Join(settings.AccountDomains, " or @")}
+	}
+	return account, nil
+}
+
+// CertificateDownloaded notes that the person has the CA's profile.
+func (s *Service) CertificateDownloaded(ctx context.Context, id string) (Attempt, error) {
+	return s.step(ctx, "note download of the CA", id, func(_ storage.Tx, a *Attempt, _ Settings) error {
+		a.Visit.CertificateAt = s.now().UTC()
+		return nil
+	})
+}
+
+// Trusts notes that the device trusts the CA, as far as can be told.
+func (s *Service) Trusts(ctx context.Context, id string) (Attempt, error) {
+	return s.step(ctx, "note trust in the CA", id, func(_ storage.Tx, a *Attempt, _ Settings) error {
+		if a.Visit.TrustedAt.IsZero() {
+			a.Visit.TrustedAt = s.now().UTC()
+		}
+		return nil
+	})
+}
+
+// VisitProfile returns the signed enrollment profile of an attempt, with a challenge of its
+// own each time. Its errors wrap ErrNotReady, ErrAttemptOver, ErrUserDisabled or one of
+// the ErrLink errors.
+func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a Attempt, err error) {
+	row, secret := newChallenge(challenge{AttemptID: id, ExpiresAt: s.now().UTC().Add(challengeLife)})
+	var organisation string
+	a, err = s.step(ctx, "enrollment profile", id, func(tx storage.Tx, a *Attempt, settings Settings) (err error) {
+		switch {
+		case a.Stage == Opened || a.Ownership == "":
+			return ErrNotReady
+		case !a.open():
+			return ErrAttemptOver
+		}
+		if a.LinkID != "" {
+			l, err := links.Get(tx, a.LinkID)
+			if err != nil {
+				return err
+			}
+			if err := l.Usable(s.now()); err != nil && (!a.Spent || !errors.Is(err, ErrLinkUsedUp)) {
+				return err
+			}
+		}
+		if err := mayEnroll(tx, a.User); err != nil {
+			return err
+		}
+		if _, err := choicesFor(tx, a.User, a.Ownership, settings); err != nil {
+			return err
+		}
+		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
+		a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
+		if a.Visit.UserEnrollment {
+			a.AccessRights = 0
+		}
+		if a.Topic, err = s.topics.Topic(tx); err != nil {
+			return err
+		}
+		a.enter(ProfileDownloaded, s.now())
+		row.Round = a.Round
+		return challenges.Put(tx, row)
+	})
+	if err == nil && a.LinkID != "" && !a.Spent {
+		err = s.stillUsable(ctx, a)
+	}
+	if err != nil {
+		return nil, a, err
+	}
+	signed, err = s.signedProfile(profileFor{
+		organisation: organisation, subject: grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic,
+		accessRights: a.AccessRights, userEnrollment: a.Visit.UserEnrollment, managedAccount: a.Visit.ManagedAppleAccount,
+	})
+	if err != nil {
+		return nil, a, fmt.Errorf("enrollment profile: %w", err)
+	}
+	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
+	return signed, a, nil
+}
+
+// TryAgain lets the person download another profile, after an installation that failed
+// on the device: what was issued for the attempt is revoked, and it takes no second use off
+// its link. An attempt whose device has checked in is ErrAttemptOver; one that has failed
+// for good, too.
+func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
+	return s.step(ctx, "try enrollment again", id, func(tx storage.Tx, a *Attempt, _ Settings) error {
+		switch a.Stage {
+		case ProfileDownloaded, IdentityIssued:
+		case Opened, Authenticated:
+			return nil
+		default:
+			return ErrAttemptOver
+		}
+		var issued []depot.Fingerprint
+		for c, err := range s.depot.ByAttempt(tx, a.ID) {
+			if err != nil {
+				return err
+			}
+			if c.RevokedAt.IsZero() && c.DeviceID == "" {
+				issued = append(issued, c.Fingerprint)
+			}
+		}
+		for _, fp := range issued {
+			if err := s.depot.Revoke(tx, fp, reasonSuperseded, s.now().UTC()); err != nil {
+				return err
+			}
+		}
+		a.Round++
+		a.ErrorCode = ""
+		a.enter(Authenticated, s.now())
+		return nil
+	})
+}
+
+// Options are what the person of an attempt may choose.
+type Options struct {
+	Ownerships []mdm.Ownership
+	// ManagedAppleAccount is the person's, as far as it is known.
+	ManagedAppleAccount string
+	// Devices are what the person has enrolled: one of them may be the one at hand.
+	Devices []mdm.Device
+}
+
+// Options returns what the person of an attempt may choose.
+func (s *Service) Options(ctx context.Context, a Attempt) (o Options, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		o = Options{}
+		settings, err := GetSettings(tx)
+		if err != nil {
+			return err
+		}
+		set := a.Ownership
+		if a.Visit != nil && a.Visit.MayAsk {
+			set = ""
+		}
+		if o.Ownerships, err = choicesFor(tx, a.User, set, settings); err != nil || a.User == "" {
+			return err
+		}
+		u, err := identity.UserByLogin(tx, a.User)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		o.ManagedAppleAccount = u.ManagedAppleAccount
+		for d, err := range mdm.DevicesOfUser(tx, a.User) {
+			if err != nil {
+				return err
+			}
+			if d.Live() && d.ParentID == "" {
+				o.Devices = append(o.Devices, d)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Options{}, fmt.Errorf("options of enrollment: %w", err)
+	}
+	return o, nil
+}
+
+// Followed is an attempt with what became of it.
+type Followed struct {
+	Attempt
+	Device   *mdm.Overview // nil until it checked in
+	Commands int           // that the device was asked in this enrollment, up to 100
+	Finished int           // of these
+}
+
+// Follow returns an attempt as it is now. [Service.Watch] tells when to look again.
+func (s *Service) Follow(ctx context.Context, id string) (f Followed, err error) {
+	if f.Attempt, err = s.Attempt(ctx, id); err != nil {
+		return Followed{}, err
+	}
+	if f.DeviceID == "" {
+		return f, nil
+	}
+	d, err := s.mdm.Device(ctx, f.DeviceID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return f, nil
+	}
+	if err != nil {
+		return Followed{}, fmt.Errorf("follow enrollment: %w", err)
+	}
+	f.Device = &d
+	if f.Stage != Enrolled {
+		return f, nil
+	}
+	const most = 100
+	entries, _, err := s.mdm.DeviceCommands(ctx, f.DeviceID, "", most)
+	if err != nil {
+		return Followed{}, fmt.Errorf("follow enrollment: %w", err)
+	}
+	for _, e := range entries {
+		if e.CreatedAt.Before(d.AuthenticatedAt) {
+			continue
+		}
+		f.Commands++
+		if e.State.Final() {
+			f.Finished++
+		}
+	}
+	return f, nil
+}
+
+// Watch returns a channel that holds a value when an attempt may have changed, as
+// [storage.DB.Watch] does. stop ends it.
+func (s *Service) Watch(id string) (changed <-chan struct{}, stop func()) {
+	return s.db.Watch(attemptTopic(id))
+}
