@@ -86,6 +86,42 @@ const (
 	sessionPasswordAt = "password_at" // which password the user had
 )
 
+// SessionValue is something that a browser's session remembers, whether or not anybody
+// signed in.
+type SessionValue string
+
+// The values that a session may have.
+const (
+	SessionAttempt SessionValue = "attempt" // ID of the enrollment that this browser has under way
+	SessionSignIn  SessionValue = "sign_in" // what was begun at a provider, or waits for a second factor
+)
+
+// Value returns what the session of ctx remembers, empty if nothing.
+func (s *Sessions) Value(ctx context.Context, v SessionValue) string {
+	return s.manager.GetString(ctx, string(v))
+}
+
+// SetValue has the session of ctx remember something; it begins one if there is none.
+// An empty value is forgotten.
+func (s *Sessions) SetValue(ctx context.Context, v SessionValue, value string) error {
+	if s.manager.GetString(ctx, string(v)) == value {
+		return nil
+	}
+	if value == "" {
+		s.manager.Remove(ctx, string(v))
+		return nil
+	}
+	fresh := s.manager.Token(ctx) == ""
+	s.manager.Put(ctx, string(v), value)
+	if !fresh {
+		return nil // kept when the request ends
+	}
+	if _, _, err := s.manager.Commit(context.WithValue(ctx, beginsKey{}, true)); err != nil {
+		return fmt.Errorf("start session: %w", err)
+	}
+	return nil
+}
+
 // Load is the middleware that knows who signed in: identity.PrincipalFrom tells.
 func (s *Sessions) Load(next http.Handler) http.Handler {
 	return s.manager.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -140,13 +176,18 @@ func (s *Sessions) StartUser(ctx context.Context, u identity.User) error {
 }
 
 // start ends what session there was and begins one with an ID of its own, which
-// nobody can have planted in the browser before.
+// nobody can have planted in the browser before. The enrollment that the browser has
+// under way goes on.
 func (s *Sessions) start(ctx context.Context, values map[string]string) error {
+	attempt := s.Value(ctx, SessionAttempt)
 	err := s.manager.Clear(ctx)
 	if err == nil {
 		err = s.manager.RenewToken(ctx)
 	}
 	if err == nil {
+		if attempt != "" {
+			s.manager.Put(ctx, string(SessionAttempt), attempt)
+		}
 		for key, value := range values {
 			s.manager.Put(ctx, key, value)
 		}
