@@ -33,6 +33,9 @@ func (s *Service) sweep(ctx context.Context) error {
 			return attempts.Delete(tx, a.ID)
 		}),
 		attempts.Sweep(ctx, s.db, attemptsOpen, until(attemptLife), func(tx storage.Tx, a Attempt) error {
+			if a.Stage == Opened { // somebody looked in, and left: anybody can do that any number of times
+				return attempts.Delete(tx, a.ID)
+			}
 			return s.failAttempt(tx, a, codeOf(errAttemptExpired))
 		}),
 	)

@@ -260,8 +260,7 @@ func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, err
 		changed := owned != a.Ownership || before.UserEnrollment != a.Visit.UserEnrollment ||
 			before.ManagedAppleAccount != a.Visit.ManagedAppleAccount
 		if changed && a.Stage == ProfileDownloaded {
-			a.Round++
-			a.enter(Authenticated, s.now())
+			a.back(s.now())
 		}
 		return nil
 	})
@@ -383,11 +382,18 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 				return err
 			}
 		}
-		a.Round++
-		a.ErrorCode = ""
-		a.enter(Authenticated, s.now())
+		a.back(s.now())
 		return nil
 	})
+}
+
+// back returns an attempt to the step before the profile: those that were downloaded are
+// good for nothing any more.
+func (a *Attempt) back(now time.Time) {
+	a.Round++
+	delete(a.StageAt, ProfileDownloaded)
+	delete(a.StageAt, IdentityIssued)
+	a.enter(Authenticated, now)
 }
 
 // Options are what the person of an attempt may choose.
