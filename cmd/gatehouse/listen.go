@@ -67,6 +67,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if open != nil {
 		defer open.Close()
 	}
+	trust, err := listenProbe(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if trust != nil {
+		defer trust.Close()
+	}
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
 		return err
@@ -83,6 +90,11 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	cert, names, err := newCertificate(ctx, cfg, s, manager, serverURL, log, now)
 	if err != nil {
 		return err
+	}
+	if trust != nil {
+		if cfg.probe, err = probeURL(serverURL, trust.Addr()); err != nil {
+			return err
+		}
 	}
 	srv, err := compose(ctx, cfg, s, cert, serverURL, log, now)
 	if err != nil {
@@ -121,6 +133,16 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if open != nil {
 		listeners[netutil.LimitListener(open, maxConnections)] = forRelyingParties(srv.handler, http.NotFoundHandler())
 		log.InfoContext(ctx, "certificates may be asked about without TLS", "listen", open.Addr().String())
+	}
+	if trust != nil {
+		probeCert, err := newProbeCertificate(ctx, s, names, log, now)
+		if err != nil {
+			return err
+		}
+		l, handler := probe(trust, probeCert)
+		listeners[l] = handler
+		log.DebugContext(ctx, "trust probe listens", "url", cfg.probe)
+		srv.background = append(srv.background, runner{"trust probe", func(ctx context.Context) error { return probeCert.Run(ctx, nil) }})
 	}
 	if cfg.tuneCollector {
 		srv.background = append(srv.background, runner{"garbage collector", tuneCollector})

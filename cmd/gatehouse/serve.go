@@ -32,6 +32,7 @@ type serveCommand struct {
 	MTLSListen       string    `name:"mtls-listen" placeholder:"ADDR" group:"Network" help:"Second address, on which clients are asked for a certificate: EST renewals, and devices that are asked for theirs. Nothing else is there. Default: none."`
 	PKIURL           string    `name:"pki-url" placeholder:"URL" group:"Network" help:"Where certificates say that CRLs, OCSP and issuers are found: http or https, leading to this server or its --pki-listen. Default: --server-url."`
 	PKIListen        string    `name:"pki-listen" placeholder:"ADDR" group:"Network" help:"Another address, without TLS, for CRLs, OCSP and issuers: who checks a certificate often can't use TLS for it. Default: none."`
+	TrustProbeListen string    `name:"trust-probe-listen" placeholder:"ADDR" group:"Network" help:"Second address for --tls-mode own-ca, by which the portal finds out whether a device trusts the authority yet; off: none. Default: a free port beside --listen."`
 	LAN              bool      `name:"lan" group:"Network" help:"Listen on all interfaces, and put the local names and addresses of this machine into the TLS certificate."`
 	ServerURL        string    `name:"server-url" placeholder:"URL" group:"Network" help:"What devices and links use. Default: https://localhost:PORT."`
 	TLSMode          string    `name:"tls-mode" default:"own-ca" enum:"own-ca,files,acme,proxy" placeholder:"MODE" group:"Network" help:"own-ca, files, acme, or proxy: plain HTTP behind a TLS proxy (default ${default})."`
@@ -89,6 +90,7 @@ type config struct {
 	mtlsListen       string   // "": nowhere
 	pkiURL           *url.URL // nil: serverURL
 	pkiListen        string   // "": nowhere
+	probeListen      string   // "": nowhere
 	lan              bool
 	serverURL        *url.URL // nil: made from the port when that is known
 	tls              tlsMode
@@ -104,6 +106,8 @@ type config struct {
 
 	logFormat string
 	logLevel  slog.Level
+
+	probe string // URL of the trust probe, once it listens; "": there is none
 
 	tuneCollector bool // nobody else decides when garbage is collected
 }
@@ -175,7 +179,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
 	}
 
-	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkTLS, c.checkACME, c.checkFirstStart} {
+	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkProbe, c.checkTLS, c.checkACME, c.checkFirstStart} {
 		if err := check(&cfg); err != nil {
 			return config{}, err
 		}
