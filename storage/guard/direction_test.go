@@ -59,6 +59,8 @@ var adapters = []struct {
 	{"github.com/mholt/acmez", []string{"webui/acme"}},
 	{"go.uber.org/zap", []string{"webui/acme"}},
 	{"software.sslmate.com/src/go-pkcs12", []string{"depot"}},
+	{"github.com/go-ldap", []string{"enroll/identity/ldap"}},
+	{"github.com/go-asn1-ber", []string{"enroll/identity/ldap"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }
