@@ -39,6 +39,9 @@ type Settings struct {
 	// DeviceSignature is what is made of the signature by which a device proves to be
 	// Apple's (PROTOCOL 2.2).
 	DeviceSignature SignatureCheck `json:"device_signature"`
+
+	// SelfRemoval says which devices people may take out of management on their own page.
+	SelfRemoval SelfRemoval `json:"self_removal"`
 }
 
 // Organisation is whom people enrol with, as the portal and profiles say it.
@@ -127,6 +130,21 @@ const (
 	SignatureRequire SignatureCheck = "require" // a bad one is refused
 )
 
+// SelfRemoval says which devices people may take out of management themselves.
+type SelfRemoval string
+
+// The choices.
+const (
+	SelfRemovalPersonal SelfRemoval = "personal" // those that are theirs
+	SelfRemovalAll      SelfRemoval = "all"
+	SelfRemovalNone     SelfRemoval = "none"
+)
+
+// Allows says whether people may take devices of an ownership out of management.
+func (r SelfRemoval) Allows(o mdm.Ownership) bool {
+	return r == SelfRemovalAll || r == SelfRemovalPersonal && o == mdm.Personal
+}
+
 // DefaultSettings are the settings of a new server.
 func DefaultSettings() Settings {
 	return Settings{
@@ -135,6 +153,7 @@ func DefaultSettings() Settings {
 		Personal:        Way{Enabled: true, Rights: Rights{Preset: PresetReduced}},
 		PersonalMethod:  PersonalAuto,
 		DeviceSignature: SignatureLog,
+		SelfRemoval:     SelfRemovalPersonal,
 	}
 }
 
@@ -197,6 +216,9 @@ func (s *Settings) check() error {
 	}
 	if !slices.Contains([]SignatureCheck{SignatureOff, SignatureLog, SignatureRequire}, s.DeviceSignature) {
 		return &FieldError{"device_signature", "must be off, log or require"}
+	}
+	if !slices.Contains([]SelfRemoval{SelfRemovalPersonal, SelfRemovalAll, SelfRemovalNone}, s.SelfRemoval) {
+		return &FieldError{"self_removal", "must be personal, all or none"}
 	}
 	if len(s.AccountDomains) > 100 {
 		return &FieldError{"account_domains", "must be at most 100"}

@@ -377,6 +377,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		"no preset":                  {func(s *enroll.Settings) { s.Institutional.Rights = enroll.Rights{} }, "institutional.rights.preset"},
 		"a method that is none":      {func(s *enroll.Settings) { s.PersonalMethod = "x" }, "personal_method"},
 		"a check that is none":       {func(s *enroll.Settings) { s.DeviceSignature = "x" }, "device_signature"},
+		"a removal that is none":     {func(s *enroll.Settings) { s.SelfRemoval = "" }, "self_removal"},
 		"a domain that is none":      {func(s *enroll.Settings) { s.AccountDomains = []string{"example.com", "x y"} }, "account_domains[1]"},
 		"an address that is none":    {func(s *enroll.Settings) { s.Organisation.SupportEmail = "it" }, "organisation.support_email"},
 		"a page that is none":        {func(s *enroll.Settings) { s.Organisation.SupportURL = "javascript:alert(1)" }, "organisation.support_url"},
