@@ -6,10 +6,12 @@ import (
 	_ "embed"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
@@ -85,6 +87,40 @@ func (b *Browser) Submit(selector string) int {
 		b.t.Fatalf("click %s: %v\n%s", selector, err, b.text())
 	}
 	return int(resp.Status)
+}
+
+// Download clicks the element at a CSS selector and returns the file that the browser
+// then saves, as Safari hands a profile to Settings. The page stays.
+func (b *Browser) Download(selector string) []byte {
+	b.t.Helper()
+	dir, events := b.t.TempDir(), true
+	_, err := chromedp.Call(b.ctx, browser.SetDownloadBehavior, browser.SetDownloadBehaviorParams{
+		Behavior: browser.SetDownloadBehaviorBehaviorAllowAndName, DownloadPath: dir, EventsEnabled: &events,
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	done, err := chromedp.Run(b.ctx, chromedp.WaitEvent(browser.DownloadProgress, func(e browser.EventDownloadProgress) bool {
+		return e.State != browser.DownloadProgressStateInProgress
+	}, chromedp.Click(chromedp.CSS(selector))))
+	if err != nil || done.State != browser.DownloadProgressStateCompleted {
+		b.t.Fatalf("download by %s: %s, %v\n%s", selector, done.State, err, b.text())
+	}
+	file, err := os.ReadFile(filepath.Join(dir, done.GUID))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return file
+}
+
+// Pose has the browser say that it is another one, and which languages its user reads
+// ("de-AT,de;q=0.9"; empty: as it is).
+func (b *Browser) Pose(userAgent, languages string) {
+	b.t.Helper()
+	_, err := chromedp.Call(b.ctx, emulation.SetUserAgentOverride, emulation.SetUserAgentOverrideParams{UserAgent: userAgent, AcceptLanguage: languages})
+	if err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // Type types text into the input at a CSS selector.

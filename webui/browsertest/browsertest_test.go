@@ -48,3 +48,28 @@ func TestDefectsAreFound(t *testing.T) {
 		})
 	}
 }
+
+func TestDownloadIsWhatTheServerSent(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/profile" {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			_, _ = io.WriteString(w, `<a id="get" href="/profile">get</a>`)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-apple-aspen-config")
+		w.Header().Set("Content-Disposition", "attachment")
+		_, _ = io.WriteString(w, r.UserAgent()+" "+r.Header.Get("Accept-Language"))
+	}))
+	defer srv.Close()
+	browser := Open(t)
+	browser.Pose("a phone", "de")
+	browser.Go(srv.URL)
+	for range 2 {
+		if got := string(browser.Download("#get")); got != "a phone de" {
+			t.Errorf("downloaded %q", got)
+		}
+	}
+	if at := Eval[string](browser, "location.pathname"); at != "/" {
+		t.Errorf("the page went to %s", at)
+	}
+}
