@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -379,7 +381,22 @@ func (d *Device) rules() Rules {
 	return Rules{
 		Model: d.opts.Model, UserEnrollment: d.opts.UserEnrollment,
 		PlainHTTP: d.opts.PlainHTTP, AnyEnrollment: d.opts.AnyEnrollment,
+		ByProfile: d.opts.knowsManagedAppleID(),
 	}
+}
+
+// knowsManagedAppleID says whether the system is one of those that had a User Enrollment
+// by profile.
+func (o Options) knowsManagedAppleID() bool {
+	text, _, _ := strings.Cut(o.OSVersion, ".")
+	major, err := strconv.Atoi(text)
+	switch {
+	case err != nil:
+		return false
+	case o.Model == Mac:
+		return major >= 11 && major <= 14 || strings.HasPrefix(o.OSVersion, "10.15")
+	}
+	return major >= 13 && major <= 17
 }
 
 // RequestIdentity gets the identity certificate that the profile's SCEP payload

@@ -621,6 +621,8 @@ func TestProfilesThatADeviceRefuses(t *testing.T) {
 		"BYOD with rights":                {Rules{UserEnrollment: true}, func(p Dict) { payload(byod(p), "com.apple.mdm")["AccessRights"] = 8191 }, "AccessRights"},
 		"BYOD in a device enrollment":     {Rules{}, func(p Dict) { byod(p) }, "EnrollmentMode"},
 		"a device's in a User Enrollment": {Rules{UserEnrollment: true}, func(Dict) {}, "EnrollmentMode"},
+		"the old key where it is known":   {Rules{UserEnrollment: true, ByProfile: true}, mdm(func(d Dict) { d["ManagedAppleID"] = "x"; delete(d, "AccessRights") }), ""},
+		"the old key with rights":         {Rules{UserEnrollment: true, ByProfile: true}, mdm(func(d Dict) { d["ManagedAppleID"] = "x" }), "AccessRights"},
 		"the old key for BYOD":            {Rules{}, mdm(func(d Dict) { d["ManagedAppleID"] = "x" }), "ManagedAppleID"},
 		"BYOD that can't be removed":      {Rules{UserEnrollment: true}, func(p Dict) { byod(p)["PayloadRemovalDisallowed"] = true }, "PayloadRemovalDisallowed"},
 		"BYOD with a forbidden payload":   {Rules{UserEnrollment: true, Model: IPhone}, func(p Dict) { byod(p); payload(p, "com.apple.security.root")["PayloadType"] = "com.apple.dock" }, "forbidden"},

@@ -20,6 +20,7 @@ type Rules struct {
 	UserEnrollment bool
 	PlainHTTP      bool // http URLs are fine: a TLS proxy is meant to stand before the server
 	AnyEnrollment  bool // don't compare EnrollmentMode with UserEnrollment
+	ByProfile      bool // the system is old enough for a User Enrollment by profile: iOS 13.1 to 17, macOS 10.15 to 14
 }
 
 // Profile is a configuration profile that a device would install.
@@ -52,6 +53,7 @@ type MDMPayload struct {
 	SignMessage             bool
 	AccessRights            int64 // 0 in BYOD
 	AssignedManagedAppleID  string
+	ManagedAppleID          string // of a User Enrollment by profile
 	EnrollmentMode          string // "BYOD", "ADDE" or ""
 	ServerCapabilities      []string
 	CheckOutWhenRemoved     bool
@@ -319,6 +321,7 @@ func (m *MDMPayload) read(d Dict, rules Rules) error {
 		AccessRights:            f.int("AccessRights", 0),
 		AssignedManagedAppleID:  f.string("AssignedManagedAppleID"),
 		EnrollmentMode:          f.string("EnrollmentMode"),
+		ManagedAppleID:          f.string("ManagedAppleID"),
 		ServerCapabilities:      f.strings("ServerCapabilities"),
 		CheckOutWhenRemoved:     f.bool("CheckOutWhenRemoved"),
 		RequiredAppIDForMDM:     f.int("RequiredAppIDForMDM", 0),
@@ -327,14 +330,16 @@ func (m *MDMPayload) read(d Dict, rules Rules) error {
 	if m.CheckInURL == "" {
 		m.CheckInURL = m.ServerURL
 	}
-	byod := m.EnrollmentMode == "BYOD"
+	byod := m.EnrollmentMode == "BYOD" || m.ManagedAppleID != ""
 	switch {
 	case f.err != nil:
 		return f.err
 	case !strings.HasPrefix(m.Topic, topicPrefix):
 		return fmt.Errorf("the Topic %q does not start with %s", m.Topic, topicPrefix)
-	case d["ManagedAppleID"] != nil:
+	case d["ManagedAppleID"] != nil && !rules.ByProfile:
 		return errors.New("ManagedAppleID was removed with iOS 18 and macOS 15")
+	case d["ManagedAppleID"] != nil && m.EnrollmentMode != "":
+		return errors.New("ManagedAppleID together with EnrollmentMode")
 	case !slices.Contains([]string{"", "BYOD", "ADDE"}, m.EnrollmentMode):
 		return fmt.Errorf("EnrollmentMode %q", m.EnrollmentMode)
 	case m.EnrollmentMode != "" && m.AssignedManagedAppleID == "":

@@ -181,6 +181,7 @@ func immutable(old, p *Profile) error {
 		"CheckInURL":             a.CheckInURL != b.CheckInURL,
 		"Topic":                  a.Topic != b.Topic,
 		"AssignedManagedAppleID": a.AssignedManagedAppleID != b.AssignedManagedAppleID,
+		"ManagedAppleID":         a.ManagedAppleID != b.ManagedAppleID,
 		"EnrollmentMode":         a.EnrollmentMode != b.EnrollmentMode,
 		"RequiredAppIDForMDM":    a.RequiredAppIDForMDM != b.RequiredAppIDForMDM,
 		"ServerCapabilities (per-user-connections)": a.PerUser() != b.PerUser(),
