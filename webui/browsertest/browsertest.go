@@ -13,6 +13,7 @@ import (
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 )
 
@@ -182,6 +183,18 @@ func (b *Browser) WithoutScripts() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// Picture returns the page as it is on the screen, as a PNG: all of it, not only what
+// fits the window.
+func (b *Browser) Picture() []byte {
+	b.t.Helper()
+	whole := true
+	shot, err := chromedp.Call(b.ctx, page.CaptureScreenshot, page.CaptureScreenshotParams{Format: page.CaptureScreenshotFormatPng, CaptureBeyondViewport: &whole})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return shot.Data
 }
 
 // text is what the page says, for the messages of tests that failed.
