@@ -61,6 +61,8 @@ var adapters = []struct {
 	{"software.sslmate.com/src/go-pkcs12", []string{"depot"}},
 	{"github.com/go-ldap", []string{"enroll/identity/ldap"}},
 	{"github.com/go-asn1-ber", []string{"enroll/identity/ldap"}},
+	{"github.com/nicksnyder/go-i18n", []string{"webui/text"}},
+	{"github.com/yuin/goldmark", []string{"webui/text"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }

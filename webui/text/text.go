@@ -1,0 +1,327 @@
+// Package text is what the portal says: every string that people read there, by key and
+// language, with what the operator says instead.
+//
+// Texts come from messages/<room>.<language>.json. A key is "room.screen.thing"; its text
+// may hold {placeholders}, and is plain or Markdown, as the page that shows it asks for.
+// Where a number decides between forms ("1 try", "2 tries"), a text is an object with
+// CLDR's plural forms instead of a string. A text that is empty is the operator's to
+// write; pages show it only where [Texts.Has] says that there is one.
+//
+// It knows no pages and no sessions.
+package text
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nicksnyder/go-i18n/v2/i18n"
+	"golang.org/x/text/language"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+//go:embed messages/*.json
+var messageFiles embed.FS
+
+// Config says what a Catalogue needs: DB, Log and Now.
+type Config struct {
+	DB  storage.DB
+	Log *slog.Logger
+	Now func() time.Time
+
+	Secure bool // clients use https, so that cookies need never travel without
+
+	// Messages holds <room>.<language>.json, and apple.<language>.json; nil: ours.
+	Messages fs.FS
+
+	// Missing is told when a key, a value or a label is asked for that is not there, so
+	// that a test can fail; nil: it is logged, once each.
+	Missing func(lang, what string)
+}
+
+// Catalogue holds all texts in all languages.
+type Catalogue struct {
+	db     storage.DB
+	log    *slog.Logger
+	now    func() time.Time
+	secure bool
+
+	missing  func(lang, what string)
+	reported sync.Map // what was logged as missing
+
+	markdown *markdown
+	offered  []locale                     // languages that there are texts in, the default first
+	matcher  language.Matcher             // of offered
+	plurals  *i18n.Bundle                 // says which form a number takes
+	defaults map[string]map[string]string // by language and key
+	labels   map[string]labels            // Apple's, by language
+
+	inForce atomic.Pointer[editions]
+}
+
+// New reads the texts, or says what is wrong with them or what c lacks.
+func New(c Config) (*Catalogue, error) {
+	if c.DB == nil || c.Log == nil || c.Now == nil {
+		return nil, errors.New("text: DB, Log and Now are required")
+	}
+	files := c.Messages
+	if files == nil {
+		sub, err := fs.Sub(messageFiles, "messages")
+		if err != nil {
+			return nil, fmt.Errorf("text: %w", err)
+		}
+		files = sub
+	}
+	cat := &Catalogue{
+		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing,
+		markdown: newMarkdown(),
+		plurals:  i18n.NewBundle(language.English),
+		defaults: map[string]map[string]string{},
+		labels:   map[string]labels{},
+	}
+	if cat.missing == nil {
+		cat.missing = cat.report
+	}
+	if err := cat.read(files); err != nil {
+		return nil, fmt.Errorf("text: %w", err)
+	}
+	var tags []language.Tag
+	for _, l := range locales {
+		if cat.defaults[l.code] == nil {
+			continue
+		}
+		cat.offered = append(cat.offered, l)
+		tags = append(tags, language.MustParse(l.code))
+	}
+	if len(cat.offered) == 0 || cat.offered[0].code != fallback {
+		return nil, errors.New("text: there are no English texts")
+	}
+	cat.matcher = language.NewMatcher(tags)
+	for _, l := range append(slices.Clone(cat.offered), pseudo) {
+		if err := addForms(cat.plurals, l.code); err != nil {
+			return nil, fmt.Errorf("text: %w", err)
+		}
+	}
+	cat.inForce.Store(cat.edit(0, nil))
+	return cat, nil
+}
+
+// read takes all message files.
+func (c *Catalogue) read(files fs.FS) error {
+	names, err := fs.Glob(files, "*.json")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		data, err := fs.ReadFile(files, name)
+		if err != nil {
+			return err
+		}
+		room, lang, ok := strings.Cut(strings.TrimSuffix(path.Base(name), ".json"), ".")
+		if !ok || localeOf(lang) == nil {
+			return fmt.Errorf("%s is not named <room>.<language>.json", name)
+		}
+		if room == appleRoom {
+			if c.labels[lang], err = readLabels(data); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			continue
+		}
+		if c.defaults[lang] == nil {
+			c.defaults[lang] = map[string]string{}
+		}
+		if err := readMessages(data, name, c.defaults[lang]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// readMessages adds the messages of one file to texts. A text with plural forms is kept
+// as a text for each form, under its key and the form's name.
+func readMessages(data []byte, name string, texts map[string]string) error {
+	file, err := i18n.ParseMessageFileBytes(data, name, map[string]i18n.UnmarshalFunc{"json": json.Unmarshal})
+	if err != nil {
+		return err
+	}
+	for _, m := range file.Messages {
+		for form, text := range formsOf(m) {
+			key := m.ID
+			if form != "" {
+				key += "." + form
+			}
+			if _, twice := texts[key]; twice {
+				return fmt.Errorf("%s is there twice", key)
+			}
+			texts[key] = text
+		}
+	}
+	return nil
+}
+
+// edition is the texts of one language as they are in force: the operator's, else ours,
+// else those of the language that stands in.
+type edition struct {
+	locale
+	phrases map[string]*phrase
+	plurals *i18n.Localizer
+}
+
+// editions are those of all languages.
+type editions struct {
+	revision int64 // of what the operator wrote
+	byLang   map[string]*edition
+}
+
+// phrase is one text.
+type phrase struct {
+	text string
+	lang string // whose it is: the fallback's where a language has none
+
+	once sync.Once
+	html string // text rendered as Markdown, with its placeholders
+}
+
+// edit puts together what is in force where the operator wrote these texts, by language
+// and key.
+func (c *Catalogue) edit(revision int64, own map[string]map[string]string) *editions {
+	known := c.defaults[fallback]
+	all := &editions{revision: revision, byLang: map[string]*edition{}}
+	for _, l := range c.offered {
+		e := newEdition(c.plurals, l)
+		for key := range known {
+			e.phrases[key] = c.choose(l.code, key, own)
+		}
+		// Forms that English does not have.
+		for _, texts := range []map[string]string{c.defaults[l.code], own[l.code]} {
+			for key, text := range texts {
+				if _, ok := known[key]; !ok && text != "" {
+					e.phrases[key] = &phrase{text: text, lang: l.code}
+				}
+			}
+		}
+		all.byLang[l.code] = e
+	}
+	all.byLang[pseudo.code] = distort(c.plurals, all.byLang[fallback])
+	return all
+}
+
+func newEdition(plurals *i18n.Bundle, l locale) *edition {
+	return &edition{locale: l, phrases: map[string]*phrase{}, plurals: i18n.NewLocalizer(plurals, l.code)}
+}
+
+// choose returns the text of a key that is in force in a language.
+func (c *Catalogue) choose(lang, key string, own map[string]map[string]string) *phrase {
+	for _, texts := range []map[string]string{own[lang], c.defaults[lang]} {
+		if text := texts[key]; text != "" {
+			return &phrase{text: text, lang: lang}
+		}
+	}
+	for _, texts := range []map[string]string{own[fallback], c.defaults[fallback]} {
+		if text := texts[key]; text != "" {
+			return &phrase{text: text, lang: fallback}
+		}
+	}
+	// What only the operator can say, the terms of use above all, is not to be avoided by
+	// choosing another language.
+	for _, l := range c.offered {
+		if text := own[l.code][key]; text != "" {
+			return &phrase{text: text, lang: l.code}
+		}
+	}
+	return &phrase{lang: lang}
+}
+
+// current returns the texts as the operator has them now: a small record says whether
+// those in memory are. It costs less than the session that the same request loads.
+func (c *Catalogue) current(ctx context.Context) (*editions, error) {
+	known := c.inForce.Load()
+	var revision int64
+	var own map[string]map[string]string
+	err := c.db.View(ctx, func(tx storage.Tx) (err error) {
+		own = nil
+		revision, err = revisionOf(tx)
+		if err == nil && revision != known.revision {
+			own, err = overridesIn(tx)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("texts: %w", err)
+	}
+	if revision == known.revision {
+		return known, nil
+	}
+	// Who builds an older one at the same time may store it last: then the next request
+	// does this again.
+	fresh := c.edit(revision, own)
+	c.inForce.Store(fresh)
+	return fresh, nil
+}
+
+// For returns the texts in the language of whoever sent r: that of ?lang=, else the one
+// that was chosen before, else the best that the browser asks for, else English. Its
+// errors are the database's.
+func (c *Catalogue) For(r *http.Request) (*Texts, error) {
+	all, err := c.current(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return c.texts(all, c.language(r)), nil
+}
+
+// Known is For without the database: texts as they were last known. It is for the page
+// that says that the database is not available.
+func (c *Catalogue) Known(r *http.Request) *Texts {
+	return c.texts(c.inForce.Load(), c.language(r))
+}
+
+// In returns the texts in a language: one that is offered, or the pseudo-locale "en-XA"
+// that is for tests and previews. Its errors are [ErrLanguage] or the database's.
+func (c *Catalogue) In(ctx context.Context, lang string) (*Texts, error) {
+	all, err := c.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if all.byLang[lang] == nil {
+		return nil, fmt.Errorf("%w: %q", ErrLanguage, lang)
+	}
+	return c.texts(all, lang), nil
+}
+
+func (c *Catalogue) texts(all *editions, lang string) *Texts {
+	return &Texts{c: c, edition: all.byLang[lang]}
+}
+
+// report is what is done about what is missing where no test looks: the page stays up,
+// and the log says so.
+func (c *Catalogue) report(lang, what string) {
+	if _, again := c.reported.LoadOrStore(lang+" "+what, true); !again {
+		c.log.Error("text missing", "lang", lang, "text", what)
+	}
+}
+
+// keys are those that there are in a language, in order.
+func (c *Catalogue) keys(lang string) []string {
+	keys := map[string]bool{}
+	for key := range c.defaults[fallback] {
+		keys[key] = true
+	}
+	for key := range c.defaults[lang] {
+		keys[key] = true
+	}
+	return slices.Sorted(maps.Keys(keys))
+}
