@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // appleRoom names the files of Apple's labels.
@@ -12,17 +13,32 @@ const appleRoom = "apple"
 
 // labels are what Apple's systems call their buttons and menus in one language.
 type labels struct {
-	Labels map[string][]wording `json:"labels"`
+	Labels map[string]wordings `json:"labels"`
 
 	// Unsure are the labels whose wording we could not compare with a device.
 	Unsure []string `json:"unsure"`
 }
 
+// wordings are those of a label in the course of time, the oldest first. In JSON a label
+// that never changed is a string.
+type wordings []wording
+
 // wording is a label in some versions of a system.
 type wording struct {
 	From int    `json:"from"` // first major version; 0: since ever
-	To   int    `json:"to"`   // last major version; 0: until now
 	Text string `json:"text"`
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (w *wordings) UnmarshalJSON(data []byte) error {
+	var always string
+	if json.Unmarshal(data, &always) == nil {
+		*w = wordings{{Text: always}}
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	return dec.Decode((*[]wording)(w))
 }
 
 func readLabels(data []byte) (labels, error) {
@@ -32,13 +48,10 @@ func readLabels(data []byte) (labels, error) {
 	if err := dec.Decode(&l); err != nil {
 		return labels{}, err
 	}
-	for name, wordings := range l.Labels {
-		for i, w := range wordings {
-			switch {
-			case w.Text == "":
-				return labels{}, fmt.Errorf("%s: text is empty", name)
-			case i > 0 && w.From != wordings[i-1].To+1, i == 0 && w.From != 0, i == len(wordings)-1 && w.To != 0:
-				return labels{}, fmt.Errorf("%s: versions have a gap", name)
+	for name, changes := range l.Labels {
+		for i, w := range changes {
+			if w.Text == "" || (i == 0) != (w.From == 0) || i > 0 && w.From <= changes[i-1].From {
+				return labels{}, fmt.Errorf("%s: wordings must have texts, and begin with versions that rise from 0", name)
 			}
 		}
 	}
@@ -55,10 +68,9 @@ func readLabels(data []byte) (labels, error) {
 
 // in returns the wording of a label in a version; 0 is the newest.
 func (l labels) in(label string, major int) (string, bool) {
-	wordings := l.Labels[label]
-	for i := len(wordings) - 1; i >= 0; i-- {
-		if major == 0 || wordings[i].From <= major {
-			return wordings[i].Text, true
+	for _, w := range slices.Backward(l.Labels[label]) {
+		if major == 0 || w.From <= major {
+			return w.Text, true
 		}
 	}
 	return "", false
@@ -67,11 +79,20 @@ func (l labels) in(label string, major int) (string, bool) {
 // Apple returns what Apple's system calls a button or a menu in this language and in a
 // major version of the system, so that a reader finds it on the screen. Labels that begin
 // with "mac_" are those of macOS, all others of iOS and iPadOS. 0 is the newest version.
-func (t *Texts) Apple(label string, major int) string {
+//
+// Some labels name something: "device" ("iPhone", which it is if not given), "name" and
+// "host".
+func (t *Texts) Apple(label string, major int, pairs ...any) string {
 	for _, lang := range []string{t.code, fallback} {
-		if text, ok := t.c.labels[lang].in(label, major); ok {
-			return text
+		text, ok := t.c.labels[lang].in(label, major)
+		if !ok {
+			continue
 		}
+		values := append(t.values(label, pairs), value{"device", "iPhone"}, value{"name", "…"}, value{"host", "…"})
+		return fill(text, func(name string) string {
+			v, _ := t.value(values, name)
+			return v
+		})
 	}
 	t.c.missing(t.code, appleRoom+" "+label)
 	return label
