@@ -63,6 +63,9 @@ var adapters = []struct {
 	{"github.com/go-asn1-ber", []string{"enroll/identity/ldap"}},
 	{"github.com/nicksnyder/go-i18n", []string{"webui/text"}},
 	{"github.com/yuin/goldmark", []string{"webui/text"}},
+	{"github.com/coreos/go-oidc", []string{"enroll/identity/oidc"}},
+	{"golang.org/x/oauth2", []string{"enroll/identity/oidc"}},
+	{"github.com/go-jose", []string{"enroll/identity/oidc"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }
