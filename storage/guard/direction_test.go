@@ -56,6 +56,8 @@ var adapters = []struct {
 	{"github.com/jackc/pgx", []string{"storage/postgres", "storage/storagetest/postgrestest"}},
 	{"github.com/sideshow/apns2", []string{"apns"}},
 	{"github.com/caddyserver/certmagic", []string{"webui/acme"}},
+	{"github.com/wneessen/go-mail", []string{"enroll/mail"}},
+	{"rsc.io/qr", []string{"webui/qr"}},
 	{"github.com/mholt/acmez", []string{"webui/acme"}},
 	{"go.uber.org/zap", []string{"webui/acme"}},
 	{"software.sslmate.com/src/go-pkcs12", []string{"depot"}},
@@ -86,6 +88,7 @@ var composed = []struct {
 	{"apns/apnstest", []string{"cmd"}},
 	{"depot/depottest", nil},
 	{"webui/acme/acmetest", nil},
+	{"enroll/mail/mailtest", nil},
 }
 
 // decoders are functions that trust their input. They are called in one place.
