@@ -47,11 +47,8 @@ func (r *Refusal) Unwrap() error { return &r.Problem }
 
 // Fail is the FailFunc of pages: a browser gets a page, a program a problem.
 func (p *Pages) Fail(w http.ResponseWriter, r *http.Request, err error) {
-	problem := problemOf(err)
-	logFailure(p.log, r, problem, err)
-	askAgain(w, problem)
-	if !WantsHTML(r) {
-		WriteProblem(w, r, problem.Status, problem.Code, problem.Title, problem.Detail)
+	problem, answered := p.Report(w, r, err)
+	if answered {
 		return
 	}
 	var refusal *Refusal
@@ -67,6 +64,19 @@ func (p *Pages) Fail(w http.ResponseWriter, r *http.Request, err error) {
 		p.log.ErrorContext(r.Context(), "page not drawn", "request", RequestID(r.Context()), "err", err)
 		http.Error(w, problem.Title, problem.Status)
 	}
+}
+
+// Report logs what the client is not told of a failure, and answers a program with its
+// problem. A browser is not answered yet: it is to get a page, with the problem's status.
+func (p *Pages) Report(w http.ResponseWriter, r *http.Request, err error) (problem *Problem, answered bool) {
+	problem = problemOf(err)
+	logFailure(p.log, r, problem, err)
+	askAgain(w, problem)
+	if WantsHTML(r) {
+		return problem, false
+	}
+	WriteProblem(w, r, problem.Status, problem.Code, problem.Title, problem.Detail)
+	return problem, true
 }
 
 // messageFor says a problem that no page of its own explains.

@@ -9,7 +9,7 @@
   };
   const visible = (e) => e.checkVisibility({ visibilityProperty: true }) && e.getClientRects().length > 0;
   // Text for screen readers only, and the skip link until it has the focus.
-  const hiddenFromEyes = (e) => !!e.closest(".skip:not(:focus), .list thead") && (e.closest(".skip") || width < 700);
+  const hiddenFromEyes = (e) => !!e.closest(".skip:not(:focus), .only-spoken") || !!e.closest(".list thead") && width < 700;
 
   // Structure.
   for (const [selector, n] of [["h1", 1], ["main", 1], ["header", 1], ["title", 1]]) {

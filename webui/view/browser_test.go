@@ -18,7 +18,7 @@ func TestPagesInABrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	pages := samples()
+	pages := samples(t)
 	for i, page := range pages {
 		mux.HandleFunc(fmt.Sprintf("GET /%d", i), func(w http.ResponseWriter, _ *http.Request) {
 			if err := views.Write(w, http.StatusOK, page); err != nil {

@@ -12,6 +12,7 @@ import (
 	"html/template"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,8 +21,14 @@ import (
 //go:embed templates/*.html
 var templateFiles embed.FS
 
-// Page is a struct of this package that a template shows.
-type Page interface{ template() string }
+// sharedTemplates are the layouts, and what several pages have in common.
+var sharedTemplates = []string{"templates/layout.html", "templates/portal_layout.html", "templates/portal_parts.html"}
+
+// Page is a struct of this package that a template shows, inside of a layout.
+type Page interface {
+	template() string
+	layout() string
+}
 
 // Views draws pages.
 type Views struct {
@@ -40,27 +47,26 @@ func New() (*Views, error) {
 	if err != nil {
 		return nil, err
 	}
-	layout, err := template.New("layout").Funcs(template.FuncMap{
+	shared, err := template.New("shared").Funcs(template.FuncMap{
 		"asset":       assets.URL,
 		"fingerprint": fingerprint,
 		"when":        when,
-	}).ParseFS(templateFiles, "templates/layout.html")
+	}).ParseFS(templateFiles, sharedTemplates...)
 	if err != nil {
 		return nil, fmt.Errorf("view: %w", err)
 	}
 	for _, name := range names {
-		name = strings.TrimPrefix(name, "templates/")
-		if name == "layout.html" {
+		if slices.Contains(sharedTemplates, name) {
 			continue
 		}
-		page, err := layout.Clone()
+		page, err := shared.Clone()
 		if err == nil {
-			_, err = page.ParseFS(templateFiles, "templates/"+name)
+			_, err = page.ParseFS(templateFiles, name)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("view: %w", err)
 		}
-		v.pages[name] = page
+		v.pages[strings.TrimPrefix(name, "templates/")] = page
 	}
 	return v, nil
 }
@@ -76,7 +82,7 @@ func (v *Views) Write(w http.ResponseWriter, status int, p Page) error {
 		return fmt.Errorf("view: no template %s", p.template())
 	}
 	var body bytes.Buffer
-	if err := page.ExecuteTemplate(&body, "layout.html", p); err != nil {
+	if err := page.ExecuteTemplate(&body, p.layout(), p); err != nil {
 		return fmt.Errorf("view: %w", err)
 	}
 	h := w.Header()
@@ -90,7 +96,7 @@ func (v *Views) Write(w http.ResponseWriter, status int, p Page) error {
 	return nil
 }
 
-// Layout is what all pages have around them.
+// Layout is what the pages for operators have around them.
 type Layout struct {
 	Title   string
 	Nav     []NavItem // none: no navigation
@@ -98,6 +104,8 @@ type Layout struct {
 	Demo    bool      // some devices are simulated
 	Refresh int       // seconds after which the page is fetched again; 0: never
 }
+
+func (Layout) layout() string { return "layout.html" }
 
 // NavItem is a link of the navigation.
 type NavItem struct {

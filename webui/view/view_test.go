@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
 // What a device or a person could be called.
@@ -23,13 +27,39 @@ const (
 
 var long = strings.Repeat("Ana-Maria", 22) // no place to break
 
-func samples() []Page {
+// texts are in a language; a key that is not there fails the test.
+func texts(t testing.TB, lang string) *text.Texts {
+	t.Helper()
+	catalogue, err := text.New(text.Config{
+		DB: storagetest.Open(t), Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Missing: func(lang, what string) { t.Errorf("missing in %s: %s", lang, what) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := catalogue.In(t.Context(), lang)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.With("organisation", hostile)
+}
+
+func samples(t testing.TB) []Page {
 	now := time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)
 	seen := Moment{At: now.Add(-3 * time.Minute), Now: now}
 	layout := Layout{Title: hostile, Nav: []NavItem{{Label: "Devices", URL: "/admin/devices", Current: true}}, User: hostile, Demo: true, Refresh: 5}
 	state := State{Text: hostile, Tone: Bad, Hint: hostile}
 	facts := []Fact{{Label: hostile, Value: hostile, Mono: true}, {Label: "Last seen", Moment: &seen}}
+	portal := Portal{
+		T: texts(t, "en-XA"), Title: "Portal", Organisation: hostile, Logo: "/logo/x", Here: "/enroll", User: hostile,
+		Support:  Support{Email: hostile, Phone: hostile, URL: hostile},
+		Progress: Progress{Steps: []string{hostile, long, rightToLeft, "x"}, Current: 2},
+		Refresh:  5, Preview: true,
+	}
+	bare := Portal{T: texts(t, "en"), Title: "Portal"}
 	return []Page{
+		PortalError{Portal: portal, Heading: hostile, Text: long, Action: Link{hostile, "/"}, Code: "GH-E101", Details: hostile},
+		PortalError{Portal: bare, Heading: "No", Text: "No.", Code: "GH-E101"},
 		Welcome{Layout: Layout{Title: "Welcome"}, OwnCA: true, Fingerprint: "5F:2C", Version: hostile},
 		Welcome{Layout: Layout{Title: "Welcome"}, SetUp: true},
 		Setup{Layout: Layout{Title: "Finish setup"}},
@@ -64,7 +94,7 @@ func TestPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
-	for i, page := range samples() {
+	for i, page := range samples(t) {
 		seen[page.template()] = true
 		t.Run(fmt.Sprintf("%d %s", i, reflect.TypeOf(page).Name()), func(t *testing.T) {
 			w := httptest.NewRecorder()
@@ -108,7 +138,7 @@ func TestAssetsAreServedUnderTheirHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gatehouse.css", "gatehouse.js", "icon.svg"} {
+	for _, name := range []string{"gatehouse.css", "gatehouse.js", "portal.css", "portal.js", "icon.svg"} {
 		url, err := views.Assets().URL(name)
 		if err != nil {
 			t.Fatal(err)
