@@ -124,10 +124,15 @@ func VerifyDetachedReader(cms []byte, content io.Reader, maxBytes int) (Signatur
 
 // VerifyAttached is VerifyDetached for a message that holds what it signs.
 func VerifyAttached(cms []byte, maxBytes int) (Signature, error) {
+	return verifyAttached(cms, maxBytes, minRSABits)
+}
+
+func verifyAttached(cms []byte, maxBytes, leastRSA int) (Signature, error) {
 	sd, err := parseSignedData(cms, maxBytes)
 	if err != nil {
 		return Signature{}, err
 	}
+	sd.leastRSA = leastRSA
 	if !sd.attached {
 		return Signature{}, fmt.Errorf("%w: it holds no content", ErrCMS)
 	}
@@ -154,6 +159,8 @@ type signedData struct {
 	algorithm      asn1.ObjectIdentifier // of the signature
 	signedAttrs    []byte                // whole element, with its implicit tag; nil if there are none
 	signature      []byte
+
+	leastRSA int // bits that an RSA key of the signer must have
 }
 
 var (
@@ -169,7 +176,7 @@ func parseSignedData(cms []byte, maxBytes int) (*signedData, error) {
 		return nil, err
 	}
 	var (
-		sd               signedData
+		sd               = signedData{leastRSA: minRSABits}
 		in               = cryptobyte.String(der)
 		info, outer, s   cryptobyte.String
 		encap, econtent  cryptobyte.String
@@ -252,7 +259,7 @@ func (sd *signedData) verifyDigest(digestOf func(crypto.Hash) ([]byte, error)) (
 	if err != nil {
 		return Signature{}, err
 	}
-	if err := checkKeyBounds(cert.PublicKey); err != nil {
+	if err := checkKeyBoundsFrom(cert.PublicKey, sd.leastRSA); err != nil {
 		return Signature{}, err
 	}
 	hash, err := signatureHash(cert.PublicKey, sd.digest, sd.algorithm)

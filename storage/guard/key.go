@@ -32,14 +32,17 @@ func CheckPublicKey(pub any) error {
 
 // checkKeyBounds says whether an operation with pub costs a bounded time. It
 // comes before each of them, and costs nothing.
-func checkKeyBounds(pub any) error {
+func checkKeyBounds(pub any) error { return checkKeyBoundsFrom(pub, minRSABits) }
+
+// checkKeyBoundsFrom is checkKeyBounds with another least size of RSA keys.
+func checkKeyBoundsFrom(pub any, least int) error {
 	switch key := pub.(type) {
 	case *rsa.PublicKey:
 		if key == nil || key.N == nil {
 			return fmt.Errorf("%w: no modulus", ErrKey)
 		}
-		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-			return fmt.Errorf("%w: RSA of %d bits, not %d to %d", ErrKey, bits, minRSABits, maxRSABits)
+		if bits := key.N.BitLen(); bits < least || bits > maxRSABits {
+			return fmt.Errorf("%w: RSA of %d bits, not %d to %d", ErrKey, bits, least, maxRSABits)
 		}
 		// 65537 is what everybody uses. 3 is for signatures as weak as the
 		// strictness of whoever checks them.
