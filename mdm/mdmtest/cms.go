@@ -70,6 +70,9 @@ type Signature struct {
 	Also        []*x509.Certificate // included beside the signer's
 	Encoding    Encoding
 
+	NoAttributes bool // sign the content itself (RFC 5652, 5.3)
+	Signers      int  // how often the signer signs: once when zero, never when negative
+
 	attributes [][]byte // more signed attributes, DER
 }
 
@@ -82,34 +85,15 @@ func (s Signature) Sign(content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := s.Digest.New()
-	h.Write(content)
-	attributes := append([][]byte{
-		attributeDER(oidContentType, oid(oidData)),
-		attributeDER(oidMessageDigest, der(tagOctets, h.Sum(nil))),
-	}, s.attributes...)
-	if !s.SigningTime.IsZero() {
-		attributes = append(attributes, attributeDER(oidSigningTime, utcTime(s.SigningTime)))
-	}
-	// What is signed is the SET OF; what is sent is its [0] IMPLICIT form (5.4).
-	h.Reset()
-	h.Write(sortedSet(tagSet, attributes...))
-	signature, err := s.Key.Sign(rand.Reader, h.Sum(nil), s.Digest)
-	if err != nil {
-		return nil, fmt.Errorf("CMS: sign: %w", err)
-	}
-	algorithm := der(tagSequence, oid(oidRSA), der(tagNull))
-	if _, ok := s.Key.Public().(*ecdsa.PublicKey); ok {
-		algorithm = der(tagSequence, oid(ids.ecdsa))
-	}
 	digest := der(tagSequence, oid(ids.digest), der(tagNull))
-	signer := der(tagSequence,
-		integer(big.NewInt(1)),
-		der(tagSequence, s.Certificate.RawIssuer, integer(s.Certificate.SerialNumber)),
-		digest,
-		sortedSet(tagContext0, attributes...),
-		algorithm,
-		der(tagOctets, signature))
+	signer, err := s.signer(content, ids, digest)
+	if err != nil {
+		return nil, err
+	}
+	signers := slices.Repeat([][]byte{signer}, max(s.Signers, 0))
+	if s.Signers == 0 {
+		signers = [][]byte{signer}
+	}
 
 	e := s.Encoding
 	encapsulated := e.wrap(tagSequence, oid(oidData))
@@ -125,7 +109,42 @@ func (s Signature) Sign(content []byte) ([]byte, error) {
 		der(tagSet, digest),
 		encapsulated,
 		e.wrap(tagContext0, certificates...),
-		der(tagSet, signer)))), nil
+		der(tagSet, signers...)))), nil
+}
+
+// signer is the SignerInfo (RFC 5652, 5.3).
+func (s Signature) signer(content []byte, ids digestOIDs, digest []byte) ([]byte, error) {
+	h := s.Digest.New()
+	h.Write(content)
+	var signed []byte
+	if !s.NoAttributes {
+		attributes := append([][]byte{
+			attributeDER(oidContentType, oid(oidData)),
+			attributeDER(oidMessageDigest, der(tagOctets, h.Sum(nil))),
+		}, s.attributes...)
+		if !s.SigningTime.IsZero() {
+			attributes = append(attributes, attributeDER(oidSigningTime, utcTime(s.SigningTime)))
+		}
+		// What is signed is the SET OF; what is sent is its [0] IMPLICIT form (5.4).
+		h.Reset()
+		h.Write(sortedSet(tagSet, attributes...))
+		signed = sortedSet(tagContext0, attributes...)
+	}
+	signature, err := s.Key.Sign(rand.Reader, h.Sum(nil), s.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("CMS: sign: %w", err)
+	}
+	algorithm := der(tagSequence, oid(oidRSA), der(tagNull))
+	if _, ok := s.Key.Public().(*ecdsa.PublicKey); ok {
+		algorithm = der(tagSequence, oid(ids.ecdsa))
+	}
+	return der(tagSequence,
+		integer(big.NewInt(1)),
+		der(tagSequence, s.Certificate.RawIssuer, integer(s.Certificate.SerialNumber)),
+		digest,
+		signed,
+		algorithm,
+		der(tagOctets, signature)), nil
 }
 
 // attributeDER is an Attribute with one value.

@@ -85,6 +85,9 @@ type Options struct {
 	Digest   crypto.Hash // of Mdm-Signature; SHA-256 when zero
 	Encoding Encoding    // of every CMS message
 
+	BuiltIn  *BuiltIn // Apple's identity of the device; made up by nobody's authority when nil
+	Delivery Delivery
+
 	Handler Handler // answers commands before the device does
 	Renewal Renewal
 
@@ -127,6 +130,7 @@ type Device struct {
 	profile      *Profile
 	enrollmentID string
 	identity     *identity
+	builtin      *BuiltIn // made up
 	renewal      *renewal
 	userChannel  *Channel
 	unlockToken  []byte
@@ -292,8 +296,15 @@ func (d *Device) Enroll(ctx context.Context, profileURL string, opts ...SCEPOpti
 	return d.EnrollProfile(ctx, raw, opts...)
 }
 
-// EnrollProfile is Enroll with a profile that was fetched before.
+// EnrollProfile is Enroll with a profile that was fetched before. One that asks the device
+// what it is first leads to the other, see [Device.Deliver].
 func (d *Device) EnrollProfile(ctx context.Context, profile []byte, opts ...SCEPOption) error {
+	if IsProfileService(profile) {
+		var err error
+		if profile, err = d.Deliver(ctx, profile); err != nil {
+			return err
+		}
+	}
 	if err := d.Install(profile); err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@
 //	cred := dev.Credential("…scep")   // what the SCEP payload of a profile brought, after Poll
 //	err = dev.Remove(ctx)
 //
+// A profile that asks the device what it is ("Profile Service") leads Enroll to the one that
+// enrolls; [Device.Deliver] goes that way alone.
+//
 // Hostile stories use [SCEPOption], [Device.CheckIn], [Device.PrepareRaw],
 // [Device.SetIdentity], [Device.Send] and [Renewal].OnStep; those of clients other
 // than Apple's [Device.RenewCredential].
