@@ -42,6 +42,9 @@ type Visit struct {
 	UserEnrollment      bool   `json:"user_enrollment,omitempty"`
 	ManagedAppleAccount string `json:"managed_apple_account,omitempty"`
 
+	// Declined says that the person was offered a User Enrollment, and preferred another.
+	Declined bool `json:"declined,omitempty"`
+
 	CertificateAt time.Time `json:"certificate_at,omitzero"` // the CA profile was downloaded
 	TrustedAt     time.Time `json:"trusted_at,omitzero"`     // the device trusts the CA, or the person says so
 	AgreedAt      time.Time `json:"agreed_at,omitzero"`      // to the organisation's terms
@@ -212,6 +215,9 @@ type Choice struct {
 	UserEnrollment      bool
 	ManagedAppleAccount string
 
+	// Declined says that the person was offered one, and prefers a Device Enrollment.
+	Declined bool
+
 	Agreed bool // to the terms
 }
 
@@ -244,6 +250,7 @@ func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, err
 		}
 		a.Visit.UserEnrollment = c.UserEnrollment
 		a.Visit.ManagedAppleAccount = ""
+		a.Visit.Declined = c.Declined && !c.UserEnrollment
 		if c.UserEnrollment {
 			account, err := checkAccount(c.ManagedAppleAccount, settings)
 			if err != nil {

@@ -275,8 +275,13 @@ func TestManagedAppleAccountOfAVisit(t *testing.T) {
 			t.Errorf("%q = %v, want an error of %s", account, err, field)
 		}
 	}
-	if _, err = h.Choose(ctx, a.ID, enroll.Choice{UserEnrollment: true, ManagedAppleAccount: "ana@example.com"}); err != nil {
-		t.Fatal(err)
+	declined, err := h.Choose(ctx, a.ID, enroll.Choice{Declined: true})
+	if err != nil || !declined.Visit.Declined || declined.Visit.UserEnrollment || declined.Visit.ManagedAppleAccount != "" {
+		t.Errorf("declined: %+v, %v", declined.Visit, err)
+	}
+	taken, err := h.Choose(ctx, a.ID, enroll.Choice{UserEnrollment: true, ManagedAppleAccount: "ana@example.com"})
+	if err != nil || taken.Visit.Declined {
+		t.Fatalf("taken after all: %+v, %v", taken.Visit, err)
 	}
 	signed, _, err := h.VisitProfile(ctx, a.ID)
 	if err != nil {
