@@ -12,6 +12,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 )
@@ -22,9 +23,6 @@ const (
 	// providerLife is how long a provider's documents are good. Keys that it has withdrawn
 	// are not known for longer either.
 	providerLife = time.Hour
-
-	// askedFor is how long one look at a provider's documents may take.
-	askedFor = 10 * time.Second
 )
 
 // algorithms are those that an ID token may be signed by: not "none", and none whose key
@@ -57,52 +55,38 @@ type providers struct {
 	client   *http.Client
 	now      func() time.Time
 
-	mu     sync.Mutex
-	known  *provider
-	asking *question // nil: nobody is
-}
+	asking singleflight.Group
 
-// question is one look at a provider's documents, which several may wait for.
-type question struct {
-	done   chan struct{}
-	answer *provider
-	err    error
+	mu    sync.Mutex
+	known *provider
 }
 
 // get returns what the provider says of itself. Its errors wrap [identity.ErrSource].
 func (p *providers) get(ctx context.Context) (*provider, error) {
 	p.mu.Lock()
-	if p.known != nil && p.now().Before(p.known.until) {
-		defer p.mu.Unlock()
-		return p.known, nil
-	}
-	q := p.asking
-	if q == nil {
-		q = &question{done: make(chan struct{})}
-		p.asking = q
-		// It goes on if who asked first gives up: others may wait for it.
-		go p.ask(context.WithoutCancel(ctx), q)
-	}
+	known := p.known
 	p.mu.Unlock()
+	if known != nil && p.now().Before(known.until) {
+		return known, nil
+	}
+	// It goes on if who asked first gives up: others may wait for it.
+	detached := context.WithoutCancel(ctx)
+	answer := p.asking.DoChan("", func() (any, error) {
+		found, err := p.discover(detached)
+		if err == nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.known = found
+		}
+		return found, err
+	})
 	select {
-	case <-q.done:
-		return q.answer, q.err
+	case a := <-answer:
+		found, _ := a.Val.(*provider)
+		return found, a.Err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w while waiting for its documents", identity.ErrSource, ctx.Err())
 	}
-}
-
-func (p *providers) ask(ctx context.Context, q *question) {
-	ctx, cancel := context.WithTimeout(ctx, askedFor)
-	defer cancel()
-	q.answer, q.err = p.discover(ctx)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if q.err == nil {
-		p.known = q.answer
-	}
-	p.asking = nil
-	close(q.done)
 }
 
 func (p *providers) discover(ctx context.Context) (*provider, error) {
