@@ -147,6 +147,9 @@ func (s *Service) follow(tx storage.Tx, c caller, ch mdm.Device, e *mdm.Entry) e
 	if err := s.trustAnswered(tx, *e); err != nil {
 		return err
 	}
+	if err := s.removalAnswered(tx, c.device, *e); err != nil {
+		return err
+	}
 	return s.answered(tx, c.device, e)
 }
 

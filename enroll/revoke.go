@@ -25,25 +25,32 @@ func (s *Service) RevokeCertificate(ctx context.Context, serial depot.Serial, re
 		if rec, err = s.depot.BySerial(tx, serial); err != nil {
 			return err
 		}
-		fp, already := rec.Fingerprint, !rec.RevokedAt.IsZero()
-		if !already {
-			if err := s.tellRevoked(tx, one(rec), reason, by); err != nil {
-				return err
-			}
-		}
-		if err := s.depot.Revoke(tx, fp, reason, s.now().UTC()); err != nil {
-			return err
-		}
-		if rec, err = s.depot.Get(tx, fp); err != nil || already {
-			return err
-		}
-		return s.endTrust(tx, rec, by)
+		rec, err = s.revoke(tx, rec, reason, by)
+		return err
 	})
 	if err != nil {
 		return depot.Certificate{}, fmt.Errorf("revoke certificate %s: %w", serial, err)
 	}
 	s.log.InfoContext(ctx, "certificate revoked", "serial", rec.Serial, "reason", rec.RevocationReason, "by", by, "device", rec.DeviceID, "attempt", rec.AttemptID)
 	return rec, nil
+}
+
+// revoke revokes a certificate, ends what stood on it, and returns its record.
+func (s *Service) revoke(tx storage.Tx, rec depot.Certificate, reason, by string) (depot.Certificate, error) {
+	already := !rec.RevokedAt.IsZero()
+	if !already {
+		if err := s.tellRevoked(tx, one(rec), reason, by); err != nil {
+			return depot.Certificate{}, err
+		}
+	}
+	if err := s.depot.Revoke(tx, rec.Fingerprint, reason, s.now().UTC()); err != nil {
+		return depot.Certificate{}, err
+	}
+	rec, err := s.depot.Get(tx, rec.Fingerprint)
+	if err != nil || already {
+		return rec, err
+	}
+	return rec, s.endTrust(tx, rec, by)
 }
 
 // tellRevoked writes into the audit log which of these certificates are about to be
