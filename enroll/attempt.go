@@ -77,6 +77,7 @@ const (
 	attemptsOpen   = "open"
 	attemptsFailed = "failed"
 	attemptsByCode = "code"
+	attemptsPast   = "past"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -104,6 +105,13 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 			return nil
 		}
 		return []string{a.Visit.Code}
+	}},
+	// What became of a link: those by it that are not open any more.
+	storage.Index[Attempt]{Name: attemptsPast, Values: func(a Attempt) []string {
+		if a.LinkID == "" || a.open() {
+			return nil
+		}
+		return []string{a.LinkID}
 	}},
 )
 

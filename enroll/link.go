@@ -193,19 +193,37 @@ func isSerialNumber(s string) bool {
 
 // CreateLink makes a link. Its errors are *FieldError or the store's.
 func (s *Service) CreateLink(ctx context.Context, n NewLink) (Link, error) {
-	if err := n.fill(); err != nil {
+	l, err := n.link(s.now())
+	if err != nil {
 		return Link{}, err
-	}
-	now := s.now().UTC()
-	l := Link{
-		ID: newID(), Code: newLinkCode(), Name: n.Name, Ownership: n.Ownership, Login: n.Login, User: n.User,
-		Uses: n.Uses, UsesLeft: n.Uses, Unlimited: n.Unlimited, ShortCode: newShortCode(), SerialNumbers: n.SerialNumbers, Demo: n.Demo, CreatedAt: now, CreatedBy: n.CreatedBy, ExpiresAt: now.Add(n.ExpiresIn),
 	}
 	if err := s.db.Update(ctx, func(tx storage.Tx) error { return links.Create(tx, l) }); err != nil {
 		return Link{}, fmt.Errorf("create enrollment link: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment link created", "link", l.ID, "ownership", l.Ownership, "login", l.Login, "uses", l.Uses, "by", l.CreatedBy)
 	return l, nil
+}
+
+// AddLink is CreateLink in a transaction of somebody else's.
+func (s *Service) AddLink(tx storage.Tx, n NewLink) (Link, error) {
+	l, err := n.link(s.now())
+	if err != nil {
+		return Link{}, err
+	}
+	return l, links.Create(tx, l)
+}
+
+// link returns the link that n describes, or a *FieldError.
+func (n NewLink) link(now time.Time) (Link, error) {
+	if err := n.fill(); err != nil {
+		return Link{}, err
+	}
+	now = now.UTC()
+	return Link{
+		ID: newID(), Code: newLinkCode(), ShortCode: newShortCode(), Name: n.Name, Ownership: n.Ownership, Login: n.Login, User: n.User,
+		Uses: n.Uses, UsesLeft: n.Uses, Unlimited: n.Unlimited, SerialNumbers: n.SerialNumbers, Demo: n.Demo,
+		CreatedAt: now, CreatedBy: n.CreatedBy, ExpiresAt: now.Add(n.ExpiresIn),
+	}, nil
 }
 
 // Link returns one link by its ID, or an error that wraps storage.ErrNotFound.

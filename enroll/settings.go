@@ -286,13 +286,19 @@ func (s *Service) Settings(ctx context.Context) (in Settings, err error) {
 // UpdateSettings changes the settings: change gets those in force, and may run more than
 // once. Its errors are *FieldError or the store's. Rights are for enrollments from now
 // on: a device keeps those that it enrolled with.
-func (s *Service) UpdateSettings(ctx context.Context, change func(*Settings) error) (in Settings, err error) {
+func (s *Service) UpdateSettings(ctx context.Context, change func(*Settings) error) (Settings, error) {
+	return s.ChangeSettings(ctx, func(_ storage.Tx, in *Settings) error { return change(in) })
+}
+
+// ChangeSettings is UpdateSettings for what changes something else with them: change may
+// write in the same transaction.
+func (s *Service) ChangeSettings(ctx context.Context, change func(tx storage.Tx, in *Settings) error) (in Settings, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		if in, err = GetSettings(tx); err != nil {
 			return err
 		}
 		in.AccountDomains = slices.Clone(in.AccountDomains)
-		if err := change(&in); err != nil {
+		if err := change(tx, &in); err != nil {
 			return err
 		}
 		if err := in.check(); err != nil {

@@ -68,7 +68,6 @@ var adapters = []struct {
 	{"github.com/coreos/go-oidc", []string{"enroll/identity/oidc"}},
 	{"golang.org/x/oauth2", []string{"enroll/identity/oidc"}},
 	{"github.com/go-jose", []string{"enroll/identity/oidc"}},
-	{"rsc.io/qr", []string{"webui/qr"}},
 	{"github.com/micromdm/plist", nil},
 	{"github.com/boltdb/bolt", nil},
 }
