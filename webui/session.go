@@ -138,23 +138,24 @@ func (s *Sessions) Load(next http.Handler) http.Handler {
 }
 
 // principal returns who signed in to the session of ctx. The user is read anew
-// for every request: one who was disabled, or whose password changed, is out.
+// for every request: one who was disabled, or whose password changed, is out, and so is
+// one whose provider was switched off.
 func (s *Sessions) principal(ctx context.Context) (p identity.Principal, ok bool, err error) {
 	switch identity.Kind(s.manager.GetString(ctx, sessionKind)) {
 	case identity.KindSetup:
 		return identity.SetupPrincipal(), true, nil
 	case identity.KindUser:
-		user, err := s.identity.User(ctx, s.manager.GetString(ctx, sessionUser))
-		if errors.Is(err, storage.ErrNotFound) {
+		user, acting, err := s.identity.Acting(ctx, s.manager.GetString(ctx, sessionUser))
+		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, identity.ErrUnauthenticated) {
 			return identity.Principal{}, false, nil
 		}
 		if err != nil {
 			return identity.Principal{}, false, err
 		}
-		if user.Disabled || passwordStamp(user) != s.manager.GetString(ctx, sessionPasswordAt) {
+		if passwordStamp(user) != s.manager.GetString(ctx, sessionPasswordAt) {
 			return identity.Principal{}, false, nil
 		}
-		return user.Principal(), true, nil
+		return acting, true, nil
 	}
 	return identity.Principal{}, false, nil
 }

@@ -70,9 +70,9 @@ func TestSessions(t *testing.T) {
 			}
 			h := sessions.Load(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/in" {
-					user, err := people.Login(r.Context(), "ana@example.com", "correct horse", "192.0.2.1")
+					in, err := people.Login(r.Context(), "ana@example.com", "correct horse", "192.0.2.1")
 					if err == nil {
-						err = sessions.StartUser(r.Context(), user)
+						err = sessions.StartUser(r.Context(), in.User)
 					}
 					if err != nil {
 						t.Error(err)
@@ -150,9 +150,9 @@ func newLoginBook(t *testing.T, db storage.DB) *loginBook {
 		var err error
 		switch r.URL.Path {
 		case "/in":
-			var user identity.User
-			if user, err = people.Login(r.Context(), "ana@example.com", "correct horse", "192.0.2.1"); err == nil {
-				err = sessions.StartUser(r.Context(), user)
+			var in identity.SignedIn
+			if in, err = people.Login(r.Context(), "ana@example.com", "correct horse", "192.0.2.1"); err == nil {
+				err = sessions.StartUser(r.Context(), in.User)
 			}
 		case "/out":
 			err = sessions.End(r.Context())

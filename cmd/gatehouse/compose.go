@@ -135,7 +135,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 	var enrollment *enroll.Service // made below, of what is made here
 	people, err := identity.New(identity.Config{
-		DB: s.db, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
+		DB: s.db, Box: s.box, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
 		OnDisable: func(tx storage.Tx, u identity.User) error { return enrollment.EndUser(tx, u.Logins()...) },
 		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
 			return enrollment.RenameUser(tx, gone, u.Login())

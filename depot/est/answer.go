@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/smallstep/pkcs7"
 
@@ -105,8 +106,8 @@ func methodError(allowed string) error {
 	}
 }
 
-// throttled is how long to stay away after too many failed logins: their window.
-const throttled = "900"
+// seconds is a duration as Retry-After has it (RFC 9110, 10.2.3).
+func seconds(d time.Duration) string { return strconv.Itoa(int(math.Ceil(d.Seconds()))) }
 
 // refusalOf returns what to tell the client about err; ours says whether it is our
 // own fault.
@@ -127,9 +128,16 @@ func refusalOf(err error) (answer *refusal, ours bool) {
 		return &refusal{status: http.StatusUnauthorized, header: challenges(), text: "User name or password are wrong."}, false
 	case errors.Is(err, identity.ErrThrottled):
 		return &refusal{
-			status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {throttled}},
+			status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {seconds(identity.RetryAfter(err))}},
 			text: "Too many failed logins. Wait some minutes.",
 		}, false
+	case errors.Is(err, identity.ErrSource):
+		return &refusal{
+			status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {"60"}},
+			text: "The directory that knows the user is not available. Try again later.",
+		}, false
+	case errors.Is(err, identity.ErrUnusable):
+		return &refusal{status: http.StatusForbidden, text: "The account can't be used here. Ask an administrator of this server."}, false
 	case errors.Is(err, issuance.ErrForbidden):
 		return &refusal{status: http.StatusForbidden, text: "Not allowed" + reason(err, issuance.ErrForbidden) + "."}, false
 	case errors.Is(err, issuance.ErrRenewal):
@@ -143,10 +151,10 @@ func refusalOf(err error) (answer *refusal, ours bool) {
 	case errors.Is(err, guard.ErrCertificate):
 		return &refusal{status: http.StatusBadRequest, text: "The names in the old certificate can't be read: enroll for a new one."}, false
 	case errors.Is(err, depot.ErrQuota):
-		seconds := strconv.Itoa(int(math.Ceil(depot.RetryAfter(err).Seconds())))
+		wait := seconds(depot.RetryAfter(err))
 		return &refusal{
-			status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {seconds}},
-			text: "Too many certificate requests. Ask again in " + seconds + " seconds.",
+			status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {wait}},
+			text: "Too many certificate requests. Ask again in " + wait + " seconds.",
 		}, false
 	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCommit), errors.Is(err, storage.ErrClosed),
 		errors.Is(err, context.DeadlineExceeded):

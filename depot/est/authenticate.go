@@ -38,11 +38,14 @@ func (h *Handler) authenticate(r *http.Request) (identity.Principal, error) {
 		p.Peer = peer
 		return p, err
 	}
-	user, err := h.Identity.Login(ctx, login, password, peer)
-	if err != nil {
+	in, err := h.Identity.Login(ctx, login, password, peer)
+	switch {
+	case err != nil:
 		return identity.Principal{}, err
+	case in.NeedsCode: // which there is no way to ask for here: they use a token
+		return identity.Principal{}, errUnauthenticated
 	}
-	p = user.Principal()
+	p = in.User.Principal()
 	// Whatever their role: administrators use a token for what is not their own.
 	p.Scopes, p.Peer = []identity.Scope{identity.ScopeCertSelf}, peer
 	return p, nil

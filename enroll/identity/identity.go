@@ -1,5 +1,5 @@
-// Package identity knows who may do what: people with a password, API tokens, and
-// the one-time token by which a new server gets its first owner.
+// Package identity knows who may do what: people with a password here or at a provider of
+// accounts, API tokens, and the one-time token by which a new server gets its first owner.
 //
 // It knows nothing of HTTP, of devices, or of the database behind [storage.DB].
 // Secrets are kept as hashes only: what is shown once can't be read back.
@@ -8,6 +8,7 @@ package identity
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 )
 
 // Errors that callers act on.
@@ -61,6 +63,8 @@ func (e *FieldError) Unwrap() error { return ErrInvalid }
 // Config says what a Service needs: DB, Log and Now.
 type Config struct {
 	DB      storage.DB
+	Box     *seal.Box // nil: no second factors, and no secrets of providers
+	Kinds   []SourceKind
 	Log     *slog.Logger
 	Now     func() time.Time
 	Replica string // what tells this server from others on the database, also after a restart
@@ -76,11 +80,13 @@ type Config struct {
 	OnRename func(tx storage.Tx, gone []string, u User) error
 }
 
-// Service keeps users and tokens.
+// Service keeps users, tokens, and what is known of them elsewhere.
 type Service struct {
-	db  storage.DB
-	log *slog.Logger
-	now func() time.Time
+	db    storage.DB
+	box   *seal.Box
+	kinds map[string]SourceKind
+	log   *slog.Logger
+	now   func() time.Time
 
 	replica   string
 	audit     Audit
@@ -89,8 +95,9 @@ type Service struct {
 
 	hashing chan struct{} // one element for every password hash that is being computed
 
-	mu   sync.Mutex
-	used map[string]time.Time // tokens used since the last flush, by ID
+	mu     sync.Mutex
+	used   map[string]time.Time // tokens used since the last flush, by ID
+	opened map[string]opened    // sources, by the ID of their provider
 }
 
 // New returns a Service, or says what c lacks.
@@ -98,8 +105,18 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("identity: DB, Log and Now are required")
 	}
+	kinds := map[string]SourceKind{}
+	for _, kind := range c.Kinds {
+		name := kind.Name()
+		if _, twice := kinds[name]; twice || name == "" || name == LocalProvider {
+			return nil, fmt.Errorf("identity: a kind of sources can't be called %q, or not twice", name)
+		}
+		kinds[name] = kind
+	}
 	return &Service{
 		db:        c.DB,
+		box:       c.Box,
+		kinds:     kinds,
 		log:       c.Log,
 		now:       c.Now,
 		replica:   c.Replica,
@@ -108,11 +125,12 @@ func New(c Config) (*Service, error) {
 		onRename:  c.OnRename,
 		hashing:   make(chan struct{}, concurrentHashes),
 		used:      map[string]time.Time{},
+		opened:    map[string]opened{},
 	}, nil
 }
 
-// Run writes down when tokens were used, and forgets failed logins that are too
-// old to matter, until ctx ends. Every process writes what it has seen itself; one of
+// Run writes down when tokens were used, forgets failed logins and sign-ins that are too
+// old to matter, and compares users with their directories, until ctx ends. Every process writes what it has seen itself; one of
 // them forgets.
 func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -120,7 +138,11 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return storage.Schedule{
 			DB: s.db, Log: s.log, Now: s.now,
-			Jobs: []storage.Job{{Name: "identity/prune", Every: 10 * time.Minute, Do: s.pruneFailures}},
+			Jobs: []storage.Job{
+				{Name: "identity/prune", Every: 10 * time.Minute, Do: s.pruneFailures},
+				{Name: "identity/sign-ins", Every: 10 * time.Minute, Do: s.pruneSignIns},
+				{Name: "identity/directories", Every: time.Hour, Do: s.CheckDirectories},
+			},
 		}.Run(ctx)
 	})
 	return group.Wait()

@@ -301,8 +301,8 @@ func TestOwnerLogsIn(t *testing.T) {
 	}
 	for _, login := range []string{ownerEmail, "ana@example.com", " ANA@EXAMPLE.COM "} {
 		u, err := s.Login(ctx, login, ownerPassword, "192.0.2.1")
-		if err != nil || !u.Principal().Allows(identity.ScopeOwner) {
-			t.Errorf("Login(%q) = %+v, %v; want the owner", login, u.Principal(), err)
+		if err != nil || !u.User.Principal().Allows(identity.ScopeOwner) || u.Provider != identity.LocalProvider || u.NeedsCode || u.MustSetUpCode {
+			t.Errorf("Login(%q) = %+v, %v; want the owner", login, u, err)
 		}
 	}
 	state, err := s.SetupState(ctx)

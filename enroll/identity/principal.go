@@ -50,6 +50,8 @@ const (
 	KindToken Kind = "token" // by API token
 	KindSetup Kind = "setup" // by the one-time setup link
 	KindLocal Kind = "local" // by being on the server's machine, as the server's user
+
+	KindProvider Kind = "provider" // an identity provider, for what it says of its users
 )
 
 // Principal is who does something.

@@ -55,16 +55,8 @@ const setupAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 // within SetupTokenLife, by whoever has it, so it goes only where the operator of the
 // machine can read it.
 func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time.Time, err error) {
-	random := make([]byte, 16)
-	_, _ = rand.Read(random)
-	var text strings.Builder
-	for i, b := range random { // 5 of 8 bits: 80 in all
-		if i > 0 && i%4 == 0 {
-			text.WriteByte('-')
-		}
-		text.WriteByte(setupAlphabet[b%32])
-	}
-	hash := hashSecret(normalSetupToken(text.String()))
+	token = Secret(newTypedSecret())
+	hash := hashSecret(normalSetupToken(token.Reveal()))
 	expires = s.now().UTC().Add(SetupTokenLife)
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		state, err := getSetup(tx)
@@ -88,7 +80,22 @@ func (s *Service) NewSetupToken(ctx context.Context) (token Secret, expires time
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("make setup token: %w", err)
 	}
-	return Secret(text.String()), expires, nil
+	return token, expires, nil
+}
+
+// newTypedSecret returns a random text that a person can type: 80 bits, as
+// "7Q4M-W2KD-9XHP-3VNA".
+func newTypedSecret() string {
+	random := make([]byte, 16)
+	_, _ = rand.Read(random)
+	var text strings.Builder
+	for i, b := range random { // 5 of 8 bits
+		if i > 0 && i%4 == 0 {
+			text.WriteByte('-')
+		}
+		text.WriteByte(setupAlphabet[b%32])
+	}
+	return text.String()
 }
 
 // RedeemSetupToken spends a setup token, and the others with it. Of two who try, one

@@ -4,9 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
-
-	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // Errors of sources, beside ErrBadLogin.
@@ -23,10 +22,26 @@ var (
 	// sign in.
 	ErrDenied = errors.New("the provider denied the sign-in")
 
-	// ErrMayNotEnroll means that a person is known and may not enrol in this way: the
-	// account is disabled, has no right to, is in none of the groups that may, or comes
-	// from a source that is not for it.
+	// ErrMayNotEnroll means that a person is known and may not enrol in this way: a
+	// *DeniedError says why.
 	ErrMayNotEnroll = errors.New("may not enrol")
+
+	// ErrDisabled means that the login was right, and the account is switched off here. It
+	// is an ErrBadLogin for whoever has nothing better to say.
+	ErrDisabled = fmt.Errorf("%w: the user is disabled", ErrBadLogin)
+
+	// ErrLocked means that the source knows the person and has locked the account, for a
+	// while or for good. It is an ErrBadLogin.
+	ErrLocked = fmt.Errorf("%w: the account is locked at its source", ErrBadLogin)
+
+	// ErrPasswordExpired means that the password was right, and the source asks for
+	// another one first. It is an ErrBadLogin.
+	ErrPasswordExpired = fmt.Errorf("%w: the password has expired at its source", ErrBadLogin)
+
+	// ErrUnusable means that the source knows the person, and that what it says of them
+	// makes no user here: there is no name to log in with, or it is another user's. Then it
+	// is an ErrTaken, too. The text says which, for the log.
+	ErrUnusable = errors.New("the account can't be used here")
 )
 
 // Person is what a source says of who signed in to it.
@@ -62,7 +77,8 @@ func (p Person) First(attribute string) string {
 // password never gets here.
 type PasswordSource interface {
 	// SignIn returns who has this login and password. Its errors wrap ErrBadLogin, for
-	// which known says whether there is such a person, or ErrSource.
+	// which known says whether there is such a person (or several, of whom it can't be
+	// told who is meant), or ErrSource. ctx has a deadline.
 	SignIn(ctx context.Context, login, password string) (p Person, known bool, err error)
 }
 
@@ -96,6 +112,19 @@ type Directory interface {
 	People(ctx context.Context, yield func(p Person, active bool) error) error
 }
 
+// Diagnostician is a source that can say how far a sign-in with a password comes. Steps
+// that were not reached are left out.
+type Diagnostician interface {
+	Diagnose(ctx context.Context, login, password string) []Step
+}
+
+// Destined is a SourceKind that names the settings which say where its secrets are sent:
+// where one of them changes, the secrets must be given again, so that nobody can have
+// them sent to a server of theirs.
+type Destined interface {
+	Destinations() []string
+}
+
 // SourceKind is one way in which people can be known elsewhere: LDAP, OpenID Connect. Packages
 // of that name below this one have them; cmd puts them in place.
 type SourceKind interface {
@@ -111,22 +140,25 @@ type SourceKind interface {
 	Check(settings json.RawMessage) error
 
 	// Open returns a source by settings that Check found good: a PasswordSource or a
-	// RedirectSource. It makes no connection.
+	// RedirectSource. It makes no connection. It is called again when the settings have
+	// changed; the source before, if it is an io.Closer, is closed then, perhaps while it
+	// is in use.
 	Open(settings json.RawMessage) (any, error)
 
 	// Mapping is what is read into a user unless the operator says otherwise.
 	Mapping() Mapping
 }
 
-// Mapping says which attributes of a Person make a User. An empty one is not read.
+// Mapping says what of a Person makes a User. Each is the name of an attribute
+// ("managed_apple_id"), or a template with attributes in braces, which is anything with a
+// brace or an @ ("{given_name} {family_name}"). {username}, {email} and {full_name} stand
+// for what was mapped before them; {email:local} is what an attribute has before its @. An
+// attribute without a value makes all of a template empty. What is empty is not read.
 type Mapping struct {
 	Username string `json:"username"`
 	Email    string `json:"email"`
 	FullName string `json:"full_name"`
 
-	// ManagedAppleAccount is an attribute ("managed_apple_id"), or a template with
-	// attributes in braces ("{username}@appleid.example.com"): anything with a brace or
-	// an @ is a template.
 	ManagedAppleAccount string `json:"managed_apple_account"`
 
 	// ManagedAppleAccounts is a table from username or e-mail address, in lower case, to
@@ -145,17 +177,3 @@ const (
 	UseAccountDevice Use = "account_device" // account-driven Device Enrollment
 	UseAdmin         Use = "admin"          // administer this server
 )
-
-// MayEnroll says whether the user with a login may enrol in one of these ways: an error
-// that wraps ErrMayNotEnroll if not. One whom nobody knows may: it is a name that an
-// administrator gave a link.
-func MayEnroll(tx storage.Tx, login string, uses ...Use) error {
-	u, err := UserByLogin(tx, login)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
-	}
-	if err == nil && (u.Disabled || u.NoEnroll) {
-		return ErrMayNotEnroll
-	}
-	return err
-}

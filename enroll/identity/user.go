@@ -48,12 +48,26 @@ type User struct {
 	PasswordAt          time.Time `json:"password_at"`        // sessions that began before this are over: a new password, or disabled
 	Disabled            bool      `json:"disabled,omitempty"`
 	CreatedAt           time.Time `json:"created_at"`
+
+	// Provider is the ID of the provider that the user signs in at, and that says what
+	// they are called; empty: they are this server's. Subject is who they are there, empty
+	// before they have signed in.
+	Provider string `json:"provider,omitempty"`
+	Subject  string `json:"subject,omitempty"`
+
+	AppleAccountSet bool      `json:"apple_account_set,omitempty"` // by an administrator, whatever the provider says
+	SecondFactorAt  time.Time `json:"second_factor_at,omitzero"`   // since when codes are asked for; zero: never
 }
 
 const (
 	usersByLogin        = "login"
 	usersByAppleAccount = "apple_account"
+	usersBySubject      = "subject"
+	usersByProvider     = "provider"
 )
+
+// subjectKey is who somebody is, at a provider.
+func subjectKey(provider, subject string) string { return string(storage.Key(provider, subject)) }
 
 // users has usernames and e-mail addresses in one index, so that no username can
 // be another user's address.
@@ -64,6 +78,18 @@ var users = storage.NewCollection("identity.users", 1, func(u User) string { ret
 			return nil
 		}
 		return []string{normalLogin(u.ManagedAppleAccount)}
+	}},
+	storage.Index[User]{Name: usersBySubject, Unique: true, Values: func(u User) []string {
+		if u.Subject == "" {
+			return nil
+		}
+		return []string{subjectKey(u.Provider, u.Subject)}
+	}},
+	storage.Index[User]{Name: usersByProvider, Values: func(u User) []string {
+		if u.Provider == "" {
+			return nil
+		}
+		return []string{u.Provider}
 	}})
 
 // normalLogin is what a username or an e-mail address is compared by.
@@ -147,6 +173,7 @@ type NewUser struct {
 	ManagedAppleAccount string
 	NoEnroll            bool
 	Role                Role
+	Provider            string // ID of the provider that they will sign in at; empty or LocalProvider: here
 }
 
 // CreateUser makes a user. by must be an administrator, and an owner to make owners and
@@ -157,6 +184,10 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 		ID: newID(), Username: strings.TrimSpace(n.Username), Email: strings.TrimSpace(n.Email), FullName: n.FullName,
 		ManagedAppleAccount: strings.TrimSpace(n.ManagedAppleAccount), NoEnroll: n.NoEnroll, Role: n.Role, CreatedAt: now,
 	}
+	if n.Provider != LocalProvider {
+		u.Provider = n.Provider
+		u.AppleAccountSet = u.Provider != "" && u.ManagedAppleAccount != ""
+	}
 	if u.Username == "" {
 		u.Username = u.Email
 	}
@@ -166,6 +197,9 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 	err := u.check()
 	if err == nil && n.Password != "" {
 		err = checkPassword(n.Password)
+	}
+	if err == nil && n.Password != "" && u.Provider != "" {
+		err = &FieldError{"password", "is for users of this server: the provider knows its own"}
 	}
 	if err == nil {
 		err = mayManage(by, u.Role)
@@ -180,6 +214,9 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 		u.PasswordAt = now
 	}
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		if err := checkProvider(tx, u); err != nil {
+			return err
+		}
 		if err := putUser(tx, User{}, u); err != nil {
 			return err
 		}
@@ -202,13 +239,18 @@ type UserChange struct {
 	NoEnroll            *bool
 	Role                *Role
 	Disabled            *bool
+
+	// Provider gives the user to another provider, where they are bound to whoever signs
+	// in with the username or the e-mail address next. LocalProvider: to this server.
+	Provider *string
 }
 
 // UpdateUser changes a user. by must be an administrator, and an owner to change owners
 // and administrators, or to make them. A user who is disabled can't log in, is logged out
 // everywhere, and no token acts for them; [Config.OnDisable] ends the rest. What is a
-// user's stays theirs under another login: tokens here, the rest by [Config.OnRename]. An
-// unknown user is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where
+// user's stays theirs under another login: tokens here, the rest by [Config.OnRename]. What
+// a provider says of a user is changed there; a Managed Apple Account that is set here
+// stays, until it is set to nothing. An unknown user is storage.ErrNotFound, the last owner who can log in is ErrLastOwner where
 // they would not be one afterwards, and another's login is ErrTaken.
 func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c UserChange) (u User, err error) {
 	if err := mayManage(by); err != nil {
@@ -235,6 +277,14 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		}
 		if err := mayManage(by, old.Role, u.Role); err != nil {
 			return err
+		}
+		if err := c.checkKept(tx, old, u); err != nil {
+			return err
+		}
+		if u.Provider != old.Provider {
+			if err := s.moved(tx, &u, now); err != nil {
+				return err
+			}
 		}
 		if hash != "" {
 			u.Password, u.PasswordAt = hash, now
@@ -303,7 +353,71 @@ func (c UserChange) apply(u User) (after User, changed []string, err error) {
 	if c.Disabled != nil {
 		u.Disabled = *c.Disabled
 	}
+	if c.Provider != nil {
+		provider := *c.Provider
+		if provider == LocalProvider {
+			provider = ""
+		}
+		if provider != u.Provider {
+			u.Provider = provider
+			changed = append(changed, "provider")
+		}
+	}
+	if c.ManagedAppleAccount != nil || c.Provider != nil {
+		u.AppleAccountSet = u.Provider != "" && u.ManagedAppleAccount != "" && (c.ManagedAppleAccount != nil || u.AppleAccountSet)
+	}
 	return u, changed, nil
+}
+
+// checkKept refuses to change what the provider of u says of them.
+func (c UserChange) checkKept(tx storage.Tx, old, u User) error {
+	if u.Provider == "" {
+		return nil
+	}
+	p, err := providerOf(tx, u)
+	if err != nil {
+		return err
+	}
+	known := old.Subject != "" && u.Provider == old.Provider
+	for _, kept := range []struct {
+		field   string
+		changes bool
+	}{
+		{"username", known && u.Username != old.Username},
+		{"email", known && u.Email != old.Email},
+		{"full_name", known && u.FullName != old.FullName},
+		{"password", c.Password != nil},
+	} {
+		if kept.changes {
+			return &FieldError{kept.field, "is kept by the provider " + p.Name}
+		}
+	}
+	if u.Provider == old.Provider {
+		return nil
+	}
+	return checkProvider(tx, u)
+}
+
+// checkProvider says whether there is the provider that u belongs to.
+func checkProvider(tx storage.Tx, u User) error {
+	if u.Provider == "" {
+		return nil
+	}
+	_, err := providers.Get(tx, u.Provider)
+	if errors.Is(err, storage.ErrNotFound) {
+		return &FieldError{"provider", "must be the id of an identity provider"}
+	}
+	return err
+}
+
+// moved ends what u had at the provider before.
+func (s *Service) moved(tx storage.Tx, u *User, now time.Time) error {
+	u.Subject = ""
+	u.PasswordAt = now
+	if u.Provider != "" {
+		u.Password = ""
+	}
+	return memberships.Delete(tx, u.ID)
 }
 
 // recordChange writes down that old became u. changed is what differs beside Disabled.

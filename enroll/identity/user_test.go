@@ -67,9 +67,11 @@ func newTown(t *testing.T) *town {
 	if _, err := w.CreateOwner(ctx, ownerEmail, ownerPassword); err != nil {
 		t.Fatal(err)
 	}
-	if w.owner, err = w.Login(ctx, ownerEmail, ownerPassword, "192.0.2.1"); err != nil {
+	in, err := w.Login(ctx, ownerEmail, ownerPassword, "192.0.2.1")
+	if err != nil {
 		t.Fatal(err)
 	}
+	w.owner = in.User
 	return w
 }
 
@@ -462,7 +464,7 @@ func TestAUserWithoutAPasswordCantLogIn(t *testing.T) {
 	if _, err := w.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Password: ptr("a good password")}); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := w.Login(ctx, "bea", "a good password", "192.0.2.2"); err != nil || u.ID != bea.ID {
+	if u, err := w.Login(ctx, "bea", "a good password", "192.0.2.2"); err != nil || u.User.ID != bea.ID {
 		t.Errorf("Login = %+v, %v; want %s", u, err, bea.ID)
 	}
 	if holds(t, w.db, "a good password") {

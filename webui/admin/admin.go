@@ -9,10 +9,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ type Devices interface {
 
 // Logins checks passwords. *identity.Service is one.
 type Logins interface {
-	Login(ctx context.Context, login, password, peer string) (identity.User, error)
+	Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
 }
 
 // Config says what the pages need: all of it but Notice and Demo.
@@ -130,19 +132,22 @@ func (a *Admin) login(w http.ResponseWriter, r *http.Request) error {
 		Email:  r.PostForm.Get("email"),
 		Next:   localPath(r.PostForm.Get("next")),
 	}
-	user, err := a.Logins.Login(r.Context(), form.Email, r.PostForm.Get("password"), peerName(webui.Peer(r.Context())))
+	in, err := a.Logins.Login(r.Context(), form.Email, r.PostForm.Get("password"), peerName(webui.Peer(r.Context())))
 	switch {
 	case errors.Is(err, identity.ErrBadLogin):
 		form.Error = "That e-mail or password is not right."
 		return a.Pages.Write(w, http.StatusUnauthorized, form)
 	case errors.Is(err, identity.ErrThrottled):
-		form.Error = "There were too many failed tries. Wait a quarter of an hour, or use a link from gatehouse setup-link."
-		w.Header().Set("Retry-After", "900")
+		form.Error = "There were too many failed tries. Wait a while, or use a link from gatehouse setup-link."
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(identity.RetryAfter(err).Seconds()))))
 		return a.Pages.Write(w, http.StatusTooManyRequests, form)
 	case err != nil:
 		return err
+	case in.NeedsCode:
+		form.Error = "This account has a second factor, which can’t be shown here."
+		return a.Pages.Write(w, http.StatusUnauthorized, form)
 	}
-	if err := a.Sessions.StartUser(r.Context(), user); err != nil {
+	if err := a.Sessions.StartUser(r.Context(), in.User); err != nil {
 		return err
 	}
 	http.Redirect(w, r, form.Next, http.StatusSeeOther)
