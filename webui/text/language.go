@@ -59,11 +59,11 @@ const languageParameter = "lang"
 
 // language chooses for r.
 func (c *Catalogue) language(r *http.Request) string {
-	if lang, ok := c.match(r.URL.Query().Get(languageParameter)); ok {
+	if lang, ok := c.chosen(r.URL.Query().Get(languageParameter)); ok {
 		return lang
 	}
 	if cookie, err := r.Cookie(c.cookieName()); err == nil {
-		if lang, ok := c.match(cookie.Value); ok {
+		if lang, ok := c.chosen(cookie.Value); ok {
 			return lang
 		}
 	}
@@ -71,6 +71,24 @@ func (c *Catalogue) language(r *http.Request) string {
 		return lang
 	}
 	return fallback
+}
+
+// chosen returns the language that a tag names, of whatever country.
+func (c *Catalogue) chosen(tag string) (string, bool) {
+	if len(tag) > mostPreferences {
+		return "", false
+	}
+	parsed, err := language.Parse(tag)
+	if err != nil {
+		return "", false
+	}
+	base, _ := parsed.Base()
+	for _, l := range c.offered {
+		if l.code == base.String() && tag != pseudo.code {
+			return l.code, true
+		}
+	}
+	return "", false
 }
 
 // match returns the language that fits preferences best, which are as in Accept-Language
@@ -111,7 +129,7 @@ func (c *Catalogue) cookieName() string {
 // KeepLanguage is the middleware that has the browser remember the language of ?lang=.
 func (c *Catalogue) KeepLanguage(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if lang, ok := c.match(r.URL.Query().Get(languageParameter)); ok {
+		if lang, ok := c.chosen(r.URL.Query().Get(languageParameter)); ok {
 			http.SetCookie(w, &http.Cookie{
 				Name: c.cookieName(), Value: lang, Path: "/", MaxAge: int(cookieLife / time.Second),
 				Secure: c.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,

@@ -2,7 +2,9 @@ package text
 
 import (
 	"bytes"
+	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,30 +33,37 @@ func isParser(which any) func(util.PrioritizedValue) bool {
 	return func(v util.PrioritizedValue) bool { return v.Value == which }
 }
 
-// render returns text as HTML: a single paragraph without <p>.
-func (m *markdown) render(text string) (string, error) {
+// element is what looks like HTML, and no address in angle brackets.
+var element = regexp.MustCompile(`</?[a-zA-Z][a-zA-Z0-9]*(\s[^>]*)?/?>`)
+
+// render returns text as HTML, a single paragraph without <p>, and what its author may
+// not expect of that.
+func (m *markdown) render(text string) (html string, findings []string) {
 	source := []byte(text)
-	document := m.Parser().Parse(gmtext.NewReader(source))
+	context := parser.NewContext()
+	document := m.Parser().Parse(gmtext.NewReader(source), parser.WithContext(context))
 	var out bytes.Buffer
 	if err := m.Renderer().Render(&out, source, document); err != nil {
-		return "", err
+		return goldmarkFailed(text), []string{"It can’t be rendered: it is shown as it is."}
 	}
-	html := strings.TrimSpace(out.String())
-	if first := document.FirstChild(); first != nil && first == document.LastChild() && first.Kind() == ast.KindParagraph {
-		html = strings.TrimSuffix(strings.TrimPrefix(html, "<p>"), "</p>")
+	findings, _ = context.Get(findingsKey).([]string)
+	if tag := element.FindString(text); tag != "" {
+		findings = append(findings, "HTML such as "+tag+" is shown as text.")
 	}
-	return html, nil
+	html = strings.TrimSpace(out.String())
+	const begin, end = "<p>", "</p>"
+	if strings.HasPrefix(html, begin) && strings.Index(html, end) == len(html)-len(end) {
+		html = html[len(begin) : len(html)-len(end)]
+	}
+	return html, findings
 }
+
+// goldmarkFailed is what is shown then: no writer to memory fails.
+func goldmarkFailed(text string) string { return string(util.EscapeHTML([]byte(text))) }
 
 // rendered is p as HTML, which is made when it is first asked for.
 func (c *Catalogue) rendered(p *phrase) string {
-	p.once.Do(func() {
-		html, err := c.markdown.render(p.text)
-		if err != nil {
-			c.missing(p.lang, "HTML of "+p.text) // no writer of ours fails
-		}
-		p.html = html
-	})
+	p.once.Do(func() { p.html, _ = c.markdown.render(p.text) })
 	return p.html
 }
 
@@ -72,10 +81,25 @@ func inline(html string) bool {
 // lead only where [allowedLink] says, and headings stay below the page's own.
 type tamer struct{}
 
+// findingsKey is where a tamer leaves what it found, in the parser's context.
+var findingsKey = parser.NewContextKey()
+
 // Transform implements [parser.ASTTransformer].
-func (tamer) Transform(document *ast.Document, reader gmtext.Reader, _ parser.Context) {
+func (tamer) Transform(document *ast.Document, reader gmtext.Reader, context parser.Context) {
 	source := reader.Source()
+	var findings []string
 	var plain []ast.Node // to be replaced by what they hold
+	link := func(n ast.Node, address string) {
+		if !allowedLink(address) {
+			plain = append(plain, n)
+			findings = append(findings, fmt.Sprintf("The link to %s is shown as text: links lead to https, http, mailto and tel, or to a path of this server.", address))
+			return
+		}
+		if _, _, ok := placeholder(address); ok {
+			findings = append(findings, fmt.Sprintf("Placeholders in the address %s are not filled in.", address))
+		}
+		n.SetAttributeString("rel", []byte("noreferrer"))
+	}
 	_ = ast.Walk(document, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if !entering {
 			return ast.WalkContinue, nil
@@ -85,19 +109,19 @@ func (tamer) Transform(document *ast.Document, reader gmtext.Reader, _ parser.Co
 			n.Level = min(n.Level+1, 6)
 		case *ast.Image:
 			plain = append(plain, n)
+			findings = append(findings, "Pictures are not shown, only their description.")
 		case *ast.Link:
-			if !allowedLink(string(n.Destination)) {
-				plain = append(plain, n)
-			}
-			n.SetAttributeString("rel", []byte("noreferrer"))
+			link(n, string(n.Destination))
 		case *ast.AutoLink:
-			if n.AutoLinkType == ast.AutoLinkURL && !allowedLink(string(n.URL(source))) {
-				plain = append(plain, n)
+			address := string(n.URL(source))
+			if n.AutoLinkType == ast.AutoLinkEmail {
+				address = "mailto:" + address
 			}
-			n.SetAttributeString("rel", []byte("noreferrer"))
+			link(n, address)
 		}
 		return ast.WalkContinue, nil
 	})
+	context.Set(findingsKey, findings)
 	for _, n := range plain {
 		parent := n.Parent()
 		if auto, ok := n.(*ast.AutoLink); ok {

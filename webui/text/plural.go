@@ -3,6 +3,8 @@ package text
 import (
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 
 	"github.com/nicksnyder/go-i18n/v2/i18n"
 	i18ntemplate "github.com/nicksnyder/go-i18n/v2/i18n/template"
@@ -50,6 +52,15 @@ func formsOf(m *i18n.Message) iter.Seq2[string, string] {
 		}
 		yield(name, m.Other)
 	}
+}
+
+// cutForm takes the form off the key of a text with plural forms.
+func cutForm(key string) (base, form string, ok bool) {
+	i := strings.LastIndexByte(key, '.')
+	if i < 0 || !slices.Contains(forms, key[i+1:]) {
+		return "", "", false
+	}
+	return key[:i], key[i+1:], true
 }
 
 // formMessage is a message whose forms are their own names: to localize it is to ask

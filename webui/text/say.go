@@ -33,8 +33,12 @@ func (t *Texts) Dir() string { return t.dir }
 
 // Has says whether there is a text for a key: one that is not empty.
 func (t *Texts) Has(key string) bool {
-	p := t.phrases[key]
-	return p != nil && p.text != ""
+	for _, key := range []string{key, key + "." + formOther} {
+		if p := t.phrases[key]; p != nil && p.text != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Say returns the text of a key, as it is.

@@ -36,6 +36,11 @@ import (
 //go:embed messages/*.json
 var messageFiles embed.FS
 
+// markdownKeys are the keys whose texts pages show as Markdown: a test keeps it so.
+//
+//go:embed markdown.json
+var markdownKeys []byte
+
 // Config says what a Catalogue needs: DB, Log and Now.
 type Config struct {
 	DB  storage.DB
@@ -62,12 +67,13 @@ type Catalogue struct {
 	missing  func(lang, what string)
 	reported sync.Map // what was logged as missing
 
-	markdown *markdown
-	offered  []locale                     // languages that there are texts in, the default first
-	matcher  language.Matcher             // of offered
-	plurals  *i18n.Bundle                 // says which form a number takes
-	defaults map[string]map[string]string // by language and key
-	labels   map[string]labels            // Apple's, by language
+	markdown   *markdown
+	asMarkdown map[string]bool              // keys that pages show as Markdown
+	offered    []locale                     // languages that there are texts in, the default first
+	matcher    language.Matcher             // of offered
+	plurals    *i18n.Bundle                 // says which form a number takes
+	defaults   map[string]map[string]string // by language and key
+	labels     map[string]labels            // Apple's, by language
 
 	inForce atomic.Pointer[editions]
 }
@@ -87,7 +93,7 @@ func New(c Config) (*Catalogue, error) {
 	}
 	cat := &Catalogue{
 		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing,
-		markdown: newMarkdown(),
+		markdown: newMarkdown(), asMarkdown: map[string]bool{},
 		plurals:  i18n.NewBundle(language.English),
 		defaults: map[string]map[string]string{},
 		labels:   map[string]labels{},
@@ -97,6 +103,13 @@ func New(c Config) (*Catalogue, error) {
 	}
 	if err := cat.read(files); err != nil {
 		return nil, fmt.Errorf("text: %w", err)
+	}
+	var keys []string
+	if err := json.Unmarshal(markdownKeys, &keys); err != nil {
+		return nil, fmt.Errorf("text: markdown.json: %w", err)
+	}
+	for _, key := range keys {
+		cat.asMarkdown[key] = true
 	}
 	var tags []language.Tag
 	for _, l := range locales {
@@ -108,6 +121,9 @@ func New(c Config) (*Catalogue, error) {
 	}
 	if len(cat.offered) == 0 || cat.offered[0].code != fallback {
 		return nil, errors.New("text: there are no English texts")
+	}
+	for _, texts := range cat.defaults {
+		cat.alignForms(texts)
 	}
 	cat.matcher = language.NewMatcher(tags)
 	for _, l := range append(slices.Clone(cat.offered), pseudo) {
@@ -172,6 +188,18 @@ func readMessages(data []byte, name string, texts map[string]string) error {
 	return nil
 }
 
+// alignForms puts texts of a language with one form under the keys that English, which
+// has two, has for them.
+func (c *Catalogue) alignForms(texts map[string]string) {
+	for key, text := range texts {
+		only := key + "." + formOther
+		if _, ok := c.defaults[fallback][only]; ok {
+			delete(texts, key)
+			texts[only] = text
+		}
+	}
+}
+
 // edition is the texts of one language as they are in force: the operator's, else ours,
 // else those of the language that stands in.
 type edition struct {
@@ -182,7 +210,8 @@ type edition struct {
 
 // editions are those of all languages.
 type editions struct {
-	revision int64 // of what the operator wrote
+	revision int64               // of what the operator wrote
+	own      map[string]override // that, by language
 	byLang   map[string]*edition
 }
 
@@ -195,22 +224,18 @@ type phrase struct {
 	html string // text rendered as Markdown, with its placeholders
 }
 
-// edit puts together what is in force where the operator wrote these texts, by language
-// and key.
-func (c *Catalogue) edit(revision int64, own map[string]map[string]string) *editions {
+// edit puts together what is in force where the operator wrote these texts.
+func (c *Catalogue) edit(revision int64, own map[string]override) *editions {
 	known := c.defaults[fallback]
-	all := &editions{revision: revision, byLang: map[string]*edition{}}
+	all := &editions{revision: revision, own: own, byLang: map[string]*edition{}}
 	for _, l := range c.offered {
 		e := newEdition(c.plurals, l)
 		for key := range known {
 			e.phrases[key] = c.choose(l.code, key, own)
 		}
-		// Forms that English does not have.
-		for _, texts := range []map[string]string{c.defaults[l.code], own[l.code]} {
-			for key, text := range texts {
-				if _, ok := known[key]; !ok && text != "" {
-					e.phrases[key] = &phrase{text: text, lang: l.code}
-				}
+		for key := range c.defaults[l.code] { // forms that English does not have
+			if e.phrases[key] == nil {
+				e.phrases[key] = c.choose(l.code, key, own)
 			}
 		}
 		all.byLang[l.code] = e
@@ -224,13 +249,13 @@ func newEdition(plurals *i18n.Bundle, l locale) *edition {
 }
 
 // choose returns the text of a key that is in force in a language.
-func (c *Catalogue) choose(lang, key string, own map[string]map[string]string) *phrase {
-	for _, texts := range []map[string]string{own[lang], c.defaults[lang]} {
+func (c *Catalogue) choose(lang, key string, own map[string]override) *phrase {
+	for _, texts := range []map[string]string{own[lang].Texts, c.defaults[lang]} {
 		if text := texts[key]; text != "" {
 			return &phrase{text: text, lang: lang}
 		}
 	}
-	for _, texts := range []map[string]string{own[fallback], c.defaults[fallback]} {
+	for _, texts := range []map[string]string{own[fallback].Texts, c.defaults[fallback]} {
 		if text := texts[key]; text != "" {
 			return &phrase{text: text, lang: fallback}
 		}
@@ -238,7 +263,7 @@ func (c *Catalogue) choose(lang, key string, own map[string]map[string]string) *
 	// What only the operator can say, the terms of use above all, is not to be avoided by
 	// choosing another language.
 	for _, l := range c.offered {
-		if text := own[l.code][key]; text != "" {
+		if text := own[l.code].Texts[key]; text != "" {
 			return &phrase{text: text, lang: l.code}
 		}
 	}
@@ -250,7 +275,7 @@ func (c *Catalogue) choose(lang, key string, own map[string]map[string]string) *
 func (c *Catalogue) current(ctx context.Context) (*editions, error) {
 	known := c.inForce.Load()
 	var revision int64
-	var own map[string]map[string]string
+	var own map[string]override
 	err := c.db.View(ctx, func(tx storage.Tx) (err error) {
 		own = nil
 		revision, err = revisionOf(tx)
