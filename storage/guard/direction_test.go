@@ -83,6 +83,7 @@ var composed = []struct {
 	{"storage/storagetest", nil},
 	{"enroll/identity/local", []string{"cmd"}},
 	{"enroll/identity/ldap", []string{"cmd"}},
+	{"enroll/identity/ldap/ldaptest", nil},
 	{"enroll/identity/oidc", []string{"cmd"}},
 	{"mdm/mdmtest", []string{"cmd"}},
 	{"apns/apnstest", []string{"cmd"}},
