@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -83,31 +82,46 @@ func plainNote(note string) (string, error) {
 // WithdrawLost notes that a device of p is not lost. One that is not reported is left
 // alone. Its error wraps storage.ErrNotFound if p has no such device.
 func (s *Service) WithdrawLost(ctx context.Context, p identity.Principal, id mdm.DeviceID) error {
-	err := s.db.Update(ctx, func(tx storage.Tx) error {
+	return s.found(ctx, id, event.Event{Actor: p.String(), Peer: p.Peer}, func(tx storage.Tx) (mdm.Device, error) {
 		u, err := self(tx, p)
 		if err != nil {
-			return err
+			return mdm.Device{}, err
 		}
-		d, err := own(tx, u, id)
+		return own(tx, u, id)
+	})
+}
+
+// Found is WithdrawLost for operators, of any device.
+func (s *Service) Found(ctx context.Context, id mdm.DeviceID) error {
+	return s.found(ctx, id, event.Event{Actor: actor(ctx)}, func(tx storage.Tx) (mdm.Device, error) { return mdm.GetDevice(tx, id) })
+}
+
+// found withdraws the report of a device that get returns, or says that it may not.
+func (s *Service) found(ctx context.Context, id mdm.DeviceID, by event.Event, get func(storage.Tx) (mdm.Device, error)) error {
+	withdrawn := false
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		withdrawn = false
+		d, err := get(tx)
 		if err != nil {
 			return err
 		}
-		if _, err := lost.Get(tx, string(id)); errors.Is(err, storage.ErrNotFound) {
-			return nil
-		} else if err != nil {
+		if l, err := maybe(lost.Get(tx, string(id))); err != nil || l == nil {
 			return err
 		}
 		if err := lost.Delete(tx, string(id)); err != nil {
 			return err
 		}
-		return event.Record(tx, event.Event{
-			At: s.now().UTC(), Actor: p.String(), Action: "device.lost_withdrawn", DeviceID: string(id), User: d.User, Peer: p.Peer,
-		})
+		withdrawn = true
+		e := by
+		e.At, e.Action, e.DeviceID, e.User = s.now().UTC(), "device.lost_withdrawn", string(id), d.User
+		return event.Record(tx, e)
 	})
 	if err != nil {
 		return fmt.Errorf("withdraw report of a lost device: %w", err)
 	}
-	s.log.InfoContext(ctx, "device not lost any more", "device", id, "by", p.String())
+	if withdrawn {
+		s.log.InfoContext(ctx, "device not lost any more", "device", id, "by", by.Actor)
+	}
 	return nil
 }
 

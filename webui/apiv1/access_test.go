@@ -47,6 +47,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"unenroll a device":    {"POST", "/api/v1/devices/none/unenroll", nil, readers[:2]},
 		"block a device":       {"POST", "/api/v1/devices/none/block", nil, readers[:2]},
 		"unblock a device":     {"DELETE", "/api/v1/devices/none/block", nil, readers[:2]},
+		"find a lost device":   {"DELETE", "/api/v1/devices/none/lost", nil, readers[:3]},
 		"cancel a command":     {"DELETE", "/api/v1/devices/d1/commands/none", nil, readers[:3]},
 		"push a device":        {"POST", "/api/v1/devices/d1/push", nil, readers[:3]},
 		"revoke a certificate": {"POST", "/api/v1/certificates/abcd/revoke", map[string]any{"reason": "keyCompromise"}, append([]string{"cert:manage"}, readers[:2]...)},

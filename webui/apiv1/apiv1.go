@@ -114,6 +114,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
 		{pattern: "DELETE /api/v1/devices/{id}/block", scopes: managing, handle: a.unblockDevice},
+		{pattern: "DELETE /api/v1/devices/{id}/lost", scopes: helping, handle: a.foundDevice},
 		{pattern: "POST /api/v1/devices/{id}/renew-identity", scopes: helping, handle: a.renewIdentity},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},

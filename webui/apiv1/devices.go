@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -30,6 +31,8 @@ type deviceJSON struct {
 	PendingCommands     int            `json:"pending_commands"`
 	Attributes          map[string]any `json:"attributes"` // empty in lists
 	Identity            *identityJSON  `json:"identity"`   // null in lists, and where there is none
+	LostReportedAt      *time.Time     `json:"lost_reported_at"`
+	LostNote            string         `json:"lost_note"`
 }
 
 func device(o mdm.Overview) deviceJSON {
@@ -47,6 +50,8 @@ func device(o mdm.Overview) deviceJSON {
 	return out
 }
 
+func (d *deviceJSON) lost(l enroll.Lost) { d.LostReportedAt, d.LostNote = timestamp(l.At), l.Note }
+
 func (a *API) listDevices(w http.ResponseWriter, r *http.Request) error {
 	cursor, limit, err := pageOf(r)
 	if err != nil {
@@ -56,7 +61,19 @@ func (a *API) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(devices, next, device))
+	ids := make([]mdm.DeviceID, len(devices))
+	for i, d := range devices {
+		ids[i] = d.ID
+	}
+	lost, err := a.enroll.LostDevices(r.Context(), ids...)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(devices, next, func(o mdm.Overview) deviceJSON {
+		out := device(o)
+		out.lost(lost[o.ID])
+		return out
+	}))
 }
 
 func (a *API) getDevice(w http.ResponseWriter, r *http.Request) error {
@@ -80,6 +97,11 @@ func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id
 	if err != nil {
 		return err
 	}
+	lost, err := a.enroll.LostDevices(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	out.lost(lost[id])
 	return webui.WriteJSON(w, status, out)
 }
 
@@ -117,6 +139,18 @@ func (a *API) unblockDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if _, err := a.enroll.Unblock(r.Context(), mdm.DeviceID(id)); err != nil {
+		return err
+	}
+	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
+}
+
+// foundDevice takes back the report that a device is lost.
+func (a *API) foundDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if err := a.enroll.Found(r.Context(), mdm.DeviceID(id)); err != nil {
 		return err
 	}
 	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
