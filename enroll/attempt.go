@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/machineinfo"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -37,7 +39,7 @@ type Attempt struct {
 	Stage     Stage               `json:"stage"`
 	StageAt   map[Stage]time.Time `json:"stage_at"`
 	DeviceID  mdm.DeviceID        `json:"device_id,omitempty"`
-	ErrorCode string              `json:"error_code,omitempty"`
+	ErrorCode string              `json:"error_code,omitempty"` // why it failed, or what its device was refused for last
 
 	// AccessRights of its profile; 0: a User Enrollment, whose rights Apple fixes.
 	AccessRights int `json:"access_rights,omitempty"`
@@ -47,6 +49,10 @@ type Attempt struct {
 	// Round counts the profiles that are good for nothing any more: a challenge of an
 	// earlier round buys no certificate.
 	Round int `json:"round,omitempty"`
+
+	// Stated is what the device said of itself before it was given the enrollment profile;
+	// nil if it was not asked, or has not answered.
+	Stated *Stated `json:"stated,omitempty"`
 
 	// Before is what the device was before it enrolled again; nil for a new one.
 	Before *Before `json:"before,omitempty"`
@@ -204,6 +210,11 @@ var codes = []struct {
 	{ErrSerialNumber, "serial_number_not_listed"},
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
+	{ErrOtherDevice, "other_device"},
+	{ErrStatement, "statement_invalid"},
+	{ErrDelivery, "delivery_over"},
+	{machineinfo.ErrNotApple, "device_not_genuine"},
+	{identity.ErrMayNotEnroll, "may_not_enroll"},
 	{errAttemptExpired, "attempt_expired"},
 	{errIdentityRevoked, "identity_revoked"},
 }
@@ -219,5 +230,8 @@ func codeOf(err error) string {
 			return c.code
 		}
 	}
-	return "internal"
+	return codeInternal
 }
+
+// codeInternal stands for what is nobody's fault but ours.
+const codeInternal = "internal"

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -67,8 +68,10 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		return mdm.PutDevice(tx, d)
 	})
-	if errors.Is(err, ErrDeviceOwned) || errors.Is(err, mdm.ErrBlocked) || errors.Is(err, ErrUserDisabled) || errors.Is(err, ErrSerialNumber) {
-		s.failRefused(ctx, attemptID, err)
+	for _, refusal := range []error{ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrSerialNumber, ErrOtherDevice} {
+		if errors.Is(err, refusal) {
+			s.failRefused(ctx, attemptID, m, err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("authenticate: %w", err)
@@ -92,6 +95,9 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err := mayEnroll(tx, a.User); err != nil {
 		return mdm.Device{}, err
 	}
+	if err := sameDevice(a, m); err != nil {
+		return mdm.Device{}, err
+	}
 	if err := admits(tx, a, m); err != nil {
 		return mdm.Device{}, err
 	}
@@ -113,9 +119,7 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		if err := s.startAfresh(tx, d); err != nil {
 			return mdm.Device{}, err
 		}
-		if !d.EnrolledAt.IsZero() {
-			a.Before = &Before{DeviceName: d.DeviceName, EnrolledAt: d.EnrolledAt}
-		}
+		a.Before = before(d)
 	}
 	d = mdm.Device{
 		ID: d.ID, CreatedAt: d.CreatedAt,
@@ -223,14 +227,17 @@ func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
 	return mdm.ForgetAttributes(tx, id)
 }
 
-// failRefused tells the attempt why its device was turned away. The refusal
-// itself changed nothing, so this is a transaction of its own.
-func (s *Service) failRefused(ctx context.Context, attemptID string, refusal error) {
+// failRefused tells the attempt and the audit log why its device was turned away. The
+// refusal itself changed nothing, so this is a transaction of its own.
+func (s *Service) failRefused(ctx context.Context, attemptID string, m AuthenticateMessage, refusal error) {
+	var user string
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		user = ""
 		a, err := attempts.Get(tx, attemptID)
 		if err != nil {
 			return err
 		}
+		user = a.User
 		if a.Stage != IdentityIssued {
 			return nil
 		}
@@ -239,6 +246,7 @@ func (s *Service) failRefused(ctx context.Context, attemptID string, refusal err
 	if err != nil {
 		s.log.WarnContext(ctx, "attempt not marked as failed", "attempt", attemptID, "err", err)
 	}
+	s.tellRefused(ctx, event.Event{User: user, Reason: refusal.Error()}, attemptID, codeOf(refusal), cmp.Or(m.ID.UDID, m.ID.EnrollmentID), m.Facts.SerialNumber)
 }
 
 // Identify checks who sent a message that changes nothing by itself.

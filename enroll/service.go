@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/machineinfo"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -61,8 +62,8 @@ type Refusals interface {
 	Refused(ctx context.Context, e event.Event)
 }
 
-// Config says what a Service needs. Payloads, Refusals, Organisation and IncludeRoot may
-// be zero.
+// Config says what a Service needs. Payloads, Refusals, DeviceCAs, Organisation and
+// IncludeRoot may be zero.
 type Config struct {
 	DB       storage.DB
 	Depot    *depot.Depot
@@ -71,6 +72,9 @@ type Config struct {
 	Sign     Signer
 	Payloads Payloads
 	Refusals Refusals
+
+	// DeviceCAs are who issues identities to devices; nil: Apple.
+	DeviceCAs *machineinfo.Authorities
 
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
 	Organisation string   // shown on the device where the settings name none
@@ -90,6 +94,8 @@ type Service struct {
 
 	payloads Payloads
 	refusals Refusals
+
+	deviceCAs machineinfo.Authorities
 
 	serverURL    *url.URL
 	organisation string
@@ -115,8 +121,15 @@ func New(c Config) (*Service, error) {
 	if c.Refusals == nil {
 		c.Refusals = noRefusals{}
 	}
+	if c.DeviceCAs == nil {
+		apple, err := machineinfo.Apple()
+		if err != nil {
+			return nil, err
+		}
+		c.DeviceCAs = &apple
+	}
 	return &Service{
-		payloads: c.Payloads, refusals: c.Refusals,
+		payloads: c.Payloads, refusals: c.Refusals, deviceCAs: *c.DeviceCAs,
 		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
 		log: c.Log, now: c.Now,

@@ -29,6 +29,9 @@ func (s *Service) sweep(ctx context.Context) error {
 		issuances.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, i issuance) error {
 			return issuances.Delete(tx, i.Key)
 		}),
+		deliveries.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, d delivery) error {
+			return deliveries.Delete(tx, d.Token)
+		}),
 		attempts.Sweep(ctx, s.db, attemptsFailed, until(failureLife), func(tx storage.Tx, a Attempt) error {
 			return attempts.Delete(tx, a.ID)
 		}),

@@ -305,51 +305,43 @@ func (s *Service) Trusts(ctx context.Context, id string) (Attempt, error) {
 	})
 }
 
-// VisitProfile returns the signed enrollment profile of an attempt, with a challenge of its
-// own each time. Its errors wrap ErrNotReady, ErrAttemptOver, ErrUserDisabled or one of
-// the ErrLink errors.
+// VisitProfile returns the signed profile that the person of an attempt downloads, with
+// secrets of its own each time: the enrollment profile, or, where the settings say so, the
+// payload by which the device says first what it is ([Service.Deliver]). A User Enrollment
+// is none that does: its device keeps that to itself. Its errors wrap ErrNotReady,
+// ErrAttemptOver, ErrUserDisabled, [identity.ErrMayNotEnroll] or one of the ErrLink errors.
 func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{AttemptID: id, ExpiresAt: s.now().UTC().Add(challengeLife)})
+	d, token, asked := s.newDelivery(id)
+	var asks bool
 	var organisation string
 	a, err = s.step(ctx, "enrollment profile", id, func(tx storage.Tx, a *Attempt, settings Settings) (err error) {
-		switch {
-		case a.Stage == Opened || a.Ownership == "":
-			return ErrNotReady
-		case !a.open():
-			return ErrAttemptOver
-		}
-		if a.LinkID != "" {
-			l, err := links.Get(tx, a.LinkID)
-			if err != nil {
-				return err
-			}
-			if err := l.Usable(s.now()); err != nil && (!a.Spent || !errors.Is(err, ErrLinkUsedUp)) {
-				return err
-			}
-		}
-		if err := mayEnroll(tx, a.User); err != nil {
-			return err
-		}
-		if _, err := choicesFor(tx, a.User, a.Ownership, settings); err != nil {
+		if err := s.mayHaveProfile(tx, *a, settings); err != nil {
 			return err
 		}
 		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
-		a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
-		if a.Visit.UserEnrollment {
-			a.AccessRights = 0
+		a.ErrorCode = ""
+		if asks = settings.ProfileService && !a.Visit.UserEnrollment; asks {
+			a.enter(ProfileDownloaded, s.now())
+			d.Round = a.Round
+			return deliveries.Put(tx, d)
 		}
-		if a.Topic, err = s.topics.Topic(tx); err != nil {
-			return err
-		}
-		a.enter(ProfileDownloaded, s.now())
+		a.Stated, a.Before = nil, nil
 		row.Round = a.Round
-		return challenges.Put(tx, row)
+		return s.offer(tx, a, settings, row)
 	})
 	if err == nil && a.LinkID != "" && !a.Spent {
 		err = s.stillUsable(ctx, a)
 	}
 	if err != nil {
 		return nil, a, err
+	}
+	if asks {
+		if signed, err = s.signedService(token, asked, organisation); err != nil {
+			return nil, a, fmt.Errorf("profile service: %w", err)
+		}
+		s.log.InfoContext(ctx, "profile service handed out", "attempt", a.ID, "link", a.LinkID)
+		return signed, a, nil
 	}
 	signed, err = s.signedProfile(profileFor{
 		organisation: organisation, subject: grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic,
@@ -360,6 +352,47 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
 	return signed, a, nil
+}
+
+// mayHaveProfile says whether the person of a may be given a profile now.
+func (s *Service) mayHaveProfile(tx storage.Tx, a Attempt, settings Settings) error {
+	switch {
+	case a.Stage == Opened || a.Ownership == "":
+		return ErrNotReady
+	case !a.open():
+		return ErrAttemptOver
+	}
+	if a.LinkID != "" {
+		l, err := links.Get(tx, a.LinkID)
+		if err != nil {
+			return err
+		}
+		if err := l.Usable(s.now()); err != nil && (!a.Spent || !errors.Is(err, ErrLinkUsedUp)) {
+			return err
+		}
+	}
+	if err := mayEnroll(tx, a.User); err != nil {
+		return err
+	}
+	_, err := choicesFor(tx, a.User, a.Ownership, settings)
+	return err
+}
+
+// offer notes what is in the enrollment profile of a, and that it can be had for row.
+func (s *Service) offer(tx storage.Tx, a *Attempt, settings Settings, row challenge) (err error) {
+	a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
+	if a.Visit.UserEnrollment {
+		a.AccessRights = 0
+	}
+	if a.Topic, err = s.topics.Topic(tx); err != nil {
+		return err
+	}
+	a.enter(ProfileDownloaded, s.now())
+	_, err = challenges.Get(tx, row.Hash)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err // a repetition: it may be spent already
+	}
+	return challenges.Put(tx, row)
 }
 
 // TryAgain lets the person download another profile, after an installation that failed
@@ -398,6 +431,7 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 // good for nothing any more.
 func (a *Attempt) back(now time.Time) {
 	a.Round++
+	a.Stated, a.Before, a.ErrorCode = nil, nil, ""
 	delete(a.StageAt, ProfileDownloaded)
 	delete(a.StageAt, IdentityIssued)
 	a.enter(Authenticated, now)

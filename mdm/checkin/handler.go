@@ -342,6 +342,8 @@ var refusals = []struct {
 	{enroll.ErrForeignDevice, http.StatusForbidden},
 	{enroll.ErrDeviceOwned, http.StatusForbidden},
 	{enroll.ErrUserDisabled, http.StatusForbidden},
+	{enroll.ErrSerialNumber, http.StatusForbidden},
+	{enroll.ErrOtherDevice, http.StatusForbidden},
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
