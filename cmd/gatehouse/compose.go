@@ -29,6 +29,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
+	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
 // state is what outlives the process: the database, the key that seals secrets in
@@ -212,7 +213,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	desk, err := admin.New(admin.Config{
-		Devices: devices, Logins: people, Sessions: sessions, Pages: pages, Now: now, Demo: cfg.demo > 0,
+		Devices: devices, Lost: enrollment, Logins: people, Sessions: sessions, Pages: pages, Now: now, Demo: cfg.demo > 0,
 		Notice: func(ctx context.Context) (string, error) {
 			topics, err := pushTopics(ctx, s.db, pushCertificates)
 			if err != nil || topics > 0 {
@@ -224,8 +225,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	texts, err := text.New(text.Config{DB: s.db, Log: log, Now: now, Secure: serverURL.Scheme == "https"})
+	if err != nil {
+		return nil, err
+	}
 	api, err := apiv1.New(apiv1.Config{
-		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people,
+		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {
@@ -271,6 +276,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		protocol.Handle(method+" "+enroll.PathCheckIn, webui.Plain(checkins))
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
 	}
+
+	ota, err := portal.NewDeliveries(enrollment, log)
+	if err != nil {
+		return nil, err
+	}
+	ota.Mount(mux.Group(webui.Group{BodyLimit: portal.MaxDeliveryBody, Timeout: 30 * time.Second, Fail: ota.Fail}))
 
 	scepDoors := &scepDoor{db: s.db, depot: s.depot, templates: templates, enrollment: enrollment, issuance: payloads, log: log, now: now}
 	scepDoors.mount(mux, door, forPrograms)

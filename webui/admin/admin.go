@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -32,6 +33,11 @@ type Devices interface {
 	DeviceCommands(ctx context.Context, id mdm.DeviceID, cursor string, limit int) (page []mdm.Entry, next string, err error)
 }
 
+// Lost knows which devices their users have reported lost. *enroll.Service is one.
+type Lost interface {
+	LostDevices(ctx context.Context, ids ...mdm.DeviceID) (map[mdm.DeviceID]enroll.Lost, error)
+}
+
 // Logins checks passwords. *identity.Service is one.
 type Logins interface {
 	Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
@@ -40,6 +46,7 @@ type Logins interface {
 // Config says what the pages need: all of it but Notice and Demo.
 type Config struct {
 	Devices  Devices
+	Lost     Lost
 	Logins   Logins
 	Sessions *webui.Sessions
 	Pages    *webui.Pages
@@ -56,8 +63,8 @@ type Admin struct{ Config }
 
 // New returns an Admin, or says what c lacks.
 func New(c Config) (*Admin, error) {
-	if c.Devices == nil || c.Logins == nil || c.Sessions == nil || c.Pages == nil || c.Now == nil {
-		return nil, errors.New("admin: Devices, Logins, Sessions, Pages and Now are required")
+	if c.Devices == nil || c.Lost == nil || c.Logins == nil || c.Sessions == nil || c.Pages == nil || c.Now == nil {
+		return nil, errors.New("admin: Devices, Lost, Logins, Sessions, Pages and Now are required")
 	}
 	return &Admin{c}, nil
 }
@@ -204,8 +211,17 @@ func (a *Admin) list(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	ids := make([]mdm.DeviceID, len(found))
+	for i, d := range found {
+		ids[i] = d.ID
+	}
+	lost, err := a.Lost.LostDevices(r.Context(), ids...)
+	if err != nil {
+		return err
+	}
 	for _, d := range found {
 		row := a.row(d)
+		_, row.Lost = lost[d.ID]
 		if d.ParentID != "" {
 			if row.Parent, err = a.parent(r.Context(), d.ParentID); err != nil {
 				return err
@@ -277,8 +293,20 @@ func (a *Admin) device(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return pageProblem(err)
 	}
+	reports, err := a.Lost.LostDevices(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	lost, isLost := reports[id]
 	self := deviceURL(id)
 	facts := a.facts(d)
+	if isLost {
+		at := a.moment(lost.At)
+		facts = append([]view.Fact{{Label: "Reported lost", Moment: &at}}, facts...)
+		if lost.Note != "" {
+			facts = slices.Insert(facts, 1, view.Fact{Label: "What the user said", Value: lost.Note})
+		}
+	}
 	if d.ParentID != "" {
 		parent, err := a.parent(r.Context(), d.ParentID)
 		if err != nil {
@@ -293,6 +321,7 @@ func (a *Admin) device(w http.ResponseWriter, r *http.Request) error {
 		Name:       deviceName(d),
 		State:      deviceState(d.State),
 		Demo:       d.Demo,
+		Lost:       isLost,
 		Facts:      facts,
 		Attributes: attributes(d.Attributes),
 		OlderURL:   pageURL(self, next),

@@ -71,6 +71,7 @@ type DeviceRow struct {
 	Type     string
 	State    State
 	Demo     bool
+	Lost     bool // reported lost by its user
 	LastSeen Moment
 	Pending  int
 }
@@ -99,6 +100,7 @@ type Device struct {
 	Name       string
 	State      State
 	Demo       bool
+	Lost       bool // reported lost by its user
 	Facts      []Fact
 	Attributes []Fact
 	Commands   []CommandRow

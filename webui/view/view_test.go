@@ -68,10 +68,10 @@ func samples(t testing.TB) []Page {
 		Message{Layout: Layout{Title: "No"}, Heading: hostile, Text: hostile, Command: hostile, Action: Link{hostile, "/"}, Code: hostile, RequestID: hostile, Details: hostile},
 		Devices{Layout: layout, First: true},
 		Devices{Layout: layout, NextURL: "/admin/devices?cursor=x", Items: []DeviceRow{
-			{URL: "/admin/devices/1", Name: hostile, Model: hostile, OS: hostile, Owner: hostile, Type: hostile, State: state, Demo: true, LastSeen: seen, Pending: 3},
+			{URL: "/admin/devices/1", Name: hostile, Model: hostile, OS: hostile, Owner: hostile, Type: hostile, State: state, Demo: true, Lost: true, LastSeen: seen, Pending: 3},
 			{URL: "/admin/devices/2", Name: "x"},
 		}},
-		Device{Layout: layout, Name: hostile, State: state, Facts: facts, Attributes: facts, OlderURL: "/x", NewestURL: "/y", Commands: []CommandRow{
+		Device{Layout: layout, Name: hostile, State: state, Lost: true, Facts: facts, Attributes: facts, OlderURL: "/x", NewestURL: "/y", Commands: []CommandRow{
 			{Name: hostile, UUID: hostile, State: state, Created: seen, Errors: []string{hostile}},
 		}},
 		Devices{Layout: Layout{Title: "Devices", Nav: layout.Nav, User: long}, First: true, Notice: long, Items: []DeviceRow{
