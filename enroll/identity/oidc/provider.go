@@ -45,7 +45,7 @@ type provider struct {
 	IssuerInItsResponses bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
 
 	style oauth2.AuthStyle
-	keys  oidc.KeySet
+	keys  *keySet
 	until time.Time // then it is asked again
 }
 
@@ -126,7 +126,7 @@ func (p *providers) discover(ctx context.Context) (*provider, error) {
 		return nil, err
 	}
 	answer.Algorithms = slices.DeleteFunc(answer.Algorithms, func(alg string) bool { return !slices.Contains(algorithms, alg) })
-	answer.keys = oidc.NewRemoteKeySet(oidc.ClientContext(ctx, keyClient(p.client, p.now)), answer.Keys)
+	answer.keys = newKeySet(answer.Keys, p.client, p.now)
 	return answer, nil
 }
 

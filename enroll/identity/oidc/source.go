@@ -227,10 +227,8 @@ func (s *Source) verified(ctx context.Context, p *provider, token *oauth2.Token,
 		Now:                  func() time.Time { return now.Add(-skew) },
 	}).Verify(ctx, raw)
 	switch {
-	case errors.Is(keys.err, identity.ErrSource):
-		return nil, inner(keys.err)
-	case keys.err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("%w: %w while waiting for its keys", identity.ErrSource, ctx.Err())
+	case keys.err != nil && !errors.Is(keys.err, errUnsigned):
+		return nil, keys.err
 	case err != nil:
 		return nil, wrong("%s", clean(strings.TrimPrefix(err.Error(), "oidc: "), 200))
 	}
@@ -272,7 +270,7 @@ func (s *Source) verified(ctx context.Context, p *provider, token *oauth2.Token,
 
 // witness remembers why a signature did not hold, which go-oidc says in words only.
 type witness struct {
-	keys oidc.KeySet
+	keys *keySet
 	err  error
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -20,10 +19,6 @@ const (
 	// longestAnswer bounds what a provider answers, and answerTime how long it may take.
 	longestAnswer = 1 << 20
 	answerTime    = 10 * time.Second
-
-	// keysRest is how long a provider is left alone after it was asked for its keys: tokens
-	// with unknown keys, one after the other, are no reason to ask each time.
-	keysRest = 10 * time.Second
 )
 
 // newClient returns the client for everything that is asked of a provider.
@@ -76,42 +71,4 @@ func reason(err error) error {
 		return context.DeadlineExceeded
 	}
 	return err
-}
-
-// keyClient returns a client that asks for a provider's keys, and not too often.
-func keyClient(client *http.Client, now func() time.Time) *http.Client {
-	c := *client
-	c.Transport = &keyWire{next: client.Transport, now: now}
-	return &c
-}
-
-// keyWire repeats the last answer while that is fresh. A provider that failed is asked
-// again: it has no keys that could have changed.
-type keyWire struct {
-	next http.RoundTripper
-	now  func() time.Time
-
-	mu   sync.Mutex
-	last []byte
-	at   time.Time
-}
-
-// RoundTrip implements [http.RoundTripper].
-func (k *keyWire) RoundTrip(r *http.Request) (*http.Response, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock() // go-oidc asks one after the other
-	if k.last == nil || k.now().Sub(k.at).Abs() >= keysRest {
-		resp, err := k.next.RoundTrip(r)
-		if err != nil {
-			return nil, err
-		}
-		if k.last, err = io.ReadAll(resp.Body); err != nil {
-			return nil, err
-		}
-		k.at = k.now()
-	}
-	return &http.Response{
-		Status: "200 OK", StatusCode: http.StatusOK, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(k.last)), Request: r,
-	}, nil
 }
