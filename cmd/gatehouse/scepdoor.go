@@ -48,6 +48,7 @@ func (d *scepDoor) mount(mux *webui.Mux, people *portal.Portal, fail webui.FailF
 		r.Handle(http.MethodGet+" "+path, people.ForDevices(h))
 	}
 	handle(enroll.PathSCEP, d.identities)
+	handle(enroll.PathOTASCEP, d.delivery)
 	handle(issuance.PathSCEP+"{name}", d.template)
 	handle(issuance.PathSCEP+"{name}"+issuance.PathToken+"{token}", d.template)
 	for _, path := range scepAliases {
@@ -87,6 +88,12 @@ func (d *scepDoor) identities(w http.ResponseWriter, r *http.Request) error {
 		return d.serve(w, r, slices.Concat(payloads, identities), d.issues(""))
 	}
 	return d.serve(w, r, slices.Concat(identities, payloads), d.issues(""))
+}
+
+// delivery is where a device gets the certificate by which it signs what it states of itself.
+func (d *scepDoor) delivery(w http.ResponseWriter, r *http.Request) error {
+	authorities := d.authorities(d.depot.Payload(), enroll.OTAName, r.URL.Query().Get("message"))
+	return d.serve(w, r, authorities, d.enrollment.IssueDelivery)
 }
 
 // template is /scep/NAME, with a token or without. Whoever has none that is good learns so
