@@ -23,6 +23,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
 // Limits of requests.
@@ -42,6 +43,7 @@ type Config struct {
 	Templates *template.Service
 	Issuance  *issuance.Service
 	Identity  *identity.Service
+	Texts     *text.Catalogue
 	ServerURL *url.URL // that links lead to
 	Log       *slog.Logger
 	Now       func() time.Time
@@ -56,6 +58,7 @@ type API struct {
 	templates *template.Service
 	issuance  *issuance.Service
 	identity  *identity.Service
+	texts     *text.Catalogue
 	serverURL *url.URL
 	log       *slog.Logger
 	now       func() time.Time
@@ -67,11 +70,11 @@ func New(c Config) (*API, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
-	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
-		return nil, errors.New("apiv1: ServerURL, Log and Now are required")
+	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
-		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity,
+		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
@@ -160,6 +163,21 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/users", scopes: managing, handle: a.listUsers},
 		{pattern: "GET /api/v1/users/{id}", scopes: managing, handle: a.getUser},
 		{pattern: "PATCH /api/v1/users/{id}", scopes: managing, handle: a.updateUser},
+		{pattern: "POST /api/v1/users/{id}/end-sessions", scopes: managing, handle: a.endSessions},
+		{pattern: "POST /api/v1/users/{id}/reset-second-factor", scopes: owning, handle: a.resetSecondFactor},
+
+		{pattern: "POST /api/v1/identity-providers", scopes: managing, handle: a.createProvider},
+		{pattern: "GET /api/v1/identity-providers", scopes: managing, handle: a.listProviders},
+		{pattern: "GET /api/v1/identity-providers/{id}", scopes: managing, handle: a.getProvider},
+		{pattern: "PATCH /api/v1/identity-providers/{id}", scopes: managing, handle: a.updateProvider},
+		{pattern: "DELETE /api/v1/identity-providers/{id}", scopes: managing, handle: a.deleteProvider},
+		{pattern: "POST /api/v1/identity-providers/{id}/test", scopes: managing, handle: a.testProvider},
+
+		{pattern: "GET /api/v1/portal-texts", scopes: reading, handle: a.listPortalTexts},
+		{pattern: "GET /api/v1/portal-texts/{lang}", scopes: reading, handle: a.getPortalTexts},
+		{pattern: "PUT /api/v1/portal-texts/{lang}", scopes: managing, handle: a.replacePortalTexts},
+		{pattern: "PATCH /api/v1/portal-texts/{lang}", scopes: managing, handle: a.changePortalTexts},
+		{pattern: "POST /api/v1/portal-texts/{lang}/preview", scopes: managing, handle: a.previewPortalText},
 
 		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
 	}

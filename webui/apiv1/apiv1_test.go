@@ -35,6 +35,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
 // house is a whole server as far as the API sees it, on a real store, over HTTP.
@@ -120,8 +121,10 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
 	must(err)
+	texts, err := text.New(text.Config{DB: h.db, Log: log, Now: h.now})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
-		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity,
+		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)
