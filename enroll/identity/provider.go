@@ -145,23 +145,41 @@ func (s *Service) Ways(ctx context.Context, uses ...Use) (w Ways, err error) {
 		if !p.Enabled || len(uses) > 0 && !slices.ContainsFunc(uses, p.hasUse) {
 			continue
 		}
-		if p.ID == LocalProvider {
+		switch s.How(p) {
+		case HowPassword:
 			w.Passwords = true
-			continue
-		}
-		source, err := s.source(p)
-		if err != nil {
-			s.log.WarnContext(ctx, "identity provider can't be used", "provider", p.Name, "err", err)
-			continue
-		}
-		switch source.(type) {
-		case PasswordSource:
-			w.Passwords = true
-		case RedirectSource:
+		case HowRedirect:
 			w.Redirects = append(w.Redirects, p)
 		}
 	}
 	return w, nil
+}
+
+// How says how people sign in at a provider.
+type How string
+
+// The ways to sign in. One whose source can't be opened has none.
+const (
+	HowPassword How = "password" // here, with a login and a password
+	HowRedirect How = "redirect" // there: the browser is sent to the provider
+)
+
+// How returns how people sign in at p, empty if nobody can.
+func (s *Service) How(p Provider) How {
+	if p.ID == LocalProvider {
+		return HowPassword
+	}
+	source, err := s.source(p)
+	if err != nil {
+		return ""
+	}
+	switch source.(type) {
+	case PasswordSource:
+		return HowPassword
+	case RedirectSource:
+		return HowRedirect
+	}
+	return ""
 }
 
 // ProviderChange says what to change of a provider. What is nil stays.

@@ -17,11 +17,11 @@ type Trial struct {
 	Steps    []Step // as far as it came; the last one failed unless OK
 	OK       bool   // the person could sign in
 
-	Person   Person // with values cut short
-	Mapped   Mapped
-	User     User // as it is stored now; zero: they would be a new one
-	MayEnrol []Use
-	Denied   map[Use]Denial // why not, for the uses that are not in MayEnrol
+	Person    Person // with values cut short
+	Mapped    Mapped
+	User      User // as it is stored now; zero: they would be a new one
+	MayEnroll []Use
+	Denied    map[Use]Denial // why not, for the uses that are not in MayEnroll
 }
 
 // Steps of a trial beside those of a source.
@@ -156,7 +156,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 			return err
 		}
 		t.Mapped, t.User = t.Provider.Mapping.read(person), b.old
-		t.MayEnrol, t.Denied = nil, map[Use]Denial{}
+		t.MayEnroll, t.Denied = nil, map[Use]Denial{}
 		if found != nil {
 			return nil
 		}
@@ -167,7 +167,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 			if denied, ok := errors.AsType[*DeniedError](t.Provider.mayEnroll(b.user, person.Groups, []Use{use})); ok {
 				t.Denied[use] = denied.Denial
 			} else {
-				t.MayEnrol = append(t.MayEnrol, use)
+				t.MayEnroll = append(t.MayEnroll, use)
 			}
 		}
 		return nil
@@ -188,7 +188,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 		return nil
 	}
 	t.OK = true
-	if len(t.MayEnrol) == 0 {
+	if len(t.MayEnroll) == 0 {
 		var why error = ErrMayNotEnroll
 		for _, use := range everyUse {
 			if denial, ok := t.Denied[use]; ok {
@@ -199,7 +199,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 		t.add(stepEnrol, why, "")
 		return nil
 	}
-	t.add(stepEnrol, nil, fmt.Sprintf("may enrol: %v", t.MayEnrol))
+	t.add(stepEnrol, nil, fmt.Sprintf("may enrol: %v", t.MayEnroll))
 	return nil
 }
 

@@ -319,6 +319,53 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 	return u, nil
 }
 
+// EndSessions logs a user out everywhere. by must be an administrator, and an owner for
+// owners and administrators.
+func (s *Service) EndSessions(ctx context.Context, by Principal, id string) error {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		u, err := users.Get(tx, id)
+		if err == nil {
+			err = mayManage(by, u.Role)
+		}
+		if err != nil {
+			return err
+		}
+		u.PasswordAt = s.now().UTC()
+		if err := users.Put(tx, u); err != nil {
+			return err
+		}
+		return s.record(tx, by.fact("user.sessions_ended", u.Login(), nil))
+	})
+	if err != nil {
+		return fmt.Errorf("end sessions: %w", err)
+	}
+	s.log.InfoContext(ctx, "sessions ended", "user", id, "by", by.String())
+	return nil
+}
+
+// Groups returns the groups that users were in when they last signed in at their
+// provider, by the users' IDs.
+func (s *Service) Groups(ctx context.Context, ids ...string) (groups map[string][]string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		groups = make(map[string][]string, len(ids))
+		reads := make([]storage.Read, len(ids))
+		for i, id := range ids {
+			reads[i] = memberships.Read(id)
+		}
+		tx.Prefetch(reads...)
+		for _, id := range ids {
+			if groups[id], err = groupsOf(tx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read groups: %w", err)
+	}
+	return groups, nil
+}
+
 // apply returns u as it is after the change, but for the password, and the names of what
 // differs beside Disabled. What stays is not checked: it may be older than the check.
 func (c UserChange) apply(u User) (after User, changed []string, err error) {

@@ -50,6 +50,7 @@ var problems = []struct {
 	{identity.ErrInvalid, http.StatusBadRequest, "invalid_request", "The request is not valid", true},
 	{identity.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed", true},
 	{identity.ErrTaken, http.StatusConflict, "user_exists", "There is such a user", true},
+	{identity.ErrProviderInUse, http.StatusConflict, "provider_in_use", "Users belong to the provider: ?force=true deletes it all the same, and they can’t sign in then", false},
 	{identity.ErrLastOwner, http.StatusConflict, "last_owner", "The last owner who can log in must stay one", false},
 	{template.ErrNameTaken, http.StatusConflict, "template_exists", "There is a template of this name, perhaps in other case", false},
 	{issuance.ErrInUse, http.StatusConflict, "template_in_use", "The template is assigned to devices: ?force=true ends that", false},
@@ -126,6 +127,13 @@ func problemOf(err error) *problem {
 				Status: http.StatusTooManyRequests, Code: "too_many_requests", Title: "Too many certificate requests", Detail: "Retry-After says when to ask again.",
 			},
 			retryAfter: depot.RetryAfter(err),
+		}
+	case errors.Is(err, identity.ErrThrottled):
+		return &problem{
+			Problem: webui.Problem{
+				Status: http.StatusTooManyRequests, Code: "too_many_requests", Title: "Too many failed tries", Detail: "Retry-After says when to ask again.",
+			},
+			retryAfter: identity.RetryAfter(err),
 		}
 	case errors.As(err, &ofUser):
 		return invalid(ofUser.Field, ofUser.Reason)

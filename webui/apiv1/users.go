@@ -1,6 +1,7 @@
 package apiv1
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -16,6 +17,7 @@ type userRequest struct {
 	ManagedAppleAccount string `json:"managed_apple_account"`
 	CanEnroll           *bool  `json:"can_enroll"` // nil: true
 	Role                string `json:"role"`       // empty: user
+	Provider            string `json:"provider"`   // empty: local
 }
 
 // userChange is the body of a PATCH: what is nil stays.
@@ -28,6 +30,7 @@ type userChange struct {
 	CanEnroll           *bool          `json:"can_enroll"`
 	Role                *identity.Role `json:"role"`
 	Disabled            *bool          `json:"disabled"`
+	Provider            *string        `json:"provider"`
 }
 
 type userJSON struct {
@@ -40,16 +43,37 @@ type userJSON struct {
 	CanEnroll           bool      `json:"can_enroll"`
 	Role                string    `json:"role"`
 	HasPassword         bool      `json:"has_password"`
+	Provider            string    `json:"provider"` // ID
+	Groups              []string  `json:"groups"`   // at the provider, when the user last signed in
+	HasSecondFactor     bool      `json:"has_second_factor"`
 	Disabled            bool      `json:"disabled"`
 	CreatedAt           time.Time `json:"created_at"`
 }
 
-func user(u identity.User) userJSON {
+func user(u identity.User, groups []string) userJSON {
 	return userJSON{
 		ID: u.ID, Username: u.Username, Email: u.Email, FullName: u.FullName, UPN: u.UPN(),
 		ManagedAppleAccount: u.ManagedAppleAccount, CanEnroll: !u.NoEnroll, Role: string(u.Role),
-		HasPassword: u.Password != "", Disabled: u.Disabled, CreatedAt: u.CreatedAt.UTC(),
+		HasPassword: u.Password != "", Provider: cmp.Or(u.Provider, identity.LocalProvider), Groups: orEmpty(groups),
+		HasSecondFactor: !u.SecondFactorAt.IsZero(), Disabled: u.Disabled, CreatedAt: u.CreatedAt.UTC(),
 	}
+}
+
+// orEmpty is an array in JSON where there is nothing, too.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// writeUser answers with a user as they are.
+func (a *API) writeUser(w http.ResponseWriter, r *http.Request, status int, u identity.User) error {
+	groups, err := a.identity.Groups(r.Context(), u.ID)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, status, user(u, groups[u.ID]))
 }
 
 func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
@@ -60,12 +84,13 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 	u, err := a.identity.CreateUser(r.Context(), principal(r), identity.NewUser{
 		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
 		ManagedAppleAccount: in.ManagedAppleAccount, NoEnroll: in.CanEnroll != nil && !*in.CanEnroll, Role: identity.Role(in.Role),
+		Provider: in.Provider,
 	})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Location", "/api/v1/users/"+u.ID)
-	return webui.WriteJSON(w, http.StatusCreated, user(u))
+	return a.writeUser(w, r, http.StatusCreated, u)
 }
 
 func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
@@ -77,7 +102,15 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, user))
+	ids := make([]string, len(users))
+	for i, u := range users {
+		ids[i] = u.ID
+	}
+	groups, err := a.identity.Groups(r.Context(), ids...)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, func(u identity.User) userJSON { return user(u, groups[u.ID]) }))
 }
 
 func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
@@ -89,7 +122,7 @@ func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, user(u))
+	return a.writeUser(w, r, http.StatusOK, u)
 }
 
 func (a *API) updateUser(w http.ResponseWriter, r *http.Request) error {
@@ -103,7 +136,7 @@ func (a *API) updateUser(w http.ResponseWriter, r *http.Request) error {
 	}
 	change := identity.UserChange{
 		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
-		ManagedAppleAccount: in.ManagedAppleAccount, Role: in.Role, Disabled: in.Disabled,
+		ManagedAppleAccount: in.ManagedAppleAccount, Role: in.Role, Disabled: in.Disabled, Provider: in.Provider,
 	}
 	if in.CanEnroll != nil {
 		no := !*in.CanEnroll
@@ -113,5 +146,29 @@ func (a *API) updateUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, user(u))
+	return a.writeUser(w, r, http.StatusOK, u)
+}
+
+func (a *API) resetSecondFactor(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	u, err := a.identity.ResetSecondFactor(r.Context(), principal(r), id)
+	if err != nil {
+		return err
+	}
+	return a.writeUser(w, r, http.StatusOK, u)
+}
+
+func (a *API) endSessions(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if err := a.identity.EndSessions(r.Context(), principal(r), id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
