@@ -260,7 +260,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	query := webui.PlainQuery(pages.Fail)
 
 	files := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
-		Use: []webui.Middleware{query, sessions.Load}})
+		Use: []webui.Middleware{query, texts.KeepLanguage, sessions.Load}})
 	site.Mount(files)
 	door.Mount(files)
 	desk.MountLogin(files)
