@@ -3,6 +3,7 @@ package enroll_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -427,5 +428,33 @@ func TestWhoOnlyLookedInIsForgotten(t *testing.T) {
 	}
 	if a, err := h.Attempt(ctx, went.ID); err != nil || a.ErrorCode != "attempt_expired" {
 		t.Errorf("who came further: %+v, %v", a, err)
+	}
+}
+
+func TestNamesCantChangeWhatAProfileSays(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	const name = `A</string><key>x</key>&"'` + "\U0001F3E0" // a house of four bytes
+	if _, err := h.UpdateSettings(ctx, func(s *enroll.Settings) error { s.Organisation.Name = name; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	a := h.visit(t, enroll.NewVisit{LinkCode: h.link(t, enroll.NewLink{Ownership: mdm.Institutional, User: `"></dict>&ana`}).Code})
+	signed, _, err := h.VisitProfile(ctx, a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range allPayloads(t, signed) {
+		if p["PayloadOrganization"] != name || p["x"] != nil {
+			t.Errorf("payload %s: %q", p["PayloadType"], p["PayloadOrganization"])
+		}
+	}
+	subject := payloads(t, signed)["com.apple.security.scep"]["PayloadContent"].(map[string]any)["Subject"]
+	if got := fmt.Sprint(subject); !strings.Contains(got, name) || !strings.Contains(got, `"></dict>&ana`) {
+		t.Errorf("subject asked for: %s", got)
+	}
+	cert, err := h.IssueIdentity(ctx, request(t, keyring.take(t), challengeIn(t, signed)))
+	if err != nil || !slices.Equal(cert.Subject.Organization, []string{name}) {
+		t.Errorf("certificate of %q: %v", cert.Subject, err)
 	}
 }
