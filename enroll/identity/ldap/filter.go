@@ -1,7 +1,3 @@
-// Package ldap knows people by an LDAP directory (RFC 4511): OpenLDAP, Active Directory,
-// FreeIPA and others that take a search and a simple bind.
-//
-// It keeps nothing: what a person is here is up to package identity.
 package ldap
 
 import (

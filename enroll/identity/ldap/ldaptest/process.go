@@ -126,7 +126,19 @@ func startAt(slapd, schema, modules string) (_ *Server, err error) {
 		return nil, err
 	}
 	s.p.rootPassword = c.RootPassword
-	return s, nil
+	return s, errors.Join(reach(plain), reach(encrypted))
+}
+
+// reach waits until slapd takes connections at a port, which it does a moment after it has
+// gone into the background, and tells nobody.
+func reach(port int) (err error) {
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(2 * time.Millisecond) {
+		var c net.Conn
+		if c, err = net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return c.Close()
+		}
+	}
+	return fmt.Errorf("slapd is not ready: %w", err)
 }
 
 // supervise starts slapd and returns when it listens.

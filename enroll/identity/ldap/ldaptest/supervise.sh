@@ -13,7 +13,7 @@ trap finish EXIT
 trap '' INT # of the terminal: it ends the other process, too
 trap 'exit 1' HUP TERM PIPE
 
-# slapd goes into the background once it listens.
+# slapd goes into the background once it has its ports.
 if "$slapd" -T add -q -f "$dir/slapd.conf" -l "$dir/content.ldif" </dev/null >"$dir/log" 2>&1 &&
 	"$slapd" -f "$dir/slapd.conf" -h "$urls" </dev/null >>"$dir/log" 2>&1
 then
