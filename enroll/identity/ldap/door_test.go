@@ -149,15 +149,18 @@ func (p *peer) result(id int64, tag ber.Tag, code int, said string, referrals ..
 	_ = p.send(id, tag, parts...)
 }
 
-// found sends an entry with a subject.
-func (p *peer) found(id int64, dn string) error {
-	values := ber.Encode(ber.ClassUniversal, ber.TypeConstructed, ber.TagSet, nil, "")
-	values.AppendChild(text("5f1b3a52-5b0e-103f-8d2f-0123456789ab"))
-	attribute := ber.NewSequence("")
-	attribute.AppendChild(text("entryUUID"))
-	attribute.AppendChild(values)
+// found sends an entry with a subject, and with other attributes of one value.
+func (p *peer) found(id int64, dn string, others ...string) error {
 	attributes := ber.NewSequence("")
-	attributes.AppendChild(attribute)
+	for _, pair := range append([]string{"entryUUID=5f1b3a52-5b0e-103f-8d2f-0123456789ab"}, others...) {
+		name, value, _ := strings.Cut(pair, "=")
+		values := ber.Encode(ber.ClassUniversal, ber.TypeConstructed, ber.TagSet, nil, "")
+		values.AppendChild(text(value))
+		attribute := ber.NewSequence("")
+		attribute.AppendChild(text(name))
+		attribute.AppendChild(values)
+		attributes.AppendChild(attribute)
+	}
 	return p.send(id, searchEntry, text(dn), attributes)
 }
 
@@ -600,4 +603,30 @@ func TestManySignInsWaitForEachOther(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	if _, _, err := source.SignIn(ctx, "ana", "x"); !errors.Is(err, context.Canceled) {
+		t.Errorf("SignIn after all of them = %v, want it to get through", err)
+	}
+}
+
+func TestWhatNobodyAskedForIsNotTaken(t *testing.T) {
+	storagetest.AnyEngine(t)
+	t.Parallel()
+	d := listen(t, asSearch(func(p *peer, id int64) {
+		_ = p.found(id, ldaptest.DN("ana"), "UserPassword={SSHA}x", "mail=ana@example.com", "cn=Ana\n\x1b[31m")
+		p.result(id, searchDone, 0, "")
+	}))
+	p, _, err := open(t, d.settings(nil)).SignIn(t.Context(), "ana", "x")
+	if err != nil || p.Email != "ana@example.com" {
+		t.Fatalf("SignIn = %+v, %v", p, err)
+	}
+	for _, name := range []string{"userpassword", "UserPassword", "cn"} {
+		if p.Attributes[name] != nil {
+			t.Errorf("the person has %s %q", name, p.Attributes[name])
+		}
+	}
 }
