@@ -183,6 +183,8 @@ func askSource(ctx context.Context, source PasswordSource, login, password strin
 	switch {
 	case err == nil:
 		return p, true, nil
+	case errors.Is(err, ErrSource) && errors.Is(err, ErrBadLogin):
+		return Person{}, false, fmt.Errorf("%w: %v", ErrSource, err) // one of the two, for who asks
 	case errors.Is(err, ErrSource):
 		return Person{}, false, err
 	case errors.Is(err, ErrBadLogin):

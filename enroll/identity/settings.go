@@ -54,14 +54,14 @@ func (s *Service) changeSettings(p *Provider, change json.RawMessage) (differs b
 			settings[name] = value
 		}
 	}
-	if err := keptSecrets(kind, before, settings, given); err != nil {
-		return false, err
-	}
 	after, err := json.Marshal(settings)
 	if err != nil {
 		return false, fmt.Errorf("settings: %w", err)
 	}
 	if err := s.checkSettings(kind, *p, after); err != nil {
+		return false, err
+	}
+	if err := keptSecrets(kind, before, settings, given); err != nil {
 		return false, err
 	}
 	if maps.EqualFunc(before, settings, sameJSON) && p.Version > 0 {

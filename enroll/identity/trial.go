@@ -149,13 +149,15 @@ func (t *Trial) add(name string, err error, detail string) {
 // examine fills in what person would be here, and changes nothing.
 func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 	t.Person = person.clipped()
+	p := t.Provider
+	p.Enabled = true // as it will be
 	var found error
 	err := s.db.View(ctx, func(tx storage.Tx) error {
-		b, err := t.Provider.find(tx, person, s.now().UTC())
+		b, err := p.find(tx, person, s.now().UTC())
 		if found = err; err != nil && !errors.Is(err, ErrUnusable) {
 			return err
 		}
-		t.Mapped, t.User = t.Provider.Mapping.read(person), b.old
+		t.Mapped, t.User = p.Mapping.read(person), b.old
 		t.MayEnroll, t.Denied = nil, map[Use]Denial{}
 		if found != nil {
 			return nil
@@ -164,7 +166,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 			if use == UseAdmin {
 				continue
 			}
-			if denied, ok := errors.AsType[*DeniedError](t.Provider.mayEnroll(b.user, person.Groups, []Use{use})); ok {
+			if denied, ok := errors.AsType[*DeniedError](p.mayEnroll(b.user, person.Groups, []Use{use})); ok {
 				t.Denied[use] = denied.Denial
 			} else {
 				t.MayEnroll = append(t.MayEnroll, use)
@@ -189,11 +191,10 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 	}
 	t.OK = true
 	if len(t.MayEnroll) == 0 {
-		var why error = ErrMayNotEnroll
-		for _, use := range everyUse {
-			if denial, ok := t.Denied[use]; ok {
-				why = &DeniedError{denial, t.Provider.Name}
-				break
+		why := &DeniedError{DeniedProvider, p.Name}
+		for _, denial := range t.Denied {
+			if denial != DeniedProvider { // which says more: it is of a use that the provider is for
+				why.Denial = denial
 			}
 		}
 		t.add(stepEnrol, why, "")

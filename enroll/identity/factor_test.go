@@ -1,0 +1,278 @@
+package identity_test
+
+import (
+	"encoding/base32"
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+)
+
+// RFC 6238, appendix B, with SHA-1: the last six of its eight digits.
+func TestCodesAreThoseOfTheRFC(t *testing.T) {
+	for at, want := range map[int64]string{
+		59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130",
+	} {
+		step := identity.TOTPStep(time.Unix(at, 0))
+		if got := identity.TOTP([]byte("12345678901234567890"), step); got != want {
+			t.Errorf("the code at %d is %s, want %s", at, got, want)
+		}
+	}
+}
+
+// app is an authenticator app.
+type app struct {
+	key []byte
+	w   *world
+}
+
+// code is what it shows, some steps from now.
+func (a app) code(steps int64) string {
+	return identity.TOTP(a.key, identity.TOTPStep(a.w.at.Now())+steps)
+}
+
+const peer = "192.0.2.1"
+
+// setUp gives bea a second factor.
+func (w *world) setUp(t *testing.T) (bea identity.User, a app, recovery []identity.Secret) {
+	t.Helper()
+	bea = w.create(t, identity.NewUser{Username: "bea", Password: "a good password", Role: identity.RoleAdmin})
+	setup, err := w.BeginSecondFactor(ctx, bea.ID, "Example & Co")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri, err := url.Parse(setup.URI.Reveal())
+	if err != nil || uri.Scheme != "otpauth" || uri.Host != "totp" || uri.Path != "/Example & Co:bea" ||
+		uri.Query().Get("secret") != setup.Key.Reveal() || uri.Query().Get("issuer") != "Example & Co" || strings.Contains(uri.RawQuery, "+") {
+		t.Errorf("an app is told %s, %v", setup.URI.Reveal(), err)
+	}
+	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(setup.Key.Reveal())
+	if err != nil || len(key) != 20 {
+		t.Fatalf("the key is %q, %v", setup.Key.Reveal(), err)
+	}
+	a = app{key, w}
+	if recovery, err = w.ConfirmSecondFactor(ctx, bea.ID, a.code(0), peer); err != nil {
+		t.Fatal(err)
+	}
+	w.at.Advance(time.Minute)
+	return bea, a, recovery
+}
+
+func TestASecondFactorIsAskedFor(t *testing.T) {
+	w := newWorld(t)
+	bea, a, recovery := w.setUp(t)
+	if w.bucketsHold(t, string(a.key)) || len(recovery) != 10 {
+		t.Errorf("%d recovery codes, want 10; and the key stands in the database: %v", len(recovery), w.bucketsHold(t, string(a.key)))
+	}
+	in, err := w.Login(ctx, "bea", "a good password", peer)
+	if err != nil || !in.NeedsCode || in.MustSetUpCode || in.User.ID != bea.ID {
+		t.Fatalf("Login = %+v, %v; want that a code is needed", in, err)
+	}
+	if got := w.facts(t, "user.login"); len(got) != 0 {
+		t.Errorf("audit log before the code: %q", got)
+	}
+	for _, code := range []string{"", "000000", a.code(-2), a.code(3), a.code(0)[:5], a.code(0) + "0", strings.Repeat("1", 1<<16)} {
+		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrBadCode) {
+			t.Errorf("CheckCode(%.10q) = %v, want ErrBadCode", code, err)
+		}
+	}
+	spaced := a.code(0)[:3] + " " + a.code(0)[3:]
+	done, err := w.CheckCode(ctx, bea.ID, spaced, peer)
+	if err != nil || done.User.ID != bea.ID || done.NeedsCode || done.Provider != identity.LocalProvider {
+		t.Fatalf("CheckCode = %+v, %v; want bea", done, err)
+	}
+	if got := w.facts(t, "user.login"); len(got) != 1 || !strings.Contains(got[0], "ok bea") {
+		t.Errorf("audit log then: %q", got)
+	}
+	for _, code := range []string{a.code(0), a.code(-1)} {
+		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrBadCode) {
+			t.Errorf("CheckCode with a code that was used, or an older one = %v, want ErrBadCode", err)
+		}
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, a.code(1), peer); err != nil {
+		t.Errorf("CheckCode by a clock that is fast: %v", err)
+	}
+}
+
+func TestACodeWorksOnce(t *testing.T) {
+	w := newWorld(t)
+	bea, a, recovery := w.setUp(t)
+	for name, code := range map[string]string{"of the app": a.code(0), "for recovery": recovery[3].Reveal()} {
+		var errs [2]error
+		side := func(i int) func(storage.DB) {
+			return func(db storage.DB) { _, errs[i] = w.replica(t, db).CheckCode(ctx, bea.ID, code, peer) }
+		}
+		storagetest.Overlap(w.db, side(0), side(1))
+		if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs[:]...), identity.ErrBadCode) {
+			t.Errorf("two who use one code %s: %v; want one ErrBadCode", name, errs)
+		}
+	}
+}
+
+func TestRecoveryCodes(t *testing.T) {
+	w := newWorld(t)
+	bea, a, recovery := w.setUp(t)
+	for _, code := range recovery {
+		if w.bucketsHold(t, code.Reveal()) {
+			t.Error("a recovery code stands in the database")
+		}
+	}
+	typed := strings.ToLower(strings.ReplaceAll(recovery[0].Reveal(), "-", " "))
+	if _, err := w.CheckCode(ctx, bea.ID, typed, peer); err != nil {
+		t.Errorf("CheckCode(%q) = %v", typed, err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, recovery[0].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
+		t.Errorf("CheckCode again = %v, want ErrBadCode", err)
+	}
+	if n, err := w.RecoveryCodesLeft(ctx, bea.ID); n != 9 || err != nil {
+		t.Errorf("RecoveryCodesLeft = %d, %v; want 9", n, err)
+	}
+	fresh, err := w.NewRecoveryCodes(ctx, bea.ID, a.code(0), peer)
+	if err != nil || len(fresh) != 10 {
+		t.Fatalf("NewRecoveryCodes = %d codes, %v", len(fresh), err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, recovery[1].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
+		t.Errorf("CheckCode with an old one = %v, want ErrBadCode", err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, fresh[9].Reveal(), peer); err != nil {
+		t.Errorf("CheckCode with a new one = %v", err)
+	}
+}
+
+func TestCodesAreThrottled(t *testing.T) {
+	w := newWorld(t)
+	bea, a, _ := w.setUp(t)
+	n := 0
+	for ; n < 20; n++ {
+		if _, err := w.CheckCode(ctx, bea.ID, "000000", peer); errors.Is(err, identity.ErrThrottled) {
+			break
+		}
+		if _, err := w.Login(ctx, "bea", "a good password", peer); err != nil { // gives no fresh start
+			t.Fatal(err)
+		}
+	}
+	if n > 10 {
+		t.Errorf("throttled after %d codes, want by the 10th", n)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); identity.RetryAfter(err) != 15*time.Minute {
+		t.Errorf("the right one then = %v, want to wait 15m", err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), "198.51.100.1"); err != nil {
+		t.Errorf("from elsewhere: %v", err)
+	}
+}
+
+func TestASecondFactorThatIsNotSetUp(t *testing.T) {
+	w := newWorld(t)
+	bea := w.create(t, identity.NewUser{Username: "bea", Password: "a good password"})
+	confirm := func(code string) error {
+		_, err := w.ConfirmSecondFactor(ctx, bea.ID, code, peer)
+		return err
+	}
+	if err := confirm("123456"); !errors.Is(err, identity.ErrSecondFactor) {
+		t.Errorf("before it was begun: %v", err)
+	}
+	setup, err := w.BeginSecondFactor(ctx, bea.ID, "Example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _ := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(setup.Key.Reveal())
+	a := app{key, w}
+	if err := confirm("12345"); !errors.Is(err, identity.ErrBadCode) {
+		t.Errorf("with another code: %v", err)
+	}
+	if in, err := w.Login(ctx, "bea", "a good password", peer); err != nil || in.NeedsCode {
+		t.Errorf("Login = %+v, %v; want no code before it is confirmed", in, err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); !errors.Is(err, identity.ErrSecondFactor) {
+		t.Errorf("CheckCode = %v, want ErrSecondFactor", err)
+	}
+	w.at.Advance(time.Hour + time.Second)
+	if err := confirm(a.code(0)); !errors.Is(err, identity.ErrSecondFactor) {
+		t.Errorf("after an hour: %v", err)
+	}
+	if _, err := w.BeginSecondFactor(ctx, "none", "Example"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("of nobody: %v", err)
+	}
+}
+
+func TestASecondFactorGoesAway(t *testing.T) {
+	w := newWorld(t)
+	bea, a, _ := w.setUp(t)
+	if _, err := w.BeginSecondFactor(ctx, bea.ID, "Example"); !errors.Is(err, identity.ErrSecondFactor) {
+		t.Errorf("a second one = %v, want ErrSecondFactor", err)
+	}
+	if err := w.DisableSecondFactor(ctx, bea.ID, "000000", peer); !errors.Is(err, identity.ErrBadCode) {
+		t.Errorf("by another code: %v", err)
+	}
+	if err := w.DisableSecondFactor(ctx, bea.ID, a.code(0), peer); err != nil {
+		t.Fatal(err)
+	}
+	if in, err := w.Login(ctx, "bea", "a good password", peer); err != nil || in.NeedsCode {
+		t.Errorf("Login = %+v, %v; want no code", in, err)
+	}
+	if _, err := w.BeginSecondFactor(ctx, bea.ID, "Example"); err != nil {
+		t.Errorf("another one: %v", err)
+	}
+}
+
+func TestAnOwnerResetsASecondFactor(t *testing.T) {
+	w := newWorld(t)
+	bea, a, recovery := w.setUp(t)
+	if _, err := w.ResetSecondFactor(ctx, admin("admin"), bea.ID); !errors.Is(err, identity.ErrForbidden) {
+		t.Errorf("by an administrator: %v, want ErrForbidden", err)
+	}
+	u, err := w.ResetSecondFactor(ctx, admin("owner"), bea.ID)
+	if err != nil || !u.SecondFactorAt.IsZero() || u.PasswordAt.Equal(bea.PasswordAt) {
+		t.Errorf("ResetSecondFactor = %+v, %v; want none, and sessions over", u, err)
+	}
+	for _, code := range []string{a.code(0), recovery[0].Reveal()} {
+		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrSecondFactor) {
+			t.Errorf("CheckCode then = %v, want ErrSecondFactor", err)
+		}
+	}
+	if in, err := w.Login(ctx, "bea", "a good password", peer); err != nil || in.NeedsCode {
+		t.Errorf("Login = %+v, %v; want no code", in, err)
+	}
+	if got := w.facts(t, "user.second_factor"); len(got) != 2 {
+		t.Errorf("audit log: %q, want that it was set up and reset", got)
+	}
+}
+
+func TestWhoMustHaveASecondFactor(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, identity.ProviderChange{RequireSecondFactor: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	bea, _, _ := w.setUp(t)
+	cyd := w.create(t, identity.NewUser{Username: "cyd", Password: "a good password", Role: identity.RoleReadOnly})
+	dan := w.create(t, identity.NewUser{Username: "dan", Password: "a good password"})
+	for _, tt := range []struct {
+		user               identity.User
+		needs, must, reads bool
+	}{{bea, true, false, true}, {cyd, false, true, false}, {dan, false, false, false}} {
+		in, err := w.Login(ctx, tt.user.Username, "a good password", peer)
+		if err != nil || in.NeedsCode != tt.needs || in.MustSetUpCode != tt.must {
+			t.Errorf("Login of %s = %+v, %v; want a code: %v, to set it up: %v", tt.user.Username, in, err, tt.needs, tt.must)
+		}
+		if _, by, err := w.Acting(ctx, tt.user.ID); err != nil || by.Allows(identity.ScopeReadOnly) != tt.reads {
+			t.Errorf("%s may act as %+v, %v; want to read: %v", tt.user.Username, by, err, tt.reads)
+		}
+	}
+}
+
+func TestADisabledUserIsToldByTheCode(t *testing.T) {
+	w := newWorld(t)
+	bea, a, _ := w.setUp(t)
+	if _, err := w.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Disabled: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); !errors.Is(err, identity.ErrDisabled) {
+		t.Errorf("CheckCode = %v, want ErrDisabled", err)
+	}
+}

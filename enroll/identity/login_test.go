@@ -1,0 +1,545 @@
+package identity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+)
+
+func TestALoginIsCheckedWhereItBelongs(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "off", func(c *identity.ProviderChange) { c.Enabled = ptr(false) })
+	one := w.provider(t, "directory", "one")
+	w.provider(t, "sso", "sso")
+	two := w.provider(t, "directory", "two")
+	for _, url := range []string{"off", "one", "two"} {
+		w.add(url, person("cyd"), "cyd", "local", "nopassword")
+	}
+	w.add("one", account{password: "p", Person: person("dan").Person}, "dan", "dan@example.com")
+	w.add("two", account{password: "other", Person: person("dan").Person}, "dan")
+	w.add("two", person("eva"), "eva")
+	w.add("two", account{password: "p", inactive: true, Person: person("fay").Person}, "fay")
+	w.create(t, identity.NewUser{Username: "local", Password: "the local password"})
+	w.create(t, identity.NewUser{Username: "nopassword"})
+	bound, err := w.Login(ctx, "dan", "p", "192.0.2.1")
+	if err != nil || bound.Provider != one.ID {
+		t.Fatalf("Login = %+v, %v", bound, err)
+	}
+	w.took()
+	for name, tt := range map[string]struct {
+		login, password string
+		asked           string
+		provider        string // empty: not let in
+		want            error
+	}{
+		"a user of this server":                     {"local", "the local password", "", identity.LocalProvider, nil},
+		"a user of this server, the other password": {"local", "a good password", "", "", identity.ErrBadLogin},
+		"a user of a provider":                      {"DAN", "p", "one dan", one.ID, nil},
+		"with the password of the next":             {"dan", "other", "one dan", "", identity.ErrBadLogin},
+		"by the address":                            {"dan@example.com", "p", "one dan@example.com", one.ID, nil},
+		"one whom the first knows":                  {"cyd", "a good password", "one cyd", one.ID, nil},
+		"one whom the first knows, wrong password":  {"gus", "x", "one gus, two gus", "", identity.ErrBadLogin},
+		"one whom the second knows":                 {"eva", "a good password", "one eva, two eva", two.ID, nil},
+		"one whom nobody knows":                     {"zoe", "a good password", "one zoe, two zoe", "", identity.ErrBadLogin},
+		"one who is locked there":                   {"fay", "p", "one fay, two fay", "", identity.ErrLocked},
+		"without a password":                        {"eva", "", "", "", identity.ErrBadLogin},
+		"a user of a provider, without a password":  {"dan", "", "", "", identity.ErrBadLogin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, err := w.Login(ctx, tt.login, tt.password, "192.0.2.2")
+			if in.Provider != tt.provider || !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				t.Errorf("Login = %+v, %v; want provider %q, %v", in, err, tt.provider, tt.want)
+			}
+			if asked := w.took(); asked != tt.asked {
+				t.Errorf("asked were %q, want %q", asked, tt.asked)
+			}
+		})
+	}
+	if w.bucketsHold(t, "a good password") {
+		t.Error("a password of a directory stands in the database")
+	}
+}
+
+// The password of a user of this server never goes to a directory that has the same name,
+// and the other way round (ENR-07).
+func TestASourceThatIsDownIsNotGoneAround(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "one")
+	w.provider(t, "directory", "two")
+	for _, url := range []string{"one", "two"} {
+		w.add(url, person("dan"), "dan")
+		w.add(url, person("eva"), "eva")
+	}
+	if _, err := w.Login(ctx, "dan", "a good password", "192.0.2.1"); err != nil {
+		t.Fatal(err)
+	}
+	w.took()
+	for name, broken := range map[string]error{
+		"down":                  fmt.Errorf("%w: connection refused", identity.ErrSource),
+		"slow":                  context.DeadlineExceeded,
+		"wrong in its own way":  errors.New("unexpected EOF"),
+		"down, says its answer": fmt.Errorf("%w: %w", identity.ErrSource, identity.ErrBadLogin),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.broken["one"] = broken
+			for _, login := range []string{"dan", "eva", "nobody"} {
+				for range 10 { // is no guess
+					if in, err := w.Login(ctx, login, "a good password", "192.0.2.1"); !errors.Is(err, identity.ErrSource) || in.User.ID != "" {
+						t.Fatalf("Login(%s) = %+v, %v; want ErrSource", login, in, err)
+					}
+				}
+				if asked := w.took(); strings.Contains(asked, "two") {
+					t.Errorf("asked were %s, want only the first", asked)
+				}
+			}
+		})
+	}
+	w.broken["one"] = nil
+	if _, err := w.Login(ctx, "eva", "a good password", "192.0.2.1"); err != nil {
+		t.Errorf("when it is back: %v", err)
+	}
+}
+
+func TestWhoHangsUpHasGuessed(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	gone, hangUp := context.WithCancel(ctx)
+	w.broken["one"] = hangsUp{hangUp}
+	if _, err := w.Login(gone, "ana", "x", "192.0.2.1"); err == nil {
+		t.Fatal("ana is in")
+	}
+	w.broken["one"] = nil
+	tries := 0
+	for ; tries < 20; tries++ {
+		if _, err := w.Login(ctx, "ana", "x", "192.0.2.1"); errors.Is(err, identity.ErrThrottled) {
+			break
+		}
+	}
+	if tries != 7 {
+		t.Errorf("throttled after %d more tries, want 7", tries)
+	}
+}
+
+// hangsUp is an error of a source whose caller goes away while it is asked.
+type hangsUp struct{ cancel context.CancelFunc }
+
+func (h hangsUp) Error() string { h.cancel(); return "canceled" }
+
+func TestASourceSaysWhatAUserIs(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one")
+	a := w.add("one", ana(), "ana", "new name")
+	login := func(name string) identity.User {
+		t.Helper()
+		in, err := w.Login(ctx, name, "a good password", "192.0.2.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stored := w.user(t, in.User.ID); stored != in.User {
+			t.Errorf("Login = %+v, stored is %+v", in.User, stored)
+		}
+		return in.User
+	}
+	first := login("ana")
+	if first.Username != "ana" || first.Email != "ana@example.com" || first.FullName != "Ana A." || first.Provider != p.ID || first.Subject != "id of ana" {
+		t.Errorf("made is %+v", first)
+	}
+	groups, err := w.Groups(ctx, first.ID, "none")
+	if err != nil || strings.Join(groups[first.ID], " ") != "cn=staff,dc=example staff" {
+		t.Errorf("Groups = %q, %v", groups, err)
+	}
+
+	var gone []string
+	w.onRename = func(_ storage.Tx, logins []string, u identity.User) error { gone = logins; return nil }
+	w.change(func() {
+		a.Attributes = map[string][]string{"uid": {"new"}, "mail": {"new@example.com"}, "apple": {"new@appleid.example.com"}}
+		a.Email, a.Groups = "new@example.com", []string{"boss"}
+	})
+	second := login("ana")
+	if second.ID != first.ID || second.Username != "new" || second.Email != "new@example.com" || second.FullName != "" || second.ManagedAppleAccount != "new@appleid.example.com" {
+		t.Errorf("after a change there it is %+v", second)
+	}
+	if strings.Join(gone, " ") != "ana ana@example.com" && strings.Join(gone, " ") != "ana@example.com ana" {
+		t.Errorf("logins that are given up: %q", gone)
+	}
+	if groups, err := w.Groups(ctx, first.ID); err != nil || strings.Join(groups[first.ID], " ") != "boss" {
+		t.Errorf("Groups = %q, %v; want those of now", groups, err)
+	}
+	gone = nil
+	if third := login("new name"); third != second || gone != nil {
+		t.Errorf("without a change it is %+v, want %+v", third, second)
+	}
+
+	// Names are the provider's, rights are ours.
+	for field, c := range map[string]identity.UserChange{
+		"username": {Username: ptr("x")}, "email": {Email: ptr("x@example.com")}, "full_name": {FullName: ptr("X")}, "password": {Password: ptr("a good password")},
+	} {
+		if _, err := w.UpdateUser(ctx, identity.Local(), first.ID, c); !fieldIs(err, field) || !strings.Contains(err.Error(), "kept by the provider one") {
+			t.Errorf("UpdateUser of %s = %v", field, err)
+		}
+	}
+	c := identity.UserChange{Role: ptr(identity.RoleHelpdesk), NoEnroll: ptr(true), ManagedAppleAccount: ptr("ours@appleid.example.com"), FullName: ptr("")}
+	if _, err := w.UpdateUser(ctx, identity.Local(), first.ID, c); err != nil {
+		t.Fatal(err)
+	}
+	if u := login("ana"); u.Role != identity.RoleHelpdesk || !u.NoEnroll || u.ManagedAppleAccount != "ours@appleid.example.com" {
+		t.Errorf("after a sign-in it is %+v, want what an administrator said", u)
+	}
+	if _, err := w.UpdateUser(ctx, identity.Local(), first.ID, identity.UserChange{ManagedAppleAccount: ptr("")}); err != nil {
+		t.Fatal(err)
+	}
+	if u := login("ana"); u.ManagedAppleAccount != "new@appleid.example.com" {
+		t.Errorf("the account is %q again, want the provider's", u.ManagedAppleAccount)
+	}
+}
+
+func TestAPersonIsNeverKnownByAName(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before func(w *world, t *testing.T, p identity.Provider) identity.User // who is here already
+		change func(a *account)
+		want   error // nil: the user of before is who signed in
+	}{
+		"a local user has the username": {
+			func(w *world, t *testing.T, _ identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "ana"})
+			},
+			nil, identity.ErrTaken,
+		},
+		"a local user has the address": {
+			func(w *world, t *testing.T, _ identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "x", Email: "Ana@example.com"})
+			}, nil, identity.ErrTaken,
+		},
+		"a user of another provider has the address": {
+			func(w *world, t *testing.T, _ identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Email: "ana@example.com", Provider: w.provider(t, "sso", "other").ID})
+			}, nil, identity.ErrTaken,
+		},
+		"a user of this provider has the address": {
+			func(w *world, t *testing.T, _ identity.Provider) identity.User {
+				w.add("one", account{password: "p", Person: ana().Person}, "the first ana")
+				in, err := w.Login(ctx, "the first ana", "p", "192.0.2.1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return in.User
+			}, nil, identity.ErrTaken,
+		},
+		"another user has the Managed Apple Account": {
+			func(w *world, t *testing.T, _ identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "x", ManagedAppleAccount: "ana@appleid.example.com"})
+			},
+			func(a *account) { a.Attributes["apple"] = []string{"Ana@appleid.example.com"} }, identity.ErrTaken,
+		},
+		"the provider says no username, and does not vouch for the address": {
+			nil, func(a *account) { a.Unverified = true; delete(a.Attributes, "uid") }, identity.ErrUnusable,
+		},
+		"the username is an address that it does not vouch for": {
+			nil, func(a *account) { a.Unverified = true; a.Attributes["uid"] = []string{"ANA@example.com"} }, identity.ErrUnusable,
+		},
+		"the provider does not say who it is": {nil, func(a *account) { a.Subject = "" }, identity.ErrUnusable},
+		"an administrator has made the user for the provider": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "ana", Provider: p.ID})
+			}, nil, nil,
+		},
+		"an administrator has made the user for the provider, by address": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Email: "ana@example.com", Provider: p.ID})
+			}, nil, nil,
+		},
+		"the user made for the provider has an address that it does not vouch for": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Email: "ana@example.com", Provider: p.ID})
+			},
+			func(a *account) { a.Unverified = true; delete(a.Attributes, "uid") }, identity.ErrUnusable,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.provider(t, "directory", "one")
+			var before identity.User
+			if tt.before != nil {
+				before = tt.before(w, t, p)
+			}
+			a := w.add("one", ana(), "login")
+			if tt.change != nil {
+				w.change(func() { tt.change(a) })
+			}
+			users := w.all(t)
+			in, err := w.Login(ctx, "login", "a good password", "192.0.2.1")
+			if tt.want == nil {
+				if err != nil || in.User.ID != before.ID || in.User.Subject != "id of login" || w.all(t) != "ana@example.com" {
+					t.Errorf("Login = %+v, %v; want %s", in, err, before.ID)
+				}
+				return
+			}
+			if !errors.Is(err, tt.want) || !errors.Is(err, identity.ErrUnusable) || in.User.ID != "" || w.all(t) != users {
+				t.Errorf("Login = %+v, %v; want %v, and users %s as before: %s", in, err, tt.want, users, w.all(t))
+			}
+			if before.ID != "" && w.user(t, before.ID) != before {
+				t.Errorf("then the other user is %+v, want %+v", w.user(t, before.ID), before)
+			}
+		})
+	}
+}
+
+func TestAnAddressThatIsNotVerifiedIsNotKept(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "one")
+	a := ana()
+	a.Unverified = true
+	w.add("one", a, "ana")
+	in, err := w.Login(ctx, "ana", "a good password", "192.0.2.1")
+	if err != nil || in.User.Username != "ana" || in.User.Email != "" {
+		t.Errorf("Login = %+v, %v; want a user without an address", in, err)
+	}
+}
+
+func TestTwoFirstSignInsMakeOneUser(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	var in [2]identity.SignedIn
+	var errs [2]error
+	side := func(i int) func(storage.DB) {
+		return func(db storage.DB) {
+			in[i], errs[i] = w.replica(t, db).Login(ctx, "ana", "a good password", fmt.Sprintf("192.0.2.%d", i))
+		}
+	}
+	storagetest.Overlap(w.db, side(0), side(1))
+	if errors.Join(errs[:]...) != nil || in[0].User.ID != in[1].User.ID || w.all(t) != "ana@example.com" {
+		t.Errorf("two at once: %+v, %v; users are %s", in, errs, w.all(t))
+	}
+}
+
+func TestADisabledUserIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	bea := w.create(t, identity.NewUser{Username: "bea", Password: "a good password"})
+	in, err := w.Login(ctx, "ana", "a good password", "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for login, id := range map[string]string{"ana": in.User.ID, "bea": bea.ID} {
+		if _, err := w.UpdateUser(ctx, identity.Local(), id, identity.UserChange{Disabled: ptr(true)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Login(ctx, login, "a good password", "192.0.2.1"); !errors.Is(err, identity.ErrDisabled) || !errors.Is(err, identity.ErrBadLogin) {
+			t.Errorf("Login of %s = %v, want ErrDisabled", login, err)
+		}
+		if _, err := w.Login(ctx, login, "wrong", "192.0.2.1"); errors.Is(err, identity.ErrDisabled) || !errors.Is(err, identity.ErrBadLogin) {
+			t.Errorf("Login of %s with another password = %v, want only ErrBadLogin", login, err)
+		}
+	}
+}
+
+func TestARoleCountsWhereTheProviderIsForAdministrators(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	in, err := w.Login(ctx, "ana", "a good password", "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.UpdateUser(ctx, identity.Local(), in.User.ID, identity.UserChange{Role: ptr(identity.RoleOwner)}); err != nil {
+		t.Fatal(err)
+	}
+	acting := func(want bool) {
+		t.Helper()
+		u, by, err := w.Acting(ctx, in.User.ID)
+		if err != nil || u.ID != in.User.ID || by.User != "ana@example.com" || by.Allows(identity.ScopeOwner) != want {
+			t.Errorf("Acting = %+v, %v; want an owner: %v", by, err, want)
+		}
+	}
+	acting(false)
+	uses := identity.ProviderChange{Uses: &[]identity.Use{identity.UseAdmin}, RequireSecondFactor: ptr(false)}
+	if _, err := w.UpdateProvider(ctx, identity.Local(), p.ID, uses); err != nil {
+		t.Fatal(err)
+	}
+	acting(true)
+	uses.RequireSecondFactor = ptr(true)
+	if _, err := w.UpdateProvider(ctx, identity.Local(), p.ID, uses); err != nil {
+		t.Fatal(err)
+	}
+	acting(false) // until there is one
+	w.enable(t, p, false)
+	if _, _, err := w.Acting(ctx, in.User.ID); !errors.Is(err, identity.ErrUnauthenticated) {
+		t.Errorf("Acting while the provider is off = %v, want ErrUnauthenticated", err)
+	}
+	if _, _, err := w.Acting(ctx, "none"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Acting of nobody = %v, want ErrNotFound", err)
+	}
+}
+
+func TestWhatSomebodyMayEnrolWith(t *testing.T) {
+	w := newWorld(t)
+	personal := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {
+		c.Uses, c.Groups = &[]identity.Use{identity.UsePersonal}, &[]string{"STAFF", "cn=boss"}
+	})
+	w.add("one", person("staff"), "staff")
+	guest := person("guest")
+	guest.Groups = []string{"guests"}
+	w.add("one", guest, "guest")
+	for _, login := range []string{"staff", "guest"} {
+		if _, err := w.Login(ctx, login, "a good password", "192.0.2.1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.create(t, identity.NewUser{Username: "awaited", Provider: personal.ID})
+	w.create(t, identity.NewUser{Username: "local"})
+	w.create(t, identity.NewUser{Username: "noright", NoEnroll: true})
+	disabled := w.create(t, identity.NewUser{Username: "disabled"})
+	if _, err := w.UpdateUser(ctx, identity.Local(), disabled.ID, identity.UserChange{Disabled: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	uses := &[]identity.Use{identity.UseAdmin, identity.UseInstitutional}
+	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, identity.ProviderChange{Uses: uses}); err != nil {
+		t.Fatal(err)
+	}
+	const institutional, own = identity.UseInstitutional, identity.UsePersonal
+	for name, tt := range map[string]struct {
+		login string
+		uses  []identity.Use
+		want  identity.Denial
+	}{
+		"a name that nobody has":           {"anybody@example.com", []identity.Use{own}, ""},
+		"a local user":                     {"local", []identity.Use{institutional}, ""},
+		"a local user, another way":        {"local", []identity.Use{own}, identity.DeniedProvider},
+		"a local user, one way of two":     {"local", []identity.Use{own, institutional}, ""},
+		"a local user, however":            {"local", nil, ""},
+		"a user without the right":         {"noright", []identity.Use{institutional}, identity.DeniedUser},
+		"a user who is disabled":           {"disabled", []identity.Use{institutional}, identity.DeniedDisabled},
+		"a user in a group":                {"staff", []identity.Use{own}, ""},
+		"a user in a group, by address":    {"Staff@example.com", []identity.Use{own}, ""},
+		"a user in a group, another way":   {"staff", []identity.Use{institutional}, identity.DeniedProvider},
+		"a user in another group":          {"guest", []identity.Use{own}, identity.DeniedGroup},
+		"a user who has not signed in yet": {"awaited", []identity.Use{own}, identity.DeniedGroup},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := w.db.View(ctx, func(tx storage.Tx) error { return identity.MayEnroll(tx, tt.login, tt.uses...) })
+			var denied *identity.DeniedError
+			if tt.want == "" && err != nil || tt.want != "" && (!errors.As(err, &denied) || denied.Denial != tt.want || !errors.Is(err, identity.ErrMayNotEnroll)) {
+				t.Errorf("MayEnroll = %v, want %q", err, tt.want)
+			}
+		})
+	}
+	w.enable(t, personal, false)
+	err := w.db.View(ctx, func(tx storage.Tx) error { return identity.MayEnroll(tx, "staff", own) })
+	if !errors.Is(err, identity.ErrMayNotEnroll) {
+		t.Errorf("MayEnroll while the provider is off = %v", err)
+	}
+}
+
+func TestHowPeopleCanSignIn(t *testing.T) {
+	w := newWorld(t)
+	local := identity.ProviderChange{Uses: &[]identity.Use{identity.UseAdmin}}
+	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, local); err != nil {
+		t.Fatal(err)
+	}
+	w.provider(t, "sso", "personal", func(c *identity.ProviderChange) { c.Uses = &[]identity.Use{identity.UsePersonal} })
+	w.provider(t, "sso", "off", func(c *identity.ProviderChange) { c.Enabled = ptr(false) })
+	w.provider(t, "directory", "one", func(c *identity.ProviderChange) { c.Uses = &[]identity.Use{identity.UseUser} })
+	for _, tt := range []struct {
+		uses      []identity.Use
+		passwords bool
+		redirects string
+	}{
+		{nil, true, "personal"},
+		{[]identity.Use{identity.UseAdmin}, true, ""},
+		{[]identity.Use{identity.UsePersonal}, false, "personal"},
+		{[]identity.Use{identity.UseInstitutional, identity.UsePersonal}, false, "personal"},
+		{[]identity.Use{identity.UseUser}, true, ""},
+		{[]identity.Use{identity.UseInstitutional}, false, ""},
+	} {
+		ways, err := w.Ways(ctx, tt.uses...)
+		var redirects []string
+		for _, p := range ways.Redirects {
+			redirects = append(redirects, p.Name)
+		}
+		if err != nil || ways.Passwords != tt.passwords || strings.Join(redirects, " ") != tt.redirects {
+			t.Errorf("Ways(%v) = %v, %q, %v; want %v, %q", tt.uses, ways.Passwords, redirects, err, tt.passwords, tt.redirects)
+		}
+	}
+}
+
+func TestTheWaitGrows(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, identity.NewUser{Username: "ana", Password: "a good password"})
+	fail := func() time.Duration {
+		t.Helper()
+		for range 9 {
+			_, err := w.Login(ctx, "ana", "", "192.0.2.1")
+			if errors.Is(err, identity.ErrThrottled) {
+				return identity.RetryAfter(err)
+			}
+		}
+		t.Fatal("not throttled")
+		return 0
+	}
+	for i, want := range []time.Duration{15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 4 * time.Hour} {
+		got := fail()
+		if got != want {
+			t.Errorf("the wait is %v the %d. time, want %v", got, i+1, want)
+		}
+		w.at.Advance(got - time.Second)
+		if _, err := w.Login(ctx, "ana", "a good password", "192.0.2.1"); identity.RetryAfter(err) != time.Second {
+			t.Errorf("a second before the end: %v", err)
+		}
+		if _, err := w.Login(ctx, "ana", "a good password", "192.0.2.77"); i == 0 && err != nil {
+			t.Errorf("from elsewhere: %v", err)
+		}
+		w.at.Advance(time.Second)
+	}
+	w.at.Advance(25 * time.Hour) // and nothing is tried for a day
+	if got := fail(); got != 15*time.Minute {
+		t.Errorf("after a day the wait is %v, want 15m", got)
+	}
+	w.at.Advance(15 * time.Minute)
+	if _, err := w.Login(ctx, "ana", "a good password", "192.0.2.1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fail(); got != 15*time.Minute {
+		t.Errorf("after a login the wait is %v, want 15m", got)
+	}
+}
+
+func TestGuessesAreCounted(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		if err := w.CountGuess(ctx, "short code", fmt.Sprintf("2001:db8::%x", i)); err != nil {
+			t.Fatalf("guess %d: %v", i+1, err)
+		}
+	}
+	err := w.replica(t, w.db).CountGuess(ctx, "short code", "2001:db8::ffff")
+	if !errors.Is(err, identity.ErrThrottled) || identity.RetryAfter(err) != 15*time.Minute {
+		t.Errorf("guess 21 = %v, want ErrThrottled for 15m", err)
+	}
+	for name, err := range map[string]error{
+		"of something else":    w.CountGuess(ctx, "other", "2001:db8::1"),
+		"from another network": w.CountGuess(ctx, "short code", "2001:db8:1::1"),
+	} {
+		if err != nil {
+			t.Errorf("a guess %s: %v", name, err)
+		}
+	}
+	if err := w.ForgiveGuess(ctx, "short code", "2001:db8::1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CountGuess(ctx, "short code", "2001:db8::1"); err != nil {
+		t.Errorf("after one was right: %v", err)
+	}
+	w.at.Advance(15 * time.Minute)
+	if err := w.CountGuess(ctx, "short code", "2001:db8::1"); err != nil {
+		t.Errorf("after a quarter of an hour: %v", err)
+	}
+}
