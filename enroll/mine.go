@@ -44,6 +44,8 @@ type Own struct {
 	Attempt      *Attempt // that it enrolled by; nil once that is forgotten
 	Certificates []depot.Certificate
 	Events       []event.Event // the latest of this enrollment, newest first
+	Commands     []mdm.Entry   // the latest of this enrollment, newest first
+	Secrets      []mdm.SecretKind
 }
 
 // Removal is that a device was asked to remove its enrollment profile.
@@ -58,8 +60,8 @@ type Removal struct {
 
 var removals = storage.NewCollection("enroll.removals", 1, func(r Removal) string { return string(r.DeviceID) })
 
-// myEvents is how many events MyDevice returns.
-const myEvents = 20
+// myLatest is how many events and how many commands MyDevice returns.
+const myLatest = 20
 
 // self returns the user that p is, as the transaction sees them.
 func self(tx storage.Tx, p identity.Principal) (identity.User, error) {
@@ -173,8 +175,15 @@ func (s *Service) own(tx storage.Tx, u identity.User, d mdm.Device, settings Set
 	if o.Lost != nil && o.Lost.UserID != u.ID {
 		o.Lost.Note = "" // what somebody else wrote who had the device
 	}
-	if o.Removal != nil && (!managed(d) || o.Removal.AttemptID != d.AttemptID) {
-		o.Removal = nil
+	if r := o.Removal; r != nil {
+		_, waits, err := mdm.PendingState(tx, d.ID, r.CommandUUID)
+		if err != nil {
+			return Own{}, err
+		}
+		// One that is neither pending nor failed was withdrawn, or has expired.
+		if !managed(d) || r.AttemptID != d.AttemptID || !waits && r.Problem == "" {
+			o.Removal = nil
+		}
 	}
 	o.MayRemove = managed(d) && settings.SelfRemoval.Allows(d.Ownership)
 	return o, nil
@@ -216,10 +225,23 @@ func (s *Service) MyDevice(ctx context.Context, p identity.Principal, id mdm.Dev
 		if o.Certificates, err = s.certificatesOf(tx, u, d); err != nil {
 			return err
 		}
+		for _, kind := range []mdm.SecretKind{mdm.UnlockToken, mdm.BootstrapToken} {
+			secret, err := s.mdm.Secret(tx, id, kind)
+			if err != nil {
+				return err
+			}
+			if secret != nil {
+				o.Secrets = append(o.Secrets, kind)
+			}
+		}
 		// What was before this enrollment may have been another person's affair.
-		o.Events, _, err = event.Page(tx, event.Filter{DeviceID: string(id), Since: d.AuthenticatedAt}, "", myEvents)
+		o.Events, _, err = event.Page(tx, event.Filter{DeviceID: string(id), Since: d.AuthenticatedAt}, "", myLatest)
 		return err
 	})
+	if err != nil {
+		return Own{}, fmt.Errorf("device of a user: %w", err)
+	}
+	commands, _, err := s.mdm.DeviceCommands(ctx, id, "", myLatest)
 	if err != nil {
 		return Own{}, fmt.Errorf("device of a user: %w", err)
 	}
@@ -231,6 +253,11 @@ func (s *Service) MyDevice(ctx context.Context, p identity.Principal, id mdm.Dev
 		return Own{}, fmt.Errorf("device of a user: %w", err)
 	}
 	o.Attributes = full.Attributes
+	for _, c := range commands {
+		if !c.CreatedAt.Before(o.AuthenticatedAt) {
+			o.Commands = append(o.Commands, c)
+		}
+	}
 	return o, nil
 }
 

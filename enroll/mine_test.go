@@ -291,7 +291,7 @@ func TestWhatWasAnothersIsNotShownToWhoHasTheDeviceNow(t *testing.T) {
 func TestTheIdentityOfADeviceIsNotRevokedByHand(t *testing.T) {
 	ctx := context.Background()
 	h := newHome(t)
-	list, err := h.MyCertificates(ctx, h.ana)
+	list, _, err := h.MyCertificates(ctx, h.ana)
 	if err != nil || len(list) > 0 {
 		t.Errorf("ana's certificates are %v, %v; want none: an identity is her device's affair", list, err)
 	}

@@ -3,6 +3,7 @@ package enroll
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,9 +16,15 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-// ErrIdentity means that a certificate is the one by which a device is managed: it ends
-// with the management.
-var ErrIdentity = errors.New("the certificate is the identity of a device")
+// Errors of certificates that people can't revoke.
+var (
+	// ErrIdentity means that a certificate is the one by which a device is managed: it
+	// ends with the management.
+	ErrIdentity = errors.New("the certificate is the identity of a device")
+
+	// ErrExternal means that another authority issued a certificate.
+	ErrExternal = errors.New("another authority issued the certificate")
+)
 
 // OwnCertificate is a certificate of a person, or of a device of theirs.
 type OwnCertificate struct {
@@ -27,7 +34,11 @@ type OwnCertificate struct {
 	// Only from MyCertificate:
 	Names []string // alternative names
 	DER   []byte
+	Chain []*x509.Certificate // who issued it, up to the root; none where another authority did
 }
+
+// Identity says that a device is managed by it.
+func (c OwnCertificate) Identity() bool { return c.Authority == identityAuthority }
 
 // Revocable says that its holder may revoke it: it is ours, good for something, and not
 // what a device is managed by.
@@ -39,8 +50,8 @@ func (c OwnCertificate) Revocable(now time.Time) bool {
 const maxOwnCertificates = 200
 
 // MyCertificates returns the payload certificates of p and of p's devices: those that are
-// good first, then the latest. There may be older ones, where it returns 200.
-func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (list []OwnCertificate, err error) {
+// good first, then the latest. more says that there are others beside these 200.
+func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (list []OwnCertificate, more bool, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		list = nil
 		u, err := self(tx, p)
@@ -71,7 +82,7 @@ func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (lis
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("certificates of a user: %w", err)
+		return nil, false, fmt.Errorf("certificates of a user: %w", err)
 	}
 	list = slices.DeleteFunc(list, func(c OwnCertificate) bool {
 		return c.Authority != payloadAuthority && c.Authority != depot.ExternalAuthority
@@ -83,7 +94,10 @@ func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (lis
 		}
 		return cmp.Or(b.IssuedAt.Compare(a.IssuedAt), strings.Compare(string(a.Serial), string(b.Serial)))
 	})
-	return list[:min(len(list), maxOwnCertificates)], nil
+	if len(list) > maxOwnCertificates {
+		return list[:maxOwnCertificates], true, nil
+	}
+	return list, false, nil
 }
 
 // certificatesOf returns the certificates that a device of u, or a user channel of it, has
@@ -155,6 +169,9 @@ func (s *Service) MyCertificate(ctx context.Context, p identity.Principal, seria
 		if c.Names, err = s.depot.Names(tx, c.Certificate); err != nil {
 			return err
 		}
+		if a := s.depot.Authority(s.depot.IssuerOf(c.Certificate)); a != nil {
+			c.Chain = a.Chain()
+		}
 		c.DER, err = s.depot.DER(tx, c.Fingerprint)
 		return err
 	})
@@ -171,7 +188,7 @@ var ownReasons = []string{"keyCompromise", reasonSuperseded, reasonCessation}
 func OwnReasons() []string { return slices.Clone(ownReasons) }
 
 // RevokeMine revokes a payload certificate of p, or of a device of p's. A second time it
-// changes nothing. Its errors wrap storage.ErrNotFound, ErrIdentity or are a *FieldError.
+// changes nothing. Its errors wrap storage.ErrNotFound, ErrIdentity, ErrExternal or are a *FieldError.
 func (s *Service) RevokeMine(ctx context.Context, p identity.Principal, serial depot.Serial, reason string) error {
 	if !slices.Contains(ownReasons, reason) {
 		return fmt.Errorf("revoke a user's certificate: %w", &FieldError{"reason", "must be " + strings.Join(ownReasons, ", ")})
@@ -185,7 +202,11 @@ func (s *Service) RevokeMine(ctx context.Context, p identity.Principal, serial d
 		if err != nil {
 			return err
 		}
-		if c.Authority != payloadAuthority {
+		switch c.Authority {
+		case payloadAuthority:
+		case depot.ExternalAuthority:
+			return ErrExternal
+		default:
 			return ErrIdentity
 		}
 		_, err = s.revoke(tx, c.Certificate, reason, p.String())
