@@ -61,8 +61,8 @@ func converted(t *testing.T, command string, in string, args ...string) (file st
 	return file
 }
 
-// text is what is in a file.
-func text(t *testing.T, file string) string {
+// contentOf is what is in a file.
+func contentOf(t *testing.T, file string) string {
 	t.Helper()
 	data, err := os.ReadFile(file)
 	must(t, err)
@@ -101,7 +101,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 	}
 	status, authorities := est(t, m.url, "cacerts")
 	if status != 200 {
-		t.Fatalf("cacerts: %d %s", status, text(t, authorities))
+		t.Fatalf("cacerts: %d %s", status, contentOf(t, authorities))
 	}
 	check := func(t *testing.T, file string) {
 		t.Helper()
@@ -126,7 +126,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 			csr, key := opensslRequest(t, tt.asked...)
 			status, file := est(t, m.url, tt.operation, append(request(t, csr), tt.auth...)...)
 			if status != 200 {
-				t.Fatalf("%d %s", status, text(t, file))
+				t.Fatalf("%d %s", status, contentOf(t, file))
 			}
 			check(t, file)
 			if out, err := openssl(t, "x509", "-in", file, "-noout", "-subject", "-nameopt", "oneline,utf8,-esc_msb"); err != nil || strings.TrimSpace(out) != "subject="+tt.want {
@@ -140,7 +140,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 			}
 			status, renewed := est(t, m.at, operation, append(request(t, again), "--cert", file, "--key", key)...)
 			if status != 200 {
-				t.Fatalf("renewal: %d %s", status, text(t, renewed))
+				t.Fatalf("renewal: %d %s", status, contentOf(t, renewed))
 			}
 			check(t, renewed)
 			got, err := openssl(t, "x509", "-in", renewed, "-noout", "-pubkey")
@@ -165,7 +165,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 		t.Run("EST refused "+name, func(t *testing.T) {
 			csr, _ := opensslRequest(t, aboutPrinter...)
 			if status, file := est(t, tt.at, tt.operation, append(request(t, csr), tt.auth...)...); status != tt.status {
-				t.Errorf("%d, want %d: %s", status, tt.status, text(t, file))
+				t.Errorf("%d, want %d: %s", status, tt.status, contentOf(t, file))
 			}
 		})
 	}
@@ -196,12 +196,12 @@ func TestCurlGetsCertificates(t *testing.T) {
 			csr, _ := opensslRequest(t, tt.asked...)
 			status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+tt.token, "--data-binary", "@"+csr)
 			if status != tt.status {
-				t.Fatalf("%d, want %d: %s", status, tt.status, text(t, file))
+				t.Fatalf("%d, want %d: %s", status, tt.status, contentOf(t, file))
 			}
-			shown := text(t, file)
+			shown := contentOf(t, file)
 			if status == 200 {
 				check(t, file)
-				shown = text(t, converted(t, "x509", file, "-noout", "-text", "-nameopt", "oneline,utf8,-esc_msb"))
+				shown = contentOf(t, converted(t, "x509", file, "-noout", "-text", "-nameopt", "oneline,utf8,-esc_msb"))
 			} else {
 				var p struct{ Errors []struct{ Field string } }
 				must(t, json.Unmarshal([]byte(shown), &p))
@@ -221,7 +221,7 @@ func TestCurlGetsCertificates(t *testing.T) {
 		csr, _ := opensslRequest(t, aboutAna...)
 		status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+self.Token, "--data-binary", "@"+converted(t, "req", csr, "-outform", "DER"))
 		if status != 200 {
-			t.Fatalf("%d %s", status, text(t, file))
+			t.Fatalf("%d %s", status, contentOf(t, file))
 		}
 		check(t, converted(t, "x509", file, "-inform", "DER"))
 	})
@@ -239,10 +239,10 @@ func TestCurlGetsCertificates(t *testing.T) {
 		}
 		csr, _ := opensslRequest(t, aboutAna...)
 		if status, file := c.fetch(t, m.url+"/api/csr", "-H", "Authorization: Bearer "+self.Token, "--data-binary", "@"+csr); status != 401 && status != 403 {
-			t.Errorf("the user's token: %d %s", status, text(t, file))
+			t.Errorf("the user's token: %d %s", status, contentOf(t, file))
 		}
 		if status, file := est(t, m.url, "simpleenroll", append(request(t, csr), "-u", "ana:"+password)...); status != 401 {
-			t.Errorf("the user's password: %d %s", status, text(t, file))
+			t.Errorf("the user's password: %d %s", status, contentOf(t, file))
 		}
 	})
 }

@@ -28,7 +28,7 @@ func TestOpenSSLAgreesAboutRevocations(t *testing.T) {
 	issued := func() (file string) {
 		t.Helper()
 		csr, _ := opensslRequest(t, "-subj", "/O=Example/CN=www")
-		status, cert := party{Client: s.http}.fetch(t, "POST", s.url+"/api/csr?template=web", []byte(text(t, csr)), "Authorization", "Bearer "+made.Token)
+		status, cert := party{Client: s.http}.fetch(t, "POST", s.url+"/api/csr?template=web", []byte(contentOf(t, csr)), "Authorization", "Bearer "+made.Token)
 		if status != 200 {
 			t.Fatalf("/api/csr: %d %s", status, cert)
 		}
