@@ -19,7 +19,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -28,6 +30,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/letter"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
@@ -229,7 +232,20 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	mails, err := mail.New(mail.Config{DB: s.db, Box: s.box, Name: serverURL.Hostname(), Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	letters, err := letter.New(letter.Config{Texts: texts, ServerURL: serverURL})
+	if err != nil {
+		return nil, err
+	}
+	invitations, err := invite.New(invite.Config{DB: s.db, Enroll: enrollment, Mailer: mails, Writer: letters, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
 	api, err := apiv1.New(apiv1.Config{
+		Mail: mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
@@ -262,6 +278,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	files := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
 		Use: []webui.Middleware{query, texts.KeepLanguage, sessions.Load}})
 	site.Mount(files)
+	portal.MountLogo(files, enrollment)
 	door.Mount(files)
 	desk.MountLogin(files)
 
@@ -347,6 +364,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"devices", devices.Run},
 			{"enrollment", enrollment.Run},
 			{"payload certificates", payloads.Run},
+			{"invitations", invitations.Run},
 			{"api", api.Run},
 		},
 	}, nil

@@ -18,7 +18,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -45,8 +47,13 @@ type Config struct {
 	Identity  *identity.Service
 	Texts     *text.Catalogue
 	ServerURL *url.URL // that links lead to
-	Log       *slog.Logger
-	Now       func() time.Time
+
+	Mail        *mail.Service
+	Letters     Letters
+	Invitations *invite.Service
+
+	Log *slog.Logger
+	Now func() time.Time
 }
 
 // API answers the routes under /api/v1.
@@ -62,7 +69,12 @@ type API struct {
 	serverURL *url.URL
 	log       *slog.Logger
 	now       func() time.Time
-	unknown   webui.FailFunc // answers for errors that are nobody's fault but ours
+
+	mail        *mail.Service
+	letters     Letters
+	invitations *invite.Service
+
+	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
 }
 
 // New returns an API, or says what c lacks.
@@ -70,11 +82,14 @@ func New(c Config) (*API, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
+	case c.Mail == nil || c.Letters == nil || c.Invitations == nil:
+		return nil, errors.New("apiv1: Mail, Letters and Invitations are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
@@ -106,7 +121,15 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/enrollment-links", scopes: helping, handle: a.createLink},
 		{pattern: "GET /api/v1/enrollment-links", scopes: reading, handle: a.listLinks},
 		{pattern: "GET /api/v1/enrollment-links/{id}", scopes: reading, handle: a.getLink},
+		{pattern: "PATCH /api/v1/enrollment-links/{id}", scopes: helping, handle: a.updateLink},
 		{pattern: "DELETE /api/v1/enrollment-links/{id}", scopes: helping, handle: a.revokeLink},
+		{pattern: "GET /api/v1/enrollment-links/{id}/qr.svg", scopes: reading, handle: a.drawLink},
+
+		{pattern: "POST /api/v1/enrollment-invitations", scopes: helping, handle: a.createInvitation},
+		{pattern: "GET /api/v1/enrollment-invitations", scopes: reading, handle: a.listInvitations},
+		{pattern: "GET /api/v1/enrollment-invitations/{id}", scopes: reading, handle: a.getInvitation},
+		{pattern: "DELETE /api/v1/enrollment-invitations/{id}", scopes: helping, handle: a.revokeInvitation},
+		{pattern: "POST /api/v1/enrollment-invitations/{id}/retry", scopes: helping, handle: a.retryInvitation},
 
 		{pattern: "GET /api/v1/enrollment-attempts", scopes: reading, handle: a.listAttempts},
 		{pattern: "GET /api/v1/enrollment-attempts/{id}", scopes: reading, handle: a.getAttempt},
@@ -178,6 +201,12 @@ func (a *API) routes() []route {
 		{pattern: "PUT /api/v1/portal-texts/{lang}", scopes: managing, handle: a.replacePortalTexts},
 		{pattern: "PATCH /api/v1/portal-texts/{lang}", scopes: managing, handle: a.changePortalTexts},
 		{pattern: "POST /api/v1/portal-texts/{lang}/preview", scopes: managing, handle: a.previewPortalText},
+
+		{pattern: "GET /api/v1/settings", scopes: reading, handle: a.getSettings},
+		{pattern: "PATCH /api/v1/settings", scopes: managing, handle: a.updateSettings},
+		{pattern: "PUT /api/v1/settings/logo", scopes: managing, handle: a.putLogo},
+		{pattern: "DELETE /api/v1/settings/logo", scopes: managing, handle: a.deleteLogo},
+		{pattern: "POST /api/v1/settings/mail/test", scopes: managing, handle: a.testMail, command: true}, // a mail server may take its time
 
 		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
 	}

@@ -26,7 +26,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -35,6 +37,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/letter"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
@@ -49,8 +52,12 @@ type house struct {
 	depot    *depot.Depot
 	identity *identity.Service
 	events   *event.Recorder
-	spec     routers.Router
-	owner    string // a token
+
+	mail        *mail.Service
+	invitations *invite.Service
+
+	spec  routers.Router
+	owner string // a token
 
 	mu   sync.Mutex
 	time time.Time
@@ -123,7 +130,14 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	texts, err := text.New(text.Config{DB: h.db, Log: log, Now: h.now})
 	must(err)
+	h.mail, err = mail.New(mail.Config{DB: h.db, Box: box, Name: "mdm.example.com", Log: log, Now: h.now})
+	must(err)
+	letters, err := letter.New(letter.Config{Texts: texts, ServerURL: serverURL})
+	must(err)
+	h.invitations, err = invite.New(invite.Config{DB: h.db, Enroll: h.enroll, Mailer: h.mail, Writer: letters, Log: log, Now: h.now})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
+		Mail: h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: h.now,
 	})

@@ -2,6 +2,7 @@ package apiv1
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -12,7 +13,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -69,6 +72,10 @@ var problems = []struct {
 	{mdm.ErrCommandFinished, http.StatusConflict, "command_finished", "The command is finished", false},
 	{mdm.ErrNotEnrolled, http.StatusConflict, "not_enrolled", "The device is not enrolled", false},
 	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
+	{enroll.ErrLinkRevoked, http.StatusConflict, "link_revoked", "The enrollment link was revoked", false},
+	{enroll.ErrLogo, http.StatusBadRequest, "invalid_logo", "The picture can't be the organisation's logo", true},
+	{invite.ErrRevoked, http.StatusConflict, "invitation_revoked", "The invitation was revoked", false},
+	{mail.ErrNotConfigured, http.StatusConflict, "mail_not_configured", "No mail server is configured: name one under mail in /api/v1/settings", false},
 	{errKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "The Idempotency-Key belongs to another request", false},
 }
 
@@ -102,6 +109,7 @@ func problemOf(err error) *problem {
 		fields    template.FieldErrors
 		ofRequest *depot.FieldError
 		ofUser    *identity.FieldError
+		invited   invite.FieldErrors
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -111,6 +119,15 @@ func problemOf(err error) *problem {
 		return invalid(parameter.Path, parameter.Reason)
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Reason)
+	case errors.As(err, &invited):
+		p := invalid(invited[0].Field, invited[0].Reason)
+		for _, e := range invited[1:] {
+			p.Errors = append(p.Errors, fieldError{e.Field, e.Reason})
+		}
+		if n := len(invited) - 1; n > 0 { // there may be a thousand
+			p.Detail += fmt.Sprintf(" So it is with %d more.", n)
+		}
+		return p
 	case errors.As(err, &ofNames):
 		return invalid(ofNames.Field, ofNames.Reason)
 	case errors.As(err, &fields):
