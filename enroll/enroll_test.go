@@ -72,7 +72,7 @@ func newHouse(t testing.TB) *house {
 }
 
 // houseOn is one replica of those on a store.
-func houseOn(t testing.TB, db storage.DB, c *clock, change ...func(*enroll.Config)) *house {
+func houseOn(t testing.TB, db storage.DB, c *clock) *house {
 	t.Helper()
 	ctx := context.Background()
 	log := slog.New(slog.DiscardHandler)
@@ -94,18 +94,15 @@ func houseOn(t testing.TB, db storage.DB, c *clock, change ...func(*enroll.Confi
 		t.Fatal(err)
 	}
 	root := h.depot.Root()
-	config := enroll.Config{
+	h.Service, err = enroll.New(enroll.Config{
 		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, root.Certificate(), root.Signer())
 		},
 		ServerURL: &url.URL{Scheme: "https", Host: "mdm.example.com"}, Organisation: "Example & Söhne", IncludeRoot: true,
 		Log: log, Now: h.now,
-	}
-	for _, fn := range change {
-		fn(&config)
-	}
-	if h.Service, err = enroll.New(config); err != nil {
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return h

@@ -138,8 +138,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	var enrollment *enroll.Service // made below, of what is made here
+	kinds, err := sourceKinds(log, now)
+	if err != nil {
+		return nil, err
+	}
 	people, err := identity.New(identity.Config{
-		DB: s.db, Box: s.box, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
+		DB: s.db, Box: s.box, Kinds: kinds, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
 		OnDisable: func(tx storage.Tx, u identity.User) error { return enrollment.EndUser(tx, u.Logins()...) },
 		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
 			return enrollment.RenameUser(tx, gone, u.Login())
