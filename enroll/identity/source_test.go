@@ -224,6 +224,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel()
 	w := &world{
 		elsewhere: newElsewhere(), db: storagetest.Open(t), log: &bytes.Buffer{},
 		at: &clock{now: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)},

@@ -126,7 +126,10 @@ func newHouse(t testing.TB) *house {
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)
-	h.identity, err = identity.New(identity.Config{DB: h.db, Log: log, Now: h.now, Audit: auditLog{h.events}})
+	h.identity, err = identity.New(identity.Config{
+		DB: h.db, Box: box, Log: log, Now: h.now, Audit: auditLog{h.events},
+		Kinds: []identity.SourceKind{sources{redirects: false}, sources{redirects: true}},
+	})
 	must(err)
 	texts, err := text.New(text.Config{DB: h.db, Log: log, Now: h.now})
 	must(err)
