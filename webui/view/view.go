@@ -22,7 +22,7 @@ import (
 var templateFiles embed.FS
 
 // sharedTemplates are the layouts, and what several pages have in common.
-var sharedTemplates = []string{"templates/layout.html", "templates/portal_layout.html", "templates/portal_parts.html"}
+var sharedTemplates = []string{"templates/layout.html", "templates/portal_layout.html", "templates/portal_parts.html", "templates/me_parts.html"}
 
 // Page is a struct of this package that a template shows, inside of a layout.
 type Page interface {
