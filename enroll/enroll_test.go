@@ -72,7 +72,7 @@ func newHouse(t testing.TB) *house {
 }
 
 // houseOn is one replica of those on a store.
-func houseOn(t testing.TB, db storage.DB, c *clock) *house {
+func houseOn(t testing.TB, db storage.DB, c *clock, change ...func(*enroll.Config)) *house {
 	t.Helper()
 	ctx := context.Background()
 	log := slog.New(slog.DiscardHandler)
@@ -94,15 +94,18 @@ func houseOn(t testing.TB, db storage.DB, c *clock) *house {
 		t.Fatal(err)
 	}
 	root := h.depot.Root()
-	h.Service, err = enroll.New(enroll.Config{
+	config := enroll.Config{
 		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, root.Certificate(), root.Signer())
 		},
 		ServerURL: &url.URL{Scheme: "https", Host: "mdm.example.com"}, Organisation: "Example & Söhne", IncludeRoot: true,
 		Log: log, Now: h.now,
-	})
-	if err != nil {
+	}
+	for _, fn := range change {
+		fn(&config)
+	}
+	if h.Service, err = enroll.New(config); err != nil {
 		t.Fatal(err)
 	}
 	return h

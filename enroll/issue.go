@@ -370,7 +370,7 @@ func (s *Service) recordIdentity(tx storage.Tx, r depot.Request, g grant, cert *
 		return s.stageCandidate(tx, *g.device, string(fp))
 	}
 	spent := g.attempt.Spent
-	g.attempt.Spent = true
+	g.attempt.Spent, g.attempt.ErrorCode = true, ""
 	g.attempt.enter(IdentityIssued, now)
 	if err := putAttempt(tx, g.attempt); err != nil || spent {
 		return err

@@ -238,6 +238,10 @@ func (s *Service) deliver(ctx context.Context, token string, m machineinfo.Messa
 		if err := s.mayHaveProfile(tx, a, settings); err != nil {
 			return err
 		}
+		// A link that has expired since the download still counts: the delivery is short-lived.
+		if err := s.linkServes(tx, a); err != nil && !errors.Is(err, ErrLinkExpired) {
+			return err
+		}
 		check, organisation = settings.DeviceSignature, cmp.Or(settings.Organisation.Name, s.organisation)
 		rec, err := s.depot.Get(tx, signer)
 		if last = err == nil; last {

@@ -319,6 +319,9 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 		if err := s.mayHaveProfile(tx, *a, settings); err != nil {
 			return err
 		}
+		if err := s.linkServes(tx, *a); err != nil {
+			return err
+		}
 		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
 		a.ErrorCode = ""
 		if asks = settings.ProfileService && !a.Visit.UserEnrollment; asks {
@@ -362,20 +365,26 @@ func (s *Service) mayHaveProfile(tx storage.Tx, a Attempt, settings Settings) er
 	case !a.open():
 		return ErrAttemptOver
 	}
-	if a.LinkID != "" {
-		l, err := links.Get(tx, a.LinkID)
-		if err != nil {
-			return err
-		}
-		if err := l.Usable(s.now()); err != nil && (!a.Spent || !errors.Is(err, ErrLinkUsedUp)) {
-			return err
-		}
-	}
 	if err := mayEnroll(tx, a.User); err != nil {
 		return err
 	}
 	_, err := choicesFor(tx, a.User, a.Ownership, settings)
 	return err
+}
+
+// linkServes says whether the link of a, if it has one, is good for it still.
+func (s *Service) linkServes(tx storage.Tx, a Attempt) error {
+	if a.LinkID == "" {
+		return nil
+	}
+	l, err := links.Get(tx, a.LinkID)
+	if err != nil {
+		return err
+	}
+	if err := l.Usable(s.now()); err != nil && (!a.Spent || !errors.Is(err, ErrLinkUsedUp)) {
+		return err
+	}
+	return nil
 }
 
 // offer notes what is in the enrollment profile of a, and that it can be had for row.
@@ -388,10 +397,6 @@ func (s *Service) offer(tx storage.Tx, a *Attempt, settings Settings, row challe
 		return err
 	}
 	a.enter(ProfileDownloaded, s.now())
-	_, err = challenges.Get(tx, row.Hash)
-	if !errors.Is(err, storage.ErrNotFound) {
-		return err // a repetition: it may be spent already
-	}
 	return challenges.Put(tx, row)
 }
 

@@ -201,6 +201,22 @@ func (s *Sessions) start(ctx context.Context, values map[string]string) error {
 	return nil
 }
 
+// Rotate gives the session of ctx another ID, and leaves what it remembers. Without a
+// session it does nothing.
+func (s *Sessions) Rotate(ctx context.Context) error {
+	if s.manager.Token(ctx) == "" {
+		return nil
+	}
+	err := s.manager.RenewToken(ctx)
+	if err == nil {
+		_, _, err = s.manager.Commit(context.WithValue(ctx, beginsKey{}, true))
+	}
+	if err != nil {
+		return fmt.Errorf("rotate session: %w", err)
+	}
+	return nil
+}
+
 // End ends the session of ctx.
 func (s *Sessions) End(ctx context.Context) error {
 	if err := s.manager.Destroy(ctx); err != nil {

@@ -57,7 +57,7 @@ func samples(t testing.TB) []Page {
 		Refresh:  5, Preview: true,
 	}
 	bare := Portal{T: texts(t, "en"), Title: "Portal"}
-	return []Page{
+	pages := []Page{
 		PortalError{Portal: portal, Heading: hostile, Text: long, Action: Link{hostile, "/"}, Code: "GH-E101", Details: hostile},
 		PortalError{Portal: bare, Heading: "No", Text: "No.", Code: "GH-E101"},
 		Welcome{Layout: Layout{Title: "Welcome"}, OwnCA: true, Fingerprint: "5F:2C", Version: hostile},
@@ -86,6 +86,8 @@ func samples(t testing.TB) []Page {
 		EnrollLink{Layout: Layout{Title: "Enrol"}, Organization: hostile, Personal: true, ProfileURL: "/p", OwnCA: true, Fingerprint: "5F:2C", ExpiresAt: now},
 		EnrollLink{Layout: Layout{Title: "Enrol"}, ProfileURL: "/p"},
 	}
+	pages = append(pages, signInSamples(portal, bare)...)
+	return append(pages, meSamples(portal, bare)...)
 }
 
 func TestPages(t *testing.T) {

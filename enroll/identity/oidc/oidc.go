@@ -28,13 +28,19 @@ func New(now func() time.Time) (*Kind, error) {
 	return &Kind{now: now}, nil
 }
 
-var _ identity.SourceKind = (*Kind)(nil)
+var (
+	_ identity.SourceKind = (*Kind)(nil)
+	_ identity.Destined   = (*Kind)(nil)
+)
 
 // Name implements [identity.SourceKind].
 func (*Kind) Name() string { return "oidc" }
 
 // Secrets implements [identity.SourceKind].
 func (*Kind) Secrets() []string { return []string{"client_secret"} }
+
+// Destinations implements [identity.Destined].
+func (*Kind) Destinations() []string { return []string{"issuer"} }
 
 // Check implements [identity.SourceKind]. It asks nobody: whether the provider is there
 // shows when somebody signs in.
