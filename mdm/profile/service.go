@@ -52,7 +52,7 @@ func (s Service) encode() ([]byte, error) {
 	case s.Identifier == "" || s.PayloadUUID == "" || s.DisplayName == "":
 		return nil, errors.New("Identifier, PayloadUUID and DisplayName are required")
 	case s.Challenge == "" || len(s.Attributes) == 0:
-		return nil, errors.New("Challenge and Attributes are required")
+		return nil, errors.New("a Challenge and Attributes are required")
 	}
 	if err := checkURL(s.URL); err != nil {
 		return nil, fmt.Errorf("URL: %w", err)
