@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,26 +86,25 @@ func (s *Service) checkLogin(ctx context.Context, login, password string) (c che
 	case password == "":
 		// RFC 4513, 5.1.2: a bind without a password always works, and proves nothing.
 		return c, because(ErrBadLogin, "there is no password")
+	case c.user.Password == "" && (login == "" || len(login) > maxLogin || len(password) > maxPassword):
+		return c, cmp.Or(s.checkDecoy(ctx, password), because(ErrBadLogin, "the login is empty, or it or the password is too long"))
 	case c.user.Password != "":
 		return c, s.checkPassword(ctx, c.user.Password, password)
 	case c.user.Provider != "":
 		return s.checkAtProvider(ctx, c, login, password)
 	}
-	found, asked, err := s.askSources(ctx, all, login, password)
-	if asked && !isUnknown(err) {
+	found, err := s.askSources(ctx, all, login, password)
+	if !errors.Is(err, errUnknown) {
 		found.user = c.user
 		return found, err
 	}
-	reason := "there is no such user"
+	if err := s.checkDecoy(ctx, password); err != nil {
+		return c, err
+	}
 	if !unknown {
-		reason = "the user has no password"
+		return c, because(ErrBadLogin, "the user has no password")
 	}
-	if !asked { // takes as long as a real one
-		if err := s.checkPassword(ctx, decoyHash, password); err != nil && !errors.Is(err, ErrBadLogin) {
-			return c, err
-		}
-	}
-	return c, because(ErrBadLogin, reason)
+	return c, because(ErrBadLogin, "there is no such user")
 }
 
 // refusal is an error that says for the log why it is one; whoever tries learns none of it.
@@ -117,10 +117,8 @@ func (r *refusal) Unwrap() error { return r.error }
 
 func because(err error, reason string) error { return &refusal{err, reason} }
 
-// errUnknown is the ErrBadLogin of a source that knows nobody of this name.
-var errUnknown = because(ErrBadLogin, "no source knows the login")
-
-func isUnknown(err error) bool { return errors.Is(err, errUnknown) }
+// errUnknown means that no source knows a login.
+var errUnknown = errors.New("no source knows the login")
 
 func (s *Service) checkPassword(ctx context.Context, hash, password string) error {
 	ok, err := s.checkHash(ctx, hash, password)
@@ -128,6 +126,14 @@ func (s *Service) checkPassword(ctx context.Context, hash, password string) erro
 		err = because(ErrBadLogin, "wrong password")
 	}
 	return err
+}
+
+// checkDecoy takes as long as checkPassword of a user's.
+func (s *Service) checkDecoy(ctx context.Context, password string) error {
+	if err := s.checkPassword(ctx, decoyHash, password); err != nil && !errors.Is(err, ErrBadLogin) {
+		return err
+	}
+	return nil
 }
 
 // checkAtProvider has the password of a user of some provider checked there.
@@ -141,7 +147,7 @@ func (s *Service) checkAtProvider(ctx context.Context, c checked, login, passwor
 	}
 	passwords, ok := source.(PasswordSource)
 	if !ok {
-		if err := s.checkPassword(ctx, decoyHash, password); err != nil && !errors.Is(err, ErrBadLogin) {
+		if err := s.checkDecoy(ctx, password); err != nil {
 			return c, err
 		}
 		return c, because(ErrBadLogin, "the user signs in at "+c.provider.Name+", not with a password here")
@@ -151,28 +157,27 @@ func (s *Service) checkAtProvider(ctx context.Context, c checked, login, passwor
 }
 
 // askSources asks the sources that take passwords, one after the other, until one of them
-// knows the login. One that can't be asked might know it: that is the end, too. asked is
-// false where there is none.
-func (s *Service) askSources(ctx context.Context, all []Provider, login, password string) (c checked, asked bool, err error) {
+// knows the login; none is errUnknown. One that can't be asked might know it: that is the
+// end, too.
+func (s *Service) askSources(ctx context.Context, all []Provider, login, password string) (c checked, err error) {
 	for _, p := range all {
 		if !p.Enabled || p.ID == LocalProvider {
 			continue
 		}
 		source, err := s.source(p)
 		if err != nil {
-			return checked{provider: p}, true, err
+			return checked{provider: p}, err
 		}
 		passwords, ok := source.(PasswordSource)
 		if !ok {
 			continue
 		}
-		asked = true
 		person, known, err := askSource(ctx, passwords, login, password)
 		if err == nil || known || !errors.Is(err, ErrBadLogin) {
-			return checked{provider: p, person: person}, true, err
+			return checked{provider: p, person: person}, err
 		}
 	}
-	return checked{}, asked, errUnknown
+	return checked{}, errUnknown
 }
 
 // askSource asks a source. Its errors wrap ErrBadLogin or ErrSource.

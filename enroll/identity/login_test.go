@@ -49,6 +49,9 @@ func TestALoginIsCheckedWhereItBelongs(t *testing.T) {
 		"one whom the second knows":                 {"eva", "a good password", "one eva, two eva", two.ID, nil},
 		"one whom nobody knows":                     {"zoe", "a good password", "one zoe, two zoe", "", identity.ErrBadLogin},
 		"one who is locked there":                   {"fay", "p", "one fay, two fay", "", identity.ErrLocked},
+		"without a login":                           {" ", "a good password", "", "", identity.ErrBadLogin},
+		"with a very long login":                    {strings.Repeat("e", 1<<16), "x", "", "", identity.ErrBadLogin},
+		"with a very long password":                 {"eva", strings.Repeat("x", 1<<16), "", "", identity.ErrBadLogin},
 		"without a password":                        {"eva", "", "", "", identity.ErrBadLogin},
 		"a user of a provider, without a password":  {"dan", "", "", "", identity.ErrBadLogin},
 	} {

@@ -69,8 +69,8 @@ func (s *Service) BeginSignIn(ctx context.Context, providerID string, n NewSignI
 	switch {
 	case err != nil:
 		return "", "", fmt.Errorf("begin sign-in: %w", err)
-	case !p.Enabled:
-		return "", "", fmt.Errorf("begin sign-in: provider %s is switched off: %w", p.Name, storage.ErrNotFound)
+	case !p.Enabled || p.ID == LocalProvider:
+		return "", "", fmt.Errorf("begin sign-in: nobody is sent to provider %s: %w", p.Name, storage.ErrNotFound)
 	case n.Use == UseAdmin && !p.hasUse(n.Use):
 		return "", "", fmt.Errorf("begin sign-in: %w: accounts of %s are not for administrators", ErrForbidden, p.Name)
 	case n.Use != "" && !p.hasUse(n.Use):

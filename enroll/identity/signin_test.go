@@ -182,7 +182,7 @@ func TestASignInThatDoesNotBegin(t *testing.T) {
 		want     error
 	}{
 		"at none":                           {"none", "", storage.ErrNotFound},
-		"at the local one":                  {identity.LocalProvider, "", identity.ErrSource}, // has no source
+		"at the local one":                  {identity.LocalProvider, "", storage.ErrNotFound},
 		"at one that takes passwords":       {directory.ID, "", storage.ErrNotFound},
 		"at one that is off":                {off.ID, "", storage.ErrNotFound},
 		"at one that is down":               {down.ID, "", identity.ErrSource},
