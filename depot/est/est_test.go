@@ -139,7 +139,7 @@ func open(t *testing.T) *site {
 		*secret = made.Reveal()
 	}
 	h, err := est.New(est.Config{
-		Issuer: s.policy, Identity: people, Audit: s.notes, Depot: d, Log: log, HasTemplate: hasTemplate,
+		Issuer: s.policy, Identity: elsewhere{people}, Audit: s.notes, Depot: d, Log: log, HasTemplate: hasTemplate,
 		ClientCertificate: webui.ClientCertificate,
 		Peer:              func(context.Context) string { return "192.0.2.1" },
 	})
@@ -390,6 +390,43 @@ func TestGuessingIsSlowedDownAndOldTokensAreNoGuesses(t *testing.T) {
 		}
 	}
 	t.Error("thirty guesses, and none was refused as one too many")
+}
+
+// elsewhere has people of other sources log in beside those of the server.
+type elsewhere struct{ *identity.Service }
+
+func (e elsewhere) Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error) {
+	switch login {
+	case "with-a-second-factor":
+		return identity.SignedIn{User: identity.User{Username: login}, NeedsCode: true}, nil
+	case "at-a-directory-that-is-down":
+		return identity.SignedIn{}, fmt.Errorf("login: %w", identity.ErrSource)
+	case "whose-name-is-taken":
+		return identity.SignedIn{}, fmt.Errorf("login: %w: %w", identity.ErrUnusable, identity.ErrTaken)
+	}
+	return e.Service.Login(ctx, login, password, peer)
+}
+
+func TestPeopleOfOtherSources(t *testing.T) {
+	s := open(t)
+	good := inBase64(request(t, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "mac"}}, newKey(t)))
+	for login, tt := range map[string]struct {
+		status int
+		says   string
+	}{
+		"with-a-second-factor":        {http.StatusUnauthorized, ""},
+		"at-a-directory-that-is-down": {http.StatusServiceUnavailable, "not available"},
+		"whose-name-is-taken":         {http.StatusForbidden, "can't be used"},
+	} {
+		s.policy.what = nil
+		resp, body := s.ask(t, nil, http.MethodPost, "simpleenroll", good, basic(login, "a good password"))
+		if resp.StatusCode != tt.status || !strings.Contains(string(body), tt.says) || s.policy.what != nil {
+			t.Errorf("somebody %s: %s %q, want %d", login, resp.Status, body, tt.status)
+		}
+		if (resp.Header.Get("Retry-After") != "") != (tt.status == http.StatusServiceUnavailable) {
+			t.Errorf("somebody %s: Retry-After is %q", login, resp.Header.Get("Retry-After"))
+		}
+	}
 }
 
 func TestReenrollment(t *testing.T) {
