@@ -30,8 +30,10 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/letter"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
+	"github.com/gatehouse-mdm/gatehouse/webui/signin"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
@@ -212,6 +214,14 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	texts, err := text.New(text.Config{DB: s.db, Log: log, Now: now, Secure: serverURL.Scheme == "https"})
+	if err != nil {
+		return nil, err
+	}
+	around, err := frame.New(frame.Config{Settings: enrollment, Texts: texts, Pages: pages, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
 	door, err := portal.New(portal.Config{
 		Enroll: enrollment, Pages: pages, OwnCA: ownCA,
 		Fingerprint: func() string { return webui.Fingerprint(s.depot.Root().Certificate()) },
@@ -219,8 +229,14 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	entrance, err := signin.New(signin.Config{
+		People: people, Sessions: sessions, Pages: pages, Frame: around, ServerURL: serverURL, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	desk, err := admin.New(admin.Config{
-		Devices: devices, Lost: enrollment, Logins: people, Sessions: sessions, Pages: pages, Now: now, Demo: cfg.demo > 0,
+		Devices: devices, Lost: enrollment, Pages: pages, Now: now, Demo: cfg.demo > 0,
 		Notice: func(ctx context.Context) (string, error) {
 			topics, err := pushTopics(ctx, s.db, pushCertificates)
 			if err != nil || topics > 0 {
@@ -229,10 +245,6 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			return "There is no push certificate yet: a device takes its commands when it checks in by itself.", nil
 		},
 	})
-	if err != nil {
-		return nil, err
-	}
-	texts, err := text.New(text.Config{DB: s.db, Log: log, Now: now, Secure: serverURL.Scheme == "https"})
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +296,11 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	site.Mount(files)
 	portal.MountLogo(files, enrollment)
 	door.Mount(files)
-	desk.MountLogin(files)
+
+	// What people see who are no administrators.
+	forPeople := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
+		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load}})
+	entrance.Mount(forPeople)
 
 	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
 		Use: []webui.Middleware{query, sessions.Load, desk.Guard}})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/ldap"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc"
 )
 
 // sourceKinds are the ways in which people can be known elsewhere.
@@ -14,5 +15,9 @@ func sourceKinds(log *slog.Logger, now func() time.Time) ([]identity.SourceKind,
 	if err != nil {
 		return nil, err
 	}
-	return []identity.SourceKind{directories}, nil
+	providers, err := oidc.New(now)
+	if err != nil {
+		return nil, err
+	}
+	return []identity.SourceKind{directories, providers}, nil
 }

@@ -9,13 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
@@ -38,19 +34,12 @@ type Lost interface {
 	LostDevices(ctx context.Context, ids ...mdm.DeviceID) (map[mdm.DeviceID]enroll.Lost, error)
 }
 
-// Logins checks passwords. *identity.Service is one.
-type Logins interface {
-	Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
-}
-
 // Config says what the pages need: all of it but Notice and Demo.
 type Config struct {
-	Devices  Devices
-	Lost     Lost
-	Logins   Logins
-	Sessions *webui.Sessions
-	Pages    *webui.Pages
-	Now      func() time.Time
+	Devices Devices
+	Lost    Lost
+	Pages   *webui.Pages
+	Now     func() time.Time
 
 	// Notice returns what an administrator should know of all devices, a sentence
 	// or nothing.
@@ -63,17 +52,10 @@ type Admin struct{ Config }
 
 // New returns an Admin, or says what c lacks.
 func New(c Config) (*Admin, error) {
-	if c.Devices == nil || c.Lost == nil || c.Logins == nil || c.Sessions == nil || c.Pages == nil || c.Now == nil {
-		return nil, errors.New("admin: Devices, Lost, Logins, Sessions, Pages and Now are required")
+	if c.Devices == nil || c.Lost == nil || c.Pages == nil || c.Now == nil {
+		return nil, errors.New("admin: Devices, Lost, Pages and Now are required")
 	}
 	return &Admin{c}, nil
-}
-
-// MountLogin registers what works without being signed in.
-func (a *Admin) MountLogin(r webui.Router) {
-	r.Handle("GET /admin/login", a.loginForm)
-	r.Handle("POST /admin/login", a.login)
-	r.Handle("POST /admin/logout", a.logout)
 }
 
 // Mount registers the pages; the router must let in only who passes [Admin.Guard].
@@ -88,16 +70,26 @@ func (a *Admin) Guard(next http.Handler) http.Handler {
 	return webui.RequireScope(identity.ScopeReadOnly, func(w http.ResponseWriter, r *http.Request, signedIn bool) {
 		switch {
 		case signedIn:
-			a.Pages.Fail(w, r, &webui.Problem{
-				Status: http.StatusForbidden, Code: "forbidden",
-				Title: "You may not see this", Detail: "Your account has no administrator’s role.",
-			})
+			a.Pages.Fail(w, r, errNoRole)
 		case !webui.WantsHTML(r):
 			a.Pages.Fail(w, r, &webui.Problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "Sign in first"})
 		default:
 			http.Redirect(w, r, "/admin/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 		}
 	})(next)
+}
+
+var errNoRole = &webui.Refusal{
+	Problem: webui.Problem{
+		Status: http.StatusForbidden, Code: "forbidden",
+		Title: "You may not see this", Detail: "Your account has no administrator’s role.",
+	},
+	Page: view.Message{
+		Heading: "You may not see this",
+		Text:    "Your account has no administrator’s role, or must have a second factor before it counts.",
+		Action:  view.Link{Label: "Sign in as somebody else", URL: "/admin/login?switch=1"},
+		Code:    "GH-E215",
+	},
 }
 
 // layout is the frame of a page, in the section of the navigation that begins with
@@ -118,73 +110,6 @@ func (a *Admin) layout(r *http.Request, title, path string) view.Layout {
 
 func (a *Admin) home(w http.ResponseWriter, r *http.Request) error {
 	http.Redirect(w, r, "/admin/devices", http.StatusSeeOther)
-	return nil
-}
-
-func (a *Admin) loginForm(w http.ResponseWriter, r *http.Request) error {
-	next := localPath(r.URL.Query().Get("next"))
-	if _, ok := identity.PrincipalFrom(r.Context()); ok {
-		http.Redirect(w, r, next, http.StatusSeeOther)
-		return nil
-	}
-	return a.Pages.Write(w, http.StatusOK, view.Login{Layout: view.Layout{Title: "Sign in"}, Next: next})
-}
-
-func (a *Admin) login(w http.ResponseWriter, r *http.Request) error {
-	if err := r.ParseForm(); err != nil {
-		return &webui.Problem{Status: http.StatusBadRequest, Code: "bad_form", Title: "The form can’t be read"}
-	}
-	form := view.Login{
-		Layout: view.Layout{Title: "Sign in"},
-		Email:  r.PostForm.Get("email"),
-		Next:   localPath(r.PostForm.Get("next")),
-	}
-	in, err := a.Logins.Login(r.Context(), form.Email, r.PostForm.Get("password"), peerName(webui.Peer(r.Context())))
-	switch {
-	case errors.Is(err, identity.ErrBadLogin):
-		form.Error = "That e-mail or password is not right."
-		return a.Pages.Write(w, http.StatusUnauthorized, form)
-	case errors.Is(err, identity.ErrThrottled):
-		form.Error = "There were too many failed tries. Wait a while, or use a link from gatehouse setup-link."
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(identity.RetryAfter(err).Seconds()))))
-		return a.Pages.Write(w, http.StatusTooManyRequests, form)
-	case err != nil:
-		return err
-	case in.NeedsCode:
-		form.Error = "This account has a second factor, which can’t be shown here."
-		return a.Pages.Write(w, http.StatusUnauthorized, form)
-	}
-	if err := a.Sessions.StartUser(r.Context(), in.User); err != nil {
-		return err
-	}
-	http.Redirect(w, r, form.Next, http.StatusSeeOther)
-	return nil
-}
-
-// peerName names who is throttled; the Unix socket has no address.
-func peerName(addr netip.Addr) string {
-	if !addr.IsValid() {
-		return "local"
-	}
-	return addr.String()
-}
-
-// localPath returns path if it is one of the administrators' pages, so that nobody
-// can make the login send people elsewhere.
-func localPath(path string) string {
-	u, err := url.Parse(path)
-	if err != nil || u.Host != "" || u.Scheme != "" || strings.Contains(path, `\`) ||
-		u.Path != "/admin" && !strings.HasPrefix(u.Path, "/admin/") || strings.Contains(u.Path, "//") {
-		return "/admin"
-	}
-	return path
-}
-
-func (a *Admin) logout(w http.ResponseWriter, r *http.Request) error {
-	if err := a.Sessions.End(r.Context()); err != nil {
-		return err
-	}
-	http.Redirect(w, r, "/admin/login", http.StatusSeeOther)
 	return nil
 }
 

@@ -1,7 +1,5 @@
 package view
 
-import "time"
-
 // Welcome is the first page, at /.
 type Welcome struct {
 	Layout
@@ -20,16 +18,6 @@ type Setup struct {
 }
 
 func (Setup) template() string { return "setup.html" }
-
-// Login is the administrators' login.
-type Login struct {
-	Layout
-	Error string // why the last try failed
-	Email string
-	Next  string // path to go to afterwards
-}
-
-func (Login) template() string { return "login.html" }
 
 // Message says one thing, usually that something did not work: what, in a
 // sentence, and the one thing to do about it.
@@ -128,25 +116,3 @@ type CommandRow struct {
 	NotNow   int
 	Errors   []string
 }
-
-// Enroll is the portal's first page, without a link.
-type Enroll struct {
-	Layout
-	OwnCA       bool
-	Fingerprint string
-}
-
-func (Enroll) template() string { return "enroll.html" }
-
-// EnrollLink is the portal's first page, through a link.
-type EnrollLink struct {
-	Layout
-	Organization string // may be empty
-	Personal     bool   // the device belongs to who enrols it
-	ProfileURL   string
-	OwnCA        bool
-	Fingerprint  string
-	ExpiresAt    time.Time // zero: never
-}
-
-func (EnrollLink) template() string { return "enroll_link.html" }

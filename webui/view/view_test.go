@@ -64,7 +64,6 @@ func samples(t testing.TB) []Page {
 		Welcome{Layout: Layout{Title: "Welcome"}, SetUp: true},
 		Setup{Layout: Layout{Title: "Finish setup"}},
 		Setup{Layout: Layout{Title: "Finish setup"}, Error: hostile},
-		Login{Layout: Layout{Title: "Sign in"}, Error: hostile, Email: hostile, Next: hostile},
 		Message{Layout: Layout{Title: "No"}, Heading: hostile, Text: hostile, Command: hostile, Action: Link{hostile, "/"}, Code: hostile, RequestID: hostile, Details: hostile},
 		Devices{Layout: layout, First: true},
 		Devices{Layout: layout, NextURL: "/admin/devices?cursor=x", Items: []DeviceRow{
@@ -82,11 +81,9 @@ func samples(t testing.TB) []Page {
 			{Name: long, UUID: long, State: State{"not now", Waiting, long}, Created: seen, Errors: []string{long, rightToLeft}},
 		}},
 		Device{Layout: layout, Name: "x"},
-		Enroll{Layout: Layout{Title: "Enrol"}, OwnCA: true, Fingerprint: "5F:2C"},
-		EnrollLink{Layout: Layout{Title: "Enrol"}, Organization: hostile, Personal: true, ProfileURL: "/p", OwnCA: true, Fingerprint: "5F:2C", ExpiresAt: now},
-		EnrollLink{Layout: Layout{Title: "Enrol"}, ProfileURL: "/p"},
 	}
 	pages = append(pages, signInSamples(portal, bare)...)
+	pages = append(pages, portalSamples(portal, bare)...)
 	return append(pages, meSamples(portal, bare)...)
 }
 
