@@ -125,7 +125,7 @@ func (a *API) setPortalTexts(w http.ResponseWriter, r *http.Request, set func(ct
 	case "":
 		texts, err = readPortalTexts(r)
 	case "jamf":
-		texts, imported, err = readJamf(r)
+		texts, imported, err = a.readJamf(r)
 	default:
 		return invalid("format", "must be jamf, or left out")
 	}
@@ -172,7 +172,7 @@ func readTexts(field string, raw json.RawMessage) (map[string]string, error) {
 
 // readJamf reads an enrollment language of Jamf Pro. Its fields are its own: those that
 // are no texts of ours are no mistake.
-func readJamf(r *http.Request) (texts map[string]string, imported []importedJSON, err error) {
+func (a *API) readJamf(r *http.Request) (texts map[string]string, imported []importedJSON, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read body: %w", err)
@@ -190,7 +190,7 @@ func readJamf(r *http.Request) (texts map[string]string, imported []importedJSON
 			language[name] = text
 		}
 	}
-	texts, became := text.FromJamf(language)
+	texts, became := a.texts.FromJamf(language)
 	imported = make([]importedJSON, len(became))
 	for i, b := range became {
 		imported[i] = importedJSON{clip(b.Name), b.Key, b.Reason}

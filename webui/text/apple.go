@@ -84,7 +84,7 @@ func (l labels) in(label string, major int) (string, bool) {
 // "host".
 func (t *Texts) Apple(label string, major int, pairs ...any) string {
 	for _, lang := range []string{t.code, fallback} {
-		text, ok := t.c.labels[lang].in(label, major)
+		text, ok := t.c.ours(lang).labels.in(label, major)
 		if !ok {
 			continue
 		}

@@ -13,4 +13,4 @@ func Render(markdown, user string) template.HTML {
 func (t *Texts) Form(n int) string { return t.form(n) }
 
 // JamfTexts are the keys that texts of Jamf's are taken for, and those that are not.
-func JamfTexts() (taken map[string][]string, others map[string]string) { return jamfTexts, jamfOthers }
+func JamfTexts() (taken, others map[string]string) { return jamfTexts, jamfOthers }

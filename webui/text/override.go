@@ -112,7 +112,7 @@ func (c *Catalogue) Languages(ctx context.Context) ([]Summary, error) {
 		for _, key := range c.keys(l.code) {
 			if all.own[l.code].Texts[key] != "" {
 				s.Overridden++
-			} else if c.defaults[l.code][key] == "" && c.defaults[fallback][key] != "" {
+			} else if c.ours(l.code).texts[key] == "" && c.ours(fallback).texts[key] != "" {
 				s.Untold++
 			}
 		}
@@ -138,13 +138,13 @@ func (c *Catalogue) Overrides(ctx context.Context, lang string) (own map[string]
 	}
 	for _, key := range c.keys(lang) {
 		entries = append(entries, Entry{
-			Key: key, Default: c.defaults[lang][key], Text: all.byLang[lang].phrases[key].text,
+			Key: key, Default: c.ours(lang).texts[key], Text: all.in(lang).phrases[key].text,
 			Placeholders: c.placeholders(lang, key), Markdown: c.asMarkdown[key],
 		})
 	}
 	own = map[string]string{}
 	for key, text := range all.own[lang].Texts {
-		if all.byLang[lang].phrases[key] != nil { // else an older version had it
+		if all.in(lang).phrases[key] != nil { // else an older version had it
 			own[key] = text
 		}
 	}
@@ -170,7 +170,7 @@ func (c *Catalogue) Change(ctx context.Context, by, lang string, texts map[strin
 }
 
 func (c *Catalogue) write(ctx context.Context, by, lang string, texts map[string]string, change func(own map[string]string) map[string]string) error {
-	if !slices.ContainsFunc(c.offered, func(l locale) bool { return l.code == lang }) {
+	if !c.offers(lang) {
 		return fmt.Errorf("%w: %q", ErrLanguage, lang)
 	}
 	var wrong FieldErrors
@@ -240,7 +240,7 @@ func tidy(text string) string {
 
 // check says what is wrong with a text of the operator's, or nothing.
 func (c *Catalogue) check(lang, key, text string) string {
-	if _, known := c.inForce.Load().byLang[lang].phrases[key]; !known {
+	if _, known := c.inForce.Load().in(lang).phrases[key]; !known {
 		return "is no text of the portal in this language"
 	}
 	text = tidy(text)
@@ -265,13 +265,13 @@ const common = "organisation"
 // placeholders are those that a text of the operator's may have: what ours have, in this
 // language and in English.
 func (c *Catalogue) placeholders(lang, key string) []string {
-	names := append([]string{common}, placeholders(c.defaults[lang][key])...)
-	names = append(names, placeholders(c.defaults[fallback][key])...)
+	names := append([]string{common}, placeholders(c.ours(lang).texts[key])...)
+	names = append(names, placeholders(c.ours(fallback).texts[key])...)
 	// A form that English lacks is given what the others are.
 	if base, form, ok := cutForm(key); ok {
 		names = append(names, "n")
 		if form != formOther {
-			names = append(names, placeholders(c.defaults[fallback][base+"."+formOther])...)
+			names = append(names, placeholders(c.ours(fallback).texts[base+"."+formOther])...)
 		}
 	}
 	slices.Sort(names)
@@ -297,7 +297,7 @@ func (c *Catalogue) Preview(ctx context.Context, lang, key, text string) (html t
 	}
 	text = tidy(text)
 	left := []string{}
-	for _, name := range placeholders(c.defaults[fallback][key]) {
+	for _, name := range placeholders(c.ours(fallback).texts[key]) {
 		if !slices.Contains(placeholders(text), name) {
 			left = append(left, "{"+name+"}")
 		}

@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -68,14 +67,25 @@ type Catalogue struct {
 	reported sync.Map // what was logged as missing
 
 	markdown   *markdown
-	asMarkdown map[string]bool              // keys that pages show as Markdown
-	offered    []locale                     // languages that there are texts in, the default first
-	matcher    language.Matcher             // of offered
-	plurals    *i18n.Bundle                 // says which form a number takes
-	defaults   map[string]map[string]string // by language and key
-	labels     map[string]labels            // Apple's, by language
+	asMarkdown map[string]bool // keys that pages show as Markdown
+
+	files   fs.FS
+	offered []*tongue        // languages that there are texts in, the fallback first
+	matcher language.Matcher // of offered
+	plurals *i18n.Bundle     // says which form a number takes
 
 	inForce atomic.Pointer[editions]
+}
+
+// tongue is our texts in one language. They are read when somebody wants them: at the
+// start of a server nobody does yet.
+type tongue struct {
+	locale
+	files []string
+
+	once   sync.Once
+	texts  map[string]string // by key
+	labels labels
 }
 
 // New reads the texts, or says what is wrong with them or what c lacks.
@@ -83,26 +93,19 @@ func New(c Config) (*Catalogue, error) {
 	if c.DB == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("text: DB, Log and Now are required")
 	}
-	files := c.Messages
-	if files == nil {
-		sub, err := fs.Sub(messageFiles, "messages")
-		if err != nil {
+	cat := &Catalogue{
+		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing, files: c.Messages,
+		markdown: newMarkdown(), asMarkdown: map[string]bool{},
+		plurals: i18n.NewBundle(language.English),
+	}
+	if cat.files == nil {
+		var err error
+		if cat.files, err = fs.Sub(messageFiles, "messages"); err != nil {
 			return nil, fmt.Errorf("text: %w", err)
 		}
-		files = sub
-	}
-	cat := &Catalogue{
-		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing,
-		markdown: newMarkdown(), asMarkdown: map[string]bool{},
-		plurals:  i18n.NewBundle(language.English),
-		defaults: map[string]map[string]string{},
-		labels:   map[string]labels{},
 	}
 	if cat.missing == nil {
 		cat.missing = cat.report
-	}
-	if err := cat.read(files); err != nil {
-		return nil, fmt.Errorf("text: %w", err)
 	}
 	var keys []string
 	if err := json.Unmarshal(markdownKeys, &keys); err != nil {
@@ -111,59 +114,102 @@ func New(c Config) (*Catalogue, error) {
 	for _, key := range keys {
 		cat.asMarkdown[key] = true
 	}
-	var tags []language.Tag
-	for _, l := range locales {
-		if cat.defaults[l.code] == nil {
-			continue
-		}
-		cat.offered = append(cat.offered, l)
-		tags = append(tags, language.MustParse(l.code))
-	}
-	if len(cat.offered) == 0 || cat.offered[0].code != fallback {
-		return nil, errors.New("text: there are no English texts")
-	}
-	for _, texts := range cat.defaults {
-		cat.alignForms(texts)
-	}
-	cat.matcher = language.NewMatcher(tags)
-	for _, l := range append(slices.Clone(cat.offered), pseudo) {
-		if err := addForms(cat.plurals, l.code); err != nil {
-			return nil, fmt.Errorf("text: %w", err)
-		}
+	if err := cat.offer(); err != nil {
+		return nil, fmt.Errorf("text: %w", err)
 	}
 	cat.inForce.Store(cat.edit(0, nil))
 	return cat, nil
 }
 
-// read takes all message files.
-func (c *Catalogue) read(files fs.FS) error {
-	names, err := fs.Glob(files, "*.json")
+// offer finds the languages that there are files for, and reads the fallback.
+func (c *Catalogue) offer() error {
+	names, err := fs.Glob(c.files, "*.json")
 	if err != nil {
 		return err
 	}
+	found := map[string]*tongue{}
 	for _, name := range names {
+		room, lang, _ := strings.Cut(strings.TrimSuffix(name, ".json"), ".")
+		l := localeOf(lang)
+		if room == "" || l == nil {
+			return fmt.Errorf("%s is not named <room>.<language>.json", name)
+		}
+		if found[lang] == nil {
+			found[lang] = &tongue{locale: *l}
+		}
+		found[lang].files = append(found[lang].files, name)
+	}
+	var tags []language.Tag
+	for _, l := range locales {
+		if t := found[l.code]; t != nil {
+			c.offered = append(c.offered, t)
+			tags = append(tags, language.MustParse(l.code))
+		}
+	}
+	if found[fallback] == nil {
+		return errors.New("there are no English texts")
+	}
+	c.matcher = language.NewMatcher(tags)
+	for _, l := range append(slices.Clone(locales), pseudo) {
+		if err := addForms(c.plurals, l.code); err != nil {
+			return err
+		}
+	}
+	found[fallback].once.Do(func() { err = found[fallback].read(c.files) })
+	if err == nil && len(found[fallback].texts) == 0 {
+		err = errors.New("there are no English texts")
+	}
+	return err
+}
+
+// read takes the files of a language.
+func (t *tongue) read(files fs.FS) error {
+	t.texts = map[string]string{}
+	for _, name := range t.files {
 		data, err := fs.ReadFile(files, name)
 		if err != nil {
 			return err
 		}
-		room, lang, ok := strings.Cut(strings.TrimSuffix(path.Base(name), ".json"), ".")
-		if !ok || localeOf(lang) == nil {
-			return fmt.Errorf("%s is not named <room>.<language>.json", name)
+		if strings.HasPrefix(name, appleRoom+".") {
+			t.labels, err = readLabels(data)
+		} else {
+			err = readMessages(data, name, t.texts)
 		}
-		if room == appleRoom {
-			if c.labels[lang], err = readLabels(data); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			continue
-		}
-		if c.defaults[lang] == nil {
-			c.defaults[lang] = map[string]string{}
-		}
-		if err := readMessages(data, name, c.defaults[lang]); err != nil {
+		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// ours returns our texts in a language.
+func (c *Catalogue) ours(lang string) *tongue {
+	for _, t := range c.offered {
+		if t.code != lang {
+			continue
+		}
+		t.once.Do(func() {
+			// The files are a part of the program, and its tests read them all.
+			if err := t.read(c.files); err != nil {
+				c.log.Error("texts not read", "lang", lang, "err", err)
+			}
+			t.alignForms(c.offered[0].texts)
+		})
+		return t
+	}
+	return &tongue{}
+}
+
+// alignForms puts texts of a language with one form under the keys that English, which
+// has two, has for them.
+func (t *tongue) alignForms(english map[string]string) {
+	for key, text := range t.texts {
+		only := key + "." + formOther
+		if _, ok := english[only]; ok {
+			delete(t.texts, key)
+			t.texts[only] = text
+		}
+	}
 }
 
 // readMessages adds the messages of one file to texts. A text with plural forms is kept
@@ -188,18 +234,6 @@ func readMessages(data []byte, name string, texts map[string]string) error {
 	return nil
 }
 
-// alignForms puts texts of a language with one form under the keys that English, which
-// has two, has for them.
-func (c *Catalogue) alignForms(texts map[string]string) {
-	for key, text := range texts {
-		only := key + "." + formOther
-		if _, ok := c.defaults[fallback][only]; ok {
-			delete(texts, key)
-			texts[only] = text
-		}
-	}
-}
-
 // edition is the texts of one language as they are in force: the operator's, else ours,
 // else those of the language that stands in.
 type edition struct {
@@ -208,11 +242,14 @@ type edition struct {
 	plurals *i18n.Localizer
 }
 
-// editions are those of all languages.
+// editions are those of all languages, made when they are first asked for.
 type editions struct {
+	c        *Catalogue
 	revision int64               // of what the operator wrote
 	own      map[string]override // that, by language
-	byLang   map[string]*edition
+
+	mu   sync.Mutex
+	made map[string]*edition
 }
 
 // phrase is one text.
@@ -224,24 +261,41 @@ type phrase struct {
 	html string // text rendered as Markdown, with its placeholders
 }
 
-// edit puts together what is in force where the operator wrote these texts.
+// edit returns what is in force where the operator wrote these texts.
 func (c *Catalogue) edit(revision int64, own map[string]override) *editions {
-	known := c.defaults[fallback]
-	all := &editions{revision: revision, own: own, byLang: map[string]*edition{}}
-	for _, l := range c.offered {
-		e := newEdition(c.plurals, l)
-		for key := range known {
-			e.phrases[key] = c.choose(l.code, key, own)
-		}
-		for key := range c.defaults[l.code] { // forms that English does not have
-			if e.phrases[key] == nil {
-				e.phrases[key] = c.choose(l.code, key, own)
-			}
-		}
-		all.byLang[l.code] = e
+	return &editions{c: c, revision: revision, own: own, made: map[string]*edition{}}
+}
+
+// in returns the edition of a language, nil if it is not offered.
+func (all *editions) in(lang string) *edition {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return all.make(lang)
+}
+
+func (all *editions) make(lang string) *edition {
+	if e := all.made[lang]; e != nil {
+		return e
 	}
-	all.byLang[pseudo.code] = distort(c.plurals, all.byLang[fallback])
-	return all
+	c := all.c
+	if lang == pseudo.code {
+		all.made[lang] = distort(c.plurals, all.make(fallback))
+		return all.made[lang]
+	}
+	if !c.offers(lang) {
+		return nil
+	}
+	e := newEdition(c.plurals, c.ours(lang).locale)
+	for _, key := range c.keys(lang) {
+		e.phrases[key] = c.choose(lang, key, all.own)
+	}
+	all.made[lang] = e
+	return e
+}
+
+// offers says whether there are texts in a language.
+func (c *Catalogue) offers(lang string) bool {
+	return slices.ContainsFunc(c.offered, func(t *tongue) bool { return t.code == lang })
 }
 
 func newEdition(plurals *i18n.Bundle, l locale) *edition {
@@ -250,12 +304,12 @@ func newEdition(plurals *i18n.Bundle, l locale) *edition {
 
 // choose returns the text of a key that is in force in a language.
 func (c *Catalogue) choose(lang, key string, own map[string]override) *phrase {
-	for _, texts := range []map[string]string{own[lang].Texts, c.defaults[lang]} {
+	for _, texts := range []map[string]string{own[lang].Texts, c.ours(lang).texts} {
 		if text := texts[key]; text != "" {
 			return &phrase{text: text, lang: lang}
 		}
 	}
-	for _, texts := range []map[string]string{own[fallback].Texts, c.defaults[fallback]} {
+	for _, texts := range []map[string]string{own[fallback].Texts, c.ours(fallback).texts} {
 		if text := texts[key]; text != "" {
 			return &phrase{text: text, lang: fallback}
 		}
@@ -305,13 +359,13 @@ func (c *Catalogue) For(r *http.Request) (*Texts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.texts(all, c.language(r)), nil
+	return &Texts{c: c, edition: all.in(c.language(r))}, nil
 }
 
 // Known is For without the database: texts as they were last known. It is for the page
 // that says that the database is not available.
 func (c *Catalogue) Known(r *http.Request) *Texts {
-	return c.texts(c.inForce.Load(), c.language(r))
+	return &Texts{c: c, edition: c.inForce.Load().in(c.language(r))}
 }
 
 // In returns the texts in a language: one that is offered, or the pseudo-locale "en-XA"
@@ -321,14 +375,11 @@ func (c *Catalogue) In(ctx context.Context, lang string) (*Texts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if all.byLang[lang] == nil {
+	e := all.in(lang)
+	if e == nil {
 		return nil, fmt.Errorf("%w: %q", ErrLanguage, lang)
 	}
-	return c.texts(all, lang), nil
-}
-
-func (c *Catalogue) texts(all *editions, lang string) *Texts {
-	return &Texts{c: c, edition: all.byLang[lang]}
+	return &Texts{c: c, edition: e}, nil
 }
 
 // report is what is done about what is missing where no test looks: the page stays up,
@@ -342,10 +393,10 @@ func (c *Catalogue) report(lang, what string) {
 // keys are those that there are in a language, in order.
 func (c *Catalogue) keys(lang string) []string {
 	keys := map[string]bool{}
-	for key := range c.defaults[fallback] {
+	for key := range c.ours(fallback).texts {
 		keys[key] = true
 	}
-	for key := range c.defaults[lang] {
+	for key := range c.ours(lang).texts {
 		keys[key] = true
 	}
 	return slices.Sorted(maps.Keys(keys))
