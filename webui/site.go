@@ -203,7 +203,7 @@ func SendFile(w http.ResponseWriter, contentType, name string, body []byte) {
 }
 
 func (s *Site) rootProfile(w http.ResponseWriter, _ *http.Request) error {
-	profile, err := rootProfile(s.Anchors(), s.ServerURL)
+	profile, err := RootProfile(s.Anchors(), s.ServerURL)
 	if err != nil {
 		return err
 	}
@@ -211,10 +211,10 @@ func (s *Site) rootProfile(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// rootProfile returns a configuration profile that installs roots, so that a device
+// RootProfile returns a configuration profile that installs roots, so that a device
 // can be told to trust this server before it enrols. Apple's page is
 // "CertificateRoot".
-func rootProfile(roots []*x509.Certificate, serverURL *url.URL) ([]byte, error) {
+func RootProfile(roots []*x509.Certificate, serverURL *url.URL) ([]byte, error) {
 	type certificatePayload struct {
 		PayloadType                string
 		PayloadVersion             int

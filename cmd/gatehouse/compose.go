@@ -223,8 +223,16 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	door, err := portal.New(portal.Config{
-		Enroll: enrollment, Pages: pages, OwnCA: ownCA,
-		Fingerprint: func() string { return webui.Fingerprint(s.depot.Root().Certificate()) },
+		Enroll: enrollment, People: people, Sessions: sessions, Frame: around, Pages: pages,
+		ServerURL: serverURL, Log: log, Now: now,
+		OwnCA: ownCA, Probe: cfg.probe,
+		Root:        func() *x509.Certificate { return s.depot.Root().Certificate() },
+		RootProfile: func() ([]byte, error) { return webui.RootProfile(s.depot.Anchors(), serverURL) },
+		Verified: func() bool {
+			_, _, _, public := publicIdentity(cert, nil, now())
+			return public || ownCA // who has come as far as the profile trusts our root
+		},
+		Ready: func(ctx context.Context) (bool, error) { return anyoneToSignIn(ctx, people) },
 	})
 	if err != nil {
 		return nil, err
@@ -295,12 +303,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		Use: []webui.Middleware{query, texts.KeepLanguage, sessions.Load}})
 	site.Mount(files)
 	portal.MountLogo(files, enrollment)
-	door.Mount(files)
 
-	// What people see who are no administrators.
+	// What people see who are no administrators. A stream of events has no end to wait for.
 	forPeople := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load}})
 	entrance.Mount(forPeople)
+	door.Mount(forPeople, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail}))
 
 	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
 		Use: []webui.Middleware{query, sessions.Load, desk.Guard}})
@@ -388,6 +396,16 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"api", api.Run},
 		},
 	}, nil
+}
+
+// anyoneToSignIn says whether there is a user, or was when the server was set up.
+func anyoneToSignIn(ctx context.Context, people *identity.Service) (bool, error) {
+	setup, err := people.SetupState(ctx)
+	if err != nil || setup.Done {
+		return setup.Done, err
+	}
+	users, _, err := people.Users(ctx, "", 1)
+	return len(users) > 0, err
 }
 
 // replicaName tells this server from others on the database, also after a restart.

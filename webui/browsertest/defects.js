@@ -12,7 +12,7 @@
   const hiddenFromEyes = (e) => !!e.closest(".skip:not(:focus), .only-spoken") || !!e.closest(".list thead") && width < 700;
 
   // Structure.
-  for (const [selector, n] of [["h1", 1], ["main", 1], ["header", 1], ["title", 1]]) {
+  for (const [selector, n] of [["h1", 1], ["main", 1], ["header", 1], ["head > title", 1]]) {
     if (all(selector).length !== n) found.push(`${all(selector).length} × ${selector}, want ${n}`);
   }
   if (!document.documentElement.lang) found.push("no language");

@@ -66,6 +66,23 @@ func (f *Frame) Portal(r *http.Request, title string) (view.Portal, enroll.Setti
 	return page, settings, nil
 }
 
+// Preview is Portal for a page as it could be: in any language, also the pseudo-locale, and
+// marked. Its errors are also [text.ErrLanguage].
+func (f *Frame) Preview(r *http.Request, lang, title string) (view.Portal, enroll.Settings, error) {
+	page, settings, err := f.Portal(r, title)
+	if err != nil || lang == "" {
+		page.Preview = true
+		return page, settings, err
+	}
+	texts, err := f.Texts.In(r.Context(), lang)
+	if err != nil {
+		return view.Portal{}, enroll.Settings{}, err
+	}
+	page = around(r, texts, settings)
+	page.Title, page.Preview = page.T.Say(title), true
+	return page, settings, nil
+}
+
 // around is the frame in these texts.
 func around(r *http.Request, texts *text.Texts, settings enroll.Settings) view.Portal {
 	o := settings.Organisation

@@ -1,104 +1,547 @@
-// Package portal is the pages that a person sees who enrols a device.
+// Package portal is the pages that a person sees who enrolls a device: from the first one
+// to the one that says that it is done.
 //
-// It knows nothing of how a device is taken in: package enroll does that. What a
-// person reads when an enrollment link is no use stands here.
+// It knows nothing of how a device is taken in: package enroll does that. The step that a
+// person is at follows from their attempt alone, so that any replica can show it, Back
+// works, and nothing is lost with a cookie.
 package portal
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/frame"
+	"github.com/gatehouse-mdm/gatehouse/webui/text"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
-// Enroller opens enrollment links. *enroll.Service is one.
-type Enroller interface {
-	OpenLink(ctx context.Context, code string) (enroll.Link, error)
-	NewEnrollment(ctx context.Context, code string) (profile []byte, a enroll.Attempt, err error)
+// People knows users, and counts guesses. *identity.Service does.
+type People interface {
+	User(ctx context.Context, id string) (identity.User, error)
+	CountGuess(ctx context.Context, purpose, peer string) error
+	ForgiveGuess(ctx context.Context, purpose, peer string) error
 }
 
-// Config says what a Portal needs. Organisation may be empty.
+// Config says what a Portal needs: all of it but OwnCA, Probe and AccountDriven.
 type Config struct {
-	Enroll       Enroller
-	Pages        *webui.Pages
-	Organisation string
-	OwnCA        bool          // devices must be told to trust our authority
-	Fingerprint  func() string // SHA-256 of the organisation root, for people
+	Enroll    *enroll.Service
+	People    People
+	Sessions  *webui.Sessions
+	Frame     *frame.Frame
+	Pages     *webui.Pages
+	ServerURL *url.URL
+	Log       *slog.Logger
+	Now       func() time.Time
+
+	OwnCA       bool                     // devices must be told to trust our authority
+	Root        func() *x509.Certificate // the organisation root
+	RootProfile func() ([]byte, error)   // the profile that installs it
+	Probe       string                   // URL of a picture that loads once a device trusts the root; empty: none
+
+	// Verified says whether devices will call enrollment profiles "Verified".
+	Verified func() bool
+
+	// Ready says whether anybody can sign in yet.
+	Ready func(ctx context.Context) (bool, error)
+
+	// AccountDriven says whether a device is led here that signs in with a Managed Apple
+	// Account, which may be empty; nil: none is.
+	AccountDriven func(ctx context.Context, account string) (bool, error)
 }
 
 // Portal serves /enroll.
-type Portal struct{ Config }
+type Portal struct {
+	Config
+	probeOrigin string
+}
 
 // New returns a Portal, or says what c lacks.
 func New(c Config) (*Portal, error) {
-	if c.Enroll == nil || c.Pages == nil || c.Fingerprint == nil {
-		return nil, errors.New("portal: Enroll, Pages and Fingerprint are required")
+	switch {
+	case c.Enroll == nil || c.People == nil || c.Sessions == nil || c.Frame == nil || c.Pages == nil:
+		return nil, errors.New("portal: Enroll, People, Sessions, Frame and Pages are required")
+	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("portal: ServerURL, Log and Now are required")
+	case c.Root == nil || c.RootProfile == nil || c.Verified == nil || c.Ready == nil:
+		return nil, errors.New("portal: Root, RootProfile, Verified and Ready are required")
 	}
-	return &Portal{c}, nil
+	p := &Portal{Config: c}
+	if c.Probe != "" {
+		u, err := url.Parse(c.Probe)
+		if err != nil || u.Host == "" || strings.ContainsAny(u.Host, " ;,") {
+			return nil, errors.New("portal: Probe is no URL")
+		}
+		p.probeOrigin = u.Scheme + "://" + u.Host
+	}
+	return p, nil
 }
 
-// Mount registers the routes.
-func (p *Portal) Mount(r webui.Router) {
+// Mount registers the pages. live takes the one route that answers for minutes: its
+// group has no timeout.
+func (p *Portal) Mount(r, live webui.Router) {
 	r.Handle("GET /enroll", p.welcome)
-	r.Handle("GET /enroll/l/{code}", p.link)
-	r.Handle("GET /enroll/l/{code}/profile", p.profile)
+	r.Handle("POST /enroll/start", p.start)
+	r.Handle("POST /enroll/code", p.code)
+	r.Handle("GET /enroll/l/{code}", p.welcome)
+	r.Handle("GET /enroll/l/{code}/profile", p.linkProfile)
+	r.Handle("GET /enroll/preview/{screen}", p.preview)
+
+	r.Handle("GET /enroll/a/{id}", p.resume)
+	r.Handle("GET /enroll/a/{id}/device", p.at(stepDevice, p.askDevice))
+	r.Handle("POST /enroll/a/{id}/device", p.at(stepDevice, p.chooseDevice))
+	r.Handle("GET /enroll/a/{id}/certificate", p.at(stepCertificate, p.showCertificate))
+	r.Handle("POST /enroll/a/{id}/certificate", p.at(stepCertificate, p.certificateInstalled))
+	r.Handle("GET /enroll/a/{id}/ca.mobileconfig", p.sendCertificate)
+	r.Handle("GET /enroll/a/{id}/trust", p.at(stepTrust, p.showTrust))
+	r.Handle("POST /enroll/a/{id}/trust", p.trusted)
+	r.Handle("GET /enroll/a/{id}/account", p.at(stepAccount, p.askAccount))
+	r.Handle("POST /enroll/a/{id}/account", p.at(stepAccount, p.chooseAccount))
+	r.Handle("GET /enroll/a/{id}/account-driven", p.at(stepAccountDriven, p.showAccountDriven))
+	r.Handle("POST /enroll/a/{id}/account-driven", p.at(stepAccountDriven, p.chooseAccount))
+	r.Handle("GET /enroll/a/{id}/profile", p.at(stepProfile, p.showProfile))
+	r.Handle("GET /enroll/a/{id}/enroll.mobileconfig", p.sendProfile)
+	r.Handle("POST /enroll/a/{id}/again", p.tryAgain)
+	r.Handle("GET /enroll/a/{id}/status", p.status)
+	r.Handle("GET /enroll/a/{id}/state", p.state)
+	live.Handle("GET /enroll/a/{id}/events", p.events)
+
 	// Device protocol addresses, opened in a browser.
 	r.Handle("GET "+enroll.PathCheckIn, p.notForBrowsers)
 	r.Handle("GET "+enroll.PathConnect, p.notForBrowsers)
 }
 
-func (p *Portal) welcome(w http.ResponseWriter, _ *http.Request) error {
-	return p.Pages.Write(w, http.StatusOK, view.Enroll{
-		Layout:      view.Layout{Title: "Enrol your device"},
-		OwnCA:       p.OwnCA,
-		Fingerprint: p.Fingerprint(),
-	})
-}
+// Arriving.
 
-func (p *Portal) link(w http.ResponseWriter, r *http.Request) error {
-	link, err := p.usable(r)
+func (p *Portal) welcome(w http.ResponseWriter, r *http.Request) error {
+	a, err := p.arrive(r, r.PathValue("code"))
 	if err != nil {
 		return explain(err)
 	}
-	return p.Pages.Write(w, http.StatusOK, view.EnrollLink{
-		Layout:       view.Layout{Title: "Enrol this device"},
-		Organization: p.Organisation,
-		Personal:     link.Ownership == mdm.Personal,
-		ProfileURL:   "/enroll/l/" + link.Code + "/profile",
-		OwnCA:        p.OwnCA,
-		Fingerprint:  p.Fingerprint(),
-		ExpiresAt:    link.ExpiresAt,
-	})
-}
-
-// usable returns the link that r names, if a device can enroll by it.
-func (p *Portal) usable(r *http.Request) (enroll.Link, error) {
-	link, err := p.Enroll.OpenLink(r.Context(), r.PathValue("code"))
-	if err == nil && link.Login != enroll.LoginNone {
-		err = enroll.ErrLoginRequired
+	page, err := p.firstPage(a)
+	if err != nil {
+		return err
 	}
-	return link, err
+	return p.Pages.Write(w, http.StatusOK, page)
 }
 
-// profile answers a new attempt's enrollment profile. HEAD, which download managers
-// and previews of links ask first, makes no attempt.
-func (p *Portal) profile(w http.ResponseWriter, r *http.Request) error {
-	if r.Method == http.MethodHead {
-		if _, err := p.usable(r); err != nil {
+// arrive looks at who comes to the first page, by the link with a code if that is not
+// empty.
+func (p *Portal) arrive(r *http.Request, code string) (a arrival, err error) {
+	ctx, query := r.Context(), r.URL.Query()
+	if code != "" {
+		link, err := p.Enroll.OpenLink(ctx, code)
+		if err != nil {
+			return arrival{}, err
+		}
+		a.link = &link
+	}
+	if a.page, a.settings, err = p.Frame.Portal(r, "portal.frame.title"); err != nil {
+		return arrival{}, err
+	}
+	if a.ready, err = p.Ready(ctx); err != nil {
+		return arrival{}, err
+	}
+	if a.resume, err = p.underWay(ctx); err != nil {
+		return arrival{}, err
+	}
+	a.browser = Detect(r.UserAgent())
+	if said := query.Get("platform"); a.browser.as(said) != a.browser || Platform(said) == a.browser.Platform {
+		a.browser, a.said = a.browser.as(said), said
+	}
+	a.anyway = query.Get("browser") == "safari"
+	return a, nil
+}
+
+// underWay is the path of the enrollment that this browser has under way, if it has one
+// that can go on.
+func (p *Portal) underWay(ctx context.Context) (string, error) {
+	id := p.Sessions.Value(ctx, webui.SessionAttempt)
+	if id == "" {
+		return "", nil
+	}
+	a, err := p.Enroll.Attempt(ctx, id)
+	if errors.Is(err, storage.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil || a.Stage == enroll.Enrolled || a.Stage == enroll.AttemptFailed {
+		return "", err
+	}
+	return visitPath(id), nil
+}
+
+// start begins an enrollment. A form that is sent twice goes on with the first one, if
+// nothing has come of that yet.
+func (p *Portal) start(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return badForm(err)
+	}
+	ctx := r.Context()
+	b := Detect(r.UserAgent()).as(r.PostForm.Get("platform"))
+	n := enroll.NewVisit{LinkCode: r.PostForm.Get("link"), Platform: b.Platform.system(), Major: b.Major}
+	a, found, err := p.begun(ctx, n)
+	if err == nil && !found {
+		a, err = p.Enroll.BeginVisit(ctx, n)
+	}
+	if err != nil {
+		return explain(err)
+	}
+	if err := p.Sessions.SetValue(ctx, webui.SessionAttempt, a.ID); err != nil {
+		return err
+	}
+	return see(w, r, visitPath(a.ID))
+}
+
+// begun finds the enrollment that this browser began a moment ago in just the same way.
+func (p *Portal) begun(ctx context.Context, n enroll.NewVisit) (a enroll.Attempt, found bool, err error) {
+	const moment = 30 * time.Second
+	id := p.Sessions.Value(ctx, webui.SessionAttempt)
+	if id == "" {
+		return enroll.Attempt{}, false, nil
+	}
+	a, err = p.Enroll.Attempt(ctx, id)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return enroll.Attempt{}, false, nil
+	case err != nil:
+		return enroll.Attempt{}, false, err
+	case a.Visit == nil || a.Visit.Platform != n.Platform || a.Visit.Major != n.Major,
+		a.Stage != enroll.Opened && a.Stage != enroll.Authenticated, p.Now().Sub(a.StageAt[enroll.Opened]) > moment:
+		return enroll.Attempt{}, false, nil
+	case n.LinkCode == "":
+		return a, a.LinkID == "", nil
+	}
+	l, err := p.Enroll.OpenLink(ctx, n.LinkCode)
+	return a, err == nil && l.ID == a.LinkID, err
+}
+
+// guessCode is the purpose that guesses of short codes are counted for.
+const guessCode = "enrollment code"
+
+// code answers the form that takes a short code: it leads to a link, or to how far an
+// enrollment is that was begun in another browser.
+func (p *Portal) code(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return badForm(err)
+	}
+	ctx, typed, peer := r.Context(), r.PostForm.Get("code"), peerName(webui.Peer(r.Context()))
+	if err := p.People.CountGuess(ctx, guessCode, peer); err != nil {
+		return p.wrongCode(w, r, typed, err)
+	}
+	found, err := p.Enroll.FindCode(ctx, typed)
+	if errors.Is(err, enroll.ErrLinkUnknown) {
+		return p.wrongCode(w, r, typed, errCode)
+	}
+	if err == nil {
+		err = p.People.ForgiveGuess(ctx, guessCode, peer)
+	}
+	switch {
+	case err != nil:
+		return err
+	case found.LinkCode != "":
+		return see(w, r, "/enroll/l/"+url.PathEscape(found.LinkCode))
+	}
+	return see(w, r, visitPath(found.AttemptID)+"/status")
+}
+
+// wrongCode shows the first page again, with what was typed and what is wrong with it.
+func (p *Portal) wrongCode(w http.ResponseWriter, r *http.Request, typed string, why error) error {
+	err := explain(why)
+	var refused *frame.Refusal
+	if !errors.As(err, &refused) {
+		return err
+	}
+	if wait := identity.RetryAfter(why); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+	}
+	if !webui.WantsHTML(r) {
+		return err
+	}
+	p.Log.InfoContext(r.Context(), "page refused", "code", refused.Code, "request", webui.RequestID(r.Context()), "err", why)
+	a, err := p.arrive(r, "")
+	if err != nil {
+		return err
+	}
+	a.page.Here = "/enroll"
+	if len(typed) > 40 {
+		typed = ""
+	}
+	a.code = view.ShortCode{Typed: typed, Error: a.page.T.Say(refused.Texts+".text") + " (" + refused.Code + ")"}
+	page, err := p.firstPage(a)
+	if err != nil {
+		return err
+	}
+	return p.Pages.Write(w, refused.Status, page)
+}
+
+// peerName names who is throttled; the Unix socket has no address.
+func peerName(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return "local"
+	}
+	return addr.String()
+}
+
+func badForm(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return &webui.Problem{Status: http.StatusBadRequest, Code: "bad_form", Title: "The form can’t be read"}
+}
+
+// The steps.
+
+func (p *Portal) askDevice(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	return p.Pages.Write(w, http.StatusOK, p.devicePage(v, nil))
+}
+
+func (p *Portal) chooseDevice(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if err := r.ParseForm(); err != nil {
+		return badForm(err)
+	}
+	t := v.page.T
+	c := enroll.Choice{
+		Ownership: mdm.Ownership(r.PostForm.Get("ownership")), Agreed: r.PostForm.Get("agreed") != "",
+		UserEnrollment: v.Visit.UserEnrollment, ManagedAppleAccount: v.Visit.ManagedAppleAccount, Declined: v.Visit.Declined,
+	}
+	problems := map[string]string{}
+	if len(v.choices()) > 0 && c.Ownership == "" {
+		problems["ownership"] = t.Say("portal.device.choose")
+	}
+	if v.terms() && !c.Agreed && v.Visit.AgreedAt.IsZero() {
+		problems["agreed"] = t.Say("portal.device.must_agree")
+	}
+	if len(problems) > 0 {
+		v.page.Here = v.path(stepDevice)
+		if c.Ownership != "" {
+			v.Ownership = c.Ownership // as it was chosen
+		}
+		page := p.devicePage(v, problems)
+		page.Agreed = c.Agreed
+		return p.Pages.Write(w, http.StatusUnprocessableEntity, page)
+	}
+	if c.Ownership != v.Ownership && c.Ownership != "" {
+		c.UserEnrollment, c.ManagedAppleAccount, c.Declined = false, "", false
+	}
+	if _, err := p.Enroll.Choose(r.Context(), v.ID, c); err != nil {
+		return p.orWhereTheyAre(w, r, v, err)
+	}
+	return see(w, r, visitPath(v.ID))
+}
+
+func (p *Portal) showCertificate(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	p.allowPicture(w)
+	return p.Pages.Write(w, http.StatusOK, p.certificatePage(v))
+}
+
+// certificateInstalled notes that the person has gone on, also who had the certificate
+// before.
+func (p *Portal) certificateInstalled(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if v.Visit.CertificateAt.IsZero() {
+		if _, err := p.Enroll.CertificateDownloaded(r.Context(), v.ID); err != nil {
+			return err
+		}
+	}
+	return see(w, r, v.path(stepTrust))
+}
+
+// sendCertificate sends the profile that installs the root. HEAD notes nothing.
+func (p *Portal) sendCertificate(w http.ResponseWriter, r *http.Request) error {
+	v, err := p.visit(r)
+	switch {
+	case err != nil:
+		return explain(err)
+	case !v.mine:
+		return p.signInFirst(w, r, v)
+	case !v.ownCA:
+		return see(w, r, visitPath(v.ID))
+	}
+	profile, err := p.RootProfile()
+	if err != nil {
+		return err
+	}
+	if r.Method == http.MethodGet {
+		if _, err := p.Enroll.CertificateDownloaded(r.Context(), v.ID); err != nil {
 			return explain(err)
 		}
-		webui.SendFile(w, "application/x-apple-aspen-config", "enroll.mobileconfig", nil)
+	}
+	webui.SendFile(w, contentProfile, "gatehouse-ca.mobileconfig", profile)
+	return nil
+}
+
+func (p *Portal) showTrust(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	p.allowPicture(w)
+	return p.Pages.Write(w, http.StatusOK, p.trustPage(v))
+}
+
+// trusted notes that the device trusts the root: the person says so, or a picture of the
+// trust probe has loaded.
+func (p *Portal) trusted(w http.ResponseWriter, r *http.Request) error {
+	v, err := p.visit(r)
+	switch {
+	case err != nil:
+		return explain(err)
+	case !v.mine:
+		return p.signInFirst(w, r, v)
+	case v.due() == stepLogin:
+		return see(w, r, visitPath(v.ID))
+	}
+	if _, err := p.Enroll.Trusts(r.Context(), v.ID); err != nil {
+		return explain(err)
+	}
+	return see(w, r, visitPath(v.ID))
+}
+
+// allowPicture lets a page load the trust probe, which comes from another origin.
+func (p *Portal) allowPicture(w http.ResponseWriter) {
+	if p.probeOrigin == "" {
+		return
+	}
+	const pictures = "img-src 'self'"
+	h := w.Header()
+	h.Set("Content-Security-Policy", strings.Replace(h.Get("Content-Security-Policy"), pictures, pictures+" "+p.probeOrigin, 1))
+}
+
+func (p *Portal) askAccount(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	return p.Pages.Write(w, http.StatusOK, p.accountPage(v, "", ""))
+}
+
+func (p *Portal) showAccountDriven(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	return p.Pages.Write(w, http.StatusOK, p.accountDrivenPage(v))
+}
+
+func (p *Portal) chooseAccount(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if err := r.ParseForm(); err != nil {
+		return badForm(err)
+	}
+	c := enroll.Choice{Ownership: v.Ownership}
+	switch how := r.PostForm.Get("how"); {
+	case how == "device" && v.mayDecline():
+		c.Declined = true
+	case how == "account" && v.method == byAccount || how == "account" && v.profileDriven():
+		c.UserEnrollment, c.ManagedAppleAccount = true, r.PostForm.Get("account")
+	default:
+		return &enroll.FieldError{Field: "how", Reason: "can't be chosen here"}
+	}
+	_, err := p.Enroll.Choose(r.Context(), v.ID, c)
+	var field *enroll.FieldError
+	if errors.As(err, &field) && field.Field == "managed_apple_account" {
+		v.page.Here = v.path(stepAccount)
+		typed := c.ManagedAppleAccount
+		if len(typed) > 254 {
+			typed = typed[:0]
+		}
+		return p.Pages.Write(w, http.StatusUnprocessableEntity, p.accountPage(v, typed, accountProblem(v.page.T, c.ManagedAppleAccount, v.settings)))
+	}
+	if err != nil {
+		return p.orWhereTheyAre(w, r, v, err)
+	}
+	return see(w, r, visitPath(v.ID))
+}
+
+// accountProblem says what is wrong with a Managed Apple Account that was refused.
+func accountProblem(t *text.Texts, account string, s enroll.Settings) string {
+	switch account = strings.TrimSpace(account); {
+	case account == "":
+		return t.Say("portal.account.error.empty")
+	case !identity.IsAddress(account):
+		return t.Say("portal.account.error.form")
+	}
+	return t.Say("portal.account.error.domain", "domains", "@"+strings.Join(s.AccountDomains, ", @"))
+}
+
+func (p *Portal) showProfile(w http.ResponseWriter, _ *http.Request, v *visit) error {
+	return p.Pages.Write(w, http.StatusOK, p.profilePage(v))
+}
+
+// contentProfile is the type that Safari hands to Settings.
+const contentProfile = "application/x-apple-aspen-config"
+
+// sendProfile sends the enrollment profile. HEAD, which download managers ask first,
+// makes none.
+func (p *Portal) sendProfile(w http.ResponseWriter, r *http.Request) error {
+	v, err := p.visit(r)
+	switch {
+	case err != nil:
+		return explain(err)
+	case !v.mine:
+		return p.signInFirst(w, r, v)
+	}
+	// Trust in the authority is for the person to judge; all else must be said first.
+	if due := v.due(); due.before(stepProfile) && due != stepCertificate && due != stepTrust || !v.open() {
+		return see(w, r, visitPath(v.ID))
+	}
+	if r.Method == http.MethodHead {
+		webui.SendFile(w, contentProfile, "enroll.mobileconfig", nil)
 		return nil
 	}
-	signed, _, err := p.Enroll.NewEnrollment(r.Context(), r.PathValue("code"))
+	signed, _, err := p.Enroll.VisitProfile(r.Context(), v.ID)
+	if err != nil {
+		return p.orWhereTheyAre(w, r, v, err)
+	}
+	webui.SendFile(w, contentProfile, "enroll.mobileconfig", signed)
+	return nil
+}
+
+// tryAgain gives up the profile that was downloaded, for another one.
+func (p *Portal) tryAgain(w http.ResponseWriter, r *http.Request) error {
+	v, err := p.visit(r)
+	switch {
+	case err != nil:
+		return explain(err)
+	case !v.mine:
+		return p.signInFirst(w, r, v)
+	}
+	if _, err := p.Enroll.TryAgain(r.Context(), v.ID); err != nil {
+		return p.orWhereTheyAre(w, r, v, err)
+	}
+	return see(w, r, visitPath(v.ID))
+}
+
+// orWhereTheyAre sends a person on who came too late, or too early: another tab was
+// quicker, or the same form came twice.
+func (p *Portal) orWhereTheyAre(w http.ResponseWriter, r *http.Request, v *visit, err error) error {
+	if errors.Is(err, enroll.ErrAttemptOver) || errors.Is(err, enroll.ErrNotReady) {
+		return see(w, r, visitPath(v.ID))
+	}
+	return explain(err)
+}
+
+// Links and device protocol.
+
+// linkProfile answers a new attempt's enrollment profile, for programs above all. HEAD,
+// which download managers and previews of links ask first, makes no attempt.
+func (p *Portal) linkProfile(w http.ResponseWriter, r *http.Request) error {
+	ctx, code := r.Context(), r.PathValue("code")
+	if r.Method == http.MethodHead {
+		link, err := p.Enroll.OpenLink(ctx, code)
+		if err == nil && link.Login != enroll.LoginNone {
+			err = enroll.ErrLoginRequired
+		}
+		if err != nil {
+			return explain(err)
+		}
+		webui.SendFile(w, contentProfile, "enroll.mobileconfig", nil)
+		return nil
+	}
+	signed, _, err := p.Enroll.NewEnrollment(ctx, code)
 	if err != nil {
 		return explain(err)
 	}
-	webui.SendFile(w, "application/x-apple-aspen-config", "enroll.mobileconfig", signed)
+	webui.SendFile(w, contentProfile, "enroll.mobileconfig", signed)
 	return nil
 }
 
@@ -109,74 +552,14 @@ func (p *Portal) ForDevices(next webui.HandlerFunc) webui.HandlerFunc {
 		if r.URL.RawQuery != "" || !webui.WantsHTML(r) {
 			return next(w, r)
 		}
-		p.Pages.Fail(w, r, p.notForBrowsers(w, r))
+		p.Frame.Fail(w, r, p.notForBrowsers(w, r))
 		return nil
 	}
 }
 
 func (p *Portal) notForBrowsers(http.ResponseWriter, *http.Request) error {
-	return &webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Title: "This address is for devices"},
-		Page: view.Message{
-			Heading: "This address is for devices",
-			Text:    "Enrolled devices report here by themselves. To enrol one, start with the enrollment page.",
-			Action:  view.Link{Label: "Enrol your device", URL: "/enroll"},
-			Code:    "GH-E002",
-		},
+	return &frame.Refusal{
+		Code: "GH-E002", Status: http.StatusMethodNotAllowed, Name: "method_not_allowed", Title: "This address is for devices",
+		Texts: "errors.for_devices", Action: "/enroll",
 	}
-}
-
-// askForNew is what helps with every link that is no use any more.
-const askForNew = "Ask your IT department for a new one."
-
-// refusals is the one place where what is wrong with a link becomes an answer.
-var refusals = []struct {
-	err     error
-	refusal webui.Refusal
-}{
-	{enroll.ErrLinkUnknown, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusNotFound, Code: "link_unknown", Title: "No enrollment link has this code"},
-		Page: view.Message{
-			Heading: "We don’t know this enrollment link",
-			Text:    "Check that you copied all of it. If you did, ask your IT department for a new one.",
-			Code:    "GH-E101",
-		},
-	}},
-	{enroll.ErrLinkExpired, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusGone, Code: "link_expired", Title: "The enrollment link has expired"},
-		Page:    view.Message{Heading: "This enrollment link has expired", Text: askForNew, Code: "GH-E102"},
-	}},
-	{enroll.ErrLinkUsedUp, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusGone, Code: "link_used_up", Title: "The enrollment link has no uses left"},
-		Page:    view.Message{Heading: "This enrollment link was used already", Text: "It was good for a fixed number of devices. " + askForNew, Code: "GH-E103"},
-	}},
-	{enroll.ErrLinkRevoked, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusGone, Code: "link_revoked", Title: "The enrollment link was revoked"},
-		Page:    view.Message{Heading: "This enrollment link was withdrawn", Text: askForNew, Code: "GH-E104"},
-	}},
-	{enroll.ErrLoginRequired, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusForbidden, Code: "login_required", Title: "The enrollment link asks for a login", Detail: "This version can't ask for one yet: make the link with \"login\": \"none\"."},
-		Page: view.Message{
-			Heading: "This enrollment link asks for a login",
-			Text:    "This server can’t ask for one yet. Ask your IT department for a link that needs none.",
-			Code:    "GH-E105",
-		},
-	}},
-	{enroll.ErrUserDisabled, webui.Refusal{
-		Problem: webui.Problem{Status: http.StatusForbidden, Code: "user_disabled", Title: "The user of the enrollment link may not enrol devices"},
-		Page: view.Message{
-			Heading: "You can’t enrol a device at the moment",
-			Text:    "Your account may not enrol devices, or was switched off. Ask your IT department.",
-			Code:    "GH-E106",
-		},
-	}},
-}
-
-func explain(err error) error {
-	for i := range refusals {
-		if errors.Is(err, refusals[i].err) {
-			return &refusals[i].refusal
-		}
-	}
-	return err
 }

@@ -1,156 +1,588 @@
 package portal_test
 
 import (
-	"context"
+	"bufio"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
+	"net/url"
+	"regexp"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/webui"
-	"github.com/gatehouse-mdm/gatehouse/webui/portal"
 )
 
-// door has one link for each way in which a link can be: its code is the error's
-// index, or "open".
-type door struct{ attempts *atomic.Int32 }
+func TestPersonEnrollsADevice(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{ownCA: true})
+	ana := h.person(t, safari26)
+	ana.get("/enroll").has(t, "Set up this iPhone", `action="/enroll/start"`)
 
-var refused = []error{enroll.ErrLinkUnknown, enroll.ErrLinkExpired, enroll.ErrLinkUsedUp, enroll.ErrLinkRevoked, enroll.ErrLoginRequired, enroll.ErrUserDisabled}
+	path, at := ana.begin()
+	at = ana.signIn(at, "ana").at(t, "device").has(t, "It is mine", "It belongs to the organization", "Step 2 of 5")
+	if strings.Contains(at.body, "checked") {
+		t.Error("something is chosen already")
+	}
+	// Nothing chosen, and what can't be chosen.
+	if bad := ana.post(path + "/device"); bad.status != http.StatusUnprocessableEntity {
+		t.Errorf("nothing chosen = %d", bad.status)
+	} else {
+		bad.has(t, `role="alert"`, "Choose one of the two")
+	}
+	if bad := ana.post(path+"/device", "ownership", "mine"); bad.status != http.StatusUnprocessableEntity {
+		t.Errorf("tampered form = %d", bad.status)
+	} else {
+		bad.has(t, "GH-E120")
+	}
+	ana.post(path+"/device", "ownership", "personal").at(t, "certificate").has(t, "Gatehouse CA", "SHA-256", "This website is trying to download a configuration profile")
 
-func (door) OpenLink(_ context.Context, code string) (enroll.Link, error) {
-	for i, err := range refused {
-		if code == fmt.Sprint(i) {
-			return enroll.Link{}, fmt.Errorf("open enrollment link: %w", err)
+	// Further than one may go leads back to where one is.
+	ana.get(path+"/profile").at(t, "certificate")
+	if file := ana.get(path + "/ca.mobileconfig"); file.status != 200 || file.body != "profile of the root" || file.header.Get("Content-Type") != "application/x-apple-aspen-config" {
+		t.Errorf("profile of the root: %+v", file)
+	}
+	ana.get(path).at(t, "trust").has(t, "Certificate Trust Settings")
+	ana.get(path+"/certificate").at(t, "certificate").has(t, `data-left="480"`, "Download again")
+	ana.post(path+"/trust").at(t, "profile").has(t, "What this changes", "Erase the device", "Install Profile")
+
+	// Another choice is possible until a certificate is issued.
+	ana.post(path+"/device", "ownership", "institutional").at(t, "profile")
+	ana.post(path+"/device", "ownership", "personal").at(t, "profile")
+
+	if head := ana.do("HEAD", path+"/enroll.mobileconfig", nil, "*/*"); head.status != 200 {
+		t.Errorf("HEAD = %d", head.status)
+	}
+	if a, err := h.Attempt(t.Context(), idOf(path)); err != nil || a.Stage != enroll.Authenticated {
+		t.Errorf("after HEAD: %+v, %v", a, err)
+	}
+	file := ana.get(path + "/enroll.mobileconfig")
+	if file.status != 200 || file.header.Get("Cache-Control") != "no-store, no-transform" {
+		t.Fatalf("profile: %+v", file)
+	}
+	ana.get(path).at(t, "status").has(t, `data-stage="profile_downloaded"`, "Profile downloaded")
+	ana.get(path+"/profile").at(t, "profile") // to read the steps again
+
+	d := h.phone(t)
+	must(t, d.EnrollProfile(t.Context(), []byte(file.body)))
+	ana.get(path).at(t, "status").has(t, `data-stage="enrolled"`, "all set", "You can close this page", "ana@example.com", `<h2 id="device"><bdi>iPhone</bdi></h2>`)
+	// Every step that is over shows where the person is.
+	for _, step := range []string{"device", "certificate", "trust", "account", "account-driven", "profile"} {
+		ana.get(path+"/"+step).at(t, "status")
+	}
+	for _, step := range []string{"device", "account", "again"} {
+		ana.post(path+"/"+step, "ownership", "personal").at(t, "status")
+	}
+	if again := ana.get(path + "/enroll.mobileconfig"); !strings.HasSuffix(again.path, "/status") {
+		t.Errorf("another profile after all: %s", again.path)
+	}
+
+	// The same device again: the person is told before and after.
+	h.pass(time.Hour)
+	path, at = ana.begin()
+	if !strings.HasSuffix(at.path, "/device") {
+		t.Fatalf("who is signed in is asked again: %s", at.path)
+	}
+	ana.post(path+"/device", "ownership", "personal")
+	ana.post(path+"/trust").at(t, "profile").has(t, "You have set up a device before", "<strong>iPhone</strong>, since")
+	must(t, h.phone(t).EnrollProfile(t.Context(), []byte(ana.get(path+"/enroll.mobileconfig").body)))
+}
+
+func idOf(path string) string { return strings.TrimPrefix(path, "/enroll/a/") }
+
+func TestWhoMayGoOn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	ana := h.person(t, safari26)
+	path, at := ana.begin()
+	// Whoever knows the address of an enrollment that is nobody's yet goes on with it.
+	ana.signIn(at, "ana").at(t, "device")
+
+	stranger := h.person(t, windows)
+	for _, step := range []string{"", "/device", "/profile", "/enroll.mobileconfig"} {
+		got := stranger.get(path + step)
+		if !strings.HasPrefix(got.path, "/login?") || !strings.Contains(got.path, "again=1") || !strings.Contains(got.path, url.QueryEscape(path)) {
+			t.Errorf("a stranger at %q is sent to %s", step, got.path)
 		}
 	}
-	return enroll.Link{Code: code, Ownership: mdm.Personal, Login: enroll.LoginNone, ExpiresAt: time.Date(2026, 12, 1, 9, 0, 0, 0, time.UTC)}, nil
-}
-
-func (d door) NewEnrollment(ctx context.Context, code string) ([]byte, enroll.Attempt, error) {
-	_, err := d.OpenLink(ctx, code)
-	d.attempts.Add(1)
-	return []byte("signed profile"), enroll.Attempt{}, err
-}
-
-func open(t *testing.T) http.Handler {
-	t.Helper()
-	return openDoor(t, door{new(atomic.Int32)})
-}
-
-func openDoor(t *testing.T, d door) http.Handler {
-	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	pages, err := webui.NewPages(log)
-	if err != nil {
-		t.Fatal(err)
+	status := stranger.get(path+"/status").at(t, "status")
+	if strings.Contains(status.body, "ana@") || strings.Contains(status.body, "/again") {
+		t.Errorf("a stranger sees:\n%s", status.body)
 	}
-	p, err := portal.New(portal.Config{Enroll: d, Pages: pages, Organisation: "Example", OwnCA: true, Fingerprint: func() string { return "5F:2C" }})
-	if err != nil {
-		t.Fatal(err)
+	ben := h.person(t, safari26)
+	ben.get("/login?as=ben&next=/enroll")
+	for _, step := range []string{"", "/device", "/enroll.mobileconfig"} {
+		if got := ben.get(path + step); got.status != http.StatusForbidden {
+			t.Errorf("another person at %q = %d", step, got.status)
+		} else {
+			got.has(t, "GH-E115")
+		}
 	}
-	mux := webui.NewMux(pages.Fail)
-	p.Mount(mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: pages.Fail}))
-	return mux
+	if got := ben.post(path+"/device", "ownership", "personal"); got.status != http.StatusForbidden {
+		t.Errorf("another person chooses: %d", got.status)
+	}
+	// The cookie got lost: after signing in again, it goes on where it was.
+	ana = h.person(t, safari26)
+	ana.signIn(ana.get(path+"/device"), "ana").at(t, "device")
+
+	// Without a login, the address is all that is needed.
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	path, at = h.person(t, safari26).begin("link", l.Code)
+	at.at(t, "profile")
+	h.person(t, safari26).get(path).at(t, "profile")
 }
 
-func get(h http.Handler, path, accept string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", path, nil)
-	r.Header.Set("Accept", accept)
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
+func TestStepsFollowFromTheEnrollment(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		plan   plan
+		agent  string
+		link   enroll.NewLink
+		set    func(h *house, s *enroll.Settings)
+		driven bool
+		want   string
+	}{
+		"nothing to ask, no authority to trust": {agent: safari26, link: enroll.NewLink{Ownership: mdm.Institutional}, want: "profile"},
+		"an authority to trust":                 {plan: plan{ownCA: true}, agent: safari26, link: enroll.NewLink{Ownership: mdm.Institutional}, want: "certificate"},
+		"the person says whose it is":           {agent: safari26, link: enroll.NewLink{Ask: true}, want: "device"},
+		"only one can be chosen":                {agent: safari26, link: enroll.NewLink{Ask: true}, set: func(_ *house, s *enroll.Settings) { s.Institutional.Enabled = false }, want: "profile"},
+		"User Enrollment on iOS 13": {
+			agent: safari13, link: enroll.NewLink{Ownership: mdm.Personal}, set: func(_ *house, s *enroll.Settings) { s.PersonalMethod = enroll.PersonalUser }, want: "account",
+		},
+		"User Enrollment on iOS 17": {
+			agent: safari17, link: enroll.NewLink{Ownership: mdm.Personal}, set: func(_ *house, s *enroll.Settings) { s.PersonalMethod = enroll.PersonalUser }, want: "account",
+		},
+		"User Enrollment on iOS 26, account-driven": {
+			agent: safari26, link: enroll.NewLink{Ownership: mdm.Personal}, driven: true, set: func(_ *house, s *enroll.Settings) { s.PersonalMethod = enroll.PersonalUser }, want: "account-driven",
+		},
+		"User Enrollment on iOS 26, which nobody serves": {
+			agent: safari26, link: enroll.NewLink{Ownership: mdm.Personal}, set: func(_ *house, s *enroll.Settings) { s.PersonalMethod = enroll.PersonalUser }, want: "profile",
+		},
+		"nobody's account": {agent: safari17, link: enroll.NewLink{Ownership: mdm.Personal}, want: "profile"},
+		"Device Enrollment, whatever the account": {
+			agent: safari17, link: enroll.NewLink{Ownership: mdm.Personal}, set: func(_ *house, s *enroll.Settings) { s.PersonalMethod = enroll.PersonalDevice }, want: "profile",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t, tt.plan)
+			h.accountDriven = tt.driven
+			if tt.set != nil {
+				h.set(t, func(s *enroll.Settings) { tt.set(h, s) })
+			}
+			tt.link.Login = enroll.LoginNone
+			p := h.person(t, tt.agent)
+			_, at := p.begin("link", h.link(t, tt.link).Code)
+			at.at(t, tt.want)
+		})
+	}
+}
+
+func TestManagedAppleAccount(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	account := "ana@corp.example.com"
+	_, err := h.people.UpdateUser(t.Context(), identity.Local(), h.ana.ID, identity.UserChange{ManagedAppleAccount: &account})
+	must(t, err)
+	h.set(t, func(s *enroll.Settings) {
+		s.AccountDomains = []string{"corp.example.com"}
+		s.Institutional.Enabled = false
+	})
+	ana := h.person(t, safari17)
+	path, at := ana.begin()
+	ana.signIn(at, "ana").at(t, "account").has(t, `value="`+account+`"`, "@corp.example.com", "Set up without this account")
+	for typed, want := range map[string]string{"": "Type your Managed", "ana": "looks like an e-mail address", "ana@icloud.com": "not an account of your organization"} {
+		got := ana.post(path+"/account", "how", "account", "account", typed)
+		if got.status != http.StatusUnprocessableEntity {
+			t.Errorf("%q = %d", typed, got.status)
+		}
+		got.has(t, `role="alert"`, want)
+	}
+	if got := ana.post(path+"/account", "how", "magic"); got.status != http.StatusUnprocessableEntity {
+		t.Errorf("tampered form = %d", got.status)
+	}
+	// There is another way, and back.
+	ana.post(path+"/account", "how", "device").at(t, "profile").has(t, "Profile Downloaded")
+	ana.get(path+"/account").at(t, "account")
+	ana.post(path+"/account", "how", "account", "account", account).at(t, "profile").has(t, "Enroll My iPhone")
+	ana.get(path+"/account").at(t, "account")
+	if a, err := h.Attempt(t.Context(), idOf(path)); err != nil || !a.Visit.UserEnrollment || a.Visit.ManagedAppleAccount != account {
+		t.Errorf("attempt: %+v, %v", a.Visit, err)
+	}
+	// Where the organization wants it, there is no other way.
+	h.set(t, func(s *enroll.Settings) { s.PersonalMethod = enroll.PersonalUser })
+	if got := ana.post(path+"/account", "how", "device"); got.status != http.StatusUnprocessableEntity {
+		t.Errorf("declined all the same = %d", got.status)
+	}
+}
+
+func TestTwoTabsAndTwoClicks(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ask: true})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	again, _ := p.begin("link", l.Code)
+	if path != again {
+		t.Errorf("a form that was sent twice began %s and %s", path, again)
+	}
+	for range 2 {
+		p.post(path+"/device", "ownership", "personal").at(t, "profile")
+	}
+	first, second := p.get(path+"/enroll.mobileconfig"), p.get(path+"/enroll.mobileconfig")
+	must(t, h.phone(t).EnrollProfile(t.Context(), []byte(second.body)))
+	if err := h.phone(t).EnrollProfile(t.Context(), []byte(first.body)); err == nil {
+		t.Error("one enrollment took two devices")
+	}
+	p.post(path+"/device", "ownership", "institutional").at(t, "status") // the other tab
+	p.get("/enroll").has(t, "Get started")                               // nothing to go on with
+
+	other := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ask: true})
+	path, _ = p.begin("link", other.Code)
+	p.get("/enroll").has(t, "Go on where you left off", `href="`+path+`"`)
+	h.pass(time.Minute)
+	if anew, _ := p.begin("link", other.Code); anew == path {
+		t.Error("starting over goes on with the old one")
+	}
 }
 
 func TestLinksThatAreNoUse(t *testing.T) {
-	h := open(t)
-	for code, want := range []struct {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	ctx := t.Context()
+	revoked := h.link(t, enroll.NewLink{Login: enroll.LoginNone})
+	must(t, h.RevokeLink(ctx, revoked.ID))
+	used := h.link(t, enroll.NewLink{Login: enroll.LoginNone})
+	must(t, h.phone(t).Enroll(ctx, h.url+"/enroll/l/"+used.Code+"/profile"))
+	login := h.link(t, enroll.NewLink{ExpiresIn: 48 * time.Hour})
+	expired := h.link(t, enroll.NewLink{Login: enroll.LoginNone, ExpiresIn: time.Hour})
+	disabled := h.link(t, enroll.NewLink{Login: enroll.LoginNone, User: "ben@example.com", ExpiresIn: 48 * time.Hour})
+	off := true
+	_, err := h.people.UpdateUser(ctx, identity.Local(), h.ben.ID, identity.UserChange{Disabled: &off})
+	must(t, err)
+	h.pass(2 * time.Hour)
+	for _, tt := range []struct {
+		code          string
 		status        int
 		problem, page string
+		only          string // the one address that refuses
 	}{
-		{404, "link_unknown", "GH-E101"},
-		{410, "link_expired", "GH-E102"},
-		{410, "link_used_up", "GH-E103"},
-		{410, "link_revoked", "GH-E104"},
-		{403, "login_required", "GH-E105"},
-		{403, "user_disabled", "GH-E106"},
+		{"nosuchcode", 404, "link_unknown", "GH-E101", ""},
+		{expired.Code, 410, "link_expired", "GH-E102", ""},
+		{used.Code, 410, "link_used_up", "GH-E103", ""},
+		{revoked.Code, 410, "link_revoked", "GH-E104", ""},
+		{login.Code, 403, "login_required", "GH-E105", "/profile"},
+		{disabled.Code, 403, "user_disabled", "GH-E106", "/profile"},
 	} {
-		for _, path := range []string{fmt.Sprintf("/enroll/l/%d", code), fmt.Sprintf("/enroll/l/%d/profile", code)} {
-			t.Run(want.problem+" at "+path, func(t *testing.T) {
-				page := get(h, path, "text/html,application/xhtml+xml,*/*;q=0.8")
-				if page.Code != want.status || !strings.Contains(page.Body.String(), want.page) {
-					t.Errorf("a browser gets %d, want %d and %s:\n%s", page.Code, want.status, want.page, page.Body)
+		for _, path := range []string{"", "/profile"} {
+			if tt.only != "" && tt.only != path {
+				continue
+			}
+			path = "/enroll/l/" + tt.code + path
+			t.Run(tt.problem+" at "+path, func(t *testing.T) {
+				p := h.person(t, safari26)
+				if got := p.get(path); got.status != tt.status {
+					t.Errorf("a browser gets %d, want %d", got.status, tt.status)
+				} else {
+					got.has(t, tt.page, `role="alert"`)
 				}
 				for _, accept := range []string{"", "*/*", "application/json", "application/json, text/html;q=0"} {
-					answer := get(h, path, accept)
-					var p webui.Problem
-					if err := json.Unmarshal(answer.Body.Bytes(), &p); err != nil {
-						t.Fatalf("Accept %q: %v: %s", accept, err, answer.Body)
+					got := p.do("GET", path, nil, accept)
+					var problem webui.Problem
+					if err := json.Unmarshal([]byte(got.body), &problem); err != nil {
+						t.Fatalf("Accept %q: %v: %s", accept, err, got.body)
 					}
-					if answer.Code != want.status || p.Status != want.status || p.Code != want.problem || answer.Header().Get("Content-Type") != "application/problem+json" {
-						t.Errorf("Accept %q gets %d %+v, want %d %s", accept, answer.Code, p, want.status, want.problem)
+					if got.status != tt.status || problem.Status != tt.status || problem.Code != tt.problem || got.header.Get("Content-Type") != "application/problem+json" {
+						t.Errorf("Accept %q gets %d %+v, want %d %s", accept, got.status, problem, tt.status, tt.problem)
 					}
+				}
+				if !strings.Contains(h.log.String(), "code="+tt.page) {
+					t.Errorf("the log does not hold %s", tt.page)
 				}
 			})
 		}
 	}
 }
 
-func TestLinkLeadsToTheProfile(t *testing.T) {
-	h := open(t)
-	page := get(h, "/enroll/l/open", "text/html")
-	if page.Code != 200 || !strings.Contains(page.Body.String(), `href="/enroll/l/open/profile"`) || !strings.Contains(page.Body.String(), "your own device") {
-		t.Errorf("page = %d:\n%s", page.Code, page.Body)
-	}
-	// Safari asks for the profile as for any page.
-	profile := get(h, "/enroll/l/open/profile", "text/html,*/*;q=0.8")
-	for name, want := range map[string]string{
-		"Content-Type":        "application/x-apple-aspen-config",
-		"Content-Disposition": `attachment; filename="enroll.mobileconfig"`,
-		"Cache-Control":       "no-store, no-transform",
-	} {
-		if got := profile.Header().Get(name); got != want {
-			t.Errorf("%s: %s, want %s", name, got, want)
-		}
-	}
-	if profile.Code != 200 || profile.Body.String() != "signed profile" {
-		t.Errorf("profile = %d %s", profile.Code, profile.Body)
-	}
-}
-
 func TestOnlyGetMakesAnAttempt(t *testing.T) {
-	d := door{new(atomic.Int32)}
-	h := openDoor(t, d)
+	t.Parallel()
+	h := newHouse(t, plan{})
+	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Uses: 5})
+	p := h.person(t, safari26)
+	attempts := func() int {
+		list, _, err := h.Attempts(t.Context(), "", 100)
+		must(t, err)
+		return len(list)
+	}
 	for _, tt := range []struct {
 		method, code     string
 		status, attempts int
-	}{
-		{"HEAD", "open", 200, 0},
-		{"HEAD", "1", 410, 0},
-		{"GET", "open", 200, 1},
-	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(tt.method, "/enroll/l/"+tt.code+"/profile", nil))
-		if got := int(d.attempts.Load()); w.Code != tt.status || got != tt.attempts {
-			t.Errorf("%s with code %s = %d and %d attempts, want %d and %d", tt.method, tt.code, w.Code, got, tt.status, tt.attempts)
+	}{{"HEAD", open.Code, 200, 0}, {"HEAD", "nosuchcode", 404, 0}, {"GET", open.Code, 200, 1}} {
+		got := p.do(tt.method, "/enroll/l/"+tt.code+"/profile", nil, acceptHTML)
+		if n := attempts(); got.status != tt.status || n != tt.attempts {
+			t.Errorf("%s with code %s = %d and %d attempts, want %d and %d", tt.method, tt.code, got.status, n, tt.status, tt.attempts)
+		}
+		if tt.method == "GET" {
+			for name, want := range map[string]string{
+				"Content-Type":        "application/x-apple-aspen-config",
+				"Content-Disposition": `attachment; filename="enroll.mobileconfig"`,
+				"Cache-Control":       "no-store, no-transform",
+			} {
+				if got := got.header.Get(name); got != want {
+					t.Errorf("%s: %s, want %s", name, got, want)
+				}
+			}
 		}
 	}
 }
 
 func TestPersonIsLedToThePortal(t *testing.T) {
-	h := open(t)
+	t.Parallel()
+	h := newHouse(t, plan{})
+	p := h.person(t, windows)
 	for _, path := range []string{enroll.PathCheckIn, enroll.PathConnect} {
-		if got := get(h, path, "text/html"); !strings.Contains(got.Body.String(), `href="/enroll"`) || got.Code == http.StatusUnauthorized {
-			t.Errorf("%s = %d:\n%s", path, got.Code, got.Body)
+		if got := p.get(path); got.status == http.StatusUnauthorized {
+			t.Errorf("%s = %d", path, got.status)
+		} else {
+			got.has(t, `href="/enroll"`)
 		}
 	}
-	if got := get(h, "/enroll", "text/html"); got.Code != 200 || !strings.Contains(got.Body.String(), "You need an enrollment link") {
-		t.Errorf("/enroll = %d", got.Code)
+}
+
+func TestFirstPage(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	for name, tt := range map[string]struct {
+		agent, path string
+		has         []string
+	}{
+		"an iPhone":                    {safari26, "/enroll", []string{"Set up this iPhone", "4 steps"}},
+		"an iPhone with a link":        {safari26, "/enroll/l/" + l.Code, []string{"Set up this iPhone", "2 steps", `value="` + l.Code + `"`, "Install apps"}},
+		"a Mac, or an iPad":            {macSafari, "/enroll", []string{"Set up this Mac", "data-fingers", "/enroll?platform=ipad"}},
+		"an iPad that says so":         {macSafari, "/enroll?platform=ipad", []string{"Set up this iPad", `name="platform" value="ipad"`}},
+		"Windows":                      {windows, "/enroll", []string{"Continue on your iPhone", "<svg"}},
+		"Windows with a link":          {windows, "/enroll/l/" + l.Code, []string{enroll.SpellCode(l.ShortCode)}},
+		"a Mac that wants to send on":  {macSafari, "/enroll?platform=other", []string{"Continue on your iPhone"}},
+		"Chrome":                       {chromeIOS, "/enroll", []string{"Open this page in Safari", "Chrome can’t install", h.url + "/enroll"}},
+		"Chrome with a link":           {chromeIOS, "/enroll/l/" + l.Code, []string{h.url + "/enroll/l/" + l.Code}},
+		"Chrome that is not, it says":  {chromeIOS, "/enroll?browser=safari", []string{"Set up this iPhone"}},
+		"iOS 12":                       {strings.ReplaceAll(safari13, "13_2_3", "12_1"), "/enroll", []string{"Continue on your"}},
+		"a program that shows nothing": {"curl/8", "/enroll", []string{"Continue on your"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "iOS 12" {
+				tt.agent, tt.has = strings.ReplaceAll(tt.agent, "Version/13.0.3", "Version/12.1"), []string{"too old"}
+			}
+			h.person(t, tt.agent).get(tt.path).has(t, tt.has...)
+		})
+	}
+	p := h.person(t, safari26)
+	h.mu.Lock()
+	h.ready = false
+	h.mu.Unlock()
+	p.get("/enroll").has(t, "Not ready yet")
+	p.get("/enroll/l/"+l.Code).has(t, "Set up this iPhone")
+	h.set(t, func(s *enroll.Settings) { s.Portal = false })
+	p.get("/enroll").has(t, "You need an invitation", `action="/enroll/code"`)
+	if _, got := p.begin(); got.status != http.StatusForbidden {
+		t.Errorf("begun without a link: %d", got.status)
+	} else {
+		got.has(t, "GH-E109")
+	}
+}
+
+func TestShortCodes(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	a, err := h.Attempt(t.Context(), idOf(path))
+	must(t, err)
+	if got := p.post("/enroll/code", "code", " "+strings.ToLower(enroll.SpellCode(l.ShortCode))); got.path != "/enroll/l/"+l.Code {
+		t.Errorf("a link's code leads to %s", got.path)
+	}
+	h.person(t, windows).post("/enroll/code", "code", a.Visit.Code).at(t, "status")
+
+	guesser := h.person(t, windows)
+	for i := range 25 {
+		got := guesser.post("/enroll/code", "code", fmt.Sprintf("ZZZZ-ZZ%02d", i))
+		if i == 0 {
+			got.has(t, "GH-E107", `role="alert"`, `value="ZZZZ-ZZ00"`)
+		}
+		if got.status == http.StatusTooManyRequests {
+			got.has(t, "GH-E108")
+			if got.header.Get("Retry-After") == "" {
+				t.Error("not said when to try again")
+			}
+			return
+		}
+	}
+	t.Error("25 guesses, and no end")
+}
+
+func TestTermsMustBeAgreedTo(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	must(t, h.texts.Change(t.Context(), "ana", "en", map[string]string{"portal.terms": "Be *nice*."}))
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, at := p.begin("link", l.Code)
+	at.at(t, "device").has(t, "Be <em>nice</em>.")
+	if got := p.get(path + "/enroll.mobileconfig"); !strings.HasSuffix(got.path, "/device") {
+		t.Errorf("a profile without consent: %s", got.path)
+	}
+	if got := p.post(path + "/device"); got.status != http.StatusUnprocessableEntity {
+		t.Errorf("no consent = %d", got.status)
+	}
+	p.post(path+"/device", "agreed", "yes").at(t, "profile")
+}
+
+// state reads the next event of a stream.
+func state(t *testing.T, r *bufio.Reader) (s struct {
+	Stage string
+	Over  bool
+}) {
+	t.Helper()
+	for {
+		line, err := r.ReadString('\n')
+		must(t, err)
+		if data, ok := strings.CutPrefix(line, "data: "); ok {
+			must(t, json.Unmarshal([]byte(data), &s))
+			return s
+		}
+	}
+}
+
+func TestStatusIsLive(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	connect := func() (*bufio.Reader, func()) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), "GET", h.url+path+"/events", nil)
+		must(t, err)
+		answer, err := p.http.Do(r)
+		must(t, err)
+		if got := answer.Header.Get("Content-Type"); got != "text/event-stream" {
+			t.Fatalf("Content-Type: %s", got)
+		}
+		return bufio.NewReader(answer.Body), func() { _ = answer.Body.Close() }
+	}
+	stream, cut := connect()
+	if s := state(t, stream); s.Stage != "authenticated" {
+		t.Errorf("first event: %+v", s)
+	}
+	file := p.get(path + "/enroll.mobileconfig")
+	if s := state(t, stream); s.Stage != "profile_downloaded" {
+		t.Errorf("after the download: %+v", s)
+	}
+	cut() // Settings comes in between
+	d := h.phone(t)
+	must(t, d.Install([]byte(file.body)))
+	must(t, d.RequestIdentity(t.Context()))
+	stream, cut = connect()
+	defer cut()
+	if s := state(t, stream); s.Stage != "identity_issued" {
+		t.Errorf("after the cut: %+v", s)
+	}
+	must(t, d.Authenticate(t.Context()))
+	must(t, d.TokenUpdate(t.Context()))
+	before := time.Now()
+	for state(t, stream).Stage != "enrolled" {
+	}
+	if took := time.Since(before); took > time.Second {
+		t.Errorf("ready %s after the TokenUpdate", took)
+	}
+	var s struct{ Stage string }
+	must(t, json.Unmarshal([]byte(p.get(path+"/state").body), &s))
+	if s.Stage != "enrolled" {
+		t.Errorf("state: %+v", s)
+	}
+	h.health.Drain()
+	if _, err := stream.ReadString(0); err == nil {
+		t.Error("the stream goes on while the server stops")
+	}
+	for _, of := range []string{"state", "events", "status", "device"} {
+		if got := p.get("/enroll/a/nosuchattempt/" + of); got.status != http.StatusNotFound {
+			t.Errorf("%s of nothing = %d", of, got.status)
+		} else {
+			got.has(t, "GH-E116")
+		}
+	}
+}
+
+func TestStuckEnrollmentsGetAHint(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	lost := p.get(path + "/enroll.mobileconfig")
+	if got := p.get(path + "/status"); strings.Contains(got.body, "Try again") {
+		t.Error("a hint before anything can be wrong")
+	}
+	h.pass(91 * time.Second)
+	p.get(path+"/status").at(t, "status").has(t, "Does <strong>Settings</strong> still show <strong>Profile Downloaded</strong>", "Try again with a fresh profile", "1 min ago")
+	p.post(path+"/again").at(t, "profile")
+	if err := h.phone(t).EnrollProfile(t.Context(), []byte(lost.body)); err == nil {
+		t.Error("the profile that was given up is good")
+	}
+	must(t, h.phone(t).EnrollProfile(t.Context(), []byte(p.get(path+"/enroll.mobileconfig").body)))
+	p.get(path).at(t, "status").has(t, `data-stage="enrolled"`)
+}
+
+func TestEndOfAnEnrollmentIsExplained(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	must(t, h.RevokeLink(t.Context(), l.ID))
+	p.get(path).at(t, "status").has(t, `data-stage="failed"`, "This invitation was withdrawn", "GH-E104")
+}
+
+func TestTrustProbeIsAllowedWhereItIsAsked(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{ownCA: true, probe: "https://mdm.example.com:8444/probe.gif"})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	_, at := p.begin("link", l.Code)
+	at.at(t, "certificate").has(t, `data-probe="https://mdm.example.com:8444/probe.gif"`)
+	const allowed = "img-src 'self' https://mdm.example.com:8444 data:;"
+	if got := at.header.Get("Content-Security-Policy"); !strings.Contains(got, allowed) {
+		t.Errorf("policy: %s", got)
+	}
+	if got := p.get("/enroll").header.Get("Content-Security-Policy"); strings.Contains(got, "8444") {
+		t.Errorf("policy elsewhere: %s", got)
+	}
+}
+
+func TestPreviewIsForWhoMayRead(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	if got := h.person(t, windows).get("/enroll/preview/welcome"); !strings.HasPrefix(got.path, "/login?") {
+		t.Errorf("a stranger is at %s", got.path)
+	}
+	ben := h.person(t, windows)
+	if got := ben.get("/login?as=ben&next=/enroll/preview/welcome"); got.status != http.StatusForbidden {
+		t.Errorf("a user sees a preview: %d", got.status)
+	}
+	ana := h.person(t, windows)
+	ana.get("/login?as=ana&next=/enroll/preview/trust?device=ipad-15").has(t, "Switch on trust", "Preview.")
+	for _, path := range []string{"nothing", "trust?lang=xx"} {
+		if got := ana.get("/enroll/preview/" + path); got.status == 200 {
+			t.Errorf("%s is there", path)
+		}
+	}
+	if n := len(regexp.MustCompile(`<form|<a class="button`).FindAllString(ana.get("/enroll/preview/profile").body, -1)); n == 0 {
+		t.Error("the profile's screen has no button")
 	}
 }

@@ -1,7 +1,5 @@
 package view
 
-import "time"
-
 // Welcome is the first page, at /.
 type Welcome struct {
 	Layout
@@ -118,25 +116,3 @@ type CommandRow struct {
 	NotNow   int
 	Errors   []string
 }
-
-// Enroll is the portal's first page, without a link.
-type Enroll struct {
-	Layout
-	OwnCA       bool
-	Fingerprint string
-}
-
-func (Enroll) template() string { return "enroll.html" }
-
-// EnrollLink is the portal's first page, through a link.
-type EnrollLink struct {
-	Layout
-	Organization string // may be empty
-	Personal     bool   // the device belongs to who enrols it
-	ProfileURL   string
-	OwnCA        bool
-	Fingerprint  string
-	ExpiresAt    time.Time // zero: never
-}
-
-func (EnrollLink) template() string { return "enroll_link.html" }

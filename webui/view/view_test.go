@@ -81,11 +81,9 @@ func samples(t testing.TB) []Page {
 			{Name: long, UUID: long, State: State{"not now", Waiting, long}, Created: seen, Errors: []string{long, rightToLeft}},
 		}},
 		Device{Layout: layout, Name: "x"},
-		Enroll{Layout: Layout{Title: "Enrol"}, OwnCA: true, Fingerprint: "5F:2C"},
-		EnrollLink{Layout: Layout{Title: "Enrol"}, Organization: hostile, Personal: true, ProfileURL: "/p", OwnCA: true, Fingerprint: "5F:2C", ExpiresAt: now},
-		EnrollLink{Layout: Layout{Title: "Enrol"}, ProfileURL: "/p"},
 	}
 	pages = append(pages, signInSamples(portal, bare)...)
+	pages = append(pages, portalSamples(portal, bare)...)
 	return append(pages, meSamples(portal, bare)...)
 }
 

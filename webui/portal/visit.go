@@ -1,0 +1,359 @@
+package portal
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
+)
+
+// step is one screen on a person's way. Each has an address, so that Back works.
+type step string
+
+// The steps, in their order.
+const (
+	stepLogin         step = "login" // at /login
+	stepDevice        step = "device"
+	stepCertificate   step = "certificate"
+	stepTrust         step = "trust"
+	stepAccount       step = "account"
+	stepAccountDriven step = "account-driven"
+	stepProfile       step = "profile"
+	stepStatus        step = "status"
+)
+
+var stepOrder = []step{stepLogin, stepDevice, stepCertificate, stepTrust, stepAccount, stepAccountDriven, stepProfile, stepStatus}
+
+// before says whether s comes before other.
+func (s step) before(other step) bool {
+	return slices.Index(stepOrder, s) < slices.Index(stepOrder, other)
+}
+
+// told is the step that the progress header shows for s: some screens are one step to who
+// takes them.
+func (s step) told() step {
+	switch s {
+	case stepTrust:
+		return stepCertificate
+	case stepAccountDriven:
+		return stepAccount
+	}
+	return s
+}
+
+// method is how a device comes in.
+type method int
+
+const (
+	byProfile       method = iota // Device Enrollment
+	byAccount                     // User Enrollment by profile, with a Managed Apple Account
+	byAccountDriven               // the device signs in with a Managed Apple Account by itself
+)
+
+// visit is an enrollment as the page sees it that a person is at.
+type visit struct {
+	enroll.Attempt
+	settings enroll.Settings
+	options  enroll.Options // while a choice can still be made
+	method   method
+
+	page     view.Portal
+	login    bool          // it asks who the person is
+	user     identity.User // who is signed in, if signedIn
+	signedIn bool
+	mine     bool // who sent the request may go on with it
+	ownCA    bool
+}
+
+// path is where a step of the visit is.
+func (v *visit) path(s step) string { return visitPath(v.ID) + "/" + string(s) }
+
+func visitPath(id string) string { return "/enroll/a/" + url.PathEscape(id) }
+
+func (v *visit) platform() Platform { return platformOf(v.Visit.Platform) }
+
+// open says that the person can still choose.
+func (v *visit) open() bool {
+	return v.Stage == enroll.Opened || v.Stage == enroll.Authenticated || v.Stage == enroll.ProfileDownloaded
+}
+
+// terms says that there are terms to agree to.
+func (v *visit) terms() bool { return v.page.T.Has("portal.terms") }
+
+// choices are the ownerships that there are to choose from; none: it is settled.
+func (v *visit) choices() []mdm.Ownership {
+	choices := v.options.Ownerships
+	if v.Stage == enroll.Opened {
+		choices = v.settings.Ownerships()
+	}
+	if !v.Visit.MayAsk || len(choices) < 2 {
+		return nil
+	}
+	return choices
+}
+
+// way are the steps that the person takes, as the progress header tells them.
+func (v *visit) way() (way []step) {
+	if v.login {
+		way = append(way, stepLogin)
+	}
+	if len(v.choices()) > 0 || v.terms() {
+		way = append(way, stepDevice)
+	}
+	if v.ownCA {
+		way = append(way, stepCertificate)
+	}
+	if v.method != byProfile {
+		way = append(way, stepAccount)
+	}
+	return append(way, stepProfile, stepStatus)
+}
+
+// progress is the progress header of a step.
+func (v *visit) progress(at step) view.Progress {
+	var p view.Progress
+	for i, s := range v.way() {
+		p.Steps = append(p.Steps, v.page.T.Say("portal.step."+string(s)))
+		if s == at.told() {
+			p.Current = i + 1
+		}
+	}
+	return p
+}
+
+// due is the step that the person is at.
+func (v *visit) due() step {
+	switch {
+	case !v.open():
+		return stepStatus
+	case v.Stage == enroll.Opened:
+		return stepLogin
+	case v.Ownership == "", v.terms() && v.Visit.AgreedAt.IsZero():
+		return stepDevice
+	case v.ownCA && v.Visit.TrustedAt.IsZero():
+		if v.Visit.CertificateAt.IsZero() || !v.platform().touch() {
+			return stepCertificate
+		}
+		return stepTrust
+	case v.method == byAccount && !v.Visit.UserEnrollment:
+		return stepAccount
+	case v.method == byAccountDriven:
+		return stepAccountDriven
+	case v.Stage == enroll.ProfileDownloaded:
+		return stepStatus
+	}
+	return stepProfile
+}
+
+// has says whether a step is one that the person takes or took, and can still go back to.
+func (v *visit) has(s step) bool {
+	switch s {
+	case stepDevice:
+		return len(v.choices()) > 0 || v.terms()
+	case stepCertificate:
+		return v.ownCA
+	case stepTrust:
+		return v.ownCA && v.platform().touch()
+	case stepAccount:
+		return v.method == byAccount || v.Visit.UserEnrollment || v.Visit.Declined && v.mayDecline() && v.profileDriven()
+	case stepAccountDriven:
+		return v.method == byAccountDriven
+	case stepProfile:
+		return v.method != byAccountDriven
+	}
+	return s == stepStatus
+}
+
+// profileDriven says whether the system has User Enrollment by profile: iOS 13.1 to 17 and
+// macOS 10.15 to 14 (Apple's page of the MDM payload: ManagedAppleID).
+func (v *visit) profileDriven() bool {
+	switch major := v.Visit.Major; v.platform() {
+	case IPhone, IPad, IPod:
+		return major >= 13 && major <= 17
+	case Mac:
+		return major >= 10 && major <= 14
+	}
+	return false
+}
+
+// mayDecline says that there is another way than User Enrollment.
+func (v *visit) mayDecline() bool { return v.settings.PersonalMethod == enroll.PersonalAuto }
+
+// methodOf finds out how the device comes in.
+func (p *Portal) methodOf(ctx context.Context, v *visit) (method, error) {
+	wanted := false
+	switch v.settings.PersonalMethod {
+	case enroll.PersonalUser:
+		wanted = true
+	case enroll.PersonalAuto:
+		wanted = v.options.ManagedAppleAccount != "" && !v.Visit.Declined
+	}
+	switch {
+	case v.Ownership != mdm.Personal || !wanted && !v.Visit.UserEnrollment:
+		return byProfile, nil
+	case v.profileDriven():
+		return byAccount, nil
+	case p.AccountDriven == nil:
+		return byProfile, nil
+	}
+	served, err := p.AccountDriven(ctx, v.options.ManagedAppleAccount)
+	if err != nil || !served {
+		return byProfile, err
+	}
+	return byAccountDriven, nil
+}
+
+// visit returns the enrollment that r names. Anybody who knows its ID may see how far it
+// is; whether r may go on with it is in mine.
+func (p *Portal) visit(r *http.Request) (*visit, error) {
+	ctx := r.Context()
+	a, err := p.Enroll.Attempt(ctx, r.PathValue("id"))
+	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Visit == nil {
+		return nil, refusal(errUnknownVisit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v := &visit{Attempt: a, ownCA: p.OwnCA}
+	if v.login, err = p.asksWho(ctx, a); err != nil {
+		return nil, err
+	}
+	if v.user, v.signedIn, err = p.signedIn(ctx); err != nil {
+		return nil, err
+	}
+	v.mine = !v.login || v.Stage == enroll.Opened && v.User == "" || v.signedIn && isUser(v.user, v.User)
+	if v.page, v.settings, err = p.Frame.Portal(r, "portal.frame.title"); err != nil {
+		return nil, err
+	}
+	return v, p.complete(ctx, v)
+}
+
+// complete finds what follows from an attempt.
+func (p *Portal) complete(ctx context.Context, v *visit) (err error) {
+	if !v.open() || !v.mine || v.Stage == enroll.Opened {
+		return nil
+	}
+	if v.options, err = p.Enroll.Options(ctx, v.Attempt); err != nil {
+		return err
+	}
+	v.method, err = p.methodOf(ctx, v)
+	return err
+}
+
+// asksWho says whether an attempt is one for which the person signs in.
+func (p *Portal) asksWho(ctx context.Context, a enroll.Attempt) (bool, error) {
+	if a.LinkID == "" {
+		return true, nil
+	}
+	l, err := p.Enroll.Link(ctx, a.LinkID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return true, nil
+	}
+	return l.Login != enroll.LoginNone, err
+}
+
+// signedIn returns who is signed in.
+func (p *Portal) signedIn(ctx context.Context) (u identity.User, ok bool, err error) {
+	who, ok := identity.PrincipalFrom(ctx)
+	if !ok || who.Kind != identity.KindUser {
+		return identity.User{}, false, nil
+	}
+	u, err = p.People.User(ctx, who.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return identity.User{}, false, nil
+	}
+	return u, err == nil, err
+}
+
+// isUser says whether a login is one of u's.
+func isUser(u identity.User, login string) bool {
+	return slices.Contains(u.Logins(), strings.ToLower(strings.TrimSpace(login)))
+}
+
+// at returns the handler of a step, which is told of the visit. Who is not there yet, or
+// past it, is sent to where they are.
+func (p *Portal) at(s step, show func(w http.ResponseWriter, r *http.Request, v *visit) error) webui.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		v, err := p.visit(r)
+		if err != nil {
+			return explain(err)
+		}
+		if !v.mine {
+			return p.signInFirst(w, r, v)
+		}
+		due := v.due()
+		if due == stepLogin {
+			return see(w, r, visitPath(v.ID))
+		}
+		if !v.open() || !v.has(s) || due.before(s) {
+			return see(w, r, v.path(due))
+		}
+		v.page.Progress = v.progress(s)
+		return explain(show(w, r, v))
+	}
+}
+
+// signInFirst sends a person to sign in, and back: the session ended meanwhile, or the
+// cookie was lost. Who is signed in as somebody else is told.
+func (p *Portal) signInFirst(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if v.signedIn {
+		return refusal(enroll.ErrOtherPerson)
+	}
+	return see(w, r, "/login?"+url.Values{"next": {visitPath(v.ID)}, "again": {"1"}}.Encode())
+}
+
+// resume answers GET /enroll/a/{id}: it leads to the step that is due.
+func (p *Portal) resume(w http.ResponseWriter, r *http.Request) error {
+	v, err := p.visit(r)
+	if err != nil {
+		return explain(err)
+	}
+	if v.Stage == enroll.Opened && v.signedIn {
+		if v.Attempt, err = p.Enroll.SignedIn(r.Context(), v.ID, v.user); err != nil {
+			return explain(err)
+		}
+		if err := p.complete(r.Context(), v); err != nil {
+			return explain(err)
+		}
+	}
+	due := v.due()
+	switch {
+	case due == stepLogin:
+		return see(w, r, "/login?"+url.Values{"next": {visitPath(v.ID)}}.Encode())
+	case !v.mine && due != stepStatus:
+		return p.signInFirst(w, r, v)
+	}
+	return see(w, r, v.path(due))
+}
+
+// see sends the browser on, by GET.
+func see(w http.ResponseWriter, r *http.Request, path string) error {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, path, http.StatusSeeOther)
+	return nil
+}
+
+// profileLife is how long a device keeps a profile that nobody installs (Apple Support,
+// "Install a configuration profile on your iPhone or iPad").
+const profileLife = 8 * time.Minute
+
+// countdown is for a profile that was downloaded at a time; zero: it was not.
+func (p *Portal) countdown(at time.Time) view.Countdown {
+	c := view.Countdown{Of: int(profileLife / time.Second)}
+	if at.IsZero() {
+		return c
+	}
+	left := profileLife - p.Now().Sub(at)
+	c.Left, c.Ended = int(max(left, 0)/time.Second), left < time.Second
+	return c
+}
