@@ -130,6 +130,19 @@ func (b *Browser) Type(selector, text string) {
 	b.Do(chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
+// Fill puts text into the input at a CSS selector, in place of what is there.
+func (b *Browser) Fill(selector, text string) {
+	b.t.Helper()
+	b.Do(chromedp.Clear(chromedp.CSS(selector)))
+	b.Type(selector, text)
+}
+
+// Click clicks the element at a CSS selector, which leads nowhere else.
+func (b *Browser) Click(selector string) {
+	b.t.Helper()
+	b.Do(chromedp.Click(chromedp.CSS(selector)))
+}
+
 // Await waits until a JavaScript expression is true. The page may change meanwhile.
 func (b *Browser) Await(expression string) {
 	b.t.Helper()
