@@ -32,6 +32,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
 	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/letter"
+	"github.com/gatehouse-mdm/gatehouse/webui/me"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
 	"github.com/gatehouse-mdm/gatehouse/webui/signin"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
@@ -260,6 +261,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	mine, err := me.New(me.Config{
+		Enroll: enrollment, Issuance: payloads, Identity: people, Sessions: sessions, Frame: around, Pages: pages, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	letters, err := letter.New(letter.Config{Texts: texts, ServerURL: serverURL})
 	if err != nil {
 		return nil, err
@@ -308,6 +315,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	forPeople := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load}})
 	entrance.Mount(forPeople)
+	mine.Mount(mux.Group(webui.Group{BodyLimit: me.MaxBody, Timeout: 30 * time.Second, Fail: around.Fail,
+		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load, mine.Guard}}))
 	door.Mount(forPeople, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail}))
 
 	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
