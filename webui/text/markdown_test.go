@@ -15,7 +15,7 @@ import (
 // may says what a page may get out of a text: elements, and their attributes.
 var may = map[string][]string{
 	"p": nil, "br": nil, "hr": nil, "h2": nil, "h3": nil, "h4": nil, "h5": nil, "h6": nil, "strong": nil, "em": nil,
-	"code": {"class"}, "pre": nil, "blockquote": nil, "ul": nil, "ol": {"start"}, "li": nil, "bdi": nil, "a": {"href", "rel", "title"},
+	"code": {"class"}, "pre": nil, "blockquote": nil, "ul": nil, "ol": {"start"}, "li": nil, "bdi": {"dir"}, "a": {"href", "rel", "title"},
 }
 
 // checkHarmless fails unless fragment holds only what texts may.

@@ -72,11 +72,8 @@ func (t *Texts) HTML(key string, pairs ...any) template.HTML {
 			t.c.missing(t.code, key+" {"+name+"}")
 			return "{" + name + "}"
 		}
-		escaped := template.HTMLEscapeString(text)
-		if t.apart(text) {
-			return "<bdi>" + escaped + "</bdi>"
-		}
-		return escaped
+		kept, _ := t.apart(text)
+		return kept.before + template.HTMLEscapeString(text) + kept.after
 	})
 	// The page says what language it is in; this text may be in another.
 	if l := localeOf(p.lang); p.lang != t.code && l != nil && html != "" {
@@ -118,10 +115,8 @@ func (t *Texts) say(key string, p *phrase, values []value) string {
 			return "{" + name + "}"
 		}
 		text = strings.Map(withoutDirection, text)
-		if t.apart(text) {
-			return firstStrongIsolate + text + popIsolate
-		}
-		return text
+		_, kept := t.apart(text)
+		return kept.before + text + kept.after
 	})
 }
 

@@ -126,8 +126,11 @@ func TestValuesStayInTheirDirection(t *testing.T) {
 	}
 	for value, want := range map[string][2]string{
 		"Ana":  {"\u2068Ana\u2069!", "<bdi>Ana</bdi>!"},
-		"8:00": {"\u20688:00\u2069!", "<bdi>8:00</bdi>!"},
-		"80":   {"80!", "80!"},
+		"مريم": {"\u2067مريم\u2069!", `<bdi dir="rtl">مريم</bdi>!`},
+		// The direction of the whole is not that of its first word.
+		"VPN وإدارة الجهاز": {"\u2067VPN وإدارة الجهاز\u2069!", `<bdi dir="rtl">VPN وإدارة الجهاز</bdi>!`},
+		"8:00":              {"\u20688:00\u2069!", "<bdi>8:00</bdi>!"},
+		"80":                {"80!", "80!"},
 	} {
 		if say, html := texts.Say("a.name", "name", value), texts.HTML("a.name", "name", value); say != want[0] || string(html) != want[1] {
 			t.Errorf("%s is %q and %s, want %q and %s", value, say, html, want[0], want[1])
