@@ -240,6 +240,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 	entrance, err := signin.New(signin.Config{
 		People: people, Sessions: sessions, Pages: pages, Frame: around, ServerURL: serverURL, Log: log, Now: now,
+		Progress: door.SignInProgress,
 	})
 	if err != nil {
 		return nil, err

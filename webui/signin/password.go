@@ -14,7 +14,7 @@ import (
 )
 
 // form shows how people can sign in. Who is signed in already is sent on, unless they
-// want to be somebody else (?switch=1).
+// want to be somebody else (?switch=1). ?again=1 and ?out=1 say why somebody is here.
 func (s *SignIn) form(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	next := nextOf(r.URL.Path, query.Get("next"))
@@ -29,8 +29,11 @@ func (s *SignIn) form(w http.ResponseWriter, r *http.Request) error {
 		page.Hint = ""
 	}
 	page.Login = page.Hint
-	if query.Get("out") != "" {
+	switch {
+	case query.Get("out") != "":
 		page.Notice = page.T.Say("signin.signed_out")
+	case query.Get("again") != "": // the session ended on the way
+		page.Notice = page.T.Say("signin.again")
 	}
 	return s.Pages.Write(w, http.StatusOK, page)
 }

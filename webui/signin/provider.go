@@ -3,6 +3,7 @@ package signin
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -90,6 +91,13 @@ func (s *SignIn) finish(w http.ResponseWriter, r *http.Request) error {
 			return see(w, r, on)
 		}
 	}
+	// What the address holds is of no use to anybody any more. In another language it is
+	// the login's page that comes.
+	again, parseErr := url.Parse(loginPath(next))
+	if parseErr != nil {
+		return parseErr
+	}
+	r.URL = again
 	return s.refusal(r, id, next, err)
 }
 

@@ -335,6 +335,7 @@ func TestSomebodySignsInAndOut(t *testing.T) {
 	b := h.browser(t)
 	want(t, b.get("/login?next=/me"), 200, `action="/login"`, `name="next" value="/me"`, `autocomplete="current-password"`, "to see your devices")
 	want(t, b.get("/login?next=/enroll/a/7"), 200, "to enroll this device", `aria-current="step"`)
+	want(t, b.get("/login?next=/enroll/a/7&again=1"), 200, `role="status"`, "nothing is lost")
 	want(t, b.get("/admin/login"), 200, `action="/admin/login"`, "gatehouse setup-link")
 	want(t, b.post("/login", "email", "BEN", "password", password, "next", "/enroll/a/7?lang=de"), 303, "/enroll/a/7?lang=de")
 	if who := b.who(); who != "user:ben@example.com" {
