@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -41,9 +42,8 @@ var call = regexp.MustCompile(`\.(Say|Many|HTML|Has) "([^"]*)"`)
 // literal is a text in a template's action.
 var literal = regexp.MustCompile(`"([^"]*)"`)
 
-// readUsage walks code and templates, without tests.
-func readUsage(t *testing.T) usage {
-	t.Helper()
+// readUsage walks code and templates, without tests, once.
+var readUsage = sync.OnceValues(func() (usage, error) {
 	u := usage{calls: map[string]string{}, html: map[string]bool{}, literals: map[string]bool{}}
 	ask := func(method, key, where string) {
 		u.calls[key] = where
@@ -77,11 +77,11 @@ func readUsage(t *testing.T) usage {
 			return nil
 		})
 		if err != nil {
-			t.Fatal(err)
+			return u, err
 		}
 	}
-	return u
-}
+	return u, nil
+})
 
 func (u usage) note(text string) {
 	if key.MatchString(text) {
@@ -205,7 +205,10 @@ func messages(t *testing.T, lang string) map[string]any {
 
 func TestEveryKeyIsUsedAndEveryKeyThatIsUsedIsThere(t *testing.T) {
 	storagetest.AnyEngine(t)
-	u := readUsage(t)
+	u, err := readUsage()
+	if err != nil {
+		t.Fatal(err)
+	}
 	english := messages(t, "en")
 	for key, where := range u.calls {
 		if _, ok := english[key]; !ok && !strings.HasSuffix(key, ".") {
@@ -222,7 +225,10 @@ func TestEveryKeyIsUsedAndEveryKeyThatIsUsedIsThere(t *testing.T) {
 // TestMarkdownIsKnown holds markdown.json against the pages.
 func TestMarkdownIsKnown(t *testing.T) {
 	storagetest.AnyEngine(t)
-	u := readUsage(t)
+	u, err := readUsage()
+	if err != nil {
+		t.Fatal(err)
+	}
 	markdown := map[string]bool{}
 	for key, message := range messages(t, "en") {
 		if text, ok := message.(string); ok {
