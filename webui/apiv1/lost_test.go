@@ -40,7 +40,9 @@ func TestADeviceIsReportedLost(t *testing.T) {
 			t.Errorf("found again, the device is %+v", found)
 		}
 	}
-	var events struct{ Items []struct{ Actor, Action string } }
+	var events struct {
+		Items []struct{ Actor, Action string }
+	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/audit?device_id=phone"}).want(t, 200, &events)
 	if len(events.Items) != 2 || events.Items[0].Action != "device.lost_withdrawn" || events.Items[1].Actor != "user:ana@example.com" {
 		t.Errorf("the audit log says %+v", events.Items)
