@@ -161,11 +161,16 @@ func (b *Browser) Await(expression string) {
 // Eval returns the value of a JavaScript expression; of a promise, what it becomes.
 func Eval[T any](b *Browser, expression string) T {
 	b.t.Helper()
-	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
-	if err != nil {
-		b.t.Fatalf("%s: %v\n%s", expression, err, b.text())
+	for {
+		v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+		if err == nil {
+			return v
+		}
+		// The page went away under the question: ask its successor.
+		if gone := strings.Contains(err.Error(), "context was destroyed") || strings.Contains(err.Error(), "navigated or closed"); !gone || b.ctx.Err() != nil {
+			b.t.Fatalf("%s: %v\n%s", expression, err, b.text())
+		}
 	}
-	return v
 }
 
 // Screen sets the size of the window in CSS pixels, with touch and a phone's

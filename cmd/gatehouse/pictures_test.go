@@ -1,0 +1,58 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
+	"github.com/gatehouse-mdm/gatehouse/webui/portal"
+)
+
+// TestPictures takes the pictures of docs/ again: `make pictures`.
+func TestPictures(t *testing.T) {
+	dir := os.Getenv("GATEHOUSE_PICTURES")
+	if dir == "" {
+		t.Skip("takes pictures when GATEHOUSE_PICTURES names a directory")
+	}
+	storagetest.AnyEngine(t)
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte(anaPassword), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, t.TempDir(), "--admin-email", "admin@example.com", "--admin-password-file", password)
+	var done map[string]any
+	s.call(t, "PATCH", "/api/v1/settings", map[string]any{
+		"organisation": map[string]any{"name": "Example School", "support_email": "it@example.com", "support_phone": "+49 30 123456"},
+	}, &done)
+	v := &visitor{browsertest.Open(t), t, s}
+	v.Screen(390, 844, false)
+	v.Go(s.url + "/login?next=/admin")
+	v.signIn("admin@example.com", anaPassword)
+	take := func(url, name string, width int64) {
+		for theme, dark := range map[string]bool{"light": false, "dark": true} {
+			v.Screen(width, 844, dark)
+			v.Go(s.url + url)
+			file := filepath.Join(dir, name+"-"+theme+".png")
+			if err := os.WriteFile(file, v.Picture(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, screen := range portal.Screens {
+		width := int64(390)
+		if screen == "elsewhere" {
+			width = 1000
+		}
+		take("/enroll/preview/"+screen+"?lang=en&device=iphone-17", screen, width)
+	}
+	take("/enroll/preview/device?lang=ar&device=iphone-26", "device-ar", 390)
+	take("/enroll/preview/profile?lang=de&device=mac-26", "profile-mac-de", 1000)
+	take("/me", "me", 390)
+	v.Submit(`form[action="/logout"] button, form.signout button`)
+	take("/login?lang=en", "login", 390)
+}
