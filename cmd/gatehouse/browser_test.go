@@ -166,17 +166,25 @@ func TestBrowserOpensAnEnrollmentLink(t *testing.T) {
 	browser := browsertest.Open(t)
 	s := start(t, t.TempDir())
 	browser.Screen(390, 844, false)
+	browser.Pose("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Mobile/15E148 Safari/604.1", "en")
 	browser.Go(s.newLink(t))
 	browser.Check()
-	for label, want := range map[string]string{
-		"Download the profile":     "application/x-apple-aspen-config",
-		"Download the certificate": "application/x-apple-aspen-config",
-	} {
-		got := browsertest.Eval[string](browser, `fetch([...document.querySelectorAll("a.button")].find(a => a.textContent === "`+label+`").href).then(r => r.status + " " + r.headers.get("content-type"))`)
-		if got != "200 "+want {
-			t.Errorf("%s = %s, want 200 %s", label, got, want)
+	fetched := func(link string) {
+		t.Helper()
+		const want = "200 application/x-apple-aspen-config"
+		got := browsertest.Eval[string](browser, `fetch(document.querySelector('a.button[href$="/`+link+`"]').href).then(r => r.status + " " + r.headers.get("content-type"))`)
+		if got != want {
+			t.Errorf("%s = %s, want %s", link, got, want)
 		}
 	}
+	browser.Submit(`form[action="/enroll/start"] button`)
+	// This browser takes any certificate, so the trust probe loads at once, and the page
+	// goes on by itself.
+	browser.Await(`location.pathname.endsWith("/profile") && document.readyState === "complete"`)
+	fetched("enroll.mobileconfig")
+	browser.Go(strings.TrimSuffix(browsertest.Eval[string](browser, "location.href"), "profile") + "certificate")
+	fetched("ca.mobileconfig")
+	browser.Check()
 	for _, path := range []string{"/", "/enroll", "/enroll/l/nosuchcode", "/nothing/here", "/?%zz", "/mdm/checkin", "/scep", "/admin/login", "/admin/devices/x"} {
 		browser.Screen(320, 720, true)
 		browser.Go(s.url + path)

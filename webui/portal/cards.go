@@ -2,7 +2,6 @@ package portal
 
 import (
 	"html/template"
-	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
@@ -36,9 +35,8 @@ func platformName(p Platform) string {
 }
 
 // label is one of Apple's, with what stands in it.
-func (d device) label(name string, pairs ...string) string {
-	fill := append([]string{"{host}", d.host, "{device}", d.name()}, pairs...)
-	return strings.NewReplacer(fill...).Replace(d.t.Apple(name, d.major))
+func (d device) label(name string, pairs ...any) string {
+	return d.t.Apple(name, d.major, append(pairs, "host", d.host, "device", d.name())...)
 }
 
 // say is what to do, in Markdown; labels are Apple's, by the names of placeholders.
@@ -151,7 +149,7 @@ func (d device) certificateCards(name string) []view.Card {
 			Say: d.say("portal.card.root_warning", "button", d.label("install")),
 			Picture: view.Picture{
 				Kind: "sheet", Title: d.label("warning"), Buttons: []view.Press{rest(d.label("cancel")), tap(d.label("install"))},
-				Text: d.label("root_certificate_warning", "{name}", name),
+				Text: d.label("root_certificate_warning", "name", name),
 			},
 		},
 		d.done(d.label("profile_installed")),

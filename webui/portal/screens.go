@@ -85,7 +85,7 @@ func (p *Portal) certificatePage(v *visit) view.PortalCertificate {
 		Name:        root.Subject.CommonName,
 		Fingerprint: webui.Fingerprint(root),
 		Countdown:   p.countdown(v.Visit.CertificateAt),
-		Probe:       p.Probe,
+		Probe:       p.probeFor(v),
 		Mac:         v.platform() == Mac,
 	}
 	if page.Trusts {
@@ -105,8 +105,17 @@ func (p *Portal) trustPage(v *visit) view.PortalTrust {
 		Back:   v.path(stepCertificate),
 		Cards:  p.device(v).trustCards(name),
 		Name:   name,
-		Probe:  p.Probe,
+		Probe:  p.probeFor(v),
 	}
+}
+
+// probeFor is the trust probe, for who has not passed it: others have gone back, and want
+// to stay.
+func (p *Portal) probeFor(v *visit) string {
+	if !v.Visit.TrustedAt.IsZero() {
+		return ""
+	}
+	return p.Probe
 }
 
 func (p *Portal) accountPage(v *visit, typed, problem string) view.PortalAccount {
@@ -238,7 +247,6 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 	v.page.Progress = v.progress(stepStatus)
 	v.page.Refresh = 5
 	if f.Stage == enroll.Enrolled {
-		v.page.Progress.Current++ // all of it is done
 		return p.donePage(v, f, events), nil
 	}
 	page := view.PortalStatus{
@@ -370,12 +378,12 @@ func deviceName(t *text.Texts, d mdm.Device) string {
 	return t.Say("portal.done.device")
 }
 
-// day is a date that reads the same everywhere (ISO 8601).
+// day is a date that reads the same everywhere (ISO 8601), and does not break.
 func day(at time.Time) string {
 	if at.IsZero() {
 		return "–"
 	}
-	return at.UTC().Format(time.DateOnly)
+	return strings.ReplaceAll(at.UTC().Format(time.DateOnly), "-", "\u2011")
 }
 
 // ago is how long ago something happened, in words.
