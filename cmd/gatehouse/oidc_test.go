@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -113,6 +114,17 @@ func TestPeopleOfAnOpenIDProviderSignIn(t *testing.T) {
 		if strings.Contains(s.out.String(), secret) {
 			t.Errorf("the log has the %s", what)
 		}
+	}
+
+	// Who enrols is told how far they are.
+	begun := s.send(t, s.client, "POST", "/enroll/start", url.Values{})
+	for range 3 {
+		if begun.StatusCode == http.StatusSeeOther {
+			begun = s.get(t, begun.Header.Get("Location"))
+		}
+	}
+	if begun.StatusCode != http.StatusOK || !strings.Contains(begun.body, `aria-current="step"`) || !strings.Contains(begun.body, "Continue with Example ID") {
+		t.Errorf("the login on the way = %d:\n%s", begun.StatusCode, begun.body)
 	}
 
 	// A test by an administrator signs nobody in.

@@ -40,7 +40,7 @@ func (*Kind) Name() string { return "oidc" }
 func (*Kind) Secrets() []string { return []string{"client_secret"} }
 
 // Destinations implements [identity.Destined].
-func (*Kind) Destinations() []string { return []string{"issuer"} }
+func (*Kind) Destinations() []string { return []string{"issuer", "ca_certificates"} }
 
 // Check implements [identity.SourceKind]. It asks nobody: whether the provider is there
 // shows when somebody signs in.
