@@ -103,52 +103,53 @@ func (c *Catalogue) Languages(ctx context.Context) ([]Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	var languages []Summary
-	for _, l := range c.offered {
-		s := Summary{
-			Language: Language{Code: l.code, Name: l.name, Dir: l.dir},
-			Texts:    len(c.keys(l.code)), UpdatedAt: all.own[l.code].UpdatedAt, By: all.own[l.code].By,
-		}
-		for _, key := range c.keys(l.code) {
-			if all.own[l.code].Texts[key] != "" {
-				s.Overridden++
-			} else if c.ours(l.code).texts[key] == "" && c.ours(fallback).texts[key] != "" {
-				s.Untold++
-			}
-		}
-		languages = append(languages, s)
+	languages := make([]Summary, len(c.offered))
+	for i, t := range c.offered {
+		languages[i] = all.summary(t)
 	}
 	return languages, nil
 }
 
+func (all *editions) summary(t *tongue) Summary {
+	own, keys := all.own[t.code], all.c.keys(t.code)
+	s := Summary{
+		Language: Language{Code: t.code, Name: t.name, Dir: t.dir},
+		Texts:    len(keys), UpdatedAt: own.UpdatedAt, By: own.By,
+	}
+	ours, english := all.c.ours(t.code).texts, all.c.ours(fallback).texts
+	for _, key := range keys {
+		switch {
+		case own.Texts[key] != "":
+			s.Overridden++
+		case ours[key] == "" && english[key] != "":
+			s.Untold++
+		}
+	}
+	return s
+}
+
 // Overrides returns what the operator wrote in a language, by key, and all texts that can
-// be written, by key. Its errors are [ErrLanguage] or the database's.
+// be written, in order. Its errors are [ErrLanguage] or the database's.
 func (c *Catalogue) Overrides(ctx context.Context, lang string) (own map[string]string, s Summary, entries []Entry, err error) {
-	languages, err := c.Languages(ctx)
-	if err != nil {
-		return nil, Summary{}, nil, err
-	}
-	i := slices.IndexFunc(languages, func(s Summary) bool { return s.Code == lang })
-	if i < 0 {
-		return nil, Summary{}, nil, fmt.Errorf("%w: %q", ErrLanguage, lang)
-	}
 	all, err := c.current(ctx)
 	if err != nil {
 		return nil, Summary{}, nil, err
 	}
+	if !c.offers(lang) {
+		return nil, Summary{}, nil, fmt.Errorf("%w: %q", ErrLanguage, lang)
+	}
+	phrases, t := all.in(lang).phrases, c.ours(lang)
+	own = map[string]string{}
 	for _, key := range c.keys(lang) {
 		entries = append(entries, Entry{
-			Key: key, Default: c.ours(lang).texts[key], Text: all.in(lang).phrases[key].text,
+			Key: key, Default: t.texts[key], Text: phrases[key].text,
 			Placeholders: c.placeholders(lang, key), Markdown: c.asMarkdown[key],
 		})
-	}
-	own = map[string]string{}
-	for key, text := range all.own[lang].Texts {
-		if all.in(lang).phrases[key] != nil { // else an older version had it
+		if text := all.own[lang].Texts[key]; text != "" { // what an older version had is left out
 			own[key] = text
 		}
 	}
-	return own, languages[i], entries, nil
+	return own, all.summary(t), entries, nil
 }
 
 // Replace makes texts all that the operator says in a language instead of ours. by is who

@@ -270,16 +270,16 @@ func (c *Catalogue) edit(revision int64, own map[string]override) *editions {
 func (all *editions) in(lang string) *edition {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	return all.make(lang)
+	return all.edition(lang)
 }
 
-func (all *editions) make(lang string) *edition {
+func (all *editions) edition(lang string) *edition {
 	if e := all.made[lang]; e != nil {
 		return e
 	}
 	c := all.c
 	if lang == pseudo.code {
-		all.made[lang] = distort(c.plurals, all.make(fallback))
+		all.made[lang] = distort(c.plurals, all.edition(fallback))
 		return all.made[lang]
 	}
 	if !c.offers(lang) {
