@@ -73,7 +73,7 @@ func FuzzCMS(f *testing.F) {
 		_, _ = guard.VerifyAttached(cms, 0)
 		_, _ = guard.ParseCMS(cms, 0)
 		_, _ = guard.ParseEnvelope(cms, 0)
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > 30*time.Second {
 			t.Errorf("took %v", took)
 		}
 	})

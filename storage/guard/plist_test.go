@@ -37,8 +37,8 @@ func refusedCheaply(t *testing.T, want error, decode func() error) {
 	if !errors.Is(err, want) {
 		t.Errorf("error = %v, want %v", err, want)
 	}
-	if took > time.Second {
-		t.Errorf("took %v, want less than a second", took)
+	if took > 30*time.Second { // what this is about takes minutes, or for ever; a busy machine takes seconds
+		t.Errorf("took %v", took)
 	}
 	if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
 		t.Errorf("allocated %d MiB, want less than 32", used>>20)
