@@ -219,6 +219,7 @@ func (m *Me) revokeForm(w http.ResponseWriter, r *http.Request, status int, noRe
 		page.Choices = append(page.Choices, view.MeChoice{Value: reason, Title: t.Say("me.reason." + reason)})
 	}
 	if noReason {
+		m.refused(r, codeReason)
 		page.Error = t.Say("me.revoke.reason.missing", "code", codeReason)
 	}
 	return m.Pages.Write(w, status, page)
@@ -345,20 +346,21 @@ func (m *Me) makeFile(w http.ResponseWriter, r *http.Request) error {
 		return unreadable(err)
 	}
 	whose, password := r.PostForm.Get("for"), r.PostForm.Get("password")
-	again := func(status int, say func(*text.Texts) string) error {
+	again := func(status int, code string, say func(*text.Texts) string) error {
+		m.refused(r, code)
 		return m.certificateForm(w, r, func(t *text.Texts) wish {
 			return wish{status: status, whose: whose, password: password, problem: say(t)}
 		})
 	}
 	switch {
 	case whose == "":
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string { return t.Say("me.new.for.missing", "code", codeFile) })
+		return again(http.StatusUnprocessableEntity, codeFile, func(t *text.Texts) string { return t.Say("me.new.for.missing", "code", codeFile) })
 	case utf8.RuneCountInString(password) < minFilePassword:
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string {
+		return again(http.StatusUnprocessableEntity, codeFile, func(t *text.Texts) string {
 			return t.Many("me.new.password.short", minFilePassword, "code", codeFile)
 		})
 	case !fitsFile(password):
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string { return t.Say("me.new.password.characters", "code", codeFile) })
+		return again(http.StatusUnprocessableEntity, codeFile, func(t *text.Texts) string { return t.Say("me.new.password.characters", "code", codeFile) })
 	}
 	order := issuance.OwnOrder{Peer: peer(r)}
 	if whose != forSelf {
@@ -369,12 +371,12 @@ func (m *Me) makeFile(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case errors.Is(err, depot.ErrQuota):
 		retryAfter(w, err)
-		return again(http.StatusTooManyRequests, func(t *text.Texts) string { return t.Say("me.new.quota", "code", codeQuota) })
+		return again(http.StatusTooManyRequests, codeQuota, func(t *text.Texts) string { return t.Say("me.new.quota", "code", codeQuota) })
 	case errors.As(err, &field):
 		if whose != forSelf {
 			whose = "" // what is none of theirs is not offered again
 		}
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string { return t.Say("me.new.changed", "code", codeChanged) })
+		return again(http.StatusUnprocessableEntity, codeChanged, func(t *text.Texts) string { return t.Say("me.new.changed", "code", codeChanged) })
 	case errors.Is(err, issuance.ErrForbidden):
 		return refuse(fmt.Errorf("%w: %w", identity.ErrForbidden, err), "")
 	case err != nil:
@@ -406,13 +408,14 @@ func (m *Me) takeRequest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return unreadable(err)
 	}
-	again := func(status int, say func(*text.Texts) string) error {
+	again := func(status int, code string, say func(*text.Texts) string) error {
+		m.refused(r, code)
 		return m.certificateForm(w, r, func(t *text.Texts) wish {
 			return wish{status: status, password: newFilePassword(), request: pasted, requestError: say(t)}
 		})
 	}
 	if len(request) == 0 {
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string { return t.Say("me.new.request.missing", "code", codeRequest) })
+		return again(http.StatusUnprocessableEntity, codeRequest, func(t *text.Texts) string { return t.Say("me.new.request.missing", "code", codeRequest) })
 	}
 	a, _, err := depot.ReadApplication(request)
 	var made issuance.Delivery
@@ -423,16 +426,16 @@ func (m *Me) takeRequest(w http.ResponseWriter, r *http.Request) error {
 	var field *depot.FieldError
 	switch {
 	case errors.As(err, &field):
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string {
+		return again(http.StatusUnprocessableEntity, codeRequest, func(t *text.Texts) string {
 			return t.Say("me.new.request.refused", "code", codeRequest, "reason", t.Say(refusedField(field.Field)))
 		})
 	case errors.Is(err, issuance.ErrKeyReused):
-		return again(http.StatusConflict, func(t *text.Texts) string {
+		return again(http.StatusConflict, codeRequest, func(t *text.Texts) string {
 			return t.Say("me.new.request.refused", "code", codeRequest, "reason", t.Say("me.new.refused.key_reused"))
 		})
 	case errors.Is(err, depot.ErrQuota):
 		retryAfter(w, err)
-		return again(http.StatusTooManyRequests, func(t *text.Texts) string { return t.Say("me.new.quota", "code", codeQuota) })
+		return again(http.StatusTooManyRequests, codeQuota, func(t *text.Texts) string { return t.Say("me.new.quota", "code", codeQuota) })
 	case errors.Is(err, issuance.ErrForbidden):
 		return refuse(fmt.Errorf("%w: %w", identity.ErrForbidden, err), "")
 	case err != nil:

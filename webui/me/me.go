@@ -232,6 +232,11 @@ const (
 	codeNoFactor    = "GH-E424" // a second factor that is not in a state for this
 )
 
+// refused logs the code of what is said beside a form.
+func (m *Me) refused(r *http.Request, code string) {
+	m.Frame.Log.InfoContext(r.Context(), "form refused", "code", code, "user", caller(r).ID, "request", webui.RequestID(r.Context()))
+}
+
 // unreadable says why a form can't be read.
 func unreadable(err error) error {
 	var tooLarge *http.MaxBytesError

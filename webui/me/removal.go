@@ -142,6 +142,7 @@ func (m *Me) reportLost(w http.ResponseWriter, r *http.Request) error {
 	var field *enroll.FieldError
 	switch {
 	case errors.As(err, &field):
+		m.refused(r, codeNote)
 		texts, err := m.Frame.Texts.For(r)
 		if err != nil {
 			return err

@@ -73,16 +73,17 @@ func (m *Me) changePassword(w http.ResponseWriter, r *http.Request) error {
 	}
 	p := caller(r)
 	u, err := m.Identity.ChangePassword(r.Context(), p.ID, r.PostForm.Get("old"), r.PostForm.Get("new"), p.Peer)
-	again := func(status int, words func(*text.Texts) string) error {
+	again := func(status int, code string, words func(*text.Texts) string) error {
+		m.refused(r, code)
 		return m.securityForm(w, r, status, func(t *text.Texts, page *view.MeSecurity) { page.PasswordError = words(t) })
 	}
 	switch {
 	case errors.Is(err, identity.ErrBadLogin):
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string {
+		return again(http.StatusUnprocessableEntity, codeOldPassword, func(t *text.Texts) string {
 			return t.Say("me.security.password.wrong", "code", codeOldPassword)
 		})
 	case errors.Is(err, identity.ErrInvalid):
-		return again(http.StatusUnprocessableEntity, func(t *text.Texts) string {
+		return again(http.StatusUnprocessableEntity, codeNewPassword, func(t *text.Texts) string {
 			if len([]rune(r.PostForm.Get("new"))) < identity.MinPassword {
 				return t.Many("me.security.password.short", identity.MinPassword, "code", codeNewPassword)
 			}
@@ -90,7 +91,7 @@ func (m *Me) changePassword(w http.ResponseWriter, r *http.Request) error {
 		})
 	case errors.Is(err, identity.ErrThrottled):
 		throttled(w, err)
-		return again(http.StatusTooManyRequests, func(t *text.Texts) string { return t.Say("me.security.throttled", "code", codeThrottled) })
+		return again(http.StatusTooManyRequests, codeThrottled, func(t *text.Texts) string { return t.Say("me.security.throttled", "code", codeThrottled) })
 	case err != nil:
 		return refuse(err, "")
 	}
@@ -191,6 +192,7 @@ func (m *Me) confirmFactor(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case errors.Is(err, identity.ErrBadCode) && isKey(key):
 		// The same key again, which the form has brought; the app has scanned it already.
+		m.refused(r, codeWrongCode)
 		texts, err := m.Frame.Texts.For(r)
 		if err != nil {
 			return err
@@ -220,6 +222,7 @@ func (m *Me) factorRefused(w http.ResponseWriter, r *http.Request, err error) er
 	case !errors.Is(err, identity.ErrBadCode):
 		return refuse(err, "")
 	}
+	m.refused(r, code)
 	return m.securityForm(w, r, status, func(t *text.Texts, page *view.MeSecurity) { page.FactorError = t.Say(key, "code", code) })
 }
 
