@@ -103,8 +103,9 @@ func must(t testing.TB, err error) {
 
 // plan says what is special about a house.
 type plan struct {
-	ownCA bool
-	probe string
+	ownCA   bool
+	probe   string
+	streams int
 }
 
 func newHouse(t testing.TB, pl plan) *house {
@@ -156,7 +157,7 @@ func newHouse(t testing.TB, pl plan) *house {
 	must(t, err)
 	door, err := portal.New(portal.Config{
 		Enroll: h.Service, People: h.people, Sessions: h.sessions, Frame: around, Pages: pages,
-		ServerURL: serverURL, Log: log, Now: h.now, OwnCA: pl.ownCA, Probe: pl.probe,
+		ServerURL: serverURL, Log: log, Now: h.now, OwnCA: pl.ownCA, Probe: pl.probe, Streams: pl.streams,
 		Root:        func() *x509.Certificate { return organisation.Certificate() },
 		RootProfile: func() ([]byte, error) { return []byte("profile of the root"), nil },
 		Verified:    func() bool { return true },

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
@@ -35,7 +36,8 @@ type People interface {
 	ForgiveGuess(ctx context.Context, purpose, peer string) error
 }
 
-// Config says what a Portal needs: all of it but OwnCA, Probe and AccountDriven.
+// Config says what a Portal needs: all of it but OwnCA, Probe,
+// Streams and AccountDriven.
 type Config struct {
 	Enroll    *enroll.Service
 	People    People
@@ -50,6 +52,8 @@ type Config struct {
 	Root        func() *x509.Certificate // the organisation root
 	RootProfile func() ([]byte, error)   // the profile that installs it
 	Probe       string                   // URL of a picture that loads once a device trusts the root; empty: none
+
+	Streams int // how many pages may be followed live at once; 0: a number that is enough
 
 	// Verified says whether devices will call enrollment profiles "Verified".
 	Verified func() bool
@@ -66,7 +70,12 @@ type Config struct {
 type Portal struct {
 	Config
 	probeOrigin string
+	streams     atomic.Int64 // of events, that are open
 }
+
+// maxStreams is how many streams of events one server keeps, unless told otherwise: anybody
+// can begin enrollments and follow them.
+const maxStreams = 2000
 
 // New returns a Portal, or says what c lacks.
 func New(c Config) (*Portal, error) {
@@ -77,6 +86,9 @@ func New(c Config) (*Portal, error) {
 		return nil, errors.New("portal: ServerURL, Log and Now are required")
 	case c.Root == nil || c.RootProfile == nil || c.Verified == nil || c.Ready == nil:
 		return nil, errors.New("portal: Root, RootProfile, Verified and Ready are required")
+	}
+	if c.Streams == 0 {
+		c.Streams = maxStreams
 	}
 	p := &Portal{Config: c}
 	if c.Probe != "" {

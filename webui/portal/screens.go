@@ -321,6 +321,7 @@ func (p *Portal) failed(v *visit, f enroll.Followed) *view.PortalError {
 
 func (p *Portal) donePage(v *visit, f enroll.Followed, events string) view.PortalDone {
 	t := v.page.T
+	v.page.Progress = view.Progress{} // nothing is left to do
 	page := view.PortalDone{
 		Portal: titled(v.page, t.Say("portal.done.heading")), Stage: string(f.Stage), Events: events,
 		Name: t.Say("portal.done.device"), Lamps: p.lamps(t, f), OwnCA: p.OwnCA, Installed: p.payloads(),

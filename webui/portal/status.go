@@ -83,6 +83,12 @@ const (
 // holds the state as it is by then. The first comes at once, so that whoever was cut off
 // misses nothing.
 func (p *Portal) events(w http.ResponseWriter, r *http.Request) error {
+	if p.streams.Add(1) > int64(p.Streams) {
+		p.streams.Add(-1)
+		// The page looks by itself, less often.
+		return &webui.Problem{Status: http.StatusServiceUnavailable, Code: "too_many_streams", Title: "Too many pages are followed at once"}
+	}
+	defer p.streams.Add(-1)
 	ctx, cancel := webui.UntilDrain(r.Context())
 	defer cancel()
 	changed, stop := p.Enroll.Watch(r.PathValue("id"))
