@@ -58,9 +58,12 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 bench: ## the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+pictures: ## the pictures of docs/images/portal again
+	GATEHOUSE_PICTURES=$(CURDIR)/docs/images/portal $(GO) test -count=1 -run '^TestPictures$$' ./cmd/gatehouse
+
 cover: ## coverage of the test suite: coverage.html
 	$(GO) test -coverpkg ./... -coverprofile coverage.out ./...
 	$(GO) tool cover -html coverage.out -o coverage.html
 	@$(GO) tool cover -func coverage.out | tail -1
 
-.PHONY: help run build test lint fuzz bench cover
+.PHONY: help run build test lint fuzz bench pictures cover
