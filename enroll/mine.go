@@ -286,16 +286,21 @@ func (s *Service) removable(tx storage.Tx, p identity.Principal, id mdm.DeviceID
 // RemoveMine asks a device of p to remove its enrollment profile, and with that all that
 // it was sent. The enrollment ends when the device says that it has, or checks out: until
 // then it must be heard. Its errors wrap storage.ErrNotFound, ErrNotYourself, ErrEnded or
-// ErrCantAsk.
+// ErrCantAsk. A device that was asked, and may still answer, is not asked once more.
 func (s *Service) RemoveMine(ctx context.Context, p identity.Principal, id mdm.DeviceID) error {
 	uuid := mdm.NewUUID()
 	plist, err := command.Build("RemoveProfile", map[string]any{"Identifier": s.ProfileIdentifier()}, uuid)
 	if err != nil {
 		return fmt.Errorf("remove management: %w", err)
 	}
+	under := false
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		under = false
 		d, err := s.removable(tx, p, id)
 		if err != nil {
+			return err
+		}
+		if under, err = removing(tx, d); err != nil || under {
 			return err
 		}
 		// Identifier lets it take the place of one that the device does not have yet.
@@ -320,8 +325,21 @@ func (s *Service) RemoveMine(ctx context.Context, p identity.Principal, id mdm.D
 	if err != nil {
 		return fmt.Errorf("remove management: %w", err)
 	}
+	if under {
+		return nil
+	}
 	s.log.InfoContext(ctx, "device asked to remove management", "device", id, "command", uuid, "by", p.String())
 	return nil
+}
+
+// removing says that a device was asked to remove its profile, and may still answer.
+func removing(tx storage.Tx, d mdm.Device) (bool, error) {
+	r, err := maybe(removals.Get(tx, string(d.ID)))
+	if err != nil || r == nil || r.AttemptID != d.AttemptID || r.Problem != "" {
+		return false, err
+	}
+	_, waits, err := mdm.PendingState(tx, d.ID, r.CommandUUID)
+	return waits, err
 }
 
 // EndMine ends the enrollment of a device of p at once, also if the device can't be
@@ -343,28 +361,29 @@ func (s *Service) EndMine(ctx context.Context, p identity.Principal, id mdm.Devi
 }
 
 // removalAnswered ends the enrollment of a device that has removed its profile, as it was
-// asked to, or notes why it did not.
+// asked to, or notes why it did not. It may have been asked more than once: whichever it
+// obeys, the profile is gone.
 func (s *Service) removalAnswered(tx storage.Tx, d mdm.Device, e mdm.Entry) error {
 	if e.RequestType != "RemoveProfile" {
 		return nil
 	}
-	r, err := removals.Get(tx, string(d.ID))
-	if errors.Is(err, storage.ErrNotFound) || err == nil && r.CommandUUID != e.UUID {
-		return nil
-	}
-	switch {
-	case err != nil:
+	r, err := maybe(removals.Get(tx, string(d.ID)))
+	if err != nil || r == nil {
 		return err
-	case e.State == mdm.Acknowledged:
+	}
+	switch last := r.CommandUUID == e.UUID; {
+	case e.State == mdm.Acknowledged && (last || e.Identifier == s.ProfileIdentifier()):
 		if d, err = mdm.GetDevice(tx, d.ID); err != nil || !managed(d) {
 			return err
 		}
 		return s.end(tx, d, mdm.Unenrolled, r.By)
+	case e.State == mdm.Acknowledged || !last:
+		return nil
 	}
 	r.Problem = string(e.State)
 	if len(e.ErrorChain) > 0 {
 		first := e.ErrorChain[0]
 		r.Problem = cmp.Or(first.LocalizedDescription, first.USEnglishDescription, r.Problem)
 	}
-	return removals.Put(tx, r)
+	return removals.Put(tx, *r)
 }

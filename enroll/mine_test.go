@@ -124,7 +124,7 @@ func TestADeviceRemovesItsManagementItself(t *testing.T) {
 	ctx := context.Background()
 	h := newHome(t)
 	must(t, h.RemoveMine(ctx, h.ana, h.anas))
-	must(t, h.RemoveMine(ctx, h.ana, h.anas)) // a second time takes the first one's place
+	must(t, h.RemoveMine(ctx, h.ana, h.anas)) // the form was sent twice
 	o := h.mine(t, h.ana, h.anas)
 	if o.Removal == nil || o.State != mdm.Enrolled || o.PendingCommands != 1 {
 		t.Fatalf("asked to remove its profile, the device is %+v", o)
@@ -141,12 +141,52 @@ func TestADeviceRemovesItsManagementItself(t *testing.T) {
 		t.Error("its identity is still good")
 	}
 	got := h.actions(t, event.Filter{DeviceID: string(h.anas)})
-	if !strings.Contains(got, "device.unenrolled by user:ana@example.com") || strings.Count(got, "device.removal_requested by user:ana@example.com") != 2 {
+	if !strings.Contains(got, "device.unenrolled by user:ana@example.com") || strings.Count(got, "device.removal_requested by user:ana@example.com") != 1 {
 		t.Errorf("the audit log says %s", got)
 	}
 	wantErr(t, "once more", h.RemoveMine(ctx, h.ana, h.anas), enroll.ErrEnded)
 	wantErr(t, "its end", h.EndMine(ctx, h.ana, h.anas), enroll.ErrEnded)
 	wantErr(t, "its loss", h.ReportLost(ctx, h.ana, h.anas, ""), enroll.ErrEnded)
+}
+
+func TestADeviceThatWasAskedMoreThanOnceToRemoveItsManagement(t *testing.T) {
+	ctx := context.Background()
+	ask := func(t *testing.T, h *home) string {
+		t.Helper()
+		must(t, h.RemoveMine(ctx, h.ana, h.anas))
+		return h.mine(t, h.ana, h.anas).Removal.CommandUUID
+	}
+	for name, tt := range map[string]struct {
+		between func(t *testing.T, h *home, first string) // after the first command was delivered
+		again   bool                                      // it is asked anew
+	}{
+		"a form that was sent twice": {func(*testing.T, *home, string) {}, false},
+		"it was not the right moment": {func(t *testing.T, h *home, first string) {
+			must(t, h.anasPhone.report(first, mdm.NotNow))
+		}, false},
+		"it had failed before": {func(t *testing.T, h *home, first string) {
+			_, err := h.Connect(ctx, h.anasPhone.peer(), enroll.ConnectMessage{ID: iphone, Report: mdm.Report{CommandUUID: first, State: mdm.Failed}})
+			must(t, err)
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHome(t)
+			first := ask(t, h)
+			_, err := h.anasPhone.idle()
+			must(t, err)
+			tt.between(t, h, first)
+			second := ask(t, h)
+			if again := second != first; again != tt.again {
+				t.Errorf("it is asked anew: %v, want %v", again, tt.again)
+			}
+			_, err = h.anasPhone.idle()
+			must(t, err)
+			must(t, h.anasPhone.report(second, mdm.Acknowledged))
+			if o := h.mine(t, h.ana, h.anas); o.State != mdm.Unenrolled || h.record(t, h.anasPhone.cert).RevokedAt.IsZero() {
+				t.Errorf("its profile is removed, and the device is %s with %+v", o.State, o.Removal)
+			}
+		})
+	}
 }
 
 func TestADeviceThatChecksOutInsteadOfAnswering(t *testing.T) {
