@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
@@ -26,6 +27,13 @@ func TestPictures(t *testing.T) {
 	s.call(t, "PATCH", "/api/v1/settings", map[string]any{
 		"organisation": map[string]any{"name": "Example School", "support_email": "it@example.com", "support_phone": "+49 30 123456"},
 	}, &done)
+	var link struct {
+		ProfileURL string `json:"profile_url"`
+	}
+	s.call(t, "POST", "/api/v1/enrollment-links", map[string]any{"login": "none", "user": "admin@example.com", "ownership": "personal"}, &link)
+	if err := s.phone(t, mdmtest.Options{OSVersion: "26.0"}).Enroll(t.Context(), link.ProfileURL); err != nil {
+		t.Fatal(err)
+	}
 	v := &visitor{browsertest.Open(t), t, s}
 	v.Screen(390, 844, false)
 	v.Go(s.url + "/login?next=/admin")
@@ -52,7 +60,7 @@ func TestPictures(t *testing.T) {
 	}
 	take("/enroll/preview/device?lang=ar&device=iphone-26", "device-ar", 390)
 	take("/enroll/preview/profile?lang=de&device=mac-26", "profile-mac-de", 1000)
-	take("/me", "me", 390)
+	take("/me?lang=en", "me", 390)
 	v.Submit(`form[action="/logout"] button, form.signout button`)
 	take("/login?lang=en", "login", 390)
 }
