@@ -252,7 +252,7 @@ func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, err
 		a.Visit.ManagedAppleAccount = ""
 		a.Visit.Declined = c.Declined && !c.UserEnrollment
 		if c.UserEnrollment {
-			account, err := checkAccount(c.ManagedAppleAccount, settings)
+			account, err := checkAccount(tx, c.ManagedAppleAccount, a.User, settings)
 			if err != nil {
 				return err
 			}
@@ -273,7 +273,9 @@ func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, err
 	})
 }
 
-func checkAccount(account string, settings Settings) (string, error) {
+// checkAccount returns a Managed Apple Account that the user with a login typed, if it may
+// be theirs.
+func checkAccount(tx storage.Tx, account, login string, settings Settings) (string, error) {
 	account = strings.TrimSpace(account)
 	_, domain, _ := strings.Cut(strings.ToLower(account), "@")
 	switch {
@@ -283,6 +285,17 @@ func checkAccount(account string, settings Settings) (string, error) {
 		return "", &FieldError{"managed_apple_account", "must be an address such as ana@example.com"}
 	case len(settings.AccountDomains) > 0 && !slices.Contains(settings.AccountDomains, domain):
 		return "", &FieldError{"managed_apple_account", "must end with @" + strings.Join(settings.AccountDomains, " or @")}
+	}
+	owner, err := identity.UserByAppleAccount(tx, account)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return "", err
+	}
+	person, err := identity.UserByLogin(tx, login)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return "", err
+	}
+	if owner.ID != "" && owner.ID != person.ID || owner.ID == "" && person.ManagedAppleAccount != "" {
+		return "", &FieldError{"managed_apple_account", "must be the one of the person who enrols"}
 	}
 	return account, nil
 }

@@ -294,6 +294,47 @@ func TestManagedAppleAccountOfAVisit(t *testing.T) {
 	}
 }
 
+func TestAManagedAppleAccountIsThePersonsOwn(t *testing.T) {
+	ctx := context.Background()
+	h := newHouse(t)
+	ana := h.person(t, identity.NewUser{Email: "ana@example.com", ManagedAppleAccount: "ana@corp.example.com"})
+	ben := h.person(t, identity.NewUser{Email: "ben@example.com"})
+	for name, tt := range map[string]struct {
+		as      *identity.User // nil: nobody asked who it is
+		account string
+		refused bool
+	}{
+		"her own":                             {as: &ana, account: "ana@corp.example.com"},
+		"her own, in capitals":                {as: &ana, account: "ANA@corp.example.com"},
+		"one that nobody has, who has one":    {as: &ana, account: "eve@corp.example.com", refused: true},
+		"one that nobody has, who has none":   {as: &ben, account: "ben@corp.example.com"},
+		"another person's":                    {as: &ben, account: "ana@corp.example.com", refused: true},
+		"another person's, in capitals":       {as: &ben, account: "Ana@Corp.Example.com", refused: true},
+		"another person's, with nobody known": {account: "ana@corp.example.com", refused: true},
+		"one that nobody has, nobody known":   {account: "eve@corp.example.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := enroll.NewVisit{}
+			if tt.as == nil {
+				n.LinkCode = h.link(t, enroll.NewLink{Ownership: mdm.Personal}).Code
+			}
+			a := h.visit(t, n)
+			if tt.as != nil {
+				_, err := h.SignedIn(ctx, a.ID, *tt.as)
+				must(t, err)
+			}
+			got, err := h.Choose(ctx, a.ID, enroll.Choice{Ownership: mdm.Personal, UserEnrollment: true, ManagedAppleAccount: tt.account})
+			var bad *enroll.FieldError
+			switch {
+			case tt.refused && (!errors.As(err, &bad) || bad.Field != "managed_apple_account"):
+				t.Errorf("Choose = %v, want an error of managed_apple_account", err)
+			case !tt.refused && (err != nil || got.Visit.ManagedAppleAccount != tt.account):
+				t.Errorf("Choose = %+v, %v", got.Visit, err)
+			}
+		})
+	}
+}
+
 func TestUserEnrollmentByProfileKeepsItsAccount(t *testing.T) {
 	keyring.reset()
 	ctx := context.Background()

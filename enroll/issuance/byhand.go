@@ -1,7 +1,6 @@
 package issuance
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -174,6 +173,6 @@ func (s *Service) forUser(tx storage.Tx, t template.Template, login string) (gra
 // ofUser returns f with what is known of a user.
 func ofUser(f template.Facts, u identity.User) template.Facts {
 	f.Username, f.Email, f.UPN, f.FullName = u.Username, u.Email, u.UPN(), u.FullName
-	f.ManagedAppleAccount = cmp.Or(u.ManagedAppleAccount, f.ManagedAppleAccount)
+	f.ManagedAppleAccount = u.ManagedAppleAccount
 	return f
 }

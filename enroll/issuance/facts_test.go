@@ -54,3 +54,37 @@ func TestAMacsOwnAccountNamesNobody(t *testing.T) {
 		})
 	}
 }
+
+// What somebody typed as a Managed Apple Account must not stand in certificates as if it
+// were known.
+func TestAManagedAppleAccountThatWasTypedNamesNobody(t *testing.T) {
+	for name, tt := range map[string]struct {
+		user string // that the device was enrolled for
+		want string // subject of the certificate; empty: there is none
+	}{
+		"with a user who has another one":         {user: "ana@example.com", want: "CN=ana@corp.example.com"},
+		"with a user of whom none is known":       {user: "ben@example.com"},
+		"with a user who is not in the directory": {user: "eve@example.com"},
+		"with nobody known of the device":         {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.user(t, "ben@example.com", "Ben")
+			_, err := h.people.CreateUser(t.Context(), identity.Local(), identity.NewUser{Email: "ana@example.com", ManagedAppleAccount: "ana@corp.example.com"})
+			must(t, err)
+			h.template(t, "wifi", func(tm *template.Template) { tm.Subject = subject(t, "/CN=$MANAGED_APPLE_ACCOUNT") })
+			h.device(t, "phone", func(d *mdm.Device) { d.User, d.ManagedAppleAccount = tt.user, "boss@corp.example.com" })
+			if tt.want == "" {
+				_, rejected, err := h.Send(t.Context(), "user:admin", "wifi", []mdm.DeviceID{"phone"})
+				must(t, err)
+				if len(rejected) != 1 || !strings.Contains(rejected[0].Reason, "$MANAGED_APPLE_ACCOUNT is empty") {
+					t.Errorf("rejected %+v, want that the variable is empty", rejected)
+				}
+				return
+			}
+			if got := h.record(t, h.install(t, "wifi", "phone")).Subject; got != tt.want {
+				t.Errorf("the certificate is for %s, want %s", got, tt.want)
+			}
+		})
+	}
+}

@@ -391,11 +391,11 @@ func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts,
 	f := template.Facts{
 		DeviceID: string(d.ID), SerialNumber: device.SerialNumber, UDID: device.UDID,
 		DeviceName: device.DeviceName, Model: device.Model, OSVersion: device.OSVersion,
-		ProfileIdentifier:   id,
-		ManagedAppleAccount: device.ManagedAppleAccount,
-		Attributes:          attributes,
+		ProfileIdentifier: id,
+		Attributes:        attributes,
 	}
 	// What a Mac's own account is called says nothing of a user: it is up to whoever sits there.
+	// Nor does the Managed Apple Account of the device: it is what somebody typed.
 	if device.User == "" {
 		return f, nil
 	}
