@@ -46,8 +46,8 @@ type bound struct {
 
 // find returns the user that person is, and what they become. A person is known by the
 // provider and the subject there, never by a name: that changes hands. The one exception is
-// a user whom an administrator made for this provider, and who has not signed in yet. The
-// errors wrap ErrUnusable.
+// a user whom an administrator made for this provider, and who has not signed in yet: see
+// awaited. The errors wrap ErrUnusable.
 func (p Provider) find(tx storage.Tx, person Person, now time.Time) (b bound, err error) {
 	b.mapped = p.Mapping.read(person)
 	if person.Subject == "" || len(person.Subject) > maxSubject || !utf8.ValidString(person.Subject) {
@@ -58,7 +58,7 @@ func (p Provider) find(tx storage.Tx, person Person, now time.Time) (b bound, er
 	}
 	b.old, err = users.One(tx, usersBySubject, subjectKey(p.ID, person.Subject))
 	if errors.Is(err, storage.ErrNotFound) {
-		b.old, err = p.awaited(tx, b.mapped)
+		b.old, err = p.awaited(tx, person, b.mapped)
 	}
 	if err != nil {
 		return bound{}, err
@@ -90,19 +90,33 @@ func (p Provider) find(tx storage.Tx, person Person, now time.Time) (b bound, er
 	return b, err
 }
 
-// awaited returns the user whom an administrator made for somebody of p with these names,
-// the zero User if there is none.
-func (p Provider) awaited(tx storage.Tx, m Mapped) (User, error) {
-	for _, login := range []string{m.Username, m.Email} {
-		u, err := UserByLogin(tx, login)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
-		if err != nil || u.Provider == p.ID && u.Subject == "" && u.Password == "" {
-			return u, err
-		}
+// awaited returns the user whom an administrator made for somebody of p, the zero User if
+// there is none: by an address that p vouches for, or by a name that is none. A name is what
+// many a provider lets people choose, so that no role comes with it.
+func (p Provider) awaited(tx storage.Tx, person Person, m Mapped) (User, error) {
+	waits := func(u User) bool { return u.Provider == p.ID && u.Subject == "" && u.Password == "" }
+	u, err := UserByLogin(tx, person.verifiedEmail())
+	if err == nil && waits(u) {
+		return u, nil
 	}
-	return User{}, nil
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return User{}, err
+	}
+	if strings.Contains(m.Username, "@") {
+		return User{}, nil
+	}
+	u, err = UserByLogin(tx, m.Username)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return User{}, nil
+	case err != nil:
+		return User{}, err
+	case !waits(u):
+		return User{}, nil // whose name it is: checkTaken says so
+	case u.Role != RoleUser:
+		return User{}, fmt.Errorf("%w: the user %s has a role, and so waits for somebody with an address that the provider has verified, not with a name", ErrUnusable, u.Login())
+	}
+	return u, nil
 }
 
 // bind makes or changes the user that person is, in the transaction of a sign-in.

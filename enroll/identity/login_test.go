@@ -265,6 +265,28 @@ func TestAPersonIsNeverKnownByAName(t *testing.T) {
 			},
 			func(a *account) { a.Unverified = true; delete(a.Attributes, "uid") }, identity.ErrUnusable,
 		},
+		"the user made for the provider has a role, and is known by a name": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "ana", Provider: p.ID, Role: identity.RoleReadOnly})
+			}, nil, identity.ErrUnusable,
+		},
+		"the user made for the provider has a role, and an address": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Username: "ana", Email: "ana@example.com", Provider: p.ID, Role: identity.RoleOwner})
+			}, nil, nil,
+		},
+		"the user made for the provider has what this one calls themselves, an address": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Email: "boss@example.com", Provider: p.ID, Role: identity.RoleOwner})
+			},
+			func(a *account) { a.Attributes["uid"] = []string{"boss@example.com"} }, identity.ErrTaken,
+		},
+		"the user made for the provider has what this one calls themselves, beside an address that it does not vouch for": {
+			func(w *world, t *testing.T, p identity.Provider) identity.User {
+				return w.create(t, identity.NewUser{Email: "boss@example.com", Provider: p.ID})
+			},
+			func(a *account) { a.Unverified = true; a.Attributes["uid"] = []string{"boss@example.com"} }, identity.ErrUnusable,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -290,6 +312,33 @@ func TestAPersonIsNeverKnownByAName(t *testing.T) {
 			}
 			if before.ID != "" && w.user(t, before.ID) != before {
 				t.Errorf("then the other user is %+v, want %+v", w.user(t, before.ID), before)
+			}
+		})
+	}
+}
+
+// What somebody types as their address at a provider must not make them the owner whom the
+// provider is to know, whatever the mapping makes of it.
+func TestAnAddressThatIsNotVerifiedIsNobodysRole(t *testing.T) {
+	for name, m := range map[string]identity.MappingChange{
+		"its first part":               {Username: ptr("{mail:local}")},
+		"its first part in a template": {Username: ptr("{mail:local}@example.com")},
+		"itself":                       {Username: ptr("mail")},
+		"a username":                   {Username: ptr("uid")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.provider(t, "sso", "sso", func(c *identity.ProviderChange) { c.Mapping = m })
+			boss := w.create(t, identity.NewUser{Username: "boss", Email: "boss@example.com", Role: identity.RoleOwner, Provider: p.ID})
+			mallory := person("mallory")
+			mallory.Email, mallory.Unverified = "boss@evil.example", true
+			mallory.Attributes["mail"] = []string{mallory.Email}
+			mallory.Attributes["uid"] = []string{"boss"}
+			w.add("sso", mallory, "mallory")
+			s := w.begin(t, p, identity.NewSignIn{})
+			f, err := w.FinishSignIn(ctx, p.ID, s.browser, back(s, "mallory"), peer)
+			if !errors.Is(err, identity.ErrUnusable) || f.User.ID != "" || w.user(t, boss.ID) != boss {
+				t.Errorf("FinishSignIn = %+v, %v; and the owner is %+v; want ErrUnusable, and the owner as before", f.User, err, w.user(t, boss.ID))
 			}
 		})
 	}

@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -109,13 +111,24 @@ type Mapped struct {
 	Warnings            []string // of what was left out, and why; sentences without a full stop
 }
 
-// read returns what m makes of p: what is not as it must be is left out, with a warning.
-func (m Mapping) read(p Person) Mapped {
+// read returns what m makes of a person: what is not as it must be is left out, with a
+// warning.
+func (m Mapping) read(said Person) Mapped {
 	var out Mapped
+	p := said.vouchedFor()
 	mapped := map[string]string{}
+	drop := func(field string, value *string, err error) {
+		if err != nil {
+			out.warn("%s is left out: %v", field, err)
+			*value, mapped[field] = "", ""
+		}
+	}
 	one := func(field, template string) string {
 		if !isTemplate(template) {
 			mapped[field] = strings.TrimSpace(p.First(template))
+			if mapped[field] == "" && said.First(template) != "" {
+				out.warn("%s is left out: %v", field, errUnverified)
+			}
 			return mapped[field]
 		}
 		missing := ""
@@ -126,43 +139,36 @@ func (m Mapping) read(p Person) Mapped {
 				value = strings.TrimSpace(p.First(name))
 			}
 			if local {
-				value, _, _ = strings.Cut(value, "@")
+				value = said.localPart(value)
 			}
 			if value == "" {
 				missing = name
 			}
 			return value
 		})
+		switch {
+		case missing == "":
+		case said.First(missing) == "":
+			out.warn("%s is left out: %s has no value", field, missing)
+		case said.Unverified:
+			out.warn("%s is left out: %s: %v", field, missing, errUnverified)
+		}
 		if missing != "" {
-			if p.First(missing) == "" {
-				out.warn("%s is left out: %s has no value", field, missing)
-			}
 			text = ""
 		}
 		mapped[field] = strings.TrimSpace(text)
 		return mapped[field]
 	}
-	drop := func(field string, value *string, err error) {
-		if err != nil {
-			out.warn("%s is left out: %v", field, err)
-			*value, mapped[field] = "", ""
-		}
-	}
-	// Anybody can call themselves what a source does not vouch for.
-	unverified := func(value string) bool { return p.Unverified && normalLogin(value) == normalLogin(p.Email) }
 
-	out.Username = one("username", m.Username)
-	if out.Username != "" {
-		if unverified(out.Username) {
-			drop("username", &out.Username, fmt.Errorf("it is an e-mail address that the provider has not verified"))
-		} else {
-			drop("username", &out.Username, checkUsername(out.Username))
+	called := one("username", m.Username)
+	if out.Username = called; called != "" {
+		err := checkUsername(called)
+		if said.Unverified && strings.Contains(called, "@") {
+			err = errUnverified // whatever address it is: the person may have typed that, too
 		}
+		drop("username", &out.Username, err)
 	}
 	out.Email = one("email", m.Email)
-	if unverified(out.Email) {
-		drop("email", &out.Email, fmt.Errorf("the provider has not verified it"))
-	}
 	drop("email", &out.Email, checkAddress("email", out.Email))
 	if out.Username == "" {
 		out.Username = out.Email
@@ -171,7 +177,11 @@ func (m Mapping) read(p Person) Mapped {
 	out.FullName = one("full_name", m.FullName)
 	drop("full_name", &out.FullName, checkText("full_name", out.FullName, 0, 255))
 
-	out.ManagedAppleAccount = one("managed_apple_account", m.ManagedAppleAccount)
+	account := one("managed_apple_account", m.ManagedAppleAccount)
+	if said.Unverified && account != "" && normalLogin(account) == normalLogin(called) {
+		drop("managed_apple_account", &account, errUnverified)
+	}
+	out.ManagedAppleAccount = account
 	for _, login := range []string{out.Username, out.Email} {
 		if account := m.ManagedAppleAccounts[normalLogin(login)]; login != "" && account != "" {
 			out.ManagedAppleAccount = account
@@ -180,6 +190,42 @@ func (m Mapping) read(p Person) Mapped {
 	}
 	drop("managed_apple_account", &out.ManagedAppleAccount, checkAddress("managed_apple_account", out.ManagedAppleAccount))
 	return out
+}
+
+// errUnverified is why something is left out that anybody can call themselves.
+var errUnverified = errors.New("it is an address that the provider has not verified")
+
+// vouchedFor is p without the address that its source does not vouch for, under whatever
+// name it stands.
+func (p Person) vouchedFor() Person {
+	if !p.Unverified {
+		return p
+	}
+	attributes := make(map[string][]string, len(p.Attributes))
+	for name, values := range p.Attributes {
+		attributes[name] = slices.DeleteFunc(slices.Clone(values), func(value string) bool {
+			return normalLogin(value) == normalLogin(p.Email)
+		})
+	}
+	p.Attributes = attributes
+	return p
+}
+
+// localPart is what an address of p's has before its @: nothing if p may have typed it.
+func (p Person) localPart(address string) string {
+	before, _, found := strings.Cut(address, "@")
+	if found && p.Unverified {
+		return ""
+	}
+	return before
+}
+
+// verifiedEmail is p's e-mail address, if the source vouches for it.
+func (p Person) verifiedEmail() string {
+	if p.Unverified {
+		return ""
+	}
+	return p.Email
 }
 
 func (m *Mapped) warn(format string, args ...any) {

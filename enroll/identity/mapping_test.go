@@ -83,6 +83,65 @@ func TestWhatAMappingReads(t *testing.T) {
 			change: func(a *account) { a.Unverified = true; a.Email = "else@example.com" },
 			want:   identity.Mapped{Username: "ana", Email: "ana@example.com", FullName: "Ana A."},
 		},
+		"an address that is not verified, under another name": {
+			mapping: identity.MappingChange{Username: ptr("nick"), Email: ptr("aliases")},
+			change: func(a *account) {
+				a.Unverified = true
+				a.Attributes["nick"], a.Attributes["aliases"] = []string{" ANA@example.com"}, []string{"ana@example.com"}
+			},
+			want:    identity.Mapped{FullName: "Ana A."},
+			warning: "username is left out: it is an address that the provider has not verified; email is left out: it is",
+		},
+		"a part of an address that is not verified": {
+			mapping: identity.MappingChange{Username: ptr("{mail:local}")},
+			change:  func(a *account) { a.Unverified = true },
+			want:    identity.Mapped{FullName: "Ana A."},
+			warning: "username is left out: mail: it is an address that the provider has not verified",
+		},
+		"a part of an address that is not verified, with another domain": {
+			mapping: identity.MappingChange{Username: ptr("{mail:local}@example.com")},
+			change:  func(a *account) { a.Unverified = true },
+			want:    identity.Mapped{FullName: "Ana A."},
+			warning: "username is left out: mail: it is an address that the provider has not verified",
+		},
+		"a part of any address, where one is not verified": {
+			mapping: identity.MappingChange{Username: ptr("{uid:local}"), ManagedAppleAccount: ptr("{uid:local}@appleid.example.com")},
+			change: func(a *account) {
+				a.Unverified, a.Email = true, "else@example.com"
+				a.Attributes["uid"] = []string{"boss@example.com"}
+			},
+			want:    identity.Mapped{Username: "ana@example.com", Email: "ana@example.com", FullName: "Ana A."},
+			warning: "managed_apple_account is left out: uid: it is an address",
+		},
+		"a username that is any address, where one is not verified": {
+			mapping: identity.MappingChange{ManagedAppleAccount: ptr("uid")},
+			change: func(a *account) {
+				a.Unverified = true
+				a.Attributes["uid"] = []string{"boss@example.com"}
+			},
+			want:    identity.Mapped{FullName: "Ana A."},
+			warning: "managed_apple_account is left out: it is an address that the provider has not verified",
+		},
+		"a username like an address, where the provider says no address": {
+			change: func(a *account) {
+				a.Email = ""
+				delete(a.Attributes, "mail")
+				a.Attributes["uid"] = []string{"ana@corp.example.com"}
+			},
+			want: identity.Mapped{Username: "ana@corp.example.com", FullName: "Ana A."},
+		},
+		"a Managed Apple Account that is an address which is not verified": {
+			mapping: identity.MappingChange{ManagedAppleAccount: ptr("mail")},
+			change:  func(a *account) { a.Unverified = true },
+			want:    identity.Mapped{Username: "ana", FullName: "Ana A."},
+			warning: "managed_apple_account is left out: it is an address that the provider has not verified",
+		},
+		"a Managed Apple Account of a part of an address that is not verified": {
+			mapping: identity.MappingChange{ManagedAppleAccount: ptr("{email:local}@appleid.example.com")},
+			change:  func(a *account) { a.Unverified = true },
+			want:    identity.Mapped{Username: "ana", FullName: "Ana A."},
+			warning: "not verified",
+		},
 		"a username with a space": {
 			change:  func(a *account) { a.Attributes["uid"] = []string{"ana a"} },
 			want:    identity.Mapped{Username: "ana@example.com", Email: "ana@example.com", FullName: "Ana A."},

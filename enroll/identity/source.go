@@ -60,7 +60,8 @@ type Person struct {
 	Groups []string
 
 	// Email may be empty. Unverified says that the source itself does not vouch for it
-	// (email_verified false): it is then never used as a name to log in with.
+	// (email_verified false): then no attribute that has it is read, and no address is a
+	// name to log in with.
 	Email      string
 	Unverified bool
 }
