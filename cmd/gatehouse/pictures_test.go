@@ -61,6 +61,10 @@ func TestPictures(t *testing.T) {
 	take("/enroll/preview/device?lang=ar&device=iphone-26", "device-ar", 390)
 	take("/enroll/preview/profile?lang=de&device=mac-26", "profile-mac-de", 1000)
 	take("/me?lang=en", "me", 390)
+	take("/me/certificates", "me-certificates", 390)
+	take("/me/security", "me-security", 390)
+	v.Go(s.url + "/me")
+	take(browsertest.Eval[string](v.Browser, `document.querySelector(".thing a").getAttribute("href")`), "me-device", 390)
 	v.Submit(`form[action="/logout"] button, form.signout button`)
 	take("/login?lang=en", "login", 390)
 }
