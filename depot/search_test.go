@@ -173,6 +173,7 @@ func colons(s depot.Serial) string {
 
 // TestASearchIsBounded looks for the last of more certificates than one page looks at.
 func TestASearchIsBounded(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	const all = depot.MaxLooked + 100

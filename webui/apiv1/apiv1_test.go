@@ -88,6 +88,7 @@ func (elsewhere) Challenge(_ context.Context, u template.Upstream) (string, erro
 
 func newHouse(t testing.TB) *house {
 	t.Helper()
+	storagetest.AnyEngine(t) // what is below is tested on each
 	ctx := context.Background()
 	log := slog.New(slog.DiscardHandler)
 	must := func(err error) {
