@@ -211,6 +211,7 @@ var codes = []struct {
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{ErrOtherDevice, "other_device"},
+	{ErrOtherKind, "other_kind"},
 	{ErrStatement, "statement_invalid"},
 	{ErrDelivery, "delivery_over"},
 	{machineinfo.ErrNotApple, "device_not_genuine"},

@@ -68,7 +68,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		return mdm.PutDevice(tx, d)
 	})
-	for _, refusal := range []error{ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrSerialNumber, ErrOtherDevice} {
+	for _, refusal := range []error{ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrSerialNumber, ErrOtherDevice, ErrOtherKind} {
 		if errors.Is(err, refusal) {
 			s.failRefused(ctx, attemptID, m, err)
 		}
@@ -98,6 +98,9 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err := sameDevice(a, m); err != nil {
 		return mdm.Device{}, err
 	}
+	if err := sameKind(a, m); err != nil {
+		return mdm.Device{}, err
+	}
 	if err := admits(tx, a, m); err != nil {
 		return mdm.Device{}, err
 	}
@@ -124,8 +127,11 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	d = mdm.Device{
 		ID: d.ID, CreatedAt: d.CreatedAt,
 		Type: mdm.TypeDevice, State: mdm.Pending, AppleID: m.ID,
-		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: cmp.Or(a.AccessRights, AllRights),
+		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: a.AccessRights,
 		Identity: c.fp, AuthenticatedAt: now,
+	}
+	if a.AccessRights == 0 && a.Visit == nil {
+		d.AccessRights = AllRights // an attempt of before they were noted, when all profiles had them
 	}
 	if m.ID.EnrollmentID != "" {
 		d.Type, d.AccessRights = mdm.TypeUser, 0 // its rights are fixed by Apple
@@ -143,6 +149,17 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		return mdm.Device{}, err
 	}
 	return d, mdm.PutDevice(tx, d)
+}
+
+// sameKind refuses a device whose enrollment is of another kind than its profile is for. The
+// profile of a User Enrollment was handed out without asking the device what it is, and a
+// Device Enrollment by it would have rights that nobody granted. One that was fetched from a
+// link directly is for either: a User Enrollment by it has no rights but those Apple fixes.
+func sameKind(a Attempt, m AuthenticateMessage) error {
+	if a.Visit != nil && a.Visit.UserEnrollment != (m.ID.EnrollmentID != "") {
+		return ErrOtherKind
+	}
+	return nil
 }
 
 // admits refuses a device that the attempt's link is not for.

@@ -28,6 +28,9 @@ var (
 	// ErrDeviceOwned means that the device is enrolled already, by someone who is
 	// not known to be the same.
 	ErrDeviceOwned = errors.New("the device is enrolled; it must be unenrolled first")
+	// ErrOtherKind means that the device's enrollment is of another kind than the profile
+	// that it was given: a User Enrollment or not.
+	ErrOtherKind = errors.New("the device enrolled in another way than its profile says")
 	// ErrNotAuthenticated means that a message came before the Authenticate of its enrollment.
 	ErrNotAuthenticated = errors.New("no Authenticate came before")
 	// ErrBadMessage means that a message breaks the protocol's rules.

@@ -622,6 +622,49 @@ func TestTheProfileIsForTheDeviceThatStated(t *testing.T) {
 	}
 }
 
+func TestADeviceEnrolsInTheWayThatItsProfileSays(t *testing.T) {
+	ctx := context.Background()
+	for name, tt := range map[string]struct {
+		choice  enroll.Choice
+		as      mdmtest.Options
+		refused bool
+	}{
+		"a User Enrollment as one":                 {enroll.Choice{UserEnrollment: true, ManagedAppleAccount: "ana@example.com"}, mdmtest.Options{UserEnrollment: true}, false},
+		"a User Enrollment as a Device Enrollment": {enroll.Choice{UserEnrollment: true, ManagedAppleAccount: "ana@example.com"}, mdmtest.Options{}, true},
+		"a Device Enrollment as one":               {enroll.Choice{}, mdmtest.Options{}, false},
+		"a Device Enrollment as a User Enrollment": {enroll.Choice{}, mdmtest.Options{UserEnrollment: true}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t, enroll.SignatureLog)
+			g.set(t, func(s *enroll.Settings) { s.ProfileService = false })
+			a := g.visit(t, enroll.NewVisit{LinkCode: g.link(t, enroll.NewLink{Ownership: mdm.Personal}).Code})
+			_, err := g.Choose(ctx, a.ID, tt.choice)
+			must(t, err)
+			tt.as.OSVersion = "17.6" // the last that has User Enrollment by profile
+			d := g.phone(t, tt.as)
+			must(t, d.Install(g.profile(t, a.ID)))
+			must(t, d.RequestIdentity(ctx))
+			err = d.Authenticate(ctx)
+			a = g.attempt(t, a.ID)
+			if !tt.refused {
+				must(t, err)
+				if a.Stage != enroll.CheckedIn {
+					t.Errorf("the attempt is %+v", a)
+				}
+				return
+			}
+			var answer *mdmtest.HTTPError
+			if !errors.As(err, &answer) || answer.Status != http.StatusForbidden {
+				t.Errorf("Authenticate = %v, want a 403", err)
+			}
+			if a.Stage != enroll.AttemptFailed || a.ErrorCode != "other_kind" || a.DeviceID != "" {
+				t.Errorf("the attempt is %+v", a)
+			}
+			g.wantAudited(t, "", map[string]string{"attempt": a.ID, "code": "other_kind"})
+		})
+	}
+}
+
 // TestADeliveryIsAsGoodAsItsAttempt has the attempt go another way meanwhile.
 func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
 	ctx := context.Background()

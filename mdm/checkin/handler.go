@@ -344,6 +344,7 @@ var refusals = []struct {
 	{enroll.ErrUserDisabled, http.StatusForbidden},
 	{enroll.ErrSerialNumber, http.StatusForbidden},
 	{enroll.ErrOtherDevice, http.StatusForbidden},
+	{enroll.ErrOtherKind, http.StatusForbidden},
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
