@@ -152,15 +152,13 @@ func (s *Sessions) principal(ctx context.Context) (p identity.Principal, ok bool
 		if err != nil {
 			return identity.Principal{}, false, err
 		}
-		if passwordStamp(user) != s.manager.GetString(ctx, sessionPasswordAt) {
+		if user.Stamp() != s.manager.GetString(ctx, sessionPasswordAt) {
 			return identity.Principal{}, false, nil
 		}
 		return acting, true, nil
 	}
 	return identity.Principal{}, false, nil
 }
-
-func passwordStamp(u identity.User) string { return u.PasswordAt.UTC().Format(time.RFC3339Nano) }
 
 // StartSetup begins a session of whoever redeemed a setup link.
 func (s *Sessions) StartSetup(ctx context.Context) error {
@@ -172,7 +170,7 @@ func (s *Sessions) StartUser(ctx context.Context, u identity.User) error {
 	return s.start(ctx, map[string]string{
 		sessionKind:       string(identity.KindUser),
 		sessionUser:       u.ID,
-		sessionPasswordAt: passwordStamp(u),
+		sessionPasswordAt: u.Stamp(),
 	})
 }
 

@@ -191,7 +191,8 @@ func (s *Service) disableMissing(ctx context.Context, p Provider, id string, beg
 			return err
 		}
 		u := old
-		u.Disabled, u.PasswordAt = true, s.now().UTC()
+		u.Disabled = true
+		u.endSessions(s.now())
 		if err := putUser(tx, old, u); err != nil {
 			return err
 		}

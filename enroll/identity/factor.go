@@ -75,12 +75,14 @@ func (s *Service) BeginSecondFactor(ctx context.Context, userID, issuer string) 
 	return FactorSetup{Key: Secret(totpEncoding.EncodeToString(key)), URI: Secret(totpURI(issuer, u.Login(), key))}, nil
 }
 
-// ConfirmSecondFactor puts the key that was begun in force, and returns codes to get in by
-// where the app is lost, each once. They are shown here and never again. Errors wrap
-// ErrBadCode, ErrThrottled or ErrSecondFactor: nothing was begun, or too long ago.
-func (s *Service) ConfirmSecondFactor(ctx context.Context, userID, code, peer string) (recovery []Secret, err error) {
+// ConfirmSecondFactor puts the key that was begun in force, and logs the user out everywhere:
+// whoever got in by the password alone must not have what the second factor guards. Whoever
+// confirms it may begin a session anew. It returns codes to get in by where the app is lost,
+// each once: they are shown here and never again. Errors wrap ErrBadCode, ErrThrottled or
+// ErrSecondFactor: nothing was begun, or too long ago.
+func (s *Service) ConfirmSecondFactor(ctx context.Context, userID, code, peer string) (u User, recovery []Secret, err error) {
 	recovery, hashes := newRecoveryCodes()
-	u, err := s.withCode(ctx, userID, peer, func(tx storage.Tx, u *User, f *secondFactor) error {
+	u, err = s.withCode(ctx, userID, peer, func(tx storage.Tx, u *User, f *secondFactor) error {
 		now := s.now().UTC()
 		if !u.SecondFactorAt.IsZero() || f.Sealed == nil || now.Sub(f.BegunAt) > factorSetup {
 			return ErrSecondFactor
@@ -90,13 +92,14 @@ func (s *Service) ConfirmSecondFactor(ctx context.Context, userID, code, peer st
 		}
 		f.Recovery = hashes
 		u.SecondFactorAt = now
+		u.endSessions(now)
 		return s.record(tx, userFact(*u, peer, "user.second_factor_set_up"))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("confirm second factor: %w", err)
+		return User{}, nil, fmt.Errorf("confirm second factor: %w", err)
 	}
 	s.log.InfoContext(ctx, "second factor set up", "user", u.ID, "peer", peer)
-	return recovery, nil
+	return u, recovery, nil
 }
 
 // CheckCode completes the sign-in of a user whose Login needs a code: one of the
@@ -176,7 +179,8 @@ func (s *Service) ResetSecondFactor(ctx context.Context, by Principal, userID st
 		if u, err = users.Get(tx, userID); err != nil || u.SecondFactorAt.IsZero() {
 			return err
 		}
-		u.SecondFactorAt, u.PasswordAt = time.Time{}, s.now().UTC()
+		u.SecondFactorAt = time.Time{}
+		u.endSessions(s.now())
 		if err := users.Put(tx, u); err != nil {
 			return err
 		}

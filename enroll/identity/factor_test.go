@@ -56,7 +56,7 @@ func (w *world) setUp(t *testing.T) (bea identity.User, a app, recovery []identi
 		t.Fatalf("the key is %q, %v", setup.Key.Reveal(), err)
 	}
 	a = app{key, w}
-	if recovery, err = w.ConfirmSecondFactor(ctx, bea.ID, a.code(0), peer); err != nil {
+	if bea, recovery, err = w.ConfirmSecondFactor(ctx, bea.ID, a.code(0), peer); err != nil {
 		t.Fatal(err)
 	}
 	w.at.Advance(time.Minute)
@@ -96,6 +96,39 @@ func TestASecondFactorIsAskedFor(t *testing.T) {
 	}
 	if _, err := w.CheckCode(ctx, bea.ID, a.code(1), peer); err != nil {
 		t.Errorf("CheckCode by a clock that is fast: %v", err)
+	}
+}
+
+// A session that was begun by the password alone must not become an administrator's when
+// the administrator sets the second factor up.
+func TestSessionsOfBeforeEndWithTheSecondFactor(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, identity.ProviderChange{RequireSecondFactor: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	bea := w.create(t, identity.NewUser{Username: "bea", Password: "a good password", Role: identity.RoleAdmin})
+	thief, err := w.Login(ctx, "bea", "a good password", "203.0.113.66")
+	if err != nil || !thief.MustSetUpCode {
+		t.Fatalf("Login = %+v, %v; want that a second factor is to be set up", thief, err)
+	}
+	setup, err := w.BeginSecondFactor(ctx, bea.ID, "Example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _ := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(setup.Key.Reveal())
+	confirmed, _, err := w.ConfirmSecondFactor(ctx, bea.ID, app{key, w}.code(0), peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, by, err := w.Acting(ctx, bea.ID)
+	if err != nil || !by.Allows(identity.ScopeAdmin) {
+		t.Errorf("Acting = %+v, %v; want an administrator", by, err)
+	}
+	if now.Stamp() == thief.User.Stamp() {
+		t.Error("a session of before the second factor goes on")
+	}
+	if now.Stamp() != confirmed.Stamp() {
+		t.Error("who has set it up can't go on")
 	}
 }
 
@@ -171,7 +204,7 @@ func TestASecondFactorThatIsNotSetUp(t *testing.T) {
 	w := newWorld(t)
 	bea := w.create(t, identity.NewUser{Username: "bea", Password: "a good password"})
 	confirm := func(code string) error {
-		_, err := w.ConfirmSecondFactor(ctx, bea.ID, code, peer)
+		_, _, err := w.ConfirmSecondFactor(ctx, bea.ID, code, peer)
 		return err
 	}
 	if err := confirm("123456"); !errors.Is(err, identity.ErrSecondFactor) {

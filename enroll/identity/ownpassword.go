@@ -46,7 +46,8 @@ func (s *Service) ChangePassword(ctx context.Context, userID, old, password, pee
 		if u.Password != shown || u.Disabled {
 			return because(ErrBadLogin, "the user has changed meanwhile")
 		}
-		u.Password, u.PasswordAt = hash, s.now().UTC()
+		u.Password = hash
+		u.endSessions(s.now())
 		if err := users.Put(tx, u); err != nil {
 			return err
 		}

@@ -45,7 +45,7 @@ type User struct {
 	NoEnroll            bool      `json:"no_enroll,omitempty"` // may not enrol devices
 	Role                Role      `json:"role"`
 	Password            string    `json:"password,omitempty"` // PHC string of argon2id; empty: can't log in with a password
-	PasswordAt          time.Time `json:"password_at"`        // sessions that began before this are over: a new password, or disabled
+	PasswordAt          time.Time `json:"password_at"`        // sessions that began with another one are over: see endSessions
 	Disabled            bool      `json:"disabled,omitempty"`
 	CreatedAt           time.Time `json:"created_at"`
 
@@ -123,6 +123,19 @@ func (u User) UPN() string {
 	}
 	return u.Email
 }
+
+// endSessions ends what u, or somebody else in their name, has begun by now: sessions, and
+// sign-ins that wait for a code. It is always another time than before, whatever the clock
+// says.
+func (u *User) endSessions(now time.Time) {
+	if now = now.UTC(); !now.After(u.PasswordAt) {
+		now = u.PasswordAt.Add(time.Nanosecond)
+	}
+	u.PasswordAt = now
+}
+
+// Stamp is what a session keeps of the user whose it is: one with another stamp is over.
+func (u User) Stamp() string { return u.PasswordAt.UTC().Format(time.RFC3339Nano) }
 
 // Principal returns u as one who acts.
 func (u User) Principal() Principal {
@@ -287,12 +300,13 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 			}
 		}
 		if hash != "" {
-			u.Password, u.PasswordAt = hash, now
+			u.Password = hash
+			u.endSessions(now)
 			changed = append(changed, "password")
 		}
 		disabled := u.Disabled && !old.Disabled
 		if disabled {
-			u.PasswordAt = now
+			u.endSessions(now)
 		}
 		if u == old {
 			return nil
@@ -330,7 +344,7 @@ func (s *Service) EndSessions(ctx context.Context, by Principal, id string) erro
 		if err != nil {
 			return err
 		}
-		u.PasswordAt = s.now().UTC()
+		u.endSessions(s.now())
 		if err := users.Put(tx, u); err != nil {
 			return err
 		}
@@ -460,7 +474,7 @@ func checkProvider(tx storage.Tx, u User) error {
 // moved ends what u had at the provider before.
 func (s *Service) moved(tx storage.Tx, u *User, now time.Time) error {
 	u.Subject = ""
-	u.PasswordAt = now
+	u.endSessions(now)
 	if u.Provider != "" {
 		u.Password = ""
 	}

@@ -627,8 +627,15 @@ func TestCodesFromAnApp(t *testing.T) {
 	if !strings.Contains(b.page, `value="`+key+`"`) {
 		t.Error("the key is lost with a wrong code")
 	}
+	other, before := h.as(t, h.ben.ID), b.jar["gatehouse"]
 	b.post("/me/security/factor/confirm", "key", key, "code", code(t, key, h.now()))
 	b.says("Keep these recovery codes")
+	if b.jar["gatehouse"] == before {
+		t.Error("with the second factor the session has the same ID as before")
+	}
+	if status := other.get("/me"); status != 303 {
+		t.Errorf("another browser, which gave no code = %d, want the login", status)
+	}
 	codes := regexp.MustCompile(`<li>([a-zA-Z0-9-]{8,})</li>`).FindAllStringSubmatch(b.page, -1)
 	if len(codes) != 10 {
 		t.Fatalf("%d recovery codes, want 10: %s", len(codes), b.text())

@@ -187,7 +187,7 @@ func (m *Me) confirmFactor(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	codes, err := m.Identity.ConfirmSecondFactor(r.Context(), u.ID, r.PostForm.Get("code"), caller(r).Peer)
+	u, codes, err := m.Identity.ConfirmSecondFactor(r.Context(), u.ID, r.PostForm.Get("code"), caller(r).Peer)
 	key := r.PostForm.Get("key")
 	switch {
 	case errors.Is(err, identity.ErrBadCode) && isKey(key):
@@ -200,6 +200,9 @@ func (m *Me) confirmFactor(w http.ResponseWriter, r *http.Request) error {
 		return m.factorForm(w, r, http.StatusUnprocessableEntity, key, "", texts.Say("me.security.code.wrong", "code", codeWrongCode))
 	case err != nil:
 		return m.factorRefused(w, r, err)
+	}
+	if err := m.Sessions.StartUser(r.Context(), u); err != nil { // all of before have ended
+		return err
 	}
 	return m.recovery(w, r, codes)
 }

@@ -575,7 +575,7 @@ func TestSecondFactor(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := setup.Key.Reveal()
-	recovery, err := h.people.ConfirmSecondFactor(t.Context(), h.ana.ID, totp(t, key, h.now()), "198.51.100.7")
+	_, recovery, err := h.people.ConfirmSecondFactor(t.Context(), h.ana.ID, totp(t, key, h.now()), "198.51.100.7")
 	if err != nil {
 		t.Fatal(err)
 	}
