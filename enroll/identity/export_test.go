@@ -1,6 +1,10 @@
 package identity
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+)
 
 // For tests of what the RFC has as examples.
 var (
@@ -10,3 +14,24 @@ var (
 
 // PruneSignIns is what Run does from time to time.
 func (s *Service) PruneSignIns(ctx context.Context) error { return s.pruneSignIns(ctx) }
+
+// CountHashes returns how many password hashes were computed since the last call. It is
+// called before anything else uses s.
+func (s *Service) CountHashes(t *testing.T) (since func() int64) {
+	turn, stop := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	s.hashing = turn // without room, so that each hash is begun and ended with us
+	var n atomic.Int64
+	go func() {
+		for {
+			select {
+			case <-turn:
+				n.Add(1)
+				turn <- struct{}{}
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() int64 { return n.Swap(0) }
+}

@@ -98,13 +98,11 @@ func (s *Service) checkLogin(ctx context.Context, login, password string) (c che
 		found.user = c.user
 		return found, err
 	}
-	if err := s.checkDecoy(ctx, password); err != nil {
-		return c, err
-	}
+	reason := "there is no such user"
 	if !unknown {
-		return c, because(ErrBadLogin, "the user has no password")
+		reason = "the user has no password"
 	}
-	return c, because(ErrBadLogin, "there is no such user")
+	return c, cmp.Or(s.checkDecoy(ctx, password), because(ErrBadLogin, reason))
 }
 
 // refusal is an error that says for the log why it is one; whoever tries learns none of it.
@@ -136,10 +134,20 @@ func (s *Service) checkDecoy(ctx context.Context, password string) error {
 	return nil
 }
 
+// takingAsLong returns err, which a source has said of a password. A refusal takes the hash
+// that one of a user of this server takes, and that of nobody: whoever measures how long it
+// takes learns not who is in a directory.
+func (s *Service) takingAsLong(ctx context.Context, password string, err error) error {
+	if !errors.Is(err, ErrBadLogin) {
+		return err
+	}
+	return cmp.Or(s.checkDecoy(ctx, password), err)
+}
+
 // checkAtProvider has the password of a user of some provider checked there.
 func (s *Service) checkAtProvider(ctx context.Context, c checked, login, password string) (checked, error) {
 	if !c.provider.Enabled {
-		return c, because(ErrBadLogin, "the provider is switched off or deleted")
+		return c, cmp.Or(s.checkDecoy(ctx, password), because(ErrBadLogin, "the provider is switched off or deleted"))
 	}
 	source, err := s.source(c.provider)
 	if err != nil {
@@ -147,13 +155,10 @@ func (s *Service) checkAtProvider(ctx context.Context, c checked, login, passwor
 	}
 	passwords, ok := source.(PasswordSource)
 	if !ok {
-		if err := s.checkDecoy(ctx, password); err != nil {
-			return c, err
-		}
-		return c, because(ErrBadLogin, "the user signs in at "+c.provider.Name+", not with a password here")
+		return c, cmp.Or(s.checkDecoy(ctx, password), because(ErrBadLogin, "the user signs in at "+c.provider.Name+", not with a password here"))
 	}
 	c.person, _, err = askSource(ctx, passwords, login, password)
-	return c, err
+	return c, s.takingAsLong(ctx, password, err)
 }
 
 // askSources asks the sources that take passwords, one after the other, until one of them
@@ -174,7 +179,7 @@ func (s *Service) askSources(ctx context.Context, all []Provider, login, passwor
 		}
 		person, known, err := askSource(ctx, passwords, login, password)
 		if err == nil || known || !errors.Is(err, ErrBadLogin) {
-			return checked{provider: p, person: person}, err
+			return checked{provider: p, person: person}, s.takingAsLong(ctx, password, err)
 		}
 	}
 	return checked{}, errUnknown

@@ -110,6 +110,51 @@ func TestASourceThatIsDownIsNotGoneAround(t *testing.T) {
 	}
 }
 
+// Whoever measures how long a refusal takes must not learn who exists (ENR-03): each takes
+// the hash of a password, whoever knows the login.
+func TestEachRefusalTakesAHash(t *testing.T) {
+	w := newWorld(t)
+	hashes := w.CountHashes(t)
+	w.provider(t, "directory", "one")
+	off := w.provider(t, "directory", "off")
+	w.provider(t, "directory", "two")
+	for _, login := range []string{"dan", "eva"} {
+		w.add("one", person(login), login)
+	}
+	w.add("off", person("fay"), "fay")
+	w.add("two", person("gus"), "gus")
+	w.add("one", account{password: "p", inactive: true, Person: person("ivo").Person}, "ivo")
+	sso := w.provider(t, "sso", "sso")
+	w.create(t, identity.NewUser{Username: "local", Password: "the local password"})
+	w.create(t, identity.NewUser{Username: "nopassword"})
+	w.create(t, identity.NewUser{Username: "redirected", Provider: sso.ID})
+	for _, login := range []string{"dan", "fay"} {
+		if _, err := w.Login(ctx, login, "a good password", peer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.enable(t, off, false)
+	hashes()
+	for name, login := range map[string]string{
+		"a user of this server":                     "local",
+		"a user without a password":                 "nopassword",
+		"a user of a directory":                     "dan",
+		"a user of a directory that is off":         "fay",
+		"a user of a provider that one is sent to":  "redirected",
+		"somebody whom a directory knows":           "eva",
+		"somebody whom the second directory knows":  "gus",
+		"somebody whom a directory knows as locked": "ivo",
+		"nobody": "zoe",
+	} {
+		if _, err := w.Login(ctx, login, "a wrong password", peer); !errors.Is(err, identity.ErrBadLogin) {
+			t.Errorf("Login of %s = %v, want ErrBadLogin", name, err)
+		}
+		if n := hashes(); n != 1 {
+			t.Errorf("Login of %s took %d hashes, want 1", name, n)
+		}
+	}
+}
+
 func TestWhoHangsUpHasGuessed(t *testing.T) {
 	w := newWorld(t)
 	w.provider(t, "directory", "one")
