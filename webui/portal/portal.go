@@ -29,9 +29,10 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
-// People knows users, and counts guesses. *identity.Service does.
+// People knows users, and counts guesses and who comes. *identity.Service does.
 type People interface {
 	User(ctx context.Context, id string) (identity.User, error)
+	CountVisit(ctx context.Context, peer string) error
 	CountGuess(ctx context.Context, purpose, peer string) error
 	ForgiveGuess(ctx context.Context, purpose, peer string) error
 }
@@ -166,7 +167,7 @@ func (p *Portal) arrive(r *http.Request, code string) (a arrival, err error) {
 	if a.ready, err = p.Ready(ctx); err != nil {
 		return arrival{}, err
 	}
-	if a.resume, err = p.underWay(ctx); err != nil {
+	if a.resume, a.elsewhere, err = p.underWay(ctx); err != nil {
 		return arrival{}, err
 	}
 	a.browser = Detect(r.UserAgent())
@@ -178,23 +179,28 @@ func (p *Portal) arrive(r *http.Request, code string) (a arrival, err error) {
 }
 
 // underWay is the path of the enrollment that this browser has under way, if it has one
-// that can go on.
-func (p *Portal) underWay(ctx context.Context) (string, error) {
+// that can go on, and of where another browser on the device goes on with it.
+func (p *Portal) underWay(ctx context.Context) (path, elsewhere string, err error) {
 	id := p.Sessions.Value(ctx, webui.SessionAttempt)
 	if id == "" {
-		return "", nil
+		return "", "", nil
 	}
 	a, err := p.Enroll.Attempt(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
-		return "", nil
+		return "", "", nil
 	}
 	if err != nil || a.Stage == enroll.Enrolled || a.Stage == enroll.AttemptFailed {
-		return "", err
+		return "", "", err
 	}
-	return visitPath(id), nil
+	path = visitPath(id)
+	l, err := p.linkOf(ctx, a)
+	if err != nil || asksWho(l) {
+		return path, path, err
+	}
+	return path, linkPath(l.Code), nil
 }
 
-// start begins an enrollment. A form that is sent twice goes on with the first one, if
+// start begins an enrollment. A form that is sent again goes on with the first one, if
 // nothing has come of that yet.
 func (p *Portal) start(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
@@ -205,6 +211,9 @@ func (p *Portal) start(w http.ResponseWriter, r *http.Request) error {
 	n := enroll.NewVisit{LinkCode: r.PostForm.Get("link"), Platform: b.Platform.system(), Major: b.Major}
 	a, found, err := p.begun(ctx, n)
 	if err == nil && !found {
+		if err := p.countVisit(w, r); err != nil {
+			return err
+		}
 		a, err = p.Enroll.BeginVisit(ctx, n)
 	}
 	if err != nil {
@@ -216,7 +225,27 @@ func (p *Portal) start(w http.ResponseWriter, r *http.Request) error {
 	return see(w, r, visitPath(a.ID))
 }
 
-// begun finds the enrollment that this browser began a moment ago in just the same way.
+// countVisit refuses a network from which very many enrollments are begun.
+func (p *Portal) countVisit(w http.ResponseWriter, r *http.Request) error {
+	err := p.People.CountVisit(r.Context(), peerName(webui.Peer(r.Context())))
+	if !errors.Is(err, identity.ErrThrottled) {
+		return err
+	}
+	askAgain(w, err)
+	many := refusal(errMany).(*frame.Refusal)
+	many.Err = err
+	return many
+}
+
+// askAgain tells when to try again what err refuses for now.
+func askAgain(w http.ResponseWriter, err error) {
+	if wait := identity.RetryAfter(err); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+	}
+}
+
+// begun finds the enrollment that this browser began in just the same way: a moment ago,
+// or at any time if nobody has signed in to it yet.
 func (p *Portal) begun(ctx context.Context, n enroll.NewVisit) (a enroll.Attempt, found bool, err error) {
 	const moment = 30 * time.Second
 	id := p.Sessions.Value(ctx, webui.SessionAttempt)
@@ -230,13 +259,15 @@ func (p *Portal) begun(ctx context.Context, n enroll.NewVisit) (a enroll.Attempt
 	case err != nil:
 		return enroll.Attempt{}, false, err
 	case a.Visit == nil || a.Visit.Platform != n.Platform || a.Visit.Major != n.Major,
-		a.Stage != enroll.Opened && a.Stage != enroll.Authenticated, p.Now().Sub(a.StageAt[enroll.Opened]) > moment:
+		a.Stage != enroll.Opened && a.Stage != enroll.Authenticated:
 		return enroll.Attempt{}, false, nil
-	case n.LinkCode == "":
-		return a, a.LinkID == "", nil
+	}
+	fresh := a.Stage == enroll.Opened || p.Now().Sub(a.StageAt[enroll.Opened]) <= moment
+	if n.LinkCode == "" {
+		return a, fresh && a.LinkID == "", nil
 	}
 	l, err := p.Enroll.OpenLink(ctx, n.LinkCode)
-	return a, err == nil && l.ID == a.LinkID, err
+	return a, err == nil && l.ID == a.LinkID && (fresh || l.Login == enroll.LoginNone), err
 }
 
 // guessCode is the purpose that guesses of short codes are counted for.
@@ -275,9 +306,7 @@ func (p *Portal) wrongCode(w http.ResponseWriter, r *http.Request, typed string,
 	if !errors.As(err, &refused) {
 		return err
 	}
-	if wait := identity.RetryAfter(why); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
-	}
+	askAgain(w, why)
 	if !webui.WantsHTML(r) {
 		return err
 	}
@@ -548,6 +577,9 @@ func (p *Portal) linkProfile(w http.ResponseWriter, r *http.Request) error {
 		}
 		webui.SendFile(w, contentProfile, "enroll.mobileconfig", nil)
 		return nil
+	}
+	if err := p.countVisit(w, r); err != nil {
+		return err
 	}
 	signed, _, err := p.Enroll.NewEnrollment(ctx, code)
 	if err != nil {

@@ -129,11 +129,136 @@ func TestWhoMayGoOn(t *testing.T) {
 	ana = h.person(t, safari26)
 	ana.signIn(ana.get(path+"/device"), "ana").at(t, "device")
 
-	// Without a login, the address is all that is needed.
+	// Nobody signs in, and the address is no secret: what counts is who opened the link.
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
-	path, at = h.person(t, safari26).begin("link", l.Code)
+	cyd := h.person(t, safari26)
+	path, at = cyd.begin("link", l.Code)
 	at.at(t, "profile")
-	h.person(t, safari26).get(path).at(t, "profile")
+	for name, other := range map[string]*person{"another browser": h.person(t, safari26), "who is signed in": ben} {
+		for _, step := range []string{"", "/profile", "/enroll.mobileconfig", "/ca.mobileconfig"} {
+			got := other.get(path + step)
+			if got.status != http.StatusForbidden || strings.Contains(got.body, l.Code) {
+				t.Errorf("%s at %q = %d", name, step, got.status)
+			}
+			got.has(t, "GH-E124", path+"/status")
+		}
+		for _, step := range []string{"/device", "/trust", "/account", "/again"} {
+			if got := other.post(path+step, "ownership", "personal"); got.status != http.StatusForbidden {
+				t.Errorf("%s posts %q: %d", name, step, got.status)
+			}
+		}
+		other.get(path+"/status").at(t, "status")
+	}
+	again := h.person(t, safari26)
+	if other, at := again.begin("link", l.Code); other == path {
+		t.Errorf("the link opened again in another browser goes on with the first's enrollment")
+	} else {
+		at.at(t, "profile")
+	}
+	cyd.get(path).at(t, "profile")
+}
+
+func TestLinkThatNamesSomebodyTellsNobodyAboutThem(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	account := "ana@appleid.example.com"
+	_, err := h.people.UpdateUser(t.Context(), identity.Local(), h.ana.ID, identity.UserChange{ManagedAppleAccount: &account})
+	must(t, err)
+	named := func(o mdm.Ownership) string {
+		return h.link(t, enroll.NewLink{Login: enroll.LoginNone, User: "ana@example.com", Ownership: o}).Code
+	}
+	must(t, h.phone(t).EnrollProfile(t.Context(), []byte(h.person(t, safari26).get("/enroll/l/"+named(mdm.Institutional)+"/profile").body)))
+	hers := []string{account, "<strong>iPhone</strong>, since", "ana@example.com"}
+
+	stranger, ana := h.person(t, safari26), h.person(t, safari26)
+	ana.get("/login?as=ana&next=/enroll")
+	for who, p := range map[string]*person{"a stranger": stranger, "ana": ana} {
+		path, at := p.begin("link", named(mdm.Institutional))
+		bodies := at.at(t, "profile").body
+		must(t, h.phone(t).EnrollProfile(t.Context(), []byte(p.get(path+"/enroll.mobileconfig").body)))
+		bodies += p.get(path).at(t, "status").body
+		p.agent = safari17
+		_, at = p.begin("link", named(mdm.Personal))
+		bodies += at.at(t, "account").body // that there is an account is no more than how the device is taken in
+		for _, text := range hers {
+			if told := strings.Contains(bodies, text); told != (who == "ana") {
+				t.Errorf("%s is told %q: %v", who, text, told)
+			}
+		}
+	}
+}
+
+func TestLinkForCertainDevicesOffersNoUserEnrollment(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	account := "ana@appleid.example.com"
+	_, err := h.people.UpdateUser(t.Context(), identity.Local(), h.ana.ID, identity.UserChange{ManagedAppleAccount: &account})
+	must(t, err)
+	for name, tt := range map[string]struct {
+		serials []string
+		step    string
+	}{
+		"any device":      {nil, "account"},
+		"certain devices": {[]string{"C02ABCDEFGH1"}, "profile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := h.link(t, enroll.NewLink{Ownership: mdm.Personal, SerialNumbers: tt.serials})
+			p := h.person(t, safari17)
+			path, at := p.begin("link", l.Code)
+			p.signIn(at, "ana").at(t, tt.step)
+			p.get(path+"/account").at(t, tt.step)
+			p.post(path+"/account", "how", "account", "account", account)
+			if a, err := h.Attempt(t.Context(), idOf(path)); err != nil || a.Visit.UserEnrollment != (tt.serials == nil) {
+				t.Errorf("asked for a User Enrollment all the same: %+v, %v", a.Visit, err)
+			}
+		})
+	}
+}
+
+func TestEnrollmentsThatNobodyGoesOnWith(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal, Uses: 10})
+	asking := h.link(t, enroll.NewLink{})
+	p := h.person(t, safari26)
+	for name, form := range map[string][]string{"without a link": nil, "by a link": {"link", asking.Code}, "by a link that asks nobody": {"link", open.Code}} {
+		first, _ := p.begin(form...)
+		h.pass(10 * time.Minute)
+		if second, _ := p.begin(form...); second != first || first == "" {
+			t.Errorf("%s, ten minutes later: %s and %s", name, first, second)
+		}
+	}
+	if other, _ := h.person(t, safari26).begin("link", open.Code); other == "" {
+		t.Error("another browser begins none")
+	}
+
+	// Very many of one network are refused, but for those that are there.
+	mine, _ := p.begin()
+	for range identity.MaxVisits {
+		if err := h.people.CountVisit(t.Context(), "127.0.0.1"); err != nil {
+			break
+		}
+	}
+	stranger := h.person(t, safari26)
+	for name, got := range map[string]page{
+		"a form":            stranger.post("/enroll/start"),
+		"a link":            stranger.post("/enroll/start", "link", open.Code),
+		"a link, by a tool": stranger.do("GET", "/enroll/l/"+open.Code+"/profile", nil, "*/*"),
+	} {
+		if got.status != http.StatusTooManyRequests || got.header.Get("Retry-After") == "" {
+			t.Errorf("%s = %d, Retry-After %q", name, got.status, got.header.Get("Retry-After"))
+		}
+	}
+	stranger.post("/enroll/start").has(t, "GH-E123")
+	if got := stranger.do("HEAD", "/enroll/l/"+open.Code+"/profile", nil, "*/*"); got.status != http.StatusOK {
+		t.Errorf("HEAD = %d", got.status)
+	}
+	if again, _ := p.begin(); again != mine {
+		t.Errorf("who has begun goes on at %s, want %s", again, mine)
+	}
+	if l, err := h.Link(t.Context(), open.ID); err != nil || l.UsesLeft != 10 {
+		t.Errorf("the link has %d uses left, %v", l.UsesLeft, err)
+	}
 }
 
 func TestStepsFollowFromTheEnrollment(t *testing.T) {
@@ -241,8 +366,9 @@ func TestTwoTabsAndTwoClicks(t *testing.T) {
 	p.post(path+"/device", "ownership", "institutional").at(t, "status") // the other tab
 	p.get("/enroll").has(t, "Get started")                               // nothing to go on with
 
-	other := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ask: true})
-	path, _ = p.begin("link", other.Code)
+	other := h.link(t, enroll.NewLink{Ask: true})
+	path, at := p.begin("link", other.Code)
+	p.signIn(at, "ana")
 	p.get("/enroll").has(t, "Go on where you left off", `href="`+path+`"`)
 	h.pass(time.Minute)
 	if anew, _ := p.begin("link", other.Code); anew == path {

@@ -76,7 +76,8 @@ func (p *Portal) sample(screen string, around view.Portal, settings enroll.Setti
 	arrived := arrival{page: around, settings: settings, browser: b, ready: true}
 	arrived.settings.Portal = true
 	v := &visit{
-		settings: settings, page: around, login: true, signedIn: true, mine: true, ownCA: p.OwnCA,
+		settings: settings, page: around, login: true, signedIn: true, mine: true, ownCA: p.OwnCA, hasAccount: true,
+		user: identity.User{Username: "ana@example.com"},
 		options: enroll.Options{
 			Ownerships: settings.Ownerships(), ManagedAppleAccount: "ana@example.com",
 			Devices: []mdm.Device{{Facts: mdm.Facts{DeviceName: "Ana’s iPad"}, EnrolledAt: now.AddDate(0, -5, 0)}},

@@ -20,6 +20,8 @@ var (
 	errCode         = errors.New("no link and no enrollment has this short code")
 	errExpired      = errors.New("the attempt was not finished in time")
 	errRevoked      = errors.New("the attempt's certificate was revoked")
+	errMany         = errors.New("many enrollments were begun from this network")
+	errOtherBrowser = errors.New("another browser began the enrollment, and nobody is asked to sign in")
 	errDevice       = errors.New("the device was refused")
 )
 
@@ -49,6 +51,8 @@ var refusals = []struct {
 	{enroll.ErrNotReady, frame.Refusal{Code: "GH-E118", Status: http.StatusConflict, Name: "attempt_not_ready", Title: "The enrollment is not at this step yet", Texts: "errors.attempt_not_ready", Action: "/enroll"}},
 	{errExpired, frame.Refusal{Code: "GH-E119", Status: http.StatusGone, Name: "attempt_expired", Title: "The enrollment was not finished in time", Texts: "errors.attempt_expired", Action: "/enroll"}},
 	{errField, frame.Refusal{Code: "GH-E120", Status: http.StatusUnprocessableEntity, Name: "invalid_field", Title: "The form holds a value that it does not offer", Texts: "errors.field", Action: "/enroll"}},
+	{errMany, frame.Refusal{Code: "GH-E123", Status: http.StatusTooManyRequests, Name: "too_many_enrollments", Title: "Many enrollments were begun from this network", Texts: "errors.many"}},
+	{errOtherBrowser, frame.Refusal{Code: "GH-E124", Status: http.StatusForbidden, Name: "other_browser", Title: "Another browser began this enrollment", Texts: "errors.other_browser", Action: "/enroll"}},
 
 	{enroll.ErrStatement, frame.Refusal{Code: "GH-E301", Status: http.StatusBadRequest, Name: "statement_invalid", Title: "What the device states of itself is not valid", Texts: "errors.statement", Action: "/enroll"}},
 	{machineinfo.ErrNotApple, frame.Refusal{Code: "GH-E302", Status: http.StatusForbidden, Name: "device_not_genuine", Title: "The device does not prove that Apple made it", Texts: "errors.not_genuine"}},

@@ -62,8 +62,8 @@ func (p *Portal) devicePage(v *visit, errors map[string]string) view.PortalDevic
 // rights are what the organisation can do with a device of an ownership, as it would be
 // enrolled.
 func (p *Portal) rights(v *visit, o mdm.Ownership) view.Rights {
-	account := v.options.ManagedAppleAccount != "" && v.settings.PersonalMethod == enroll.PersonalAuto || v.settings.PersonalMethod == enroll.PersonalUser
-	byUser := o == mdm.Personal && !v.Visit.Declined && account && (v.profileDriven() || p.AccountDriven != nil)
+	account := v.hasAccount && v.settings.PersonalMethod == enroll.PersonalAuto || v.settings.PersonalMethod == enroll.PersonalUser
+	byUser := o == mdm.Personal && !v.byLists() && !v.Visit.Declined && account && (v.profileDriven() || p.AccountDriven != nil)
 	return rightsOf(v.settings, o, byUser)
 }
 
@@ -340,11 +340,13 @@ func (p *Portal) donePage(v *visit, f enroll.Followed, events string) view.Porta
 		fact("portal.done.version", d.OSVersion)
 	}
 	if v.mine {
-		fact("portal.done.owner", f.User)
+		if v.known() {
+			fact("portal.done.owner", f.User)
+		}
 		if f.Ownership != "" {
 			fact("portal.done.ownership", t.Say("portal.device."+string(f.Ownership)))
 		}
-		if v.signedIn {
+		if v.known() {
 			page.Mine = "/me"
 		}
 	}
@@ -406,21 +408,22 @@ func ago(t *text.Texts, d time.Duration) string {
 
 // arrival is who comes to the first page, and how.
 type arrival struct {
-	page     view.Portal
-	settings enroll.Settings
-	browser  Browser
-	said     string       // what the person says that the device is; empty: nothing
-	link     *enroll.Link // nil: without one
-	resume   string       // path of the enrollment that this browser has under way
-	code     view.ShortCode
-	ready    bool // somebody can sign in
-	anyway   bool // the person says that this is Safari
+	page      view.Portal
+	settings  enroll.Settings
+	browser   Browser
+	said      string       // what the person says that the device is; empty: nothing
+	link      *enroll.Link // nil: without one
+	resume    string       // path of the enrollment that this browser has under way; empty: none
+	elsewhere string       // where another browser goes on with it
+	code      view.ShortCode
+	ready     bool // somebody can sign in
+	anyway    bool // the person says that this is Safari
 }
 
 // path is the first page's own.
 func (a arrival) path() string {
 	if a.link != nil {
-		return "/enroll/l/" + a.link.Code
+		return linkPath(a.link.Code)
 	}
 	return "/enroll"
 }
@@ -453,10 +456,7 @@ func (p *Portal) firstPage(a arrival) (view.Page, error) {
 	case !b.Platform.enrolls() || b.tooOld():
 		return p.elsewherePage(a)
 	case !b.safari() && !a.anyway:
-		address := a.path()
-		if a.resume != "" {
-			address = a.resume
-		}
+		address := cmp.Or(a.elsewhere, a.path())
 		return view.PortalSafari{
 			Portal: titled(a.page, t.Say("portal.safari.heading")), App: b.name(),
 			Address: p.ServerURL.JoinPath(address).String(),

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
@@ -64,14 +65,19 @@ const (
 type visit struct {
 	enroll.Attempt
 	settings enroll.Settings
+	link     *enroll.Link   // nil: it has none
 	options  enroll.Options // while a choice can still be made
 	method   method
+
+	// hasAccount says that whom it is for has a Managed Apple Account, which is among the
+	// options for that person alone.
+	hasAccount bool
 
 	page     view.Portal
 	login    bool          // it asks who the person is
 	user     identity.User // who is signed in, if signedIn
 	signedIn bool
-	mine     bool // who sent the request may go on with it
+	mine     bool // who sent the request, or the browser that did, may go on with it
 	ownCA    bool
 }
 
@@ -80,12 +86,22 @@ func (v *visit) path(s step) string { return visitPath(v.ID) + "/" + string(s) }
 
 func visitPath(id string) string { return "/enroll/a/" + url.PathEscape(id) }
 
+func linkPath(code string) string { return "/enroll/l/" + url.PathEscape(code) }
+
 func (v *visit) platform() Platform { return platformOf(v.Visit.Platform) }
 
 // open says that the person can still choose.
 func (v *visit) open() bool {
 	return v.Stage == enroll.Opened || v.Stage == enroll.Authenticated || v.Stage == enroll.ProfileDownloaded
 }
+
+// known says that whom it is for has signed in. A link may name somebody, and ask nobody:
+// who opens it is not told about them.
+func (v *visit) known() bool { return v.signedIn && isUser(v.user, v.User) }
+
+// byLists says that the link is for certain devices: those of User Enrollments do not say
+// which they are.
+func (v *visit) byLists() bool { return v.link != nil && len(v.link.SerialNumbers) > 0 }
 
 // terms says that there are terms to agree to.
 func (v *visit) terms() bool { return v.page.T.Has("portal.terms") }
@@ -165,7 +181,7 @@ func (v *visit) has(s step) bool {
 	case stepTrust:
 		return v.ownCA && v.platform().touch()
 	case stepAccount:
-		return v.method == byAccount || v.Visit.UserEnrollment || v.Visit.Declined && v.mayDecline() && v.profileDriven()
+		return !v.byLists() && (v.method == byAccount || v.Visit.UserEnrollment || v.Visit.Declined && v.mayDecline() && v.profileDriven())
 	case stepAccountDriven:
 		return v.method == byAccountDriven
 	case stepProfile:
@@ -196,10 +212,10 @@ func (p *Portal) methodOf(ctx context.Context, v *visit) (method, error) {
 	case enroll.PersonalUser:
 		wanted = true
 	case enroll.PersonalAuto:
-		wanted = v.options.ManagedAppleAccount != "" && !v.Visit.Declined
+		wanted = v.hasAccount && !v.Visit.Declined
 	}
 	switch {
-	case v.Ownership != mdm.Personal || !wanted && !v.Visit.UserEnrollment:
+	case v.Ownership != mdm.Personal || v.byLists() || !wanted && !v.Visit.UserEnrollment:
 		return byProfile, nil
 	case v.profileDriven():
 		return byAccount, nil
@@ -225,13 +241,19 @@ func (p *Portal) visit(r *http.Request) (*visit, error) {
 		return nil, err
 	}
 	v := &visit{Attempt: a, ownCA: p.OwnCA}
-	if v.login, err = p.asksWho(ctx, a); err != nil {
+	if v.link, err = p.linkOf(ctx, a); err != nil {
 		return nil, err
 	}
+	v.login = asksWho(v.link)
 	if v.user, v.signedIn, err = p.signedIn(ctx); err != nil {
 		return nil, err
 	}
-	v.mine = !v.login || v.Stage == enroll.Opened && v.User == "" || v.signedIn && isUser(v.user, v.User)
+	if v.login {
+		v.mine = v.Stage == enroll.Opened && v.User == "" || v.known()
+	} else {
+		// Its ID is no secret: who reads lists of enrollments knows it.
+		v.mine = p.Sessions.Value(ctx, webui.SessionAttempt) == v.ID
+	}
 	if v.page, v.settings, err = p.Frame.Portal(r, "portal.frame.title"); err != nil {
 		return nil, err
 	}
@@ -246,21 +268,33 @@ func (p *Portal) complete(ctx context.Context, v *visit) (err error) {
 	if v.options, err = p.Enroll.Options(ctx, v.Attempt); err != nil {
 		return err
 	}
-	v.method, err = p.methodOf(ctx, v)
-	return err
+	v.hasAccount = v.options.ManagedAppleAccount != ""
+	if v.method, err = p.methodOf(ctx, v); err != nil {
+		return err
+	}
+	if !v.known() {
+		v.options.ManagedAppleAccount, v.options.Devices = "", nil
+	}
+	return nil
 }
 
-// asksWho says whether an attempt is one for which the person signs in.
-func (p *Portal) asksWho(ctx context.Context, a enroll.Attempt) (bool, error) {
+// linkOf returns the link of an attempt, nil if it has none.
+func (p *Portal) linkOf(ctx context.Context, a enroll.Attempt) (*enroll.Link, error) {
 	if a.LinkID == "" {
-		return true, nil
+		return nil, nil
 	}
 	l, err := p.Enroll.Link(ctx, a.LinkID)
 	if errors.Is(err, storage.ErrNotFound) {
-		return true, nil
+		return nil, nil
 	}
-	return l.Login != enroll.LoginNone, err
+	if err != nil {
+		return nil, err
+	}
+	return &l, nil
 }
+
+// asksWho says whether people sign in for an attempt by a link, which may be nil.
+func asksWho(l *enroll.Link) bool { return l == nil || l.Login != enroll.LoginNone }
 
 // signedIn returns who is signed in.
 func (p *Portal) signedIn(ctx context.Context) (u identity.User, ok bool, err error) {
@@ -304,8 +338,14 @@ func (p *Portal) at(s step, show func(w http.ResponseWriter, r *http.Request, v 
 }
 
 // signInFirst sends a person to sign in, and back: the session ended meanwhile, or the
-// cookie was lost. Who is signed in as somebody else is told.
+// cookie was lost. Who is signed in as somebody else is told, and so is who need not sign
+// in and comes by another browser than the one that began.
 func (p *Portal) signInFirst(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if !v.login {
+		other := refusal(errOtherBrowser).(*frame.Refusal)
+		other.Action = v.path(stepStatus)
+		return other
+	}
 	if v.signedIn {
 		return refusal(enroll.ErrOtherPerson)
 	}
