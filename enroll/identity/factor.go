@@ -20,6 +20,10 @@ var (
 
 	// ErrSecondFactor means that a user has a second factor already, or has none.
 	ErrSecondFactor = errors.New("the second factor is not in a state for this")
+
+	// ErrStale means that a sign-in waited for a code while what ends sessions ended it, too:
+	// the password that was given for it may be a thief's.
+	ErrStale = errors.New("the password was given before all sign-ins were ended")
 )
 
 // secondFactor is how a user proves to be there with more than a password. Whether it is
@@ -103,21 +107,26 @@ func (s *Service) ConfirmSecondFactor(ctx context.Context, userID, code, peer st
 }
 
 // CheckCode completes the sign-in of a user whose Login needs a code: one of the
-// authenticator app, or a recovery code. Errors wrap ErrBadCode, ErrThrottled or
-// ErrDisabled; one who has no second factor is ErrSecondFactor.
-func (s *Service) CheckCode(ctx context.Context, userID, code, peer string) (SignedIn, error) {
+// authenticator app, or a recovery code. stamp is that of the user whom Login returned.
+// Errors wrap ErrBadCode, ErrThrottled, ErrDisabled or ErrStale; one who has no second factor
+// is ErrSecondFactor.
+func (s *Service) CheckCode(ctx context.Context, userID, stamp, code, peer string) (SignedIn, error) {
 	var in SignedIn
 	var kind string
 	_, err := s.withCode(ctx, userID, peer, func(tx storage.Tx, u *User, f *secondFactor) (err error) {
+		p, err := providerOf(tx, *u)
+		switch {
+		case err != nil:
+			return err
+		case u.Disabled || !p.Enabled:
+			return ErrDisabled
+		case u.SecondFactorAt.IsZero():
+			return ErrSecondFactor
+		case u.Stamp() != stamp:
+			return ErrStale
+		}
 		if kind, err = s.takeCode(*u, f, code); err != nil {
 			return err
-		}
-		p, err := providerOf(tx, *u)
-		if err != nil {
-			return err
-		}
-		if u.Disabled || !p.Enabled {
-			return ErrDisabled
 		}
 		in = SignedIn{User: *u, Provider: p.ID}
 		// What Login would have done.
@@ -136,7 +145,7 @@ func (s *Service) CheckCode(ctx context.Context, userID, code, peer string) (Sig
 }
 
 // NewRecoveryCodes replaces a user's recovery codes, for a code of the app or one of the
-// old ones. Errors are those of CheckCode.
+// old ones. Errors wrap ErrBadCode, ErrThrottled or ErrSecondFactor.
 func (s *Service) NewRecoveryCodes(ctx context.Context, userID, code, peer string) (recovery []Secret, err error) {
 	recovery, hashes := newRecoveryCodes()
 	_, err = s.withCode(ctx, userID, peer, func(tx storage.Tx, u *User, f *secondFactor) error {
@@ -153,7 +162,7 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, userID, code, peer strin
 }
 
 // DisableSecondFactor takes a user's second factor away, for a code of it. Errors are
-// those of CheckCode.
+// those of NewRecoveryCodes.
 func (s *Service) DisableSecondFactor(ctx context.Context, userID, code, peer string) error {
 	_, err := s.withCode(ctx, userID, peer, func(tx storage.Tx, u *User, f *secondFactor) error {
 		if _, err := s.takeCode(*u, f, code); err != nil {

@@ -36,6 +36,12 @@ func (a app) code(steps int64) string {
 	return identity.TOTP(a.key, identity.TOTPStep(a.w.at.Now())+steps)
 }
 
+// code gives a code for u, who has just given the password.
+func (w *world) code(t *testing.T, u identity.User, code, peer string) (identity.SignedIn, error) {
+	t.Helper()
+	return w.CheckCode(ctx, u.ID, w.user(t, u.ID).Stamp(), code, peer)
+}
+
 const peer = "192.0.2.1"
 
 // setUp gives bea a second factor.
@@ -77,12 +83,12 @@ func TestASecondFactorIsAskedFor(t *testing.T) {
 		t.Errorf("audit log before the code: %q", got)
 	}
 	for _, code := range []string{"", "000000", a.code(-2), a.code(3), a.code(0)[:5], a.code(0) + "0", strings.Repeat("1", 1<<16)} {
-		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrBadCode) {
+		if _, err := w.code(t, bea, code, peer); !errors.Is(err, identity.ErrBadCode) {
 			t.Errorf("CheckCode(%.10q) = %v, want ErrBadCode", code, err)
 		}
 	}
 	spaced := a.code(0)[:3] + " " + a.code(0)[3:]
-	done, err := w.CheckCode(ctx, bea.ID, spaced, peer)
+	done, err := w.code(t, bea, spaced, peer)
 	if err != nil || done.User.ID != bea.ID || done.NeedsCode || done.Provider != identity.LocalProvider {
 		t.Fatalf("CheckCode = %+v, %v; want bea", done, err)
 	}
@@ -90,11 +96,11 @@ func TestASecondFactorIsAskedFor(t *testing.T) {
 		t.Errorf("audit log then: %q", got)
 	}
 	for _, code := range []string{a.code(0), a.code(-1)} {
-		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrBadCode) {
+		if _, err := w.code(t, bea, code, peer); !errors.Is(err, identity.ErrBadCode) {
 			t.Errorf("CheckCode with a code that was used, or an older one = %v, want ErrBadCode", err)
 		}
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, a.code(1), peer); err != nil {
+	if _, err := w.code(t, bea, a.code(1), peer); err != nil {
 		t.Errorf("CheckCode by a clock that is fast: %v", err)
 	}
 }
@@ -138,12 +144,65 @@ func TestACodeWorksOnce(t *testing.T) {
 	for name, code := range map[string]string{"of the app": a.code(0), "for recovery": recovery[3].Reveal()} {
 		var errs [2]error
 		side := func(i int) func(storage.DB) {
-			return func(db storage.DB) { _, errs[i] = w.replica(t, db).CheckCode(ctx, bea.ID, code, peer) }
+			return func(db storage.DB) { _, errs[i] = w.replica(t, db).CheckCode(ctx, bea.ID, bea.Stamp(), code, peer) }
 		}
 		storagetest.Overlap(w.db, side(0), side(1))
 		if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs[:]...), identity.ErrBadCode) {
 			t.Errorf("two who use one code %s: %v; want one ErrBadCode", name, errs)
 		}
+	}
+}
+
+// Whoever gave a password that is another one by now must not get in with a code.
+func TestASignInThatWaitsForACodeIsOver(t *testing.T) {
+	disable := func(disabled bool) identity.UserChange { return identity.UserChange{Disabled: &disabled} }
+	for name, tt := range map[string]struct {
+		meanwhile func(w *world, bea identity.User) error
+		want      error
+	}{
+		"when an administrator has set another password": {func(w *world, bea identity.User) error {
+			_, err := w.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Password: ptr("another password")})
+			return err
+		}, identity.ErrStale},
+		"when the person has changed the password": {func(w *world, bea identity.User) error {
+			_, err := w.ChangePassword(ctx, bea.ID, "a good password", "another password", peer)
+			return err
+		}, identity.ErrStale},
+		"when all sessions were ended": {func(w *world, bea identity.User) error {
+			return w.EndSessions(ctx, identity.Local(), bea.ID)
+		}, identity.ErrStale},
+		"when the user was disabled": {func(w *world, bea identity.User) error {
+			_, err := w.UpdateUser(ctx, identity.Local(), bea.ID, disable(true))
+			return err
+		}, identity.ErrDisabled},
+		"when the user was disabled, and is not any more": {func(w *world, bea identity.User) error {
+			_, err := w.UpdateUser(ctx, identity.Local(), bea.ID, disable(true))
+			if err == nil {
+				_, err = w.UpdateUser(ctx, identity.Local(), bea.ID, disable(false))
+			}
+			return err
+		}, identity.ErrStale},
+		"when there is no second factor any more": {func(w *world, bea identity.User) error {
+			_, err := w.ResetSecondFactor(ctx, identity.Local(), bea.ID)
+			return err
+		}, identity.ErrSecondFactor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			bea, a, recovery := w.setUp(t)
+			in, err := w.Login(ctx, "bea", "a good password", peer)
+			if err != nil || !in.NeedsCode {
+				t.Fatalf("Login = %+v, %v; want that a code is needed", in, err)
+			}
+			if err := tt.meanwhile(w, bea); err != nil { // the clock stands still
+				t.Fatal(err)
+			}
+			for _, code := range []string{a.code(0), recovery[0].Reveal()} {
+				if got, err := w.CheckCode(ctx, bea.ID, in.User.Stamp(), code, peer); !errors.Is(err, tt.want) || got.User.ID != "" {
+					t.Errorf("CheckCode = %+v, %v; want %v", got, err, tt.want)
+				}
+			}
+		})
 	}
 }
 
@@ -156,10 +215,10 @@ func TestRecoveryCodes(t *testing.T) {
 		}
 	}
 	typed := strings.ToLower(strings.ReplaceAll(recovery[0].Reveal(), "-", " "))
-	if _, err := w.CheckCode(ctx, bea.ID, typed, peer); err != nil {
+	if _, err := w.code(t, bea, typed, peer); err != nil {
 		t.Errorf("CheckCode(%q) = %v", typed, err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, recovery[0].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
+	if _, err := w.code(t, bea, recovery[0].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
 		t.Errorf("CheckCode again = %v, want ErrBadCode", err)
 	}
 	if n, err := w.RecoveryCodesLeft(ctx, bea.ID); n != 9 || err != nil {
@@ -169,10 +228,10 @@ func TestRecoveryCodes(t *testing.T) {
 	if err != nil || len(fresh) != 10 {
 		t.Fatalf("NewRecoveryCodes = %d codes, %v", len(fresh), err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, recovery[1].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
+	if _, err := w.code(t, bea, recovery[1].Reveal(), peer); !errors.Is(err, identity.ErrBadCode) {
 		t.Errorf("CheckCode with an old one = %v, want ErrBadCode", err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, fresh[9].Reveal(), peer); err != nil {
+	if _, err := w.code(t, bea, fresh[9].Reveal(), peer); err != nil {
 		t.Errorf("CheckCode with a new one = %v", err)
 	}
 }
@@ -182,7 +241,7 @@ func TestCodesAreThrottled(t *testing.T) {
 	bea, a, _ := w.setUp(t)
 	n := 0
 	for ; n < 20; n++ {
-		if _, err := w.CheckCode(ctx, bea.ID, "000000", peer); errors.Is(err, identity.ErrThrottled) {
+		if _, err := w.code(t, bea, "000000", peer); errors.Is(err, identity.ErrThrottled) {
 			break
 		}
 		if _, err := w.Login(ctx, "bea", "a good password", peer); err != nil { // gives no fresh start
@@ -192,10 +251,10 @@ func TestCodesAreThrottled(t *testing.T) {
 	if n > 10 {
 		t.Errorf("throttled after %d codes, want by the 10th", n)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); identity.RetryAfter(err) != 15*time.Minute {
+	if _, err := w.code(t, bea, a.code(0), peer); identity.RetryAfter(err) != 15*time.Minute {
 		t.Errorf("the right one then = %v, want to wait 15m", err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), "198.51.100.1"); err != nil {
+	if _, err := w.code(t, bea, a.code(0), "198.51.100.1"); err != nil {
 		t.Errorf("from elsewhere: %v", err)
 	}
 }
@@ -222,7 +281,7 @@ func TestASecondFactorThatIsNotSetUp(t *testing.T) {
 	if in, err := w.Login(ctx, "bea", "a good password", peer); err != nil || in.NeedsCode {
 		t.Errorf("Login = %+v, %v; want no code before it is confirmed", in, err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); !errors.Is(err, identity.ErrSecondFactor) {
+	if _, err := w.code(t, bea, a.code(0), peer); !errors.Is(err, identity.ErrSecondFactor) {
 		t.Errorf("CheckCode = %v, want ErrSecondFactor", err)
 	}
 	w.at.Advance(time.Hour + time.Second)
@@ -265,7 +324,7 @@ func TestAnOwnerResetsASecondFactor(t *testing.T) {
 		t.Errorf("ResetSecondFactor = %+v, %v; want none, and sessions over", u, err)
 	}
 	for _, code := range []string{a.code(0), recovery[0].Reveal()} {
-		if _, err := w.CheckCode(ctx, bea.ID, code, peer); !errors.Is(err, identity.ErrSecondFactor) {
+		if _, err := w.code(t, bea, code, peer); !errors.Is(err, identity.ErrSecondFactor) {
 			t.Errorf("CheckCode then = %v, want ErrSecondFactor", err)
 		}
 	}
@@ -305,7 +364,7 @@ func TestADisabledUserIsToldByTheCode(t *testing.T) {
 	if _, err := w.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Disabled: ptr(true)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.CheckCode(ctx, bea.ID, a.code(0), peer); !errors.Is(err, identity.ErrDisabled) {
+	if _, err := w.code(t, bea, a.code(0), peer); !errors.Is(err, identity.ErrDisabled) {
 		t.Errorf("CheckCode = %v, want ErrDisabled", err)
 	}
 }

@@ -19,15 +19,18 @@ type pending struct {
 
 	Next string `json:"next,omitempty"` // where they want to go on to
 
-	// User has given the password, and is to give a code until Until.
+	// User has given the password, and is to give a code until Until, or until their
+	// sessions are ended: then they have another Stamp.
 	User  string    `json:"user,omitempty"`
+	Stamp string    `json:"stamp,omitempty"`
 	Until time.Time `json:"until,omitzero"`
 }
 
 // codeLife is how long a right password is good for without the code.
 const codeLife = 10 * time.Minute
 
-// errWaited means that the password was given too long ago, or by another browser.
+// errWaited means that the password was given too long ago, by another browser, or before
+// all sign-ins were ended.
 var errWaited = errors.New("no sign-in waits for a code in this session")
 
 // pending returns what the session of r holds.
@@ -56,7 +59,7 @@ func (s *SignIn) keep(r *http.Request, p pending) error {
 // The session is a new one: nobody can have planted its cookie before.
 func (s *SignIn) askForCode(w http.ResponseWriter, r *http.Request, in identity.SignedIn, next string) error {
 	p := s.pending(r)
-	p.User, p.Until, p.Next = in.User.ID, s.Now().UTC().Add(codeLife), next
+	p.User, p.Stamp, p.Until, p.Next = in.User.ID, in.User.Stamp(), s.Now().UTC().Add(codeLife), next
 	if err := s.Sessions.Rotate(r.Context()); err != nil {
 		return err
 	}
@@ -121,13 +124,13 @@ func (s *SignIn) code(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in, err := s.People.CheckCode(r.Context(), u.ID, r.PostForm.Get("code"), peer(r))
+	in, err := s.People.CheckCode(r.Context(), u.ID, p.Stamp, r.PostForm.Get("code"), peer(r))
 	why := mistakeOf(err)
 	switch {
 	case err == nil:
 		return s.letIn(w, r, in, p.Next)
-	case errors.Is(err, identity.ErrSecondFactor):
-		return s.again(w, r, p.Next, "", errWaited) // taken away meanwhile
+	case errors.Is(err, identity.ErrSecondFactor), errors.Is(err, identity.ErrStale): // taken away, or ended, meanwhile
+		return s.again(w, r, p.Next, "", errWaited)
 	case why == nil:
 		return err
 	case errors.Is(err, identity.ErrDisabled):

@@ -23,7 +23,7 @@ import (
 type People interface {
 	Ways(ctx context.Context, uses ...identity.Use) (identity.Ways, error)
 	Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
-	CheckCode(ctx context.Context, userID, code, peer string) (identity.SignedIn, error)
+	CheckCode(ctx context.Context, userID, stamp, code, peer string) (identity.SignedIn, error)
 	BeginSignIn(ctx context.Context, providerID string, n identity.NewSignIn) (to string, browser identity.Secret, err error)
 	FinishSignIn(ctx context.Context, providerID, browser string, returned url.Values, peer string) (identity.Finished, error)
 	LogoutURL(ctx context.Context, providerID, back string) string

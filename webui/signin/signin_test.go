@@ -623,6 +623,13 @@ func TestSecondFactor(t *testing.T) {
 	want(t, again.post("/login/code", "code", totp(t, key, h.now())), 403, "GH-E209", `action="/login"`, `value="/admin/devices"`)
 	want(t, h.browser(t).post("/login/code", "code", totp(t, key, h.now())), 403, "GH-E209")
 
+	// Nor is it good for anything when sessions were ended.
+	giveThePassword(again)
+	if err := h.people.EndSessions(t.Context(), identity.Local(), h.ana.ID); err != nil {
+		t.Fatal(err)
+	}
+	want(t, again.post("/login/code", "code", totp(t, key, h.now())), 403, "GH-E209", `value="/admin/devices"`)
+
 	// Codes are counted, too.
 	guess := h.browser(t)
 	giveThePassword(guess)
