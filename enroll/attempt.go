@@ -83,7 +83,7 @@ const (
 	attemptsOpen   = "open"
 	attemptsFailed = "failed"
 	attemptsByCode = "code"
-	attemptsPast   = "past"
+	attemptsByUse  = "use"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -112,14 +112,16 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 		}
 		return []string{a.Visit.Code}
 	}},
-	// What became of a link: those by it that are not open any more.
-	storage.Index[Attempt]{Name: attemptsPast, Values: func(a Attempt) []string {
-		if a.LinkID == "" || a.open() {
+	// What became of a link: those by it, by how far they have come.
+	storage.Index[Attempt]{Name: attemptsByUse, Values: func(a Attempt) []string {
+		if a.LinkID == "" {
 			return nil
 		}
-		return []string{a.LinkID}
+		return []string{useKey(a.LinkID, a.Stage)}
 	}},
 )
+
+func useKey(linkID string, st Stage) string { return string(storage.Key(linkID, string(st))) }
 
 // putAttempt stores a, and wakes the page that shows it.
 func putAttempt(tx storage.Tx, a Attempt) error {

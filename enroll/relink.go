@@ -155,39 +155,34 @@ type LinkUse struct {
 	Attempt *Attempt
 }
 
+// furthest are the stages, those first that are the most that a link can come to.
+var furthest = []Stage{Enrolled, CheckedIn, IdentityIssued, ProfileDownloaded, Authenticated, Opened, AttemptFailed}
+
 // LinkUses returns links by their IDs, in that order, and what became of them. An ID that
 // is not there is left out.
 func LinkUses(tx storage.Tx, ids []string) ([]LinkUse, error) {
-	const most = 200 // attempts of each to be looked at
 	for _, id := range ids {
-		tx.Prefetch(links.Read(id), attempts.ReadLookup(attemptsByLink, id), attempts.ReadLookup(attemptsPast, id))
+		tx.Prefetch(links.Read(id))
+		for _, st := range furthest {
+			tx.Prefetch(attempts.ReadLookup(attemptsByUse, useKey(id, st)))
+		}
 	}
 	uses := make([]LinkUse, 0, len(ids))
 	for _, id := range ids {
-		has, err := links.Has(tx, id)
+		l, err := maybe(links.Get(tx, id))
 		if err != nil {
 			return nil, err
 		}
-		if !has {
+		if l == nil {
 			continue
 		}
-		l, err := links.Get(tx, id)
-		if err != nil {
-			return nil, err
-		}
-		use := LinkUse{Link: l}
-		for _, index := range []string{attemptsPast, attemptsByLink} {
-			seen := 0
-			for a, err := range attempts.Lookup(tx, index, id) {
-				if err != nil {
-					return nil, err
-				}
-				if use.Attempt == nil || a.further(*use.Attempt) {
-					use.Attempt = &a
-				}
-				if seen++; seen == most {
-					break
-				}
+		use := LinkUse{Link: *l}
+		for _, st := range furthest {
+			if use.Attempt, err = latestAt(tx, id, st); err != nil {
+				return nil, err
+			}
+			if use.Attempt != nil {
+				break
 			}
 		}
 		uses = append(uses, use)
@@ -195,12 +190,21 @@ func LinkUses(tx storage.Tx, ids []string) ([]LinkUse, error) {
 	return uses, nil
 }
 
-// further says whether a came further than b: to a later stage, a failure being the
-// earliest, or to the same one later.
-func (a Attempt) further(b Attempt) bool {
-	stages := map[Stage]int{Opened: 1, Authenticated: 2, ProfileDownloaded: 3, IdentityIssued: 4, CheckedIn: 5, Enrolled: 6}
-	if stages[a.Stage] != stages[b.Stage] {
-		return stages[a.Stage] > stages[b.Stage]
+// latestAt returns the attempt by a link that came to a stage last, nil if there is none.
+// Of very many, which anybody can begin, it may be another one.
+func latestAt(tx storage.Tx, linkID string, st Stage) (found *Attempt, err error) {
+	const most = 200
+	seen := 0
+	for a, err := range attempts.Lookup(tx, attemptsByUse, useKey(linkID, st)) {
+		if err != nil {
+			return nil, err
+		}
+		if found == nil || a.StageAt[st].After(found.StageAt[st]) {
+			found = &a
+		}
+		if seen++; seen == most {
+			break
+		}
 	}
-	return a.StageAt[a.Stage].After(b.StageAt[b.Stage])
+	return found, nil
 }

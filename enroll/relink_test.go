@@ -187,3 +187,22 @@ func TestWhatBecameOfALink(t *testing.T) {
 		t.Errorf("the link that was revoked: %+v, %+v", got.Link, got.Attempt)
 	}
 }
+
+func TestWhatBecameOfALinkThatManyHaveOpened(t *testing.T) {
+	h := newHouse(t)
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Uses: 5})
+	last := ""
+	for range 201 {
+		last = max(last, h.visit(t, enroll.NewVisit{LinkCode: l.Code}).ID)
+	}
+	_, _, err := h.VisitProfile(context.Background(), last)
+	must(t, err)
+	var list []enroll.LinkUse
+	h.view(t, func(tx storage.Tx) (err error) {
+		list, err = enroll.LinkUses(tx, []string{l.ID})
+		return err
+	})
+	if len(list) != 1 || list[0].Attempt == nil || list[0].Attempt.ID != last {
+		t.Errorf("what became of the link is %+v, want attempt %s", list[0].Attempt, last)
+	}
+}

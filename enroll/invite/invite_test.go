@@ -691,6 +691,40 @@ func TestARevokedInvitationInvitesNobody(t *testing.T) {
 	}
 }
 
+func TestARevokedInvitationEndsWhatItsLinksBegan(t *testing.T) {
+	ctx := context.Background()
+	longer, more := 2*time.Hour, 2
+	for name, tt := range map[string]struct {
+		before func(t *testing.T, h *house, l enroll.Link)
+		revive enroll.LinkChange
+	}{
+		"that can be used":  {func(*testing.T, *house, enroll.Link) {}, enroll.LinkChange{Uses: &more}},
+		"that have expired": {func(_ *testing.T, h *house, _ enroll.Link) { h.pass(time.Hour) }, enroll.LinkChange{ExpiresIn: &longer}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, mailtest.Config{})
+			in, list, err := h.Create(ctx, invite.Request{Emails: addresses(1), Login: enroll.LoginNone, ExpiresIn: time.Hour, WithoutMail: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, a, err := h.enroll.NewEnrollment(ctx, list[0].Code)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.before(t, h, list[0].Link)
+			if err := h.Revoke(ctx, in.ID); err != nil {
+				t.Fatal(err)
+			}
+			if a, err = h.enroll.Attempt(ctx, a.ID); err != nil || a.Stage != enroll.AttemptFailed || a.ErrorCode != "link_revoked" {
+				t.Errorf("what was begun is %s (%s), %v", a.Stage, a.ErrorCode, err)
+			}
+			if _, err := h.enroll.UpdateLink(ctx, list[0].Link.ID, tt.revive); !errors.Is(err, enroll.ErrLinkRevoked) {
+				t.Errorf("its link comes back to life: %v", err)
+			}
+		})
+	}
+}
+
 func TestNoMailLeadsToALinkThatIsNoUse(t *testing.T) {
 	h := newHouse(t, mailtest.Config{})
 	in, list, err := h.Create(context.Background(), invite.Request{Emails: addresses(2), ExpiresIn: time.Hour})

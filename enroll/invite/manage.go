@@ -167,13 +167,14 @@ func (s *Service) Revoke(ctx context.Context, id string) error {
 	return nil
 }
 
-// endLink revokes a link that may still be used.
+// endLink revokes a link, also one that has expired or is used up: what was begun by it
+// may still be under way, and it could come back to life.
 func (s *Service) endLink(ctx context.Context, id string) error {
 	l, err := s.enroll.Link(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
-	if err != nil || l.Usable(s.now()) != nil {
+	if err != nil || !l.RevokedAt.IsZero() {
 		return err
 	}
 	return s.enroll.RevokeLink(ctx, id)
