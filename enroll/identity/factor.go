@@ -129,11 +129,8 @@ func (s *Service) CheckCode(ctx context.Context, userID, stamp, code, peer strin
 			return err
 		}
 		in = SignedIn{User: *u, Provider: p.ID}
-		// What Login would have done.
-		for _, login := range u.Logins() {
-			if err := s.remember(tx, loginAttempt{login: login, peer: peer}); err != nil {
-				return err
-			}
+		if err := s.remember(tx, loginAttempt{account: u.ID, peer: peer}); err != nil { // as Login would have
+			return err
 		}
 		return s.recordLogin(tx, in, peer, map[string]string{"second_factor": kind})
 	})
@@ -224,7 +221,7 @@ func (s *Service) RecoveryCodesLeft(ctx context.Context, userID string) (n int, 
 // withCode changes a user's second factor by do, which looks at a code: that is counted as
 // a guess before, and forgiven with what do changes. A factor without a key is forgotten.
 func (s *Service) withCode(ctx context.Context, userID, peer string, do func(tx storage.Tx, u *User, f *secondFactor) error) (u User, err error) {
-	attempt := loginAttempt{login: userID, peer: peer, step: "code "}
+	attempt := loginAttempt{account: userID, peer: peer, tried: triedCode}
 	if err := s.countAttempt(ctx, attempt); err != nil {
 		return User{}, err
 	}

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"encoding/base32"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -256,6 +257,38 @@ func TestCodesAreThrottled(t *testing.T) {
 	}
 	if _, err := w.code(t, bea, a.code(0), "198.51.100.1"); err != nil {
 		t.Errorf("from elsewhere: %v", err)
+	}
+}
+
+// Whoever is asked for a code has the password, and may have many addresses.
+func TestCodesFromManyAddressesAreThrottled(t *testing.T) {
+	w := newWorld(t)
+	bea, a, _ := w.setUp(t)
+	n, address := 0, 0
+	guess := func() (wait time.Duration) {
+		for {
+			address++
+			for range 7 {
+				_, err := w.code(t, bea, "000000", fmt.Sprintf("198.51.%d.%d", address/256, address%256))
+				if errors.Is(err, identity.ErrThrottled) {
+					return identity.RetryAfter(err)
+				}
+				n++
+			}
+		}
+	}
+	for i, want := range []time.Duration{15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 4 * time.Hour} {
+		if wait := guess(); n != 30 || wait != want {
+			t.Errorf("the wait is %v the %d. time, after %d codes; want %v after 30", wait, i+1, n, want)
+		}
+		n = 0
+		if _, err := w.code(t, bea, a.code(0), peer); err != nil {
+			t.Errorf("the owner, where they gave a code before: %v", err)
+		}
+		if _, err := w.code(t, bea, a.code(1), "203.0.113.5"); !errors.Is(err, identity.ErrThrottled) {
+			t.Errorf("the owner elsewhere: %v, want ErrThrottled", err)
+		}
+		w.at.Advance(want)
 	}
 }
 

@@ -28,14 +28,14 @@ const sourceTimeout = 9 * time.Second
 // ErrDisabled, ErrLocked or ErrPasswordExpired), ErrThrottled (see RetryAfter), ErrSource
 // or ErrUnusable.
 func (s *Service) Login(ctx context.Context, login, password, peer string) (SignedIn, error) {
-	attempt := loginAttempt{login: normalLogin(login), peer: peer}
-	if err := s.countAttempt(ctx, attempt); err != nil {
+	attempt, err := s.countLogin(ctx, login, peer)
+	if err != nil {
 		if errors.Is(err, ErrThrottled) {
 			s.refused(ctx, Fact{Action: "user.login", Reason: err.Error(), Peer: peer})
 		}
 		return SignedIn{}, fmt.Errorf("login: %w", err)
 	}
-	c, err := s.checkLogin(ctx, attempt.login, password)
+	c, err := s.checkLogin(ctx, normalLogin(login), password)
 	if err != nil {
 		return SignedIn{}, s.loginFailed(ctx, attempt, c, err)
 	}
@@ -262,6 +262,11 @@ func (s *Service) letIn(tx storage.Tx, c checked, a loginAttempt) (in SignedIn, 
 	}
 	if err := s.forgiveAttempts(tx, a); err != nil {
 		return SignedIn{}, err
+	}
+	if a.account != in.User.ID { // it was not known whose login it is
+		if err := s.remember(tx, loginAttempt{account: in.User.ID, peer: a.peer}); err != nil {
+			return SignedIn{}, err
+		}
 	}
 	return in, s.recordLogin(tx, in, a.peer, nil)
 }

@@ -640,3 +640,80 @@ func TestGuessesAreCounted(t *testing.T) {
 		t.Errorf("after a quarter of an hour: %v", err)
 	}
 }
+
+// tries is how many wrong passwords are looked at before somebody has to wait.
+func (w *world) tries(t *testing.T, peer string, logins ...string) int {
+	t.Helper()
+	for n := range 100 {
+		if _, err := w.Login(ctx, logins[n%len(logins)], "", peer); errors.Is(err, identity.ErrThrottled) {
+			return n
+		}
+	}
+	return 100
+}
+
+func TestAllNamesOfAnAccountAreCountedTogether(t *testing.T) {
+	for name, logins := range map[string][]string{
+		"username and address of a user of this server": {"bea", "bea@example.com"},
+		"username and address of a directory's user":    {"ana", "ana@example.com"},
+		"what a directory may take for one of them":     {"ana", "ａna", "aｎａ", "AN\u00adA", "a\u0301na", "a na", "\u200bana"},
+		"a login with an accent, in parts":              {"josé", "jose\u0301", "JOSE\u0301"},
+		"a name that nobody has yet":                    {"zoe", "ＺOE", "zoe\u00ad", "zoë"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(t, identity.NewUser{Username: "bea", Email: "bea@example.com", Password: "a good password"})
+			w.create(t, identity.NewUser{Username: "josé", Password: "a good password"})
+			w.provider(t, "directory", "one")
+			w.add("one", ana(), "ana", "ａna")
+			if _, err := w.Login(ctx, "ａna", "a good password", "198.51.100.9"); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.tries(t, peer, logins...); n != 8 {
+				t.Errorf("%d tries of %q, want 8", n, logins)
+			}
+			for _, login := range logins {
+				if _, err := w.Login(ctx, login, "a good password", peer); !errors.Is(err, identity.ErrThrottled) {
+					t.Errorf("Login(%q) then = %v, want ErrThrottled", login, err)
+				}
+			}
+			if n := w.tries(t, peer, "another"); n != 8 {
+				t.Errorf("%d tries of another, want 8", n)
+			}
+		})
+	}
+}
+
+// Behind one address with somebody who guesses, the owner waits, but not for hours.
+func TestWhereTheOwnerLoggedInTheWaitStaysShort(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, identity.NewUser{Username: "bea", Password: "a good password", Role: identity.RoleOwner})
+	for range 4 {
+		if _, err := w.Login(ctx, "bea", "a good password", peer); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.tries(t, peer, "bea"); n != 8 {
+			t.Errorf("%d tries, want 8", n)
+		}
+		_, err := w.Login(ctx, "bea", "a good password", peer)
+		if wait := identity.RetryAfter(err); wait <= 0 || wait > 15*time.Minute {
+			t.Errorf("then the owner waits for %v (%v), want a quarter of an hour at most", wait, err)
+		}
+		w.at.Advance(identity.RetryAfter(err))
+		if _, err := w.Login(ctx, "bea", "", peer); !errors.Is(err, identity.ErrBadLogin) { // the next quarter
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestASchoolSharesAnAddress(t *testing.T) {
+	w := newWorld(t)
+	for i := range 300 {
+		if _, err := w.Login(ctx, fmt.Sprint("pupil", i), "", peer); !errors.Is(err, identity.ErrBadLogin) {
+			t.Fatalf("a wrong password of pupil %d: %v", i, err)
+		}
+	}
+	if _, err := w.Login(ctx, "another", "", peer); !errors.Is(err, identity.ErrThrottled) {
+		t.Errorf("one more: %v, want ErrThrottled", err)
+	}
+}

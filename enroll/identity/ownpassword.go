@@ -24,7 +24,7 @@ func (s *Service) ChangePassword(ctx context.Context, userID, old, password, pee
 	if err != nil {
 		return User{}, fmt.Errorf("change password: %w", err)
 	}
-	attempt := loginAttempt{login: userID, peer: peer, step: "change "}
+	attempt := loginAttempt{account: userID, peer: peer, tried: triedOld}
 	if err := s.countAttempt(ctx, attempt); err != nil {
 		return User{}, fmt.Errorf("change password: %w", err)
 	}

@@ -7,7 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -19,14 +24,18 @@ const (
 	throttleWindow = 15 * time.Minute
 
 	maxPairFailures    = 8   // of one account from one peer
-	maxPeerFailures    = 60  // from one peer, whatever the account
+	maxPeerFailures    = 300 // from one peer, whatever the account: a school may be one
 	maxAccountFailures = 200 // of one account, from peers that never logged in to it
+
+	// maxCodeFailures is of codes of one account, from peers that never gave a right one:
+	// whoever is asked for one has the password already, and there are but a million codes.
+	maxCodeFailures = 30
 
 	// maxGuesses is of other secrets than passwords, such as short codes: from one peer.
 	maxGuesses = 20
 
-	// maxThrottle is the longest that one peer waits for one account: each time that the
-	// limit is met the wait doubles, until nothing was tried for strikesLife.
+	// maxThrottle is the longest wait where waits grow: each time that the limit is met the
+	// wait doubles, until nothing was tried for strikesLife.
 	maxThrottle = 4 * time.Hour
 	strikesLife = 24 * time.Hour
 
@@ -78,9 +87,58 @@ func sortable(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0
 
 // loginAttempt is one try to log in.
 type loginAttempt struct {
-	login, peer string
-	step        string // empty: with the password; else what comes after it, and is counted by itself
+	account string // the user's ID, or what stands for one: see accountOf
+	peer    string
+	tried   tried
 }
+
+// tried is which of a user's secrets somebody has to know: each is counted by itself.
+type tried string
+
+const (
+	triedPassword tried = ""
+	triedCode     tried = "code "
+	triedOld      tried = "change " // the password, to change it
+)
+
+// accountOf returns what tries with a login are counted for: the user whose it is, so that
+// their names count together, or else the login, in the form that many spellings share. A
+// directory takes more of them than we do (RFC 4518), and may know one of our users by
+// each.
+func accountOf(tx storage.Tx, login string) (string, error) {
+	login = normalLogin(login)
+	if len(login) > maxLogin {
+		login = login[:maxLogin] // nobody's: it is refused unseen
+	}
+	common := commonSpelling(login)
+	for _, spelling := range []string{login, folded(login), common} {
+		u, err := UserByLogin(tx, spelling)
+		if err == nil {
+			return u.ID, nil
+		}
+		if !errors.Is(err, storage.ErrNotFound) {
+			return "", err
+		}
+	}
+	return "login " + common, nil
+}
+
+// commonSpelling is the same text for logins that look alike, or that a directory may take
+// for one: in any width, case and composition, with or without accents, spaces and what
+// can't be seen. It is good for nothing but counting.
+func commonSpelling(login string) string {
+	plain := strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Mn, unicode.Cf, unicode.Cc, unicode.White_Space) {
+			return -1
+		}
+		return r
+	}, norm.NFKD.String(login))
+	return folded(plain)
+}
+
+// folded is a text in one width, case and composition (Unicode Standard Annex 15, and 3.13 of
+// the standard).
+func folded(text string) string { return norm.NFKC.String(cases.Fold().String(norm.NFKC.String(text))) }
 
 // network is the part of a peer's address that one attacker has for sure: the
 // address, or the /64 of an IPv6 one.
@@ -97,10 +155,14 @@ func network(peer string) string {
 }
 
 // The records of an attempt. Names are hashed: strangers choose them freely.
-func (a loginAttempt) pair() string    { return throttleKey(a.step+"pair", a.login, network(a.peer)) }
-func (a loginAttempt) peerKey() string { return throttleKey(a.step+"peer", network(a.peer)) }
-func (a loginAttempt) account() string { return throttleKey(a.step+"account", a.login) }
-func (a loginAttempt) known() string   { return throttleKey(a.step+"known", a.login, network(a.peer)) }
+func (a loginAttempt) pairKey() string    { return a.key("pair", a.account, network(a.peer)) }
+func (a loginAttempt) peerKey() string    { return a.key("peer", network(a.peer)) }
+func (a loginAttempt) accountKey() string { return a.key("account", a.account) }
+func (a loginAttempt) knownKey() string   { return a.key("known", a.account, network(a.peer)) }
+
+func (a loginAttempt) key(of string, parts ...string) string {
+	return throttleKey(append([]string{string(a.tried) + of}, parts...)...)
+}
 
 func throttleKey(parts ...string) string {
 	sum := sha256.Sum256(storage.Key(parts...))
@@ -114,18 +176,42 @@ type limit struct {
 	growth bool // the wait doubles each time
 }
 
-// limits are what an attempt counts for. That of one account from one peer alone grows:
-// strangers elsewhere have no part in it, and neighbours behind the same address none.
+// limits are what an attempt counts for. That of one account from one peer grows: strangers
+// elsewhere have no part in it. Where the peer is known the owner is there, perhaps behind
+// the same address as somebody who guesses, so that the wait stays short. With codes it
+// grows in any case, and so does that of the account: only who has the password is asked.
 func (s *Service) limits(tx storage.Tx, a loginAttempt) ([]limit, error) {
-	known, err := s.failuresOf(tx, a.known())
+	f, err := s.failuresOf(tx, a.knownKey())
 	if err != nil {
 		return nil, err
 	}
-	limits := []limit{{a.pair(), maxPairFailures, true}, {a.peerKey(), maxPeerFailures, false}}
-	if known.Count == 0 {
-		limits = append(limits, limit{a.account(), maxAccountFailures, false})
+	known, code := f.Count > 0, a.tried == triedCode
+	limits := []limit{{a.pairKey(), maxPairFailures, !known || code}, {a.peerKey(), maxPeerFailures, false}}
+	switch {
+	case known:
+	case code:
+		limits = append(limits, limit{a.accountKey(), maxCodeFailures, true})
+	default:
+		limits = append(limits, limit{a.accountKey(), maxAccountFailures, false})
 	}
 	return limits, nil
+}
+
+// countLogin counts a try of a login and a password, as countAttempt does, and returns what
+// was counted.
+func (s *Service) countLogin(ctx context.Context, login, peer string) (a loginAttempt, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		a = loginAttempt{peer: peer}
+		if a.account, err = accountOf(tx, login); err != nil {
+			return err
+		}
+		limits, err := s.limits(tx, a)
+		if err != nil {
+			return err
+		}
+		return s.count(tx, limits...)
+	})
+	return a, err
 }
 
 // countAttempt counts an attempt as failed, or returns a *ThrottledError if there were
@@ -215,10 +301,10 @@ func (s *Service) forgiveAttempts(tx storage.Tx, a loginAttempt) error {
 // remember notes that somebody logged in to an account from a peer: failures of before
 // are forgotten.
 func (s *Service) remember(tx storage.Tx, a loginAttempt) error {
-	if err := loginFailures.Delete(tx, a.pair()); err != nil {
+	if err := loginFailures.Delete(tx, a.pairKey()); err != nil {
 		return err
 	}
-	return loginFailures.Put(tx, failures{Key: a.known(), Count: 1, Until: s.now().UTC().Add(knownPeerLife)})
+	return loginFailures.Put(tx, failures{Key: a.knownKey(), Count: 1, Until: s.now().UTC().Add(knownPeerLife)})
 }
 
 // guesses is the limit of guesses of something other than a password.

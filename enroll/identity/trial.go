@@ -49,8 +49,8 @@ func (s *Service) TrySignIn(ctx context.Context, by Principal, providerID, login
 	case password == "":
 		return Trial{}, fmt.Errorf("try sign-in: %w", &FieldError{"password", "is required"})
 	}
-	attempt := loginAttempt{login: normalLogin(login), peer: by.Peer}
-	if err := s.countAttempt(ctx, attempt); err != nil {
+	attempt, err := s.countLogin(ctx, login, by.Peer)
+	if err != nil {
 		return Trial{}, fmt.Errorf("try sign-in: %w", err)
 	}
 	t.Provider = p
