@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -124,7 +125,7 @@ func (s *Sessions) SetValue(ctx context.Context, v SessionValue, value string) e
 
 // Load is the middleware that knows who signed in: identity.PrincipalFrom tells.
 func (s *Sessions) Load(next http.Handler) http.Handler {
-	return s.manager.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	known := s.manager.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, ok, err := s.principal(r.Context())
 		if err != nil {
 			s.fail(w, r, err)
@@ -135,6 +136,9 @@ func (s *Sessions) Load(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		known.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seenKey{}, &seen{})))
+	})
 }
 
 // principal returns who signed in to the session of ctx. The user is read anew
@@ -267,7 +271,39 @@ func (s *sessionStore) FindCtx(ctx context.Context, token string) (data []byte, 
 	if err != nil {
 		return nil, false, fmt.Errorf("find session: %w", err)
 	}
+	seenIn(ctx).is(record.Token, record.Data)
 	return record.Data, s.now().Before(record.ExpiresAt), nil
+}
+
+// seen is a session as a request knows it is stored: what it was found like, or was begun
+// like. What differs from it at the end is the request's own doing.
+type seen struct {
+	mu    sync.Mutex
+	token string // hashed
+	data  []byte
+}
+
+// seenKey is in the context of a request that has a session: a *seen.
+type seenKey struct{}
+
+func seenIn(ctx context.Context) *seen {
+	of, ok := ctx.Value(seenKey{}).(*seen)
+	if !ok {
+		return &seen{}
+	}
+	return of
+}
+
+func (s *seen) is(token string, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token, s.data = token, bytes.Clone(data)
+}
+
+func (s *seen) same(record session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token == record.Token && bytes.Equal(s.data, record.Data)
 }
 
 // beginsKey is in the context of the Commit that begins a session.
@@ -275,7 +311,8 @@ type beginsKey struct{}
 
 // CommitCtx implements [scs.CtxStore]. It is called for every request, as the end
 // of the session moves: a minute of that is not worth a write. A session that has
-// ended meanwhile, by another request at whatever replica, stays so.
+// ended meanwhile, by another request at whatever replica, stays so, and what another has
+// remembered stays where this one has changed nothing.
 func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
 	record := session{token, data, expiry.UTC()}
 	var err error
@@ -287,16 +324,22 @@ func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte,
 	if err != nil {
 		return fmt.Errorf("keep session: %w", err)
 	}
+	seenIn(ctx).is(token, data)
 	return nil
 }
 
-func (s *sessionStore) prolong(ctx context.Context, record session) error {
+func (s *sessionStore) prolong(ctx context.Context, found session) error {
+	onlyLooked := seenIn(ctx).same(found)
+	var record session
 	changed := false
 	look := func(tx storage.Tx) error {
-		changed = false
+		record, changed = found, false
 		old, err := sessions.Get(tx, record.Token)
 		if errors.Is(err, storage.ErrNotFound) {
 			return nil
+		}
+		if onlyLooked {
+			record.Data = old.Data
 		}
 		changed = !bytes.Equal(old.Data, record.Data) || record.ExpiresAt.Sub(old.ExpiresAt).Abs() >= time.Minute
 		return err

@@ -220,3 +220,52 @@ func TestASessionInUseIsNotWrittenForEachRequest(t *testing.T) {
 		t.Errorf("20 requests in a moment wrote %d times, want none", n)
 	}
 }
+
+// A page that takes its time must not take back what another request has remembered.
+func TestARequestThatChangesNothingForgetsNothing(t *testing.T) {
+	db, log := storagetest.Open(t), slog.New(slog.DiscardHandler)
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessions, err := webui.NewSessions(webui.SessionsConfig{
+		DB: db, Identity: people, Log: log, Now: time.Now, Secure: true, Fail: webui.FailWithProblem(log),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, goOn := make(chan struct{}), make(chan struct{})
+	h := sessions.Load(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		switch r.URL.Path {
+		case "/begin":
+			err = sessions.SetValue(r.Context(), webui.SessionSignIn, "x")
+		case "/slow":
+			close(loaded)
+			<-goOn
+		case "/attempt":
+			err = sessions.SetValue(r.Context(), webui.SessionAttempt, "7")
+		case "/forget":
+			err = sessions.SetValue(r.Context(), webui.SessionAttempt, "")
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(w, sessions.Value(r.Context(), webui.SessionAttempt))
+	}))
+	b := &loginBook{Handler: h}
+	begun := b.ask("/begin", nil)
+	done := make(chan struct{})
+	go func() { b.ask("/slow", begun); close(done) }()
+	<-loaded
+	b.ask("/attempt", begun)
+	close(goOn)
+	<-done
+	if got := who(t, b.ask("/read", begun)); got != "7" {
+		t.Errorf("after a request that changed nothing the session remembers %q, want 7", got)
+	}
+	b.ask("/forget", begun)
+	if got := who(t, b.ask("/read", begun)); got != "" {
+		t.Errorf("after it was forgotten the session remembers %q", got)
+	}
+}
