@@ -210,6 +210,7 @@ var codes = []struct {
 	{ErrLinkRevoked, "link_revoked"},
 	{ErrUserDisabled, "user_disabled"},
 	{ErrSerialNumber, "serial_number_not_listed"},
+	{ErrOwnershipOff, "ownership_off"},
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{ErrOtherDevice, "other_device"},

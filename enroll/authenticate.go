@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -68,7 +69,9 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		return mdm.PutDevice(tx, d)
 	})
-	for _, refusal := range []error{ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrSerialNumber, ErrOtherDevice, ErrOtherKind} {
+	for _, refusal := range []error{
+		ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrOwnershipOff, identity.ErrMayNotEnroll, ErrSerialNumber, ErrOtherDevice, ErrOtherKind,
+	} {
 		if errors.Is(err, refusal) {
 			s.failRefused(ctx, attemptID, m, err)
 		}
@@ -92,7 +95,11 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err != nil {
 		return mdm.Device{}, err
 	}
-	if err := mayEnroll(tx, a.User); err != nil {
+	settings, err := GetSettings(tx)
+	if err != nil {
+		return mdm.Device{}, err
+	}
+	if err := mayEnroll(tx, settings, a.User, a.Ownership); err != nil {
 		return mdm.Device{}, err
 	}
 	if err := sameDevice(a, m); err != nil {
@@ -105,6 +112,9 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		return mdm.Device{}, err
 	}
 	if a.User != "" {
+		if a.User, err = loginOf(tx, a.User); err != nil {
+			return mdm.Device{}, err
+		}
 		if err := depot.MeetUser(tx, a.User); err != nil {
 			return mdm.Device{}, err
 		}
@@ -116,7 +126,7 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	case err != nil:
 		return mdm.Device{}, err
 	default:
-		if err := mayBeginAgain(d, a); err != nil {
+		if err := mayBeginAgain(tx, d, a); err != nil {
 			return mdm.Device{}, err
 		}
 		if err := s.startAfresh(tx, d); err != nil {
@@ -181,12 +191,16 @@ func admits(tx storage.Tx, a Attempt, m AuthenticateMessage) error {
 // enrolled is given up only to the person it belongs to: a device that was
 // erased can't say goodbye, but neither may a stranger who knows its UDID claim
 // it. One that never finished its enrollment has nothing to protect.
-func mayBeginAgain(d mdm.Device, a Attempt) error {
-	switch {
-	case d.State == mdm.Blocked:
+func mayBeginAgain(tx storage.Tx, d mdm.Device, a Attempt) error {
+	switch d.State {
+	case mdm.Blocked:
 		return mdm.ErrBlocked
-	case d.State == mdm.Enrolled && (a.User == "" || a.User != d.User):
-		return ErrDeviceOwned
+	case mdm.Enrolled:
+		same, err := samePerson(tx, d.User, a.User)
+		if err == nil && !same {
+			err = ErrDeviceOwned
+		}
+		return err
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -84,7 +85,8 @@ func (g grant) subject(organisation string) pkix.Name {
 // yet, or the valid, bound certificate that signed the request. It spends the
 // challenge and the link's use, and records certificate and attempt, in one
 // transaction; the same request again gets the same certificate. Its errors wrap
-// ErrChallenge, ErrKeyReused, ErrRenewal or one of the ErrLink errors.
+// ErrChallenge, ErrKeyReused, ErrRenewal, ErrUserDisabled, ErrOwnershipOff,
+// [identity.ErrMayNotEnroll] or one of the ErrLink errors.
 //
 // Each certificate, and each refusal with its reason, is in the audit log.
 func (s *Service) IssueIdentity(ctx context.Context, r depot.Request) (*x509.Certificate, error) {
@@ -110,7 +112,8 @@ const doorSCEP = "scep"
 // decided says whether err is a decision on a request, and not a failure of ours.
 func decided(err error) bool {
 	for _, decision := range []error{
-		ErrChallenge, ErrKeyReused, ErrRenewal, ErrLinkUnknown, ErrLinkExpired, ErrLinkUsedUp, ErrLinkRevoked, ErrUserDisabled, storage.ErrNotFound,
+		ErrChallenge, ErrKeyReused, ErrRenewal, ErrLinkUnknown, ErrLinkExpired, ErrLinkUsedUp, ErrLinkRevoked, ErrUserDisabled, ErrOwnershipOff,
+		identity.ErrMayNotEnroll, storage.ErrNotFound,
 	} {
 		if errors.Is(err, decision) {
 			return true
@@ -260,7 +263,14 @@ func (s *Service) grantAttempt(tx storage.Tx, g grant) (_ grant, err error) {
 		// Whoever was renamed while the attempt began was renamed in the link only.
 		g.link, g.attempt.User = &l, cmp.Or(l.User, g.attempt.User)
 	}
-	if err := mayEnroll(tx, g.attempt.User); err != nil {
+	if g.attempt.User, err = loginOf(tx, g.attempt.User); err != nil {
+		return grant{}, err
+	}
+	settings, err := GetSettings(tx)
+	if err != nil {
+		return grant{}, err
+	}
+	if err := mayEnroll(tx, settings, g.attempt.User, g.attempt.Ownership); err != nil {
 		return grant{}, err
 	}
 	switch {

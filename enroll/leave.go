@@ -110,22 +110,6 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 	return nil
 }
 
-// mayEnroll refuses the enrollment of a user who is disabled. One that we don't know is
-// known elsewhere, or is a name that an administrator gave a link.
-func mayEnroll(tx storage.Tx, login string) error {
-	if login == "" {
-		return nil
-	}
-	u, err := identity.UserByLogin(tx, login)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
-	}
-	if err == nil && (u.Disabled || u.NoEnroll) {
-		return ErrUserDisabled
-	}
-	return err
-}
-
 // ourselves is who did what nobody asked for by name.
 const ourselves = "server"
 

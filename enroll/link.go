@@ -197,7 +197,7 @@ func (s *Service) CreateLink(ctx context.Context, n NewLink) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	if err := s.db.Update(ctx, func(tx storage.Tx) error { return links.Create(tx, l) }); err != nil {
+	if err := s.db.Update(ctx, func(tx storage.Tx) error { return createLink(tx, l) }); err != nil {
 		return Link{}, fmt.Errorf("create enrollment link: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment link created", "link", l.ID, "ownership", l.Ownership, "login", l.Login, "uses", l.Uses, "by", l.CreatedBy)
@@ -210,7 +210,19 @@ func (s *Service) AddLink(tx storage.Tx, n NewLink) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	return l, links.Create(tx, l)
+	return l, createLink(tx, l)
+}
+
+// createLink stores a new link, unless nobody could enrol by it.
+func createLink(tx storage.Tx, l Link) error {
+	settings, err := GetSettings(tx)
+	if err != nil {
+		return err
+	}
+	if l.Ownership != "" && !settings.Way(l.Ownership).Enabled {
+		return &FieldError{"ownership", fmt.Sprintf("must be one that is enrolled here: the setting %s.enabled is false", l.Ownership)}
+	}
+	return links.Create(tx, l)
 }
 
 // link returns the link that n describes, or a *FieldError.

@@ -316,7 +316,7 @@ func TestWhatWasAnothersIsNotShownToWhoHasTheDeviceNow(t *testing.T) {
 		}
 	}
 	for _, c := range o.Certificates {
-		if c.User != "bea" {
+		if c.User != h.bea.User {
 			t.Errorf("bea sees the certificate of %s", c.User)
 		}
 	}

@@ -32,8 +32,8 @@ const (
 )
 
 // Refusals of what a device states before it is given its enrollment profile, beside
-// ErrSerialNumber, ErrDeviceOwned, ErrUserDisabled, [mdm.ErrBlocked] and
-// [machineinfo.ErrNotApple].
+// ErrSerialNumber, ErrDeviceOwned, ErrUserDisabled, ErrOwnershipOff, [mdm.ErrBlocked],
+// [identity.ErrMayNotEnroll] and [machineinfo.ErrNotApple].
 var (
 	// ErrStatement means that what a device states can't be read, is not signed right, or
 	// lacks something.
@@ -181,7 +181,7 @@ func (s *Service) signedStep(a Attempt, challenge, organisation string) ([]byte,
 // What is wrong with the device stands in the attempt, too, since the person sees little
 // more of an error than that there was one. Errors wrap ErrStatement, ErrDelivery,
 // ErrSerialNumber, ErrDeviceOwned, [mdm.ErrBlocked], [machineinfo.ErrNotApple],
-// ErrUserDisabled, [identity.ErrMayNotEnroll], ErrNotReady or one of the ErrLink errors.
+// ErrUserDisabled, ErrOwnershipOff, [identity.ErrMayNotEnroll], ErrNotReady or one of the ErrLink errors.
 func (s *Service) Deliver(ctx context.Context, token, peer string, body []byte) (signed []byte, err error) {
 	var d delivery
 	err = s.db.View(ctx, func(tx storage.Tx) error {
@@ -388,7 +388,7 @@ func (s *Service) admit(tx storage.Tx, a *Attempt, st Stated) error {
 	if err != nil {
 		return err
 	}
-	if err := mayBeginAgain(d, *a); err != nil {
+	if err := mayBeginAgain(tx, d, *a); err != nil {
 		return err
 	}
 	a.Before = before(d)
@@ -413,7 +413,7 @@ func sameDevice(a Attempt, m AuthenticateMessage) error {
 }
 
 // final are the refusals that end an attempt: no other profile would help.
-var final = []error{ErrSerialNumber, ErrDeviceOwned, ErrUserDisabled, mdm.ErrBlocked, identity.ErrMayNotEnroll}
+var final = []error{ErrSerialNumber, ErrDeviceOwned, ErrUserDisabled, ErrOwnershipOff, mdm.ErrBlocked, identity.ErrMayNotEnroll}
 
 // refuseDelivery tells the attempt and the audit log why a device was turned away. The
 // refusal itself changed nothing, so this is a transaction of its own.

@@ -125,6 +125,22 @@ func (g *gate) set(t testing.TB, change func(*enroll.Settings)) {
 	must(t, err)
 }
 
+// unasked does something for which nobody has to say first what a device is, such as
+// enrolling by a link directly.
+func (g *gate) unasked(t testing.TB, do func()) {
+	t.Helper()
+	g.set(t, func(s *enroll.Settings) { s.ProfileService = false })
+	do()
+	g.set(t, func(s *enroll.Settings) { s.ProfileService = true })
+}
+
+// enrolled is the house's.
+func (g *gate) enrolled(t testing.TB, user string, id mdm.AppleID) (p phone) {
+	t.Helper()
+	g.unasked(t, func() { p = g.house.enrolled(t, user, id) })
+	return p
+}
+
 // phone is a device that Apple made, unless o says otherwise.
 func (g *gate) phone(t testing.TB, o mdmtest.Options) *mdmtest.Device {
 	t.Helper()
@@ -665,6 +681,33 @@ func TestADeviceEnrolsInTheWayThatItsProfileSays(t *testing.T) {
 	}
 }
 
+func TestALinkIsNoWayRoundTheQuestion(t *testing.T) {
+	for name, tt := range map[string]struct {
+		asked bool
+		check enroll.SignatureCheck
+		want  error
+	}{
+		"where only Apple's devices are let in":             {true, enroll.SignatureRequire, enroll.ErrServiceRequired},
+		"where others are logged":                           {true, enroll.SignatureLog, nil},
+		"where nobody looks":                                {true, enroll.SignatureOff, nil},
+		"where nobody is asked, whatever the settings hold": {false, enroll.SignatureRequire, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t, tt.check)
+			g.set(t, func(s *enroll.Settings) { s.ProfileService = tt.asked })
+			_, _, err := g.NewEnrollment(context.Background(), g.link(t, enroll.NewLink{}).Code)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("NewEnrollment = %v, want %v", err, tt.want)
+			}
+			page, _, err := g.Attempts(context.Background(), "", 10)
+			must(t, err)
+			if (len(page) == 0) != (tt.want != nil) {
+				t.Errorf("there are %d attempts", len(page))
+			}
+		})
+	}
+}
+
 // TestADeliveryIsAsGoodAsItsAttempt has the attempt go another way meanwhile.
 func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
 	ctx := context.Background()
@@ -691,7 +734,7 @@ func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
 		"another device takes its last use": {func(t *testing.T, g *gate, id string) {
 			l, err := g.Link(ctx, g.attempt(t, id).LinkID)
 			must(t, err)
-			g.withIdentity(t, l, iphone)
+			g.unasked(t, func() { g.withIdentity(t, l, iphone) })
 		}, enroll.ErrDelivery},
 		"the person is given up": {func(t *testing.T, g *gate, id string) {
 			u := g.person(t, identity.NewUser{Email: "ana@example.com", Password: "correct horse"})
@@ -762,8 +805,10 @@ func TestCertificatesOfDeliveriesAreNoIdentities(t *testing.T) {
 	wantErr(t, "a renewal as an identity", err, enroll.ErrRenewal)
 	_, err = g.IssueDelivery(ctx, renewal)
 	wantErr(t, "a renewal as it is", err, enroll.ErrChallenge)
-	other, _ := g.challenge(t, g.link(t, enroll.NewLink{}))
-	_, err = g.IssueDelivery(ctx, request(t, keyring.take(t), other))
+	g.unasked(t, func() {
+		other, _ := g.challenge(t, g.link(t, enroll.NewLink{}))
+		_, err = g.IssueDelivery(ctx, request(t, keyring.take(t), other))
+	})
 	wantErr(t, "the challenge of an enrollment", err, enroll.ErrChallenge)
 }
 

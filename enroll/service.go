@@ -154,7 +154,8 @@ func (noRefusals) Refused(context.Context, event.Event) {}
 
 // NewEnrollment makes an attempt by the link with a code, and returns the
 // signed enrollment profile for it. Each call is a new attempt with a challenge of
-// its own. Its errors wrap one of the ErrLink errors or ErrLoginRequired.
+// its own. Its errors wrap one of the ErrLink errors, ErrLoginRequired, ErrServiceRequired,
+// ErrUserDisabled, ErrOwnershipOff or [identity.ErrMayNotEnroll].
 func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
 	id := newID()
@@ -171,9 +172,13 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		if err != nil {
 			return err
 		}
+		// Whoever fetches it here would go round what the portal has every device prove.
+		if settings.ProfileService && settings.DeviceSignature == SignatureRequire {
+			return ErrServiceRequired
+		}
 		now := s.now()
 		a = Attempt{
-			ID: id, LinkID: l.ID, User: l.User, Ownership: cmp.Or(l.Ownership, settings.Ownerships()[0]), Demo: l.Demo,
+			ID: id, LinkID: l.ID, Ownership: cmp.Or(l.Ownership, settings.Ownerships()[0]), Demo: l.Demo,
 			StageAt: make(map[Stage]time.Time),
 		}
 		a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
@@ -181,7 +186,10 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		for _, st := range []Stage{Opened, Authenticated, ProfileDownloaded} {
 			a.enter(st, now)
 		}
-		if err := mayEnroll(tx, l.User); err != nil {
+		if err := mayEnroll(tx, settings, l.User, a.Ownership); err != nil {
+			return err
+		}
+		if a.User, err = loginOf(tx, l.User); err != nil {
 			return err
 		}
 		if a.Topic, err = s.topics.Topic(tx); err != nil {

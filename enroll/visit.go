@@ -17,6 +17,10 @@ import (
 
 // Errors of a person's way through the portal, beside those of links.
 var (
+	// ErrServiceRequired means that a profile is to be had at the portal only, where the
+	// device says first what it is.
+	ErrServiceRequired = errors.New("the device must say what it is first: the link must be opened in a browser")
+
 	// ErrPortalClosed means that nobody enrols without a link.
 	ErrPortalClosed = errors.New("the portal takes nobody without an enrollment link")
 
@@ -58,7 +62,8 @@ type NewVisit struct {
 }
 
 // BeginVisit opens an attempt for a person at the portal. Its errors wrap one of the ErrLink
-// errors, ErrUserDisabled or ErrPortalClosed.
+// errors, ErrUserDisabled, ErrOwnershipOff or ErrPortalClosed, or, where the link asks nobody
+// to sign in, [identity.ErrMayNotEnroll].
 func (s *Service) BeginVisit(ctx context.Context, n NewVisit) (a Attempt, err error) {
 	id, code := newID(), newShortCode()
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
@@ -78,12 +83,16 @@ func (s *Service) BeginVisit(ctx context.Context, n NewVisit) (a Attempt, err er
 			if err != nil {
 				return err
 			}
-			if err := mayEnroll(tx, l.User); err != nil {
+			known = l.Login == LoginNone
+			// Groups are read at sign-in: who is about to sign in may be in another one by now.
+			if err := mayEnroll(tx, settings, l.User, l.Ownership); err != nil && (known || !errors.Is(err, identity.ErrMayNotEnroll)) {
 				return err
 			}
-			a.LinkID, a.User, a.Ownership, a.Demo = l.ID, l.User, l.Ownership, l.Demo
+			if a.User, err = loginOf(tx, l.User); err != nil {
+				return err
+			}
+			a.LinkID, a.Ownership, a.Demo = l.ID, l.Ownership, l.Demo
 			a.Visit.MayAsk = l.Ownership == ""
-			known = l.Login == LoginNone
 		} else if !settings.Portal {
 			return ErrPortalClosed
 		}
@@ -139,7 +148,7 @@ func (s *Service) step(ctx context.Context, what, id string, change func(tx stor
 
 // SignedIn notes who the person is that makes an attempt. The same person may sign in
 // again, at any time. Its errors wrap ErrLinkForeign, ErrOtherPerson, ErrUserDisabled,
-// [identity.ErrMayNotEnroll] or ErrAttemptOver.
+// ErrOwnershipOff, [identity.ErrMayNotEnroll] or ErrAttemptOver.
 func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Attempt, error) {
 	return s.step(ctx, "sign in to enrollment", id, func(tx storage.Tx, a *Attempt, settings Settings) error {
 		if a.User != "" && !names(u.Logins(), a.User) {
@@ -160,7 +169,7 @@ func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Att
 				return ErrLinkForeign
 			}
 		}
-		if err := mayEnroll(tx, u.Login()); err != nil {
+		if err := mayEnroll(tx, settings, u.Login(), ""); err != nil {
 			return err
 		}
 		choices, err := choicesFor(tx, u.Login(), a.Ownership, settings)
@@ -176,16 +185,8 @@ func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Att
 	})
 }
 
-// uses are what an account is used for by who enrols a device of some ownership.
-func uses(o mdm.Ownership) identity.Use {
-	if o == mdm.Personal {
-		return identity.UsePersonal
-	}
-	return identity.UseInstitutional
-}
-
 // choicesFor returns the ownerships that a person may choose: the one that is set
-// already, or those that are enabled and for which the person's account is good.
+// already, or those that are enabled, as far as the person's account is good for them.
 func choicesFor(tx storage.Tx, login string, set mdm.Ownership, settings Settings) (choices []mdm.Ownership, err error) {
 	candidates := settings.Ownerships()
 	if set != "" {
@@ -193,6 +194,8 @@ func choicesFor(tx storage.Tx, login string, set mdm.Ownership, settings Setting
 	}
 	for _, o := range candidates {
 		switch denied := identity.MayEnroll(tx, login, uses(o)); {
+		case !settings.Way(o).Enabled:
+			err = ErrOwnershipOff
 		case denied == nil:
 			choices = append(choices, o)
 		case !errors.Is(denied, identity.ErrMayNotEnroll):
@@ -322,7 +325,8 @@ func (s *Service) Trusts(ctx context.Context, id string) (Attempt, error) {
 // secrets of its own each time: the enrollment profile, or, where the settings say so, the
 // payload by which the device says first what it is ([Service.Deliver]). A User Enrollment
 // is none that does: its device keeps that to itself. Its errors wrap ErrNotReady,
-// ErrAttemptOver, ErrUserDisabled, [identity.ErrMayNotEnroll] or one of the ErrLink errors.
+// ErrAttemptOver, ErrUserDisabled, ErrOwnershipOff, [identity.ErrMayNotEnroll] or one of the
+// ErrLink errors.
 func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{AttemptID: id, ExpiresAt: s.now().UTC().Add(challengeLife)})
 	d, token, asked := s.newDelivery(id)
@@ -378,11 +382,7 @@ func (s *Service) mayHaveProfile(tx storage.Tx, a Attempt, settings Settings) er
 	case !a.open():
 		return ErrAttemptOver
 	}
-	if err := mayEnroll(tx, a.User); err != nil {
-		return err
-	}
-	_, err := choicesFor(tx, a.User, a.Ownership, settings)
-	return err
+	return mayEnroll(tx, settings, a.User, a.Ownership)
 }
 
 // linkServes says whether the link of a, if it has one, is good for it still.
@@ -484,15 +484,16 @@ func (s *Service) Options(ctx context.Context, a Attempt) (o Options, err error)
 			return err
 		}
 		o.ManagedAppleAccount = u.ManagedAppleAccount
-		for d, err := range mdm.DevicesOfUser(tx, a.User) {
-			if err != nil {
-				return err
-			}
-			if d.Live() && d.ParentID == "" {
+		if u.ID == "" {
+			u.Username = a.User // one that we don't know
+		}
+		theirs, err := devicesOf(tx, u)
+		for _, d := range theirs {
+			if d.Live() {
 				o.Devices = append(o.Devices, d)
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return Options{}, fmt.Errorf("options of enrollment: %w", err)

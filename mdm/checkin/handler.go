@@ -16,6 +16,7 @@ import (
 	"github.com/micromdm/nanomdm/service"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -342,6 +343,8 @@ var refusals = []struct {
 	{enroll.ErrForeignDevice, http.StatusForbidden},
 	{enroll.ErrDeviceOwned, http.StatusForbidden},
 	{enroll.ErrUserDisabled, http.StatusForbidden},
+	{enroll.ErrOwnershipOff, http.StatusForbidden},
+	{identity.ErrMayNotEnroll, http.StatusForbidden},
 	{enroll.ErrSerialNumber, http.StatusForbidden},
 	{enroll.ErrOtherDevice, http.StatusForbidden},
 	{enroll.ErrOtherKind, http.StatusForbidden},

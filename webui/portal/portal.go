@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -500,6 +501,9 @@ func accountProblem(t *text.Texts, account string, s enroll.Settings) string {
 		return t.Say("portal.account.error.empty")
 	case !identity.IsAddress(account):
 		return t.Say("portal.account.error.form")
+	}
+	if _, domain, _ := strings.Cut(strings.ToLower(account), "@"); len(s.AccountDomains) == 0 || slices.Contains(s.AccountDomains, domain) {
+		return t.Say("portal.account.error.other")
 	}
 	return t.Say("portal.account.error.domain", "domains", "@"+strings.Join(s.AccountDomains, ", @"))
 }

@@ -330,6 +330,12 @@ func TestManagedAppleAccount(t *testing.T) {
 	if got := ana.post(path+"/account", "how", "magic"); got.status != http.StatusUnprocessableEntity {
 		t.Errorf("tampered form = %d", got.status)
 	}
+	hers := "ben@corp.example.com"
+	_, err = h.people.UpdateUser(t.Context(), identity.Local(), h.ben.ID, identity.UserChange{ManagedAppleAccount: &hers})
+	must(t, err)
+	if got := ana.post(path+"/account", "how", "account", "account", hers).has(t, `role="alert"`, "your own Managed Apple Account"); got.status != http.StatusUnprocessableEntity {
+		t.Errorf("another person's account = %d", got.status)
+	}
 	// There is another way, and back.
 	ana.post(path+"/account", "how", "device").at(t, "profile").has(t, "Profile Downloaded")
 	ana.get(path+"/account").at(t, "account")

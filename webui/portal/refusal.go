@@ -51,6 +51,8 @@ var refusals = []struct {
 	{enroll.ErrNotReady, frame.Refusal{Code: "GH-E118", Status: http.StatusConflict, Name: "attempt_not_ready", Title: "The enrollment is not at this step yet", Texts: "errors.attempt_not_ready", Action: "/enroll"}},
 	{errExpired, frame.Refusal{Code: "GH-E119", Status: http.StatusGone, Name: "attempt_expired", Title: "The enrollment was not finished in time", Texts: "errors.attempt_expired", Action: "/enroll"}},
 	{errField, frame.Refusal{Code: "GH-E120", Status: http.StatusUnprocessableEntity, Name: "invalid_field", Title: "The form holds a value that it does not offer", Texts: "errors.field", Action: "/enroll"}},
+	{enroll.ErrServiceRequired, frame.Refusal{Code: "GH-E121", Status: http.StatusForbidden, Name: "profile_service_required", Title: "The device must say what it is first", Texts: "errors.service_required", Detail: "This server lets in devices that prove to be Apple's, at the portal alone: open the link in a browser, on the device."}},
+	{enroll.ErrOwnershipOff, frame.Refusal{Code: "GH-E122", Status: http.StatusForbidden, Name: "ownership_off", Title: "Devices of this ownership are not enrolled here", Texts: "errors.ownership_off", Action: "/enroll"}},
 	{errMany, frame.Refusal{Code: "GH-E123", Status: http.StatusTooManyRequests, Name: "too_many_enrollments", Title: "Many enrollments were begun from this network", Texts: "errors.many"}},
 	{errOtherBrowser, frame.Refusal{Code: "GH-E124", Status: http.StatusForbidden, Name: "other_browser", Title: "Another browser began this enrollment", Texts: "errors.other_browser", Action: "/enroll"}},
 
@@ -62,6 +64,7 @@ var refusals = []struct {
 	{mdm.ErrBlocked, frame.Refusal{Code: "GH-E306", Status: http.StatusForbidden, Name: "device_blocked", Title: "The device is blocked", Texts: "errors.device_blocked"}},
 	{enroll.ErrOtherDevice, frame.Refusal{Code: "GH-E307", Status: http.StatusForbidden, Name: "other_device", Title: "The profile was given to another device", Texts: "errors.other_device", Action: "/enroll"}},
 	{errRevoked, frame.Refusal{Code: "GH-E308", Status: http.StatusForbidden, Name: "identity_revoked", Title: "The device's certificate was revoked", Texts: "errors.identity_revoked", Action: "/enroll"}},
+	{enroll.ErrOtherKind, frame.Refusal{Code: "GH-E310", Status: http.StatusForbidden, Name: "other_kind", Title: "The device enrolled in another way than its profile says", Texts: "errors.other_kind", Action: "/enroll"}},
 	{errDevice, frame.Refusal{Code: "GH-E309", Status: http.StatusForbidden, Name: "device_refused", Title: "The device was refused", Texts: "errors.device_refused", Action: "/enroll"}},
 }
 
