@@ -3,6 +3,7 @@ package me_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"html"
 	"io"
 	"log/slog"
@@ -91,6 +92,18 @@ func (a peopleAudit) Refused(ctx context.Context, f identity.Fact) {
 	a.Recorder.Refused(ctx, event.Event{At: f.At, Action: f.Action, User: f.User, Reason: f.Reason})
 }
 
+// directory is a kind of sources that take a password here, and lets nobody in.
+type directory struct{}
+
+func (directory) Name() string                      { return "directory" }
+func (directory) Secrets() []string                 { return nil }
+func (directory) Check(json.RawMessage) error       { return nil }
+func (directory) Open(json.RawMessage) (any, error) { return directory{}, nil }
+func (directory) Mapping() identity.Mapping         { return identity.Mapping{Username: "uid"} }
+func (directory) SignIn(context.Context, string, string) (identity.Person, bool, error) {
+	return identity.Person{}, false, identity.ErrBadLogin
+}
+
 func newHouse(t *testing.T) *house {
 	t.Helper()
 	ctx, log := t.Context(), slog.New(slog.DiscardHandler)
@@ -120,7 +133,7 @@ func newHouse(t *testing.T) *house {
 	})
 	must(t, err)
 	h.people, err = identity.New(identity.Config{
-		DB: h.db, Box: box, Log: log, Now: h.now, Audit: peopleAudit{h.events},
+		DB: h.db, Box: box, Log: log, Now: h.now, Audit: peopleAudit{h.events}, Kinds: []identity.SourceKind{directory{}},
 		OnDisable: func(tx storage.Tx, u identity.User) error { return h.enroll.EndUser(tx, u.Logins()...) },
 	})
 	must(t, err)

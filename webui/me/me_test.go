@@ -679,6 +679,46 @@ func TestWhoSignsInElsewhere(t *testing.T) {
 	}
 }
 
+// Where a directory knows the password, codes are asked for here all the same.
+func TestWhoSignsInWithADirectorysPassword(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	p, err := h.people.CreateProvider(t.Context(), identity.Local(), "directory", identity.ProviderChange{
+		Name: new("Example directory"), Uses: &[]identity.Use{identity.UseAdmin}, RequireSecondFactor: new(true),
+	})
+	must(t, err)
+	dan := h.user(t, identity.NewUser{Email: "dan@example.com", Provider: p.ID, Role: identity.RoleHelpdesk})
+	helps := func() bool {
+		t.Helper()
+		_, by, err := h.people.Acting(t.Context(), dan.ID)
+		must(t, err)
+		return by.Allows(identity.ScopeHelpdesk)
+	}
+	if helps() {
+		t.Fatal("the role counts without a second factor")
+	}
+	b := h.as(t, dan.ID)
+	b.get("/me/security")
+	b.says("your account at Example directory", "Your password is kept there", "Your role needs this", "Set it up")
+	b.hides(`type="password"`)
+	if status := b.post("/me/security/password", "old", "", "new", "a good password"); status != 409 {
+		t.Errorf("another password = %d, want 409", status)
+	}
+	b.post("/me/security/factor/begin")
+	key := regexp.MustCompile(`name="key" value="([A-Z2-7]+)"`).FindStringSubmatch(b.page)[1]
+	b.post("/me/security/factor/confirm", "key", key, "code", code(t, key, h.now()))
+	b.says("Keep these recovery codes")
+	if !helps() {
+		t.Error("the role does not count with a second factor")
+	}
+	b.get("/me/security")
+	b.says("You have 10 recovery codes left.")
+	h.wait(time.Minute)
+	b.post("/me/security/factor", "do", "remove", "code", code(t, key, h.now()))
+	b.follow()
+	b.says("Your role needs this", "Set it up")
+}
+
 func TestFormsThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -1,6 +1,7 @@
 package me
 
 import (
+	"cmp"
 	"encoding/base32"
 	"errors"
 	"html/template"
@@ -36,30 +37,28 @@ func (m *Me) securityForm(w http.ResponseWriter, r *http.Request, status int, sa
 	done(&around, r, "password", u.Password != "")
 	done(&around, r, "factor", !u.SecondFactorAt.IsZero())
 	done(&around, r, "factor_removed", u.SecondFactorAt.IsZero())
-	t := around.T
-	page := view.MeSecurity{Me: around, Least: identity.MinPassword, Factor: !u.SecondFactorAt.IsZero()}
-	if u.Password == "" {
-		provider, err := m.Identity.Provider(r.Context(), u.Provider)
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-		page.Elsewhere = t.Say("me.security.elsewhere", "provider", provider.Name)
-		return m.Pages.Write(w, status, page)
+	provider, codes, err := m.signsInAt(r, u)
+	if err != nil {
+		return err
 	}
-	if page.Factor {
+	t := around.T
+	page := view.MeSecurity{Me: around, Least: identity.MinPassword, Codes: codes, Factor: codes && !u.SecondFactorAt.IsZero()}
+	switch {
+	case u.Password != "":
+	case codes:
+		page.Elsewhere = t.Say("me.security.directory", "provider", provider.Name)
+	default:
+		page.Elsewhere = t.Say("me.security.elsewhere", "provider", provider.Name)
+	}
+	switch {
+	case page.Factor:
 		left, err := m.Identity.RecoveryCodesLeft(r.Context(), u.ID)
 		if err != nil {
 			return err
 		}
 		page.FactorText = t.Say("me.security.factor.since", "time", day(u.SecondFactorAt)) + " " + t.Many("me.security.factor.left", left)
-	} else if u.Role != identity.RoleUser {
-		local, err := m.Identity.Provider(r.Context(), identity.LocalProvider)
-		if err != nil {
-			return err
-		}
-		if local.RequireSecondFactor {
-			page.FactorNeeded = t.Say("me.security.factor.needed")
-		}
+	case codes && provider.RequireSecondFactor && u.Role != identity.RoleUser:
+		page.FactorNeeded = t.Say("me.security.factor.needed")
 	}
 	if say != nil {
 		say(t, &page)
@@ -108,11 +107,27 @@ func throttled(w http.ResponseWriter, err error) {
 	}
 }
 
-// local returns who signed in, if password and codes are kept here.
-func (m *Me) local(r *http.Request) (identity.User, error) {
+// signsInAt returns where u signs in, and whether codes are asked for here: beside a
+// password that is typed here, also where a directory knows it.
+func (m *Me) signsInAt(r *http.Request, u identity.User) (p identity.Provider, codes bool, err error) {
+	p, err = m.Identity.Provider(r.Context(), cmp.Or(u.Provider, identity.LocalProvider))
+	if errors.Is(err, storage.ErrNotFound) {
+		return identity.Provider{}, false, nil
+	}
+	if p.ID == identity.LocalProvider {
+		return p, u.Password != "", err
+	}
+	return p, err == nil && m.Identity.How(p) == identity.HowPassword, err
+}
+
+// withCodes returns who signed in, if codes are asked for here.
+func (m *Me) withCodes(r *http.Request) (identity.User, error) {
 	u, err := m.Identity.User(r.Context(), caller(r).ID)
-	if err == nil && u.Password == "" {
-		err = errElsewhere
+	if err == nil {
+		var codes bool
+		if _, codes, err = m.signsInAt(r, u); err == nil && !codes {
+			err = errElsewhere
+		}
 	}
 	if err != nil {
 		return identity.User{}, refuse(err, "")
@@ -123,7 +138,7 @@ func (m *Me) local(r *http.Request) (identity.User, error) {
 // beginFactor makes a key and shows it: once, since the page is the answer to a form and
 // is kept nowhere.
 func (m *Me) beginFactor(w http.ResponseWriter, r *http.Request) error {
-	u, err := m.local(r)
+	u, err := m.withCodes(r)
 	if err != nil {
 		return err
 	}
@@ -183,7 +198,7 @@ func (m *Me) confirmFactor(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return unreadable(err)
 	}
-	u, err := m.local(r)
+	u, err := m.withCodes(r)
 	if err != nil {
 		return err
 	}
@@ -234,7 +249,7 @@ func (m *Me) changeFactor(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return unreadable(err)
 	}
-	u, err := m.local(r)
+	u, err := m.withCodes(r)
 	if err != nil {
 		return err
 	}

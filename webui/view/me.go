@@ -183,6 +183,7 @@ type MeSecurity struct {
 	PasswordError string
 	Least         int // characters of a password
 
+	Codes        bool   // codes are asked for here, beside the password
 	Factor       bool   // there is a second factor
 	FactorText   string // since when, and how many recovery codes are left
 	FactorNeeded string // why one is asked for; may be empty
