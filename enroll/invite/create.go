@@ -60,8 +60,9 @@ type person struct {
 	login string // of the user; empty: there is none
 }
 
-// Create makes the links and queues the mails, all or nothing. Its errors are FieldErrors
-// or *enroll.FieldError, wrap mail.ErrNotConfigured, or are the store's.
+// Create makes the links and queues the mails, all or nothing. Whoever acts in ctx must be
+// one who may hand them out. Its errors are FieldErrors or *enroll.FieldError, wrap
+// mail.ErrNotConfigured or identity.ErrForbidden, or are the store's.
 func (s *Service) Create(ctx context.Context, n Request) (Invitation, []Progress, error) {
 	if err := n.fill(); err != nil {
 		return Invitation{}, nil, err
@@ -93,6 +94,13 @@ func (s *Service) Create(ctx context.Context, n Request) (Invitation, []Progress
 		people, err := n.people(tx)
 		if err != nil {
 			return err
+		}
+		if by, ok := identity.PrincipalFrom(ctx); ok {
+			for _, p := range people {
+				if err := enroll.MayHandOut(tx, by, enroll.Link{Login: n.Login, User: p.login}); err != nil {
+					return err
+				}
+			}
 		}
 		in, list, err = s.create(tx, n, people)
 		return err

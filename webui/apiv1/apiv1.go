@@ -123,7 +123,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/enrollment-links/{id}", scopes: reading, handle: a.getLink},
 		{pattern: "PATCH /api/v1/enrollment-links/{id}", scopes: helping, handle: a.updateLink},
 		{pattern: "DELETE /api/v1/enrollment-links/{id}", scopes: helping, handle: a.revokeLink},
-		{pattern: "GET /api/v1/enrollment-links/{id}/qr.svg", scopes: reading, handle: a.drawLink},
+		{pattern: "GET /api/v1/enrollment-links/{id}/qr.svg", scopes: helping, handle: a.drawLink},
 
 		{pattern: "POST /api/v1/enrollment-invitations", scopes: helping, handle: a.createInvitation},
 		{pattern: "GET /api/v1/enrollment-invitations", scopes: reading, handle: a.listInvitations},

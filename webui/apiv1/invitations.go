@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -84,7 +85,8 @@ func invitation(in invite.Invitation) invitationJSON {
 	return out
 }
 
-func (a *API) invited(p invite.Progress) invitedJSON {
+// invited is how by sees what became of an address: see [API.link].
+func (a *API) invited(by identity.Principal, p invite.Progress) invitedJSON {
 	out := invitedJSON{
 		Email: p.Email, State: string(p.State), Tries: p.Tries, Error: p.Error, SentAt: timestamp(p.SentAt), LinkID: p.LinkID,
 	}
@@ -94,8 +96,10 @@ func (a *API) invited(p invite.Progress) invitedJSON {
 	if p.LinkUse == nil {
 		return out
 	}
-	out.User, out.ShortCode, out.LinkState = p.User, enroll.SpellCode(p.ShortCode), string(p.Link.State(a.now()))
-	out.URL = a.serverURL.JoinPath("enroll", "l", p.Code).String()
+	out.User, out.LinkState = p.User, string(p.Link.State(a.now()))
+	if handsOut(by, p.Link) {
+		out.ShortCode, out.URL = enroll.SpellCode(p.ShortCode), a.serverURL.JoinPath("enroll", "l", p.Code).String()
+	}
 	if p.Attempt != nil {
 		out.Stage, out.DeviceID, out.ErrorCode = string(p.Attempt.Stage), string(p.Attempt.DeviceID), p.Attempt.ErrorCode
 		out.EnrolledAt = timestamp(p.Attempt.StageAt[enroll.Enrolled])
@@ -114,7 +118,7 @@ func (a *API) writeInvitation(w http.ResponseWriter, r *http.Request, status int
 		out.PausedUntil, out.PauseReason = timestamp(rest.Until), rest.Error
 	}
 	for i, p := range list {
-		out.Items[i] = a.invited(p)
+		out.Items[i] = a.invited(principal(r), p)
 	}
 	return webui.WriteJSON(w, status, out)
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/qr"
@@ -55,15 +57,25 @@ type linkJSON struct {
 	RevokedAt     *time.Time `json:"revoked_at"`
 }
 
-func (a *API) link(l enroll.Link) linkJSON {
-	at := a.serverURL.JoinPath("enroll", "l", l.Code)
-	return linkJSON{
-		ID: l.ID, Code: l.Code, ShortCode: enroll.SpellCode(l.ShortCode), URL: at.String(), ProfileURL: at.JoinPath("profile").String(),
-		QRURL: a.serverURL.JoinPath("api", "v1", "enrollment-links", l.ID, "qr.svg").String(),
-		Name:  l.Name, Ownership: ownershipJSON(l.Ownership), Login: string(l.Login), User: l.User,
+// link is how p sees l: who can't hand it out does not learn its code.
+func (a *API) link(p identity.Principal, l enroll.Link) linkJSON {
+	out := linkJSON{
+		ID: l.ID, Name: l.Name, Ownership: ownershipJSON(l.Ownership), Login: string(l.Login), User: l.User,
 		Uses: l.Uses, UsesLeft: l.UsesLeft, Unlimited: l.Unlimited, SerialNumbers: list(l.SerialNumbers), State: string(l.State(a.now())),
 		CreatedAt: l.CreatedAt.UTC(), CreatedBy: l.CreatedBy, ExpiresAt: l.ExpiresAt.UTC(), RevokedAt: timestamp(l.RevokedAt),
 	}
+	if handsOut(p, l) {
+		at := a.serverURL.JoinPath("enroll", "l", l.Code)
+		out.Code, out.ShortCode, out.URL, out.ProfileURL = l.Code, enroll.SpellCode(l.ShortCode), at.String(), at.JoinPath("profile").String()
+		out.QRURL = a.serverURL.JoinPath("api", "v1", "enrollment-links", l.ID, "qr.svg").String()
+	}
+	return out
+}
+
+// handsOut says whether p learns the code of l: not who may only read, and of one that
+// speaks for a user administrators alone.
+func handsOut(p identity.Principal, l enroll.Link) bool {
+	return p.Allows(identity.ScopeHelpdesk) && (!l.Speaks() || p.Allows(identity.ScopeAdmin))
 }
 
 func ownershipJSON(o mdm.Ownership) string { return cmp.Or(string(o), ownershipAsk) }
@@ -116,12 +128,15 @@ func (a *API) createLink(w http.ResponseWriter, r *http.Request) error {
 	if n.ExpiresIn, err = expiryOf(in.ExpiresIn); err != nil {
 		return err
 	}
+	if err := a.enroll.MayHandOut(r.Context(), principal(r), enroll.Link{Login: n.Login, User: strings.TrimSpace(n.User)}); err != nil {
+		return err
+	}
 	l, err := a.enroll.CreateLink(r.Context(), n)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Location", "/api/v1/enrollment-links/"+l.ID)
-	return webui.WriteJSON(w, http.StatusCreated, a.link(l))
+	return webui.WriteJSON(w, http.StatusCreated, a.link(principal(r), l))
 }
 
 func (a *API) listLinks(w http.ResponseWriter, r *http.Request) error {
@@ -146,7 +161,8 @@ func (a *API) listLinks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(links, next, a.link))
+	by := principal(r)
+	return webui.WriteJSON(w, http.StatusOK, newPage(links, next, func(l enroll.Link) linkJSON { return a.link(by, l) }))
 }
 
 func (a *API) getLink(w http.ResponseWriter, r *http.Request) error {
@@ -154,7 +170,7 @@ func (a *API) getLink(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.link(l))
+	return webui.WriteJSON(w, http.StatusOK, a.link(principal(r), l))
 }
 
 func (a *API) linkOf(r *http.Request) (enroll.Link, error) {
@@ -189,11 +205,18 @@ func (a *API) updateLink(w http.ResponseWriter, r *http.Request) error {
 		}
 		c.ExpiresAt = &at
 	}
+	old, err := a.enroll.Link(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if err := a.enroll.MayHandOut(r.Context(), principal(r), old); err != nil {
+		return err
+	}
 	l, err := a.enroll.UpdateLink(r.Context(), id, c)
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.link(l))
+	return webui.WriteJSON(w, http.StatusOK, a.link(principal(r), l))
 }
 
 // drawLink answers a QR code of the link's page, to be printed.
@@ -201,6 +224,9 @@ func (a *API) drawLink(w http.ResponseWriter, r *http.Request) error {
 	l, err := a.linkOf(r)
 	if err != nil {
 		return err
+	}
+	if !handsOut(principal(r), l) {
+		return errScope(identity.ScopeAdmin)
 	}
 	title := "Enrollment link"
 	if l.Name != "" {
