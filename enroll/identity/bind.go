@@ -119,7 +119,8 @@ func (p Provider) awaited(tx storage.Tx, person Person, m Mapped) (User, error) 
 	return u, nil
 }
 
-// bind makes or changes the user that person is, in the transaction of a sign-in.
+// bind makes or changes the user that person is, in the transaction of a sign-in. p is the
+// provider as that transaction read it.
 func (s *Service) bind(tx storage.Tx, p Provider, person Person) (User, Mapped, error) {
 	now := s.now().UTC()
 	b, err := p.find(tx, person, now)
@@ -127,6 +128,12 @@ func (s *Service) bind(tx storage.Tx, p Provider, person Person) (User, Mapped, 
 		return User{}, b.mapped, err
 	}
 	by := p.principal()
+	if !p.Bound {
+		p.Bound = true
+		if err := providers.Put(tx, p); err != nil {
+			return User{}, b.mapped, err
+		}
+	}
 	if b.user != b.old {
 		if err := putUser(tx, b.old, b.user); err != nil {
 			return User{}, b.mapped, err

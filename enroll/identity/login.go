@@ -44,7 +44,7 @@ func (s *Service) Login(ctx context.Context, login, password, peer string) (Sign
 		in, err = s.letIn(tx, c, attempt)
 		return err
 	})
-	if errors.Is(err, ErrUnusable) || errors.Is(err, ErrBadLogin) {
+	if errors.Is(err, ErrUnusable) || errors.Is(err, ErrBadLogin) || errors.Is(err, ErrSource) {
 		return SignedIn{}, s.loginFailed(ctx, attempt, c, err)
 	}
 	if err != nil {
@@ -243,6 +243,8 @@ func (s *Service) letIn(tx storage.Tx, c checked, a loginAttempt) (in SignedIn, 
 	switch {
 	case !p.Enabled:
 		return SignedIn{}, because(ErrBadLogin, "the provider was switched off meanwhile")
+	case p.ID != LocalProvider && p.Version != c.provider.Version:
+		return SignedIn{}, fmt.Errorf("%w: it was changed while it was asked", ErrSource)
 	case p.ID != LocalProvider:
 		in.User, _, err = s.bind(tx, p, c.person)
 	default:

@@ -47,6 +47,10 @@ type Provider struct {
 	// password.
 	RequireSecondFactor bool `json:"require_second_factor,omitempty"`
 
+	// Bound is set with the first user who is known by a subject, in this record: who binds
+	// them and who changes whose subjects they are meet in it.
+	Bound bool `json:"bound,omitempty"`
+
 	Version   int64     `json:"version"` // grows with each change
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -277,6 +281,9 @@ func (s *Service) UpdateProvider(ctx context.Context, by Principal, id string, c
 			return err
 		}
 		if err := mayManageProvider(by, old, p); err != nil {
+			return err
+		}
+		if err := s.keptNamespace(old, p); err != nil {
 			return err
 		}
 		if len(changed) == 0 {

@@ -226,6 +226,62 @@ func TestSettingsAreChangedOneByOne(t *testing.T) {
 	}
 }
 
+// The subjects of another directory are other people's.
+func TestWhoseSubjectsTheyAreStaysOncePeopleSignedIn(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {
+		c.Settings = json.RawMessage(`{"url": "one", "base": "dc=one"}`)
+	})
+	change := func(settings string) error {
+		_, err := w.UpdateProvider(ctx, identity.Local(), p.ID, identity.ProviderChange{Settings: json.RawMessage(settings)})
+		return err
+	}
+	w.create(t, identity.NewUser{Username: "awaited", Provider: p.ID})
+	for _, settings := range []string{`{"base": "dc=two"}`, `{"base": null}`} {
+		if err := change(settings); err != nil {
+			t.Errorf("before anybody signed in: %v", err)
+		}
+	}
+	w.add("one", person("dan"), "dan")
+	if _, err := w.Login(ctx, "dan", "a good password", peer); err != nil {
+		t.Fatal(err)
+	}
+	if err := change(`{"base": "dc=two"}`); !fieldIs(err, "settings.base") || !strings.Contains(err.Error(), "make another provider") {
+		t.Errorf("another base then = %v, want a FieldError of settings.base", err)
+	}
+	for what, settings := range map[string]string{
+		"another note": `{"note": "x"}`, "the same base": `{"base": ""}`, "another server": `{"url": "one more"}`,
+	} {
+		if err := change(settings); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// Who signs in for the first time, and who changes whose subjects they are, must not both
+// have their way: the subject would be another's from then on.
+func TestOfAFirstSignInAndAChangeOfWhoseSubjectsOneCounts(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	elsewhere := json.RawMessage(`{"url": "two", "base": "dc=two", "bind_password": "x"}`) // where nobody is
+	var in identity.SignedIn
+	var signIn, change error
+	storagetest.Overlap(w.db,
+		func(db storage.DB) { in, signIn = w.replica(t, db).Login(ctx, "ana", "a good password", peer) },
+		func(db storage.DB) {
+			_, change = w.replica(t, db).UpdateProvider(ctx, identity.Local(), p.ID, identity.ProviderChange{Settings: elsewhere})
+		},
+	)
+	if (signIn == nil) == (change == nil) || in.User.ID != "" != (signIn == nil) {
+		t.Errorf("Login = %+v, %v; UpdateProvider = %v; want one of them refused", in.User, signIn, change)
+	}
+	refused := errors.Is(signIn, identity.ErrSource) || errors.Is(signIn, identity.ErrBadLogin)
+	if signIn != nil && !refused || change != nil && !fieldIs(change, "settings.base") {
+		t.Errorf("Login = %v, UpdateProvider = %v; want that it is changed, or a FieldError", signIn, change)
+	}
+}
+
 func TestAProviderWithUsersIsNotDeleted(t *testing.T) {
 	w := newWorld(t)
 	p := w.provider(t, "directory", "ldaps://one")

@@ -97,6 +97,31 @@ func keptSecrets(kind SourceKind, before, after, given map[string]json.RawMessag
 	return nil
 }
 
+// keptNamespace refuses to have the users of old known as whoever has their subjects
+// elsewhere.
+func (s *Service) keptNamespace(old, p Provider) error {
+	distinct, ok := s.kinds[p.Kind].(Distinct)
+	if !ok || !old.Bound {
+		return nil
+	}
+	var before, after map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(old.Settings, &before), json.Unmarshal(p.Settings, &after)); err != nil {
+		return fmt.Errorf("stored settings: %w", err)
+	}
+	said := func(value json.RawMessage) json.RawMessage {
+		if string(value) == `""` {
+			return nil
+		}
+		return value
+	}
+	for _, name := range distinct.Namespace() {
+		if !sameJSON(said(before[name]), said(after[name])) {
+			return &FieldError{"settings." + name, "can't be changed once people have signed in: make another provider"}
+		}
+	}
+	return nil
+}
+
 func sameJSON(a, b json.RawMessage) bool {
 	var left, right bytes.Buffer
 	if json.Compact(&left, a) != nil || json.Compact(&right, b) != nil {

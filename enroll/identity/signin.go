@@ -156,6 +156,9 @@ func (s *Service) FinishSignIn(ctx context.Context, providerID, browser string, 
 		if !fresh.Enabled {
 			return fmt.Errorf("%w: the provider was switched off meanwhile", ErrSignIn)
 		}
+		if fresh.Version != p.Version {
+			return fmt.Errorf("%w: the provider was changed meanwhile", ErrSignIn)
+		}
 		if f.User, _, err = s.bind(tx, fresh, person); err != nil {
 			return err
 		}

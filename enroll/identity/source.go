@@ -126,6 +126,13 @@ type Destined interface {
 	Destinations() []string
 }
 
+// Distinct is a SourceKind that names the settings which say whose subjects they are: with
+// another issuer, or another attribute, the same subject may be somebody else. They stay as
+// they are once people are known by them.
+type Distinct interface {
+	Namespace() []string
+}
+
 // SourceKind is one way in which people can be known elsewhere: LDAP, OpenID Connect. Packages
 // of that name below this one have them; cmd puts them in place.
 type SourceKind interface {

@@ -75,6 +75,7 @@ func (e *elsewhere) took() string {
 
 type kindSettings struct {
 	URL          string `json:"url"`
+	Base         string `json:"base"`
 	BindPassword string `json:"bind_password"`
 	Note         string `json:"note"`
 }
@@ -100,6 +101,7 @@ type kind struct {
 func (k kind) Name() string           { return k.name }
 func (k kind) Secrets() []string      { return []string{"bind_password"} }
 func (k kind) Destinations() []string { return []string{"url"} }
+func (k kind) Namespace() []string    { return []string{"base"} }
 func (k kind) Check(settings json.RawMessage) error {
 	_, err := checkKindSettings(settings)
 	return err

@@ -38,6 +38,7 @@ func New(c Config) (*Kind, error) {
 var (
 	_ identity.SourceKind = (*Kind)(nil)
 	_ identity.Destined   = (*Kind)(nil)
+	_ identity.Distinct   = (*Kind)(nil)
 )
 
 // Name implements [identity.SourceKind].
@@ -51,6 +52,9 @@ func (*Kind) Secrets() []string { return []string{"bind_password", "client_key"}
 func (*Kind) Destinations() []string {
 	return []string{"urls", "server_name", "ca_certificates", "start_tls", "allow_plaintext"}
 }
+
+// Namespace implements [identity.Distinct]. The servers may change: they have the same content.
+func (*Kind) Namespace() []string { return []string{"base_dn", "subject_attribute"} }
 
 // Check implements [identity.SourceKind]. It asks no directory: whether one is there shows
 // [Source.Diagnose].

@@ -31,6 +31,7 @@ func New(now func() time.Time) (*Kind, error) {
 var (
 	_ identity.SourceKind = (*Kind)(nil)
 	_ identity.Destined   = (*Kind)(nil)
+	_ identity.Distinct   = (*Kind)(nil)
 )
 
 // Name implements [identity.SourceKind].
@@ -41,6 +42,10 @@ func (*Kind) Secrets() []string { return []string{"client_secret"} }
 
 // Destinations implements [identity.Destined].
 func (*Kind) Destinations() []string { return []string{"issuer", "ca_certificates"} }
+
+// Namespace implements [identity.Distinct]: a sub is one person's at one issuer (OpenID
+// Connect Core 1.0, 5.7).
+func (*Kind) Namespace() []string { return []string{"issuer"} }
 
 // Check implements [identity.SourceKind]. It asks nobody: whether the provider is there
 // shows when somebody signs in.
