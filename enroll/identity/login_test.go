@@ -478,6 +478,45 @@ func TestARoleCountsWhereTheProviderIsForAdministrators(t *testing.T) {
 	}
 }
 
+func TestATokenOfWhoseProviderIsOffIsNotTaken(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one")
+	w.add("one", ana(), "ana")
+	// One token was made for a name that nobody had yet.
+	secrets := map[string]string{}
+	token := func(name string) {
+		t.Helper()
+		n := identity.NewToken{Name: name, Scopes: []identity.Scope{identity.ScopeCertSelf}, User: "ana@example.com"}
+		_, secret, err := w.CreateToken(ctx, identity.Local(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets[name] = secret.Reveal()
+	}
+	token("before")
+	if _, err := w.Login(ctx, "ana", "a good password", peer); err != nil {
+		t.Fatal(err)
+	}
+	token("after")
+	taken := func(when string, want error) {
+		t.Helper()
+		for name, secret := range secrets {
+			if by, err := w.Authenticate(ctx, secret); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Errorf("the token of %s, %s: %+v, %v; want %v", name, when, by, err, want)
+			}
+		}
+	}
+	taken("while the provider is on", nil)
+	w.enable(t, p, false)
+	taken("while it is off", identity.ErrUnauthenticated)
+	w.enable(t, p, true)
+	taken("when it is on again", nil)
+	if err := w.DeleteProvider(ctx, identity.Local(), p.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	taken("when it is gone", identity.ErrUnauthenticated)
+}
+
 func TestWhatSomebodyMayEnrolWith(t *testing.T) {
 	w := newWorld(t)
 	personal := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {

@@ -163,7 +163,7 @@ func (n NewToken) check() error {
 }
 
 // Authenticate returns who presents secret, or ErrUnauthenticated, also where it acts
-// for a user who is disabled.
+// for a user who is disabled, or whose provider is switched off or deleted.
 func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
 	if secret == "" || len(secret) > 200 {
 		return Principal{}, ErrUnauthenticated
@@ -197,11 +197,15 @@ func (t Token) actsFor(tx storage.Tx) (login string, err error) {
 	} else if u, err = UserByLogin(tx, t.User); errors.Is(err, storage.ErrNotFound) {
 		return t.User, nil
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case u.Disabled:
-		return "", ErrUnauthenticated
+	}
+	p, err := providerOf(tx, u)
+	if err == nil && (u.Disabled || !p.Enabled) {
+		err = ErrUnauthenticated
+	}
+	if err != nil {
+		return "", err
 	}
 	return u.Login(), nil
 }
