@@ -210,6 +210,9 @@ func TestADirectoryIsSetUpTriedAndUsed(t *testing.T) {
 	if c.userNamed(t, leaver).Disabled {
 		t.Error("a user who is in the directory was disabled")
 	}
+	if status, _ := c.signIn(t, c.browser(t), "ben", ldaptest.Password("ben")); status != http.StatusSeeOther { // who stays
+		t.Fatalf("somebody else: %d", status)
+	}
 	dir.Delete(t, leaver)
 	must(t, c.identity.CheckDirectories(t.Context()))
 	if !c.userNamed(t, leaver).Disabled || c.mayAdminister(t, browser) {

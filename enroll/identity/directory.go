@@ -16,14 +16,14 @@ type Check struct {
 	People   int       `json:"people"`          // in the directory
 	Missing  int       `json:"missing"`         // users who are gone or inactive there, and were not disabled here
 	Disabled int       `json:"disabled"`        // of them, now
-	Stopped  bool      `json:"stopped"`         // none was: they were too many at once
+	Stopped  bool      `json:"stopped"`         // none was: they were too many at once, or all
 	Error    string    `json:"error,omitempty"` // why the directory could not be asked
 }
 
 var checks = storage.NewCollection("identity.directory_checks", 1, func(c Check) string { return c.Provider })
 
-// A check that finds more users missing at once than this has found a mistake in the
-// settings, or a directory that lost its data: it disables nobody.
+// A check that finds more users missing at once than this, or none of them there, has found
+// a mistake in the settings, or a directory that lost its data: it disables nobody.
 const (
 	maxMissing        = 3
 	maxMissingPercent = 20
@@ -121,12 +121,12 @@ func (s *Service) checkDirectory(ctx context.Context, p Provider) (c Check, err 
 		return c, err
 	}
 	c.People = len(active)
-	missing, total, err := s.missing(ctx, p, active, began)
+	missing, total, listed, err := s.missing(ctx, p, active, began)
 	if err != nil {
 		return c, err
 	}
 	c.Missing = len(missing)
-	c.Stopped = len(missing) > 0 && (len(active) == 0 || len(missing) > max(maxMissing, total*maxMissingPercent/100))
+	c.Stopped = len(missing) > 0 && (listed == 0 || len(missing) > max(maxMissing, total*maxMissingPercent/100))
 	if c.Stopped {
 		return c, nil
 	}
@@ -143,10 +143,11 @@ func (s *Service) checkDirectory(ctx context.Context, p Provider) (c Check, err 
 	return c, nil
 }
 
-// missing returns the users of p who are not active, and how many it has who can sign in.
-func (s *Service) missing(ctx context.Context, p Provider, active map[string]bool, began time.Time) (list []User, total int, err error) {
+// missing returns the users of p who are not active, how many it has who can sign in, and
+// how many of these the directory has at all.
+func (s *Service) missing(ctx context.Context, p Provider, active map[string]bool, began time.Time) (list []User, total, listed int, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		list, total = nil, 0
+		list, total, listed = nil, 0, 0
 		for u, err := range users.Lookup(tx, usersByProvider, p.ID) {
 			if err != nil {
 				return err
@@ -155,7 +156,11 @@ func (s *Service) missing(ctx context.Context, p Provider, active map[string]boo
 				continue
 			}
 			total++
-			if active[u.Subject] {
+			is, there := active[u.Subject]
+			if there {
+				listed++
+			}
+			if is {
 				continue
 			}
 			if since, err := signedInSince(tx, u, began); err != nil {
@@ -166,7 +171,7 @@ func (s *Service) missing(ctx context.Context, p Provider, active map[string]boo
 		}
 		return nil
 	})
-	return list, total, err
+	return list, total, listed, err
 }
 
 // signedInSince says whether the directory has let u in since the check began: then it

@@ -124,6 +124,42 @@ func TestThreeOfFewUsersMayGo(t *testing.T) {
 	}
 }
 
+// Another base, or a filter that finds but printers: nobody has left.
+func TestNobodyIsGoneFromADirectoryOfOthers(t *testing.T) {
+	for name, left := range map[string]string{"one user": "p0", "three users": "p0 p1 p2"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.provider(t, "directory", "one", func(c *identity.ProviderChange) { c.DisableMissing = ptr(true) })
+			for _, login := range strings.Fields(left) {
+				w.add("one", person(login), login)
+				if _, err := w.Login(ctx, login, "a good password", peer); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.at.Advance(time.Hour)
+			w.change(func() { w.people["one"] = nil })
+			w.add("one", person("printer"), "printer")
+			if err := w.CheckDirectories(ctx); err != nil {
+				t.Fatal(err)
+			}
+			last, err := w.LastChecks(ctx)
+			if c := last[p.ID]; err != nil || !c.Stopped || c.Disabled != 0 || c.People != 1 || c.Missing != len(strings.Fields(left)) {
+				t.Errorf("LastChecks = %+v, %v; want one that was stopped", c, err)
+			}
+			if got := w.facts(t, "user.disabled"); len(got) != 0 {
+				t.Errorf("disabled are %q, want nobody", got)
+			}
+			w.add("one", account{inactive: true, Person: person("p0").Person}, "p0") // is there, and off
+			if err := w.CheckDirectories(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.facts(t, "user.disabled"); len(got) != len(strings.Fields(left)) {
+				t.Errorf("disabled are %q then, want %s", got, left)
+			}
+		})
+	}
+}
+
 func TestWhoSignsInDuringTheCheckStays(t *testing.T) {
 	w := newWorld(t)
 	w.provider(t, "directory", "one", func(c *identity.ProviderChange) { c.DisableMissing = ptr(true) })
