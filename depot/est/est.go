@@ -50,7 +50,7 @@ type Issuer interface {
 // Identity knows API tokens and the passwords of people. [*identity.Service] is one.
 type Identity interface {
 	Authenticate(ctx context.Context, secret string) (identity.Principal, error)
-	Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
+	LoginWithoutCode(ctx context.Context, login, password, peer string) (identity.SignedIn, error)
 }
 
 // Auditor writes down what was refused before the Issuer saw it. [*event.Recorder]

@@ -7,11 +7,15 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base32"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -36,6 +40,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -110,13 +115,18 @@ type site struct {
 	any      string // token with cert:any
 	readOnly string
 	depot    *depot.Depot
+	people   *identity.Service
 }
 
 func open(t *testing.T) *site {
 	t.Helper()
 	db := storagetest.Open(t)
 	log := slog.New(slog.DiscardHandler)
-	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	box, err := seal.New(bytes.Repeat([]byte{7}, seal.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	people, err := identity.New(identity.Config{DB: db, Box: box, Log: log, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +136,7 @@ func open(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	d := depottest.Open(t, depottest.Config(t, db))
-	s := &site{policy: &policy{depot: d}, notes: &notes{}, depot: d}
+	s := &site{policy: &policy{depot: d}, notes: &notes{}, depot: d, people: people}
 	for secret, n := range map[*string]identity.NewToken{
 		&s.selfie:   {Name: "self", Scopes: []identity.Scope{identity.ScopeCertSelf}, User: anaLogin},
 		&s.any:      {Name: "any", Scopes: []identity.Scope{identity.ScopeCertAny}},
@@ -395,16 +405,67 @@ func TestGuessingIsSlowedDownAndOldTokensAreNoGuesses(t *testing.T) {
 // elsewhere has people of other sources log in beside those of the server.
 type elsewhere struct{ *identity.Service }
 
-func (e elsewhere) Login(ctx context.Context, login, password, peer string) (identity.SignedIn, error) {
+func (e elsewhere) LoginWithoutCode(ctx context.Context, login, password, peer string) (identity.SignedIn, error) {
 	switch login {
-	case "with-a-second-factor":
-		return identity.SignedIn{User: identity.User{Username: login}, NeedsCode: true}, nil
 	case "at-a-directory-that-is-down":
 		return identity.SignedIn{}, fmt.Errorf("login: %w", identity.ErrSource)
 	case "whose-name-is-taken":
 		return identity.SignedIn{}, fmt.Errorf("login: %w: %w", identity.ErrUnusable, identity.ErrTaken)
 	}
-	return e.Service.Login(ctx, login, password, peer)
+	return e.Service.LoginWithoutCode(ctx, login, password, peer)
+}
+
+// A right password that is not enough must look like a wrong one.
+func TestAPasswordWithoutItsSecondFactor(t *testing.T) {
+	s := open(t)
+	good := inBase64(request(t, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "mac"}}, newKey(t)))
+	setUpCodes(t, s.people)
+	ask := func(password string) (int, string) {
+		t.Helper()
+		resp, body := s.ask(t, nil, http.MethodPost, "simpleenroll", good, basic(anaLogin, password))
+		resp.Header.Del("Date")
+		return resp.StatusCode, fmt.Sprint(resp.Header, string(body))
+	}
+	status, right := ask(anaPassword)
+	if _, wrong := ask("a guess"); status != http.StatusUnauthorized || right != wrong {
+		t.Errorf("the right password is answered by %d %s, a wrong one by %s", status, right, wrong)
+	}
+	for range 10 {
+		status, _ = ask(anaPassword)
+	}
+	if status != http.StatusTooManyRequests {
+		t.Errorf("the twelfth time: %d, want %d", status, http.StatusTooManyRequests)
+	}
+	if s.policy.what != nil {
+		t.Error("a certificate was asked for")
+	}
+	if resp, body := s.ask(t, nil, http.MethodPost, "simpleenroll", good, basic("anybody", s.selfie)); resp.StatusCode != http.StatusOK {
+		t.Errorf("with a token: %s %s", resp.Status, body)
+	}
+}
+
+// setUpCodes gives Ana a second factor (RFC 6238).
+func setUpCodes(t *testing.T, people *identity.Service) {
+	t.Helper()
+	list, _, err := people.Users(t.Context(), "", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup, err := people.BeginSecondFactor(t.Context(), list[0].ID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(setup.Key.Reveal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha1.New, key)
+	_ = binary.Write(mac, binary.BigEndian, uint64(time.Now().Unix()/30))
+	sum := mac.Sum(nil)
+	code := binary.BigEndian.Uint32(sum[sum[len(sum)-1]&15:]) & 0x7fffffff % 1_000_000
+	if _, _, err := people.ConfirmSecondFactor(t.Context(), list[0].ID, fmt.Sprintf("%06d", code), "192.0.2.9"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestPeopleOfOtherSources(t *testing.T) {
@@ -414,7 +475,6 @@ func TestPeopleOfOtherSources(t *testing.T) {
 		status int
 		says   string
 	}{
-		"with-a-second-factor":        {http.StatusUnauthorized, ""},
 		"at-a-directory-that-is-down": {http.StatusServiceUnavailable, "not available"},
 		"whose-name-is-taken":         {http.StatusForbidden, "can't be used"},
 	} {

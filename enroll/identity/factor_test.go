@@ -260,6 +260,37 @@ func TestCodesAreThrottled(t *testing.T) {
 	}
 }
 
+func TestWhereNobodyCanBeAskedForACode(t *testing.T) {
+	w := newWorld(t)
+	bea, _, _ := w.setUp(t)
+	w.create(t, identity.NewUser{Username: "cyd", Password: "a good password"})
+	const door = "198.51.100.1"
+	if in, err := w.LoginWithoutCode(ctx, "cyd", "a good password", door); err != nil || in.User.Username != "cyd" {
+		t.Errorf("without a second factor: %+v, %v", in, err)
+	}
+	for _, password := range []string{"a good password", "a bad password"} {
+		in, err := w.LoginWithoutCode(ctx, "bea", password, door)
+		if in.User.ID != "" || !errors.Is(err, identity.ErrBadLogin) || err.Error() != "login: "+identity.ErrBadLogin.Error() {
+			t.Errorf("with %s: %+v, %v; want no more than ErrBadLogin", password, in, err)
+		}
+	}
+	got := w.facts(t, "user.login")
+	if len(got) != 3 || !strings.Contains(got[1], "refused bea") || !strings.Contains(got[1], "second factor") || !strings.Contains(got[2], "wrong password") {
+		t.Errorf("audit log: %q; want why bea is not let in", got)
+	}
+	for range 6 {
+		if _, err := w.LoginWithoutCode(ctx, "bea", "a good password", door); !errors.Is(err, identity.ErrBadLogin) {
+			t.Errorf("again: %v", err)
+		}
+	}
+	if _, err := w.LoginWithoutCode(ctx, "bea", "a good password", door); !errors.Is(err, identity.ErrThrottled) {
+		t.Errorf("the ninth time: %v, want ErrThrottled", err)
+	}
+	if in, err := w.Login(ctx, "bea", "a good password", peer); err != nil || in.User.ID != bea.ID {
+		t.Errorf("elsewhere: %+v, %v", in, err)
+	}
+}
+
 // Whoever is asked for a code has the password, and may have many addresses.
 func TestCodesFromManyAddressesAreThrottled(t *testing.T) {
 	w := newWorld(t)

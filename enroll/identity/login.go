@@ -28,6 +28,17 @@ const sourceTimeout = 9 * time.Second
 // ErrDisabled, ErrLocked or ErrPasswordExpired), ErrThrottled (see RetryAfter), ErrSource
 // or ErrUnusable.
 func (s *Service) Login(ctx context.Context, login, password, peer string) (SignedIn, error) {
+	return s.login(ctx, login, password, peer, true)
+}
+
+// LoginWithoutCode is Login where nobody can be asked for a code: who would have to give one
+// is refused as with a wrong password, and learns nothing of the right one. Errors are those
+// of Login.
+func (s *Service) LoginWithoutCode(ctx context.Context, login, password, peer string) (SignedIn, error) {
+	return s.login(ctx, login, password, peer, false)
+}
+
+func (s *Service) login(ctx context.Context, login, password, peer string, codes bool) (SignedIn, error) {
 	attempt, err := s.countLogin(ctx, login, peer)
 	if err != nil {
 		if errors.Is(err, ErrThrottled) {
@@ -41,7 +52,9 @@ func (s *Service) Login(ctx context.Context, login, password, peer string) (Sign
 	}
 	var in SignedIn
 	err = s.db.Update(ctx, func(tx storage.Tx) (err error) {
-		in, err = s.letIn(tx, c, attempt)
+		if in, err = s.letIn(tx, c, attempt); err == nil && in.NeedsCode && !codes {
+			err = because(ErrBadLogin, "the user has a second factor, and can't be asked for it here")
+		}
 		return err
 	})
 	if errors.Is(err, ErrUnusable) || errors.Is(err, ErrBadLogin) || errors.Is(err, ErrSource) {
