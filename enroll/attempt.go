@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -50,6 +51,11 @@ type Attempt struct {
 	// earlier round buys no certificate.
 	Round int `json:"round,omitempty"`
 
+	// Handed are what was handed out last: hashes of challenges and tokens of deliveries, the
+	// oldest first. Delivery is the latest of the deliveries.
+	Handed   []string `json:"handed,omitempty"`
+	Delivery string   `json:"delivery,omitempty"`
+
 	// Stated is what the device said of itself before it was given the enrollment profile;
 	// nil if it was not asked, or has not answered.
 	Stated *Stated `json:"stated,omitempty"`
@@ -68,6 +74,27 @@ type Before struct {
 	EnrolledAt time.Time `json:"enrolled_at,omitzero"`
 }
 
+// maxHanded is how many profiles of an attempt are good for something at once. Safari
+// fetches a profile twice, and people more often; nobody needs the ninth last.
+const maxHanded = 8
+
+// hand notes that a profile with a secret was handed out, by its hash, and voids the oldest
+// one where there are many.
+func (a *Attempt) hand(tx storage.Tx, hash string) error {
+	a.Handed = append(a.Handed, hash)
+	for len(a.Handed) > maxHanded {
+		oldest := a.Handed[0]
+		a.Handed = a.Handed[1:]
+		if err := challenges.Delete(tx, oldest); err != nil {
+			return err
+		}
+		if err := deliveries.Delete(tx, oldest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (a *Attempt) enter(st Stage, now time.Time) {
 	a.Stage = st
 	a.StageAt[st] = now.UTC()
@@ -84,6 +111,8 @@ const (
 	attemptsFailed = "failed"
 	attemptsByCode = "code"
 	attemptsByUse  = "use"
+	attemptsByUser = "user"
+	attemptsIdle   = "idle"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -118,6 +147,20 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 			return nil
 		}
 		return []string{useKey(a.LinkID, a.Stage)}
+	}},
+	// What may still become an enrollment of a user.
+	storage.Index[Attempt]{Name: attemptsByUser, Values: func(a Attempt) []string {
+		if a.User == "" || a.Stage == Enrolled || a.Stage == AttemptFailed {
+			return nil
+		}
+		return []string{strings.ToLower(strings.TrimSpace(a.User))}
+	}},
+	// Profiles that a program fetched and nobody used.
+	storage.Index[Attempt]{Name: attemptsIdle, Values: func(a Attempt) []string {
+		if a.Stage != AttemptFailed || a.Visit != nil || !a.StageAt[IdentityIssued].IsZero() {
+			return nil
+		}
+		return []string{a.StageAt[AttemptFailed].UTC().Format(time.RFC3339)}
 	}},
 )
 

@@ -73,7 +73,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrOwnershipOff, identity.ErrMayNotEnroll, ErrSerialNumber, ErrOtherDevice, ErrOtherKind,
 	} {
 		if errors.Is(err, refusal) {
-			s.failRefused(ctx, attemptID, m, err)
+			s.failRefused(ctx, attemptID, p, m, err)
 		}
 	}
 	if err != nil {
@@ -260,7 +260,7 @@ func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
 
 // failRefused tells the attempt and the audit log why its device was turned away. The
 // refusal itself changed nothing, so this is a transaction of its own.
-func (s *Service) failRefused(ctx context.Context, attemptID string, m AuthenticateMessage, refusal error) {
+func (s *Service) failRefused(ctx context.Context, attemptID string, p Peer, m AuthenticateMessage, refusal error) {
 	var user string
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		user = ""
@@ -277,7 +277,7 @@ func (s *Service) failRefused(ctx context.Context, attemptID string, m Authentic
 	if err != nil {
 		s.log.WarnContext(ctx, "attempt not marked as failed", "attempt", attemptID, "err", err)
 	}
-	s.tellRefused(ctx, event.Event{User: user, Reason: refusal.Error()}, attemptID, codeOf(refusal), cmp.Or(m.ID.UDID, m.ID.EnrollmentID), m.Facts.SerialNumber)
+	s.tellRefused(ctx, event.Event{User: user, Peer: p.Address, Reason: refusal.Error()}, attemptID, codeOf(refusal), cmp.Or(m.ID.UDID, m.ID.EnrollmentID), m.Facts.SerialNumber)
 }
 
 // Identify checks who sent a message that changes nothing by itself.

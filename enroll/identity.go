@@ -47,6 +47,7 @@ const maxSignatureAge = time.Hour
 type Peer struct {
 	Certificate *x509.Certificate // proved by a signature, a TLS handshake or a trusted proxy; nil if there was none
 	SignedAt    time.Time         // signing time of the signature, zero if it says none
+	Address     string            // on the network, for the audit log; may be empty
 }
 
 // caller is a peer that was found in our records.

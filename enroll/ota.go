@@ -242,6 +242,7 @@ func (s *Service) deliver(ctx context.Context, token string, m machineinfo.Messa
 		if err := s.linkServes(tx, a); err != nil && !errors.Is(err, ErrLinkExpired) {
 			return err
 		}
+		repeated := !d.DeliveredAt.IsZero()
 		check, organisation = settings.DeviceSignature, cmp.Or(settings.Organisation.Name, s.organisation)
 		rec, err := s.depot.Get(tx, signer)
 		if last = err == nil; last {
@@ -259,17 +260,21 @@ func (s *Service) deliver(ctx context.Context, token string, m machineinfo.Messa
 		if a.Stated != nil && a.Stated.UDID != d.Stated.UDID {
 			a.Round++ // what was given to the other device is good for nothing now
 		}
-		a.Stated, d.Round = d.Stated, a.Round
-		if last {
+		a.Stated = d.Stated
+		switch {
+		case last:
 			secret = d.secret(token, "enrollment")
-			err = s.offer(tx, &a, settings, challenge{Hash: hashSecret(secret), AttemptID: a.ID, Round: a.Round, ExpiresAt: s.now().UTC().Add(challengeLife)})
-		} else if d.SCEP == "" {
+			if !repeated { // else it is the answer of before, whatever the settings say now
+				err = s.offer(tx, &a, settings, challenge{Hash: hashSecret(secret), AttemptID: a.ID, ExpiresAt: s.now().UTC().Add(challengeLife)})
+			}
+		case d.SCEP == "":
 			d.Salt = fresh
 			d.SCEP = hashSecret(d.secret(token, "scep"))
 		}
 		if err != nil {
 			return err
 		}
+		d.Round = a.Round
 		if err := deliveries.Put(tx, d); err != nil {
 			return err
 		}
@@ -432,6 +437,9 @@ func (s *Service) refuseDelivery(ctx context.Context, d delivery, peer string, s
 		if a.Stage != ProfileDownloaded || a.Round != d.Round {
 			return nil // it has gone on without that device
 		}
+		if over, err := outrun(tx, a, d, why); err != nil || over {
+			return err
+		}
 		for _, reason := range final {
 			if errors.Is(why, reason) {
 				return s.failAttempt(tx, a, code)
@@ -444,6 +452,23 @@ func (s *Service) refuseDelivery(ctx context.Context, d delivery, peer string, s
 		s.log.WarnContext(ctx, "refusal not noted in its attempt", "attempt", d.AttemptID, "err", err)
 	}
 	s.tellRefused(ctx, event.Event{User: user, Peer: peer, Reason: why.Error()}, d.AttemptID, code, stated.UDID, stated.SerialNumber)
+}
+
+// outrun says whether the person has a later profile than d, of which it says nothing what
+// is wrong with d: because a device has come with that one, or because what is wrong is that
+// d is an old one.
+func outrun(tx storage.Tx, a Attempt, d delivery, why error) (bool, error) {
+	if a.Delivery == "" || a.Delivery == d.Token {
+		return false, nil
+	}
+	if errors.Is(why, ErrDelivery) {
+		return true, nil
+	}
+	latest, err := deliveries.Get(tx, a.Delivery)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return latest.Stated != nil, err
 }
 
 // tellRefused writes into the audit log that a device was turned away that has a profile.

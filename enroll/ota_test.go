@@ -72,7 +72,9 @@ func gateOn(t testing.TB, db storage.DB, c *clock) *gate {
 			},
 		)}))(t)
 	}
-	checkins := must2(checkin.New(checkin.Config{Enroll: g.Service, Log: log}))(t)
+	checkins := must2(checkin.New(checkin.Config{
+		Enroll: g.Service, Log: log, Peer: func(context.Context) string { return "192.0.2.7" },
+	}))(t)
 	g.mux.Handle(enroll.PathCheckIn, checkins)
 	g.mux.Handle(enroll.PathConnect, checkins)
 	g.mux.Handle(enroll.PathSCEP, door(g.depot.Identity(), g.IssueIdentity))
@@ -633,7 +635,7 @@ func TestTheProfileIsForTheDeviceThatStated(t *testing.T) {
 			if !o.UserEnrollment {
 				details["udid"] = thief.ID()
 			}
-			g.wantAudited(t, "", details)
+			g.wantAudited(t, "192.0.2.7", details)
 		})
 	}
 }
@@ -676,7 +678,7 @@ func TestADeviceEnrolsInTheWayThatItsProfileSays(t *testing.T) {
 			if a.Stage != enroll.AttemptFailed || a.ErrorCode != "other_kind" || a.DeviceID != "" {
 				t.Errorf("the attempt is %+v", a)
 			}
-			g.wantAudited(t, "", map[string]string{"attempt": a.ID, "code": "other_kind"})
+			g.wantAudited(t, "192.0.2.7", map[string]string{"attempt": a.ID, "code": "other_kind"})
 		})
 	}
 }
@@ -705,6 +707,65 @@ func TestALinkIsNoWayRoundTheQuestion(t *testing.T) {
 				t.Errorf("there are %d attempts", len(page))
 			}
 		})
+	}
+}
+
+// TestAnOldProfileSaysNothingOfALaterOne has something wrong with the first of two profiles of
+// one attempt.
+func TestAnOldProfileSaysNothingOfALaterOne(t *testing.T) {
+	ctx := context.Background()
+	link := enroll.NewLink{SerialNumbers: []string{"C02LISTED001"}}
+	listed := mdmtest.Options{Serial: "C02LISTED001"}
+	for name, tt := range map[string]struct {
+		between func(g *gate) // the two downloads
+		comes   bool          // the device has come with the later one
+		with    mdmtest.Options
+		want    error
+		code    string // of the attempt
+		stage   enroll.Stage
+	}{
+		"it has expired": {between: func(g *gate) { g.clock.pass(2 * time.Hour) }, with: listed, want: enroll.ErrDelivery, stage: enroll.ProfileDownloaded},
+		"a device that is not listed, after the other": {comes: true, want: enroll.ErrSerialNumber, stage: enroll.ProfileDownloaded},
+		"a device that is not listed, before":          {want: enroll.ErrSerialNumber, code: "serial_number_not_listed", stage: enroll.AttemptFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t, enroll.SignatureRequire)
+			id, old := g.asked(t, link)
+			if tt.between != nil {
+				tt.between(g)
+			}
+			d, later := g.phone(t, listed), g.profile(t, id)
+			if tt.comes {
+				p := must2(d.ProfileService(later))(t)
+				must2(d.Tell(ctx, p, d.Statement(p), must2(d.BuiltIn())(t)))(t)
+			}
+			_, err := g.phone(t, tt.with).Deliver(ctx, old)
+			g.wantRefused(t, err, tt.want, id, tt.code, tt.stage)
+			if tt.stage == enroll.ProfileDownloaded {
+				must(t, d.EnrollProfile(ctx, later))
+			}
+		})
+	}
+}
+
+func TestAnAnswerThatWasLostHasTheRightsOfBefore(t *testing.T) {
+	ctx := context.Background()
+	g := newGate(t, enroll.SignatureRequire)
+	id, raw := g.asked(t, enroll.NewLink{Ownership: mdm.Personal})
+	d := g.phone(t, mdmtest.Options{})
+	p := must2(d.ProfileService(raw))(t)
+	step := must2(d.Tell(ctx, p, d.Statement(p), must2(d.BuiltIn())(t)))(t)
+	ours := must2(d.DeliveryIdentity(ctx, must2(d.Configuration(step))(t)))(t)
+	must2(d.Tell(ctx, p, d.Statement(p), ours))(t)
+	rights := g.attempt(t, id).AccessRights
+	g.set(t, func(s *enroll.Settings) { s.Personal.Rights.Preset = enroll.PresetFull })
+	again := must2(d.Tell(ctx, p, d.Statement(p), ours))(t)
+	if got := payloads(t, again)["com.apple.mdm"]["AccessRights"]; got != uint64(rights) {
+		t.Errorf("the same question has AccessRights %v, and had %d", got, rights)
+	}
+	must(t, d.EnrollProfile(ctx, again))
+	if got := g.device(t, mdm.AppleID{UDID: d.ID()}).AccessRights; got != rights {
+		t.Errorf("the device is known with %d, want %d", got, rights)
 	}
 }
 
@@ -846,6 +907,59 @@ func TestTwoReplicasDeliver(t *testing.T) {
 	}
 }
 
+// TestOnlyTheLatestProfilesAreGoodForSomething downloads for an attempt over and over.
+func TestOnlyTheLatestProfilesAreGoodForSomething(t *testing.T) {
+	ctx := context.Background()
+	count := func(g *gate, bucket string) (n int) {
+		g.view(t, func(tx storage.Tx) error {
+			n = 0
+			for _, err := range tx.Scan(bucket, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		})
+		return n
+	}
+	const many, kept = 20, 8
+	t.Run("enrollment profiles", func(t *testing.T) {
+		g := newGate(t, enroll.SignatureOff)
+		g.set(t, func(s *enroll.Settings) { s.ProfileService = false })
+		a := g.visit(t, enroll.NewVisit{LinkCode: g.link(t, enroll.NewLink{}).Code})
+		var secrets []string
+		for i := range many {
+			if i == many/2 { // another round is no way round it
+				_, err := g.TryAgain(ctx, a.ID)
+				must(t, err)
+			}
+			secrets = append(secrets, challengeIn(t, g.profile(t, a.ID)))
+		}
+		if n := count(g, "challenges"); n != kept {
+			t.Errorf("%d challenges are kept, want %d", n, kept)
+		}
+		_, err := g.IssueIdentity(ctx, request(t, keyring.take(t), secrets[many-kept-1]))
+		wantErr(t, "the ninth last", err, enroll.ErrChallenge)
+		_, err = g.IssueIdentity(ctx, request(t, keyring.take(t), secrets[many-kept]))
+		must(t, err)
+	})
+	t.Run("profiles that ask the device", func(t *testing.T) {
+		g := newGate(t, enroll.SignatureOff)
+		id, raw := g.asked(t, enroll.NewLink{})
+		profiles := [][]byte{raw}
+		for range many - 1 {
+			profiles = append(profiles, g.profile(t, id))
+		}
+		if n := count(g, "enroll.deliveries"); n != kept {
+			t.Errorf("%d deliveries are kept, want %d", n, kept)
+		}
+		_, err := g.phone(t, mdmtest.Options{}).Deliver(ctx, profiles[many-kept-1])
+		g.wantRefused(t, err, enroll.ErrDelivery, id, "", enroll.ProfileDownloaded)
+		must(t, g.phone(t, mdmtest.Options{}).EnrollProfile(ctx, profiles[many-kept]))
+	})
+}
+
 func TestDeliveriesAreForgotten(t *testing.T) {
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
@@ -874,7 +988,7 @@ func TestSerialNumbersOfALink(t *testing.T) {
 			h := newHouse(t)
 			l := h.link(t, enroll.NewLink{SerialNumbers: []string{"C02LISTED001", "C02LISTED002"}, Uses: 3})
 			p := h.withIdentity(t, l, tt.id)
-			err := h.Authenticate(context.Background(), p.peer(), enroll.AuthenticateMessage{
+			err := h.Authenticate(context.Background(), enroll.Peer{Certificate: p.cert, Address: "192.0.2.9"}, enroll.AuthenticateMessage{
 				ID: p.id, Topic: "com.apple.mgmt.External.0000", Facts: mdm.Facts{SerialNumber: tt.serial},
 			})
 			a := h.attempt(t, h.record(t, p.cert).AttemptID)
@@ -889,7 +1003,7 @@ func TestSerialNumbersOfALink(t *testing.T) {
 			if a.Stage != enroll.AttemptFailed || a.ErrorCode != "serial_number_not_listed" {
 				t.Errorf("the attempt is %+v", a)
 			}
-			h.wantAudited(t, "", map[string]string{"attempt": a.ID, "code": "serial_number_not_listed"})
+			h.wantAudited(t, "192.0.2.9", map[string]string{"attempt": a.ID, "code": "serial_number_not_listed"})
 		})
 	}
 }

@@ -55,11 +55,11 @@ func (s *Service) renameDevices(tx storage.Tx, gone []string, login string) erro
 // renameAttempts moves what may still become an enrollment.
 func (s *Service) renameAttempts(tx storage.Tx, gone []string, login string) error {
 	var theirs []Attempt
-	for a, err := range attempts.Ascend(tx, attemptsOpen, "", "", 0) {
-		if err != nil {
-			return err
-		}
-		if names(gone, a.User) {
+	for _, old := range gone {
+		for a, err := range attempts.Lookup(tx, attemptsByUser, old) {
+			if err != nil {
+				return err
+			}
 			theirs = append(theirs, a)
 		}
 	}

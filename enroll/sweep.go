@@ -11,8 +11,11 @@ import (
 const (
 	// attemptLife is how long an attempt may take.
 	attemptLife = 24 * time.Hour
-	// failureLife is how long one that failed is kept, for those who ask why.
-	failureLife = 30 * 24 * time.Hour
+	// failureLife is how long one that failed is kept, for those who ask why. Of a profile
+	// that a program fetched and nobody used nobody asks for so long, and any number may
+	// come from one link.
+	failureLife     = 30 * day
+	idleFailureLife = day
 
 	sweepTick = 10 * time.Minute
 )
@@ -33,6 +36,9 @@ func (s *Service) sweep(ctx context.Context) error {
 			return deliveries.Delete(tx, d.Token)
 		}),
 		attempts.Sweep(ctx, s.db, attemptsFailed, until(failureLife), func(tx storage.Tx, a Attempt) error {
+			return attempts.Delete(tx, a.ID)
+		}),
+		attempts.Sweep(ctx, s.db, attemptsIdle, until(idleFailureLife), func(tx storage.Tx, a Attempt) error {
 			return attempts.Delete(tx, a.ID)
 		}),
 		attempts.Sweep(ctx, s.db, attemptsOpen, until(attemptLife), func(tx storage.Tx, a Attempt) error {

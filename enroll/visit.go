@@ -343,11 +343,13 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 		a.ErrorCode = ""
 		if asks = settings.ProfileService && !a.Visit.UserEnrollment; asks {
 			a.enter(ProfileDownloaded, s.now())
-			d.Round = a.Round
+			d.Round, a.Delivery = a.Round, d.Token
+			if err := a.hand(tx, d.Token); err != nil {
+				return err
+			}
 			return deliveries.Put(tx, d)
 		}
 		a.Stated, a.Before = nil, nil
-		row.Round = a.Round
 		return s.offer(tx, a, settings, row)
 	})
 	if err == nil && a.LinkID != "" && !a.Spent {
@@ -400,16 +402,25 @@ func (s *Service) linkServes(tx storage.Tx, a Attempt) error {
 	return nil
 }
 
-// offer notes what is in the enrollment profile of a, and that it can be had for row.
+// offer notes what is in the enrollment profile of a, and that row is its challenge. Those
+// of before are good for nothing if they have other rights: a device is taken for one that
+// has what is noted.
 func (s *Service) offer(tx storage.Tx, a *Attempt, settings Settings, row challenge) (err error) {
-	a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
+	rights := settings.Way(a.Ownership).Rights.Bits()
 	if a.Visit.UserEnrollment {
-		a.AccessRights = 0
+		rights = 0
 	}
+	if a.AccessRights != 0 && a.AccessRights != rights {
+		a.Round++
+	}
+	a.AccessRights, row.Round = rights, a.Round
 	if a.Topic, err = s.topics.Topic(tx); err != nil {
 		return err
 	}
 	a.enter(ProfileDownloaded, s.now())
+	if err := a.hand(tx, row.Hash); err != nil {
+		return err
+	}
 	return challenges.Put(tx, row)
 }
 
@@ -426,17 +437,20 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 		default:
 			return ErrAttemptOver
 		}
-		var issued []depot.Fingerprint
+		var issued []depot.Certificate
 		for c, err := range s.depot.ByAttempt(tx, a.ID) {
 			if err != nil {
 				return err
 			}
 			if c.RevokedAt.IsZero() && c.DeviceID == "" {
-				issued = append(issued, c.Fingerprint)
+				issued = append(issued, c)
 			}
 		}
-		for _, fp := range issued {
-			if err := s.depot.Revoke(tx, fp, reasonSuperseded, s.now().UTC()); err != nil {
+		for _, c := range issued {
+			if err := s.tellRevoked(tx, one(c), reasonSuperseded, actor(ctx)); err != nil {
+				return err
+			}
+			if err := s.depot.Revoke(tx, c.Fingerprint, reasonSuperseded, s.now().UTC()); err != nil {
 				return err
 			}
 		}
@@ -449,7 +463,7 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 // good for nothing any more.
 func (a *Attempt) back(now time.Time) {
 	a.Round++
-	a.Stated, a.Before, a.ErrorCode = nil, nil, ""
+	a.Stated, a.Before, a.ErrorCode, a.AccessRights = nil, nil, "", 0
 	delete(a.StageAt, ProfileDownloaded)
 	delete(a.StageAt, IdentityIssued)
 	a.enter(Authenticated, now)

@@ -13,6 +13,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -165,6 +166,72 @@ func TestChoiceVoidsTheProfilesBefore(t *testing.T) {
 	h.come(t, reduced, "UDID-1")
 }
 
+func TestAProfileHasTheRightsThatAreNoted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		then enroll.Preset // when the profile is downloaded again
+		old  bool          // the first download is good for something still
+	}{
+		"with the same rights, both are good": {enroll.PresetReduced, true},
+		"with others, the first is void":      {enroll.PresetFull, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			keyring.reset()
+			ctx := context.Background()
+			h := newHouse(t)
+			a := h.visit(t, enroll.NewVisit{LinkCode: h.link(t, enroll.NewLink{Ownership: mdm.Personal, Uses: 2}).Code})
+			first, _, err := h.VisitProfile(ctx, a.ID)
+			must(t, err)
+			_, err = h.UpdateSettings(ctx, func(s *enroll.Settings) error {
+				s.Personal.Rights.Preset = tt.then
+				return nil
+			})
+			must(t, err)
+			second, _, err := h.VisitProfile(ctx, a.ID)
+			must(t, err)
+			signed := second
+			if tt.old {
+				signed = first
+			} else {
+				_, err = h.IssueIdentity(ctx, request(t, keyring.take(t), challengeIn(t, first)))
+				wantErr(t, "a certificate for the first", err, enroll.ErrChallenge)
+			}
+			h.come(t, signed, "UDID-1")
+			rights := enroll.Rights{Preset: tt.then}.Bits()
+			if got := h.device(t, mdm.AppleID{UDID: "UDID-1"}).AccessRights; got != rights || payloads(t, signed)["com.apple.mdm"]["AccessRights"] != uint64(rights) {
+				t.Errorf("the device is known with %d, want %d, as its profile says", got, rights)
+			}
+		})
+	}
+}
+
+func TestFailuresAreKeptForThoseWhoAsk(t *testing.T) {
+	ctx := context.Background()
+	h := newHouse(t)
+	l := h.link(t, enroll.NewLink{})
+	_, fetched := h.challenge(t, l)
+	visited := h.visit(t, enroll.NewVisit{LinkCode: l.Code})
+	_, _, err := h.VisitProfile(ctx, visited.ID)
+	must(t, err)
+	must(t, h.RevokeLink(ctx, l.ID))
+	kept := func(id string) bool {
+		_, err := h.Attempt(ctx, id)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	for _, tt := range []struct {
+		pass             time.Duration
+		fetched, visited bool
+	}{{23 * time.Hour, true, true}, {2 * time.Hour, false, true}, {28 * 24 * time.Hour, false, true}, {24 * time.Hour, false, false}} {
+		h.pass(tt.pass)
+		must(t, h.Round(ctx))
+		if a, b := kept(fetched.ID), kept(visited.ID); a != tt.fetched || b != tt.visited {
+			t.Errorf("at %v, what a program fetched is kept: %v, and a person's: %v; want %v, %v", h.now(), a, b, tt.fetched, tt.visited)
+		}
+	}
+}
+
 func TestAnotherTryTakesNoSecondUse(t *testing.T) {
 	keyring.reset()
 	ctx := context.Background()
@@ -194,6 +261,14 @@ func TestAnotherTryTakesNoSecondUse(t *testing.T) {
 	if err := (phone{h, mdm.AppleID{UDID: "UDID-1"}, lost}).authenticate(); err == nil {
 		t.Error("the certificate that was given up still enrols")
 	}
+	serial := h.record(t, lost).Serial
+	h.view(t, func(tx storage.Tx) error {
+		revoked, _, err := event.Page(tx, event.Filter{Action: "certificate.revoked"}, "", 10)
+		if len(revoked) != 1 || revoked[0].Certificate != string(serial) || revoked[0].Reason != "superseded" {
+			t.Errorf("the audit log has %+v, want its revocation", revoked)
+		}
+		return err
+	})
 	if _, err := h.IssueIdentity(ctx, r); !errors.Is(err, enroll.ErrChallenge) {
 		t.Errorf("the first request again: %v", err)
 	}

@@ -33,13 +33,15 @@ const (
 	bigBodies = 8         // bodies above it that are in memory at once
 )
 
-// Config says what a Handler needs; ClientCertificate may be nil.
+// Config says what a Handler needs; ClientCertificate and Peer may be nil.
 type Config struct {
 	Enroll *enroll.Service
 	// ClientCertificate returns the certificate by which a transport that is
 	// trusted for it has identified the sender of r, nil if it has not.
 	ClientCertificate func(r *http.Request) *x509.Certificate
-	Log               *slog.Logger
+	// Peer returns the network address that a request came from, for the audit log.
+	Peer func(context.Context) string
+	Log  *slog.Logger
 }
 
 // Handler answers the CheckInURL and the ServerURL.
@@ -59,8 +61,11 @@ func New(c Config) (*Handler, error) {
 	if c.ClientCertificate == nil {
 		c.ClientCertificate = func(*http.Request) *x509.Certificate { return nil }
 	}
+	if c.Peer == nil {
+		c.Peer = func(context.Context) string { return "" }
+	}
 	return &Handler{
-		service: &Service{enroll: c.Enroll, log: c.Log}, enroll: c.Enroll, clientCert: c.ClientCertificate,
+		service: &Service{enroll: c.Enroll, address: c.Peer, log: c.Log}, enroll: c.Enroll, clientCert: c.ClientCertificate,
 		log: c.Log, slots: make(chan struct{}, bigBodies),
 	}, nil
 }

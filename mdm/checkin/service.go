@@ -22,8 +22,9 @@ import (
 
 // Service answers NanoMDM's check-in and command messages from package enroll.
 type Service struct {
-	enroll *enroll.Service
-	log    *slog.Logger
+	enroll  *enroll.Service
+	address func(context.Context) string // that a request came from
+	log     *slog.Logger
 }
 
 var _ service.CheckinAndCommandService = (*Service)(nil)
@@ -77,7 +78,9 @@ func (s *Service) Authenticate(r *mdm.Request, m *mdm.Authenticate) error {
 	if err := guard.DecodePlist(m.Raw, &facts, guard.PlistLimits{Bytes: maxCheckIn}); err != nil {
 		return err
 	}
-	return s.enroll.Authenticate(r.Context(), peer(r), enroll.AuthenticateMessage{
+	from := peer(r)
+	from.Address = s.address(r.Context())
+	return s.enroll.Authenticate(r.Context(), from, enroll.AuthenticateMessage{
 		ID: id, Topic: m.Topic,
 		Facts: gatehouse.Facts{
 			SerialNumber: facts.SerialNumber, DeviceName: facts.DeviceName, Model: facts.Model, ModelName: facts.ModelName,
