@@ -389,6 +389,41 @@ func TestAnAddressThatIsNotVerifiedIsNobodysRole(t *testing.T) {
 	}
 }
 
+// An entry that was made anew in the directory has the names of the old one, and another
+// subject.
+func TestAUserIsBoundAnew(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider(t, "directory", "one")
+	a := w.add("one", ana(), "ana")
+	in, err := w.Login(ctx, "ana", "a good password", peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.change(func() { a.Subject = "id of the new entry" })
+	if _, err := w.Login(ctx, "ana", "a good password", peer); !errors.Is(err, identity.ErrTaken) {
+		t.Fatalf("Login with another subject = %v, want ErrTaken", err)
+	}
+	again := identity.UserChange{Provider: &p.ID}
+	if _, err := w.UpdateUser(ctx, admin("admin"), in.User.ID, again); !errors.Is(err, identity.ErrForbidden) || w.user(t, in.User.ID) != in.User {
+		t.Errorf("UpdateUser by an administrator = %v, want ErrForbidden", err)
+	}
+	if u, err := w.UpdateUser(ctx, admin("owner"), in.User.ID, again); err != nil || u.Subject != "" || u.Provider != p.ID || u.Stamp() == in.User.Stamp() {
+		t.Errorf("UpdateUser by an owner = %+v, %v; want nobody's, and sessions over", u, err)
+	}
+	if groups, err := w.Groups(ctx, in.User.ID); err != nil || len(groups[in.User.ID]) != 0 {
+		t.Errorf("Groups then = %q, %v; want none", groups, err)
+	}
+	if _, err := w.UpdateUser(ctx, admin("admin"), in.User.ID, again); err != nil {
+		t.Errorf("when there is nothing to change: %v", err)
+	}
+	if got, err := w.Login(ctx, "ana", "a good password", peer); err != nil || got.User.ID != in.User.ID || got.User.Subject != "id of the new entry" {
+		t.Errorf("Login = %+v, %v; want the user of before", got, err)
+	}
+	if got := w.facts(t, "user.updated"); len(got) != 1 {
+		t.Errorf("audit log: %q", got)
+	}
+}
+
 func TestAnAddressThatIsNotVerifiedIsNotKept(t *testing.T) {
 	w := newWorld(t)
 	w.provider(t, "directory", "one")

@@ -254,7 +254,10 @@ type UserChange struct {
 	Disabled            *bool
 
 	// Provider gives the user to another provider, where they are bound to whoever signs
-	// in with the username or the e-mail address next. LocalProvider: to this server.
+	// in next with the e-mail address, if the provider has verified it, or, for a user
+	// without a role, with the username. LocalProvider: to this server. With the provider
+	// that the user has an owner has them bound anew: in the directory they are another
+	// entry by now.
 	Provider *string
 }
 
@@ -294,7 +297,10 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		if err := c.checkKept(tx, old, u); err != nil {
 			return err
 		}
-		if u.Provider != old.Provider {
+		if u.Provider == old.Provider && u.Subject != old.Subject && !by.Allows(ScopeOwner) {
+			return fmt.Errorf("%w: only owners have a user bound anew to the provider that they have", ErrForbidden)
+		}
+		if u.Provider != old.Provider || u.Subject != old.Subject {
 			if err := s.moved(tx, &u, now); err != nil {
 				return err
 			}
@@ -422,6 +428,9 @@ func (c UserChange) apply(u User) (after User, changed []string, err error) {
 		if provider != u.Provider {
 			u.Provider = provider
 			changed = append(changed, "provider")
+		} else if u.Subject != "" {
+			u.Subject = ""
+			changed = append(changed, "provider")
 		}
 	}
 	if c.ManagedAppleAccount != nil || c.Provider != nil {
@@ -471,7 +480,7 @@ func checkProvider(tx storage.Tx, u User) error {
 	return err
 }
 
-// moved ends what u had at the provider before.
+// moved ends what u had at the provider before, or as another entry of the same.
 func (s *Service) moved(tx storage.Tx, u *User, now time.Time) error {
 	u.Subject = ""
 	u.endSessions(now)
