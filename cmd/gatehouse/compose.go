@@ -287,6 +287,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	checkins, err := checkin.New(checkin.Config{
 		Enroll: enrollment, Log: log,
 		ClientCertificate: func(r *http.Request) *x509.Certificate { return webui.ClientCertificate(r.Context()) },
+		Peer:              peerName,
 	})
 	if err != nil {
 		return nil, err
@@ -318,7 +319,9 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	entrance.Mount(forPeople)
 	mine.Mount(mux.Group(webui.Group{BodyLimit: me.MaxBody, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load, mine.Guard}}))
-	door.Mount(forPeople, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail}))
+	door.Mount(forPeople, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail, Use: []webui.Middleware{webui.PlainQuery(around.Fail)}}))
+	door.MountPreviews(mux.Group(webui.Group{BodyLimit: 1 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
+		Use: []webui.Middleware{webui.PlainQuery(around.Fail), sessions.Load}}))
 
 	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
 		Use: []webui.Middleware{query, sessions.Load, desk.Guard}})

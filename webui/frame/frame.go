@@ -108,19 +108,22 @@ func around(r *http.Request, texts *text.Texts, settings enroll.Settings) view.P
 	return page
 }
 
-// keep returns the parameters of r that are not the language.
+// parameters are those by which pages say what they are about. Others, such as what a
+// provider sends people back with, are not repeated in a page.
+var parameters = []string{
+	"browser", "device", "platform", // of the portal
+	"again", "from", "login_hint", "next", "recovery", "switch", // of the sign-in
+	"renew", // of people's own pages
+}
+
+// keep returns the parameters of r that the same page in another language has, too.
 func keep(r *http.Request) (kept []view.Hidden) {
-	for name, values := range r.URL.Query() {
-		if name != "lang" && len(values) == 1 && len(values[0]) <= 200 {
+	query := r.URL.Query()
+	for _, name := range parameters {
+		if values := query[name]; len(values) == 1 && len(values[0]) <= 200 {
 			kept = append(kept, view.Hidden{Name: name, Value: values[0]})
 		}
 	}
-	slices.SortFunc(kept, func(a, b view.Hidden) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
 	return kept
 }
 

@@ -45,7 +45,7 @@ func (m *Me) devices(w http.ResponseWriter, r *http.Request) error {
 
 func (m *Me) deviceRow(t *text.Texts, o enroll.Own) view.MeDeviceRow {
 	row := view.MeDeviceRow{URL: devicePath(o.ID), Name: deviceName(t, o.Device), State: deviceState(t, o.State), UsersLabel: t.Say("me.devices.users")}
-	for _, part := range []string{modelName(o.Device), systemName(o.Device), ownership(t, o.Ownership)} {
+	for _, part := range []string{modelName(o.Device), systemName(o.Device), o.SerialNumber, ownership(t, o.Ownership)} {
 		if part != "" && part != row.Name {
 			row.Parts = append(row.Parts, part)
 		}

@@ -78,7 +78,7 @@ func TestMyDevices(t *testing.T) {
 	h.wait(50 * time.Minute)
 	b := h.as(t, h.ben.ID)
 	b.get("/me")
-	b.says("My devices", "Ben’s Mac", "Managed", "Mac14,2", "macOS 15.1", "Belongs to your organization", "Users on it: Ben at home",
+	b.says("My devices", "Ben’s Mac", "Managed", "Mac14,2", "macOS 15.1", "C02"+strings.ToUpper(bens), "Belongs to your organization", "Users on it: Ben at home",
 		"Enrolled "+h.get(t, bens).EnrolledAt.Format(time.DateOnly), "Last seen 50 minutes ago", "1 device that is not managed anymore", "Ben’s old one", "ben@example.com")
 	b.hides("Ana’s phone", anas)
 	if strings.Index(b.page, "Ben’s Mac") > strings.Index(b.page, "Ben’s old one") {

@@ -171,6 +171,7 @@ func newHouse(t testing.TB, pl plan) *house {
 	must(t, err)
 	group := mux.Group(webui.Group{BodyLimit: 16 << 10, Fail: around.Fail, Use: []webui.Middleware{texts.KeepLanguage, h.sessions.Load}})
 	door.Mount(group, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail}))
+	door.MountPreviews(mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail, Use: []webui.Middleware{h.sessions.Load}}))
 	// Signing in is another package's: here, whoever says a name is that one.
 	group.Handle("GET /login", func(w http.ResponseWriter, r *http.Request) error {
 		u := map[string]identity.User{"ana": h.ana, "ben": h.ben}[r.URL.Query().Get("as")]

@@ -111,7 +111,6 @@ func (p *Portal) Mount(r, live webui.Router) {
 	r.Handle("POST /enroll/code", p.code)
 	r.Handle("GET /enroll/l/{code}", p.welcome)
 	r.Handle("GET /enroll/l/{code}/profile", p.linkProfile)
-	r.Handle("GET /enroll/preview/{screen}", p.preview)
 
 	r.Handle("GET /enroll/a/{id}", p.resume)
 	r.Handle("GET /enroll/a/{id}/device", p.at(stepDevice, p.askDevice))
@@ -136,6 +135,10 @@ func (p *Portal) Mount(r, live webui.Router) {
 	r.Handle("GET "+enroll.PathCheckIn, p.notForBrowsers)
 	r.Handle("GET "+enroll.PathConnect, p.notForBrowsers)
 }
+
+// MountPreviews registers the pages that show what others will see. What language they
+// are in is no choice of the reader's, so that the router must not have it remembered.
+func (p *Portal) MountPreviews(r webui.Router) { r.Handle("GET /enroll/preview/{screen}", p.preview) }
 
 // Arriving.
 

@@ -736,7 +736,45 @@ func TestPreviewIsForWhoMayRead(t *testing.T) {
 			t.Errorf("%s is there", path)
 		}
 	}
+	ana.get("/enroll/preview/trust?lang=de").has(t, `<html lang="de"`)
+	ana.get("/enroll").has(t, `<html lang="en"`) // as before
 	if n := len(regexp.MustCompile(`<form|<a class="button`).FindAllString(ana.get("/enroll/preview/profile").body, -1)); n == 0 {
 		t.Error("the profile's screen has no button")
+	}
+}
+
+func TestEndOfAStream(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
+	p := h.person(t, safari26)
+	path, _ := p.begin("link", l.Code)
+	must(t, h.phone(t).EnrollProfile(t.Context(), []byte(p.get(path+"/enroll.mobileconfig").body)))
+	over := func() bool {
+		var s struct{ Over bool }
+		must(t, json.Unmarshal([]byte(p.get(path+"/state").body), &s))
+		return s.Over
+	}
+	if h.pass(4 * time.Minute); over() {
+		t.Error("it is over while commands may yet come")
+	}
+	if h.pass(time.Minute); !over() {
+		t.Error("without commands it is never over")
+	}
+	if got := p.get(path + "/events"); !strings.Contains(got.body, `"over":true`) { // returns at its end
+		t.Errorf("the stream of a device that is set up: %s", got.body)
+	}
+}
+
+func TestLanguagesKeepWhatThePageIsAbout(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	p := h.person(t, safari26)
+	const query = "?platform=ipad&code=s3cret&state=s3cret&lang=de"
+	p.get("/enroll"+query).has(t, `name="platform" value="ipad"`)
+	for _, path := range []string{"/enroll", "/enroll/l/none", "/enroll/a/none/status"} {
+		if got := p.get(path + query); strings.Contains(got.body, "s3cret") {
+			t.Errorf("%s repeats what is not its own:\n%s", path, got.body)
+		}
 	}
 }

@@ -40,12 +40,21 @@ type state struct {
 	Over      bool         `json:"over"` // nothing more will happen
 }
 
-func stateOf(f enroll.Followed) state {
+// idle is how long a device that has enrolled is asked nothing before it is taken to be
+// set up.
+const idle = 5 * time.Minute
+
+func (p *Portal) stateOf(f enroll.Followed) state {
 	s := state{
 		Stage: f.Stage, StageAt: movedAt(f.Attempt), Round: f.Round,
 		Commands: f.Commands, Finished: f.Finished, ErrorCode: f.ErrorCode,
 	}
-	s.Over = f.Stage == enroll.AttemptFailed || f.Stage == enroll.Enrolled && f.Commands > 0 && f.Commands == f.Finished
+	switch f.Stage {
+	case enroll.AttemptFailed:
+		s.Over = true
+	case enroll.Enrolled:
+		s.Over = f.Commands == f.Finished && (f.Commands > 0 || p.Now().Sub(f.StageAt[enroll.Enrolled]) >= idle)
+	}
 	return s
 }
 
@@ -58,7 +67,7 @@ func (p *Portal) follow(r *http.Request) (state, error) {
 	if f.Visit == nil {
 		return state{}, refusal(errUnknownVisit)
 	}
-	return stateOf(f), nil
+	return p.stateOf(f), nil
 }
 
 // state answers GET /enroll/a/{id}/state.

@@ -39,7 +39,7 @@ type MeDeviceRow struct {
 	URL, Name   string
 	State       State
 	Lost        *State   // nil: not reported lost
-	Parts       []string // model, system, whose it is
+	Parts       []string // model, system, serial number, whose it is
 	Since, Seen MeFact
 	Users       []string // of its user channels
 	UsersLabel  string
