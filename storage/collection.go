@@ -31,41 +31,79 @@ type Index[T any] struct {
 // Strings in records must be UTF-8, as JSON's are; keys and index values may be any
 // bytes, composed by [Key] where they have several parts.
 type Collection[T any] struct {
+	records
+	key func(T) string
+}
+
+// records is all of a collection that is the same whatever T is: a record is any here, and
+// always a *T. The compiler writes what is generic anew for each of some sixty types of
+// records, so the generic part only translates, and sequences are not inlined into it:
+// together, that makes the program a tenth smaller.
+type records struct {
 	name    string
 	version int
-	key     func(T) string
-	indexes []collectionIndex[T]
+	blank   func() any // a new *T
+	indexes []index
 	writers sync.Pool // of *recordWriter
 }
 
-type collectionIndex[T any] struct {
-	Index[T]
-	bucket string
+// index is an [Index] of records.
+type index struct {
+	name, bucket string
+	unique       bool
+	values       func(record any) []string
+}
+
+// typed returns the record that a *T points to.
+func typed[T any](record any, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return *record.(*T), nil
+}
+
+// typedSeq yields what [typed] returns.
+//
+//go:noinline
+func typedSeq[T any](records iter.Seq2[any, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		records(func(record any, err error) bool { return yield(typed[T](record, err)) })
+	}
 }
 
 // NewCollection declares a collection. The version is stored with every record: raise
 // it when an older program would misread what this one writes, and add a [Migration].
 // It panics when a name is no bucket name, since declarations are code.
 func NewCollection[T any](name string, version int, key func(T) string, indexes ...Index[T]) *Collection[T] {
+	c := &Collection[T]{key: key}
+	c.declare(name, version, func() any { return new(T) })
+	for _, ix := range indexes {
+		c.declareIndex(ix.Name, ix.Unique, func(record any) []string { return ix.Values(*record.(*T)) })
+	}
+	return c
+}
+
+func (c *records) declare(name string, version int, blank func() any) {
 	if err := CheckBucket(name); err != nil {
 		panic(err)
 	}
 	if version < 1 {
 		panic("storage: version of collection " + name + " must be at least 1")
 	}
-	c := &Collection[T]{name: name, version: version, key: key}
+	c.name, c.version, c.blank = name, version, blank
 	c.writers.New = func() any { return newRecordWriter(version) }
-	for _, ix := range indexes {
-		bucket := name + "." + ix.Name
-		if err := CheckBucket(bucket); err != nil {
-			panic(err)
-		}
-		if ix.Name == "" || strings.Contains(ix.Name, ".") || c.index(ix.Name) != nil {
-			panic("storage: bad or repeated name of index " + bucket)
-		}
-		c.indexes = append(c.indexes, collectionIndex[T]{ix, bucket})
+}
+
+func (c *records) declareIndex(name string, unique bool, values func(any) []string) {
+	bucket := c.name + "." + name
+	if err := CheckBucket(bucket); err != nil {
+		panic(err)
 	}
-	return c
+	if name == "" || strings.Contains(name, ".") || c.index(name) != nil {
+		panic("storage: bad or repeated name of index " + bucket)
+	}
+	c.indexes = append(c.indexes, index{name: name, bucket: bucket, unique: unique, values: values})
 }
 
 // CheckBucket returns an error that wraps [ErrLimit] unless name can name a bucket.
@@ -86,20 +124,19 @@ func CheckBucket(name string) error {
 
 // Get returns the record of key, or an error that wraps [ErrNotFound].
 func (c *Collection[T]) Get(tx Tx, key string) (T, error) {
-	return c.get(tx, []byte(key))
+	return typed[T](c.get(tx, []byte(key)))
 }
 
-func (c *Collection[T]) get(tx Tx, key []byte) (T, error) {
+func (c *records) get(tx Tx, key []byte) (any, error) {
 	raw, err := tx.Get(c.name, key)
 	if err != nil {
-		var none T
-		return none, c.fail(key, err)
+		return nil, c.fail(key, err)
 	}
 	return c.decode(key, raw)
 }
 
 // Has says whether there is a record of key, without reading what it says.
-func (c *Collection[T]) Has(tx Tx, key string) (bool, error) {
+func (c *records) Has(tx Tx, key string) (bool, error) {
 	_, err := tx.Get(c.name, []byte(key))
 	switch {
 	case err == nil:
@@ -113,21 +150,21 @@ func (c *Collection[T]) Has(tx Tx, key string) (bool, error) {
 // Create stores a record that is not there yet. It returns an error that wraps
 // [ErrExists] when its key, or its value of a unique index, is taken.
 func (c *Collection[T]) Create(tx Tx, v T) error {
-	return c.write(tx, v, true)
+	return c.write(tx, c.key(v), &v, true)
 }
 
 // Put stores a record in place of the one of the same key, if any. It returns an error
 // that wraps [ErrExists] when another record has its value of a unique index. After an
 // error nothing was written.
 func (c *Collection[T]) Put(tx Tx, v T) error {
-	return c.write(tx, v, false)
+	return c.write(tx, c.key(v), &v, false)
 }
 
-func (c *Collection[T]) write(tx Tx, v T, create bool) error {
-	key := []byte(c.key(v))
+func (c *records) write(tx Tx, primary string, v any, create bool) error {
+	key := []byte(primary)
 	w := c.writers.Get().(*recordWriter)
 	defer c.writers.Put(w) // no Tx keeps what it is given
-	value, err := w.encode(&v)
+	value, err := w.encode(v)
 	if err != nil {
 		return c.fail(key, err)
 	}
@@ -142,15 +179,15 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 		raw, err := tx.Get(c.name, key)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			changes, err = c.reindex(tx, changes, key, nil, &v)
+			changes, err = c.reindex(tx, changes, key, nil, v)
 		case err == nil && create:
 			err = ErrExists
 		case err == nil:
-			var old T
+			var old any
 			if old, err = c.decode(key, raw); err != nil {
 				return err // says which record
 			}
-			changes, err = c.reindex(tx, changes, key, &old, &v)
+			changes, err = c.reindex(tx, changes, key, old, v)
 		}
 		if err != nil {
 			return c.fail(key, err)
@@ -167,12 +204,12 @@ func (c *Collection[T]) write(tx Tx, v T, create bool) error {
 
 // prefetch announces what write reads: the record as it is, and the unique values that it
 // is about to have, which may be another's.
-func (c *Collection[T]) prefetch(tx Tx, key []byte, v T) {
+func (c *records) prefetch(tx Tx, key []byte, v any) {
 	var few [4]Read
 	reads := append(few[:0], c.Read(string(key)))
 	for i := range c.indexes {
-		if ix := &c.indexes[i]; ix.Unique {
-			for _, value := range ix.Values(v) {
+		if ix := &c.indexes[i]; ix.unique {
+			for _, value := range ix.values(v) {
 				reads = append(reads, Read{Bucket: ix.bucket, Key: ix.entry(value, nil)})
 			}
 		}
@@ -181,17 +218,17 @@ func (c *Collection[T]) prefetch(tx Tx, key []byte, v T) {
 }
 
 // Read is what [Tx.Prefetch] takes for the record of key.
-func (c *Collection[T]) Read(key string) Read {
+func (c *records) Read(key string) Read {
 	return Read{Bucket: c.name, Key: []byte(key)}
 }
 
 // ReadLookup is what [Tx.Prefetch] takes for [Collection.Lookup].
-func (c *Collection[T]) ReadLookup(index, value string) Read {
+func (c *records) ReadLookup(index, value string) Read {
 	return c.readVia(c.index(index), Range{Prefix: KeyPrefix(value)})
 }
 
 // readVia announces entries of an index, and the records that they name.
-func (c *Collection[T]) readVia(ix *collectionIndex[T], r Range) Read {
+func (c *records) readVia(ix *index, r Range) Read {
 	if ix == nil {
 		return Read{}
 	}
@@ -204,7 +241,7 @@ func (c *Collection[T]) readVia(ix *collectionIndex[T], r Range) Read {
 }
 
 // Delete removes the record of key; one that is not there is no error.
-func (c *Collection[T]) Delete(tx Tx, key string) error {
+func (c *records) Delete(tx Tx, key string) error {
 	k := []byte(key)
 	if len(c.indexes) > 0 {
 		raw, err := tx.Get(c.name, k)
@@ -217,7 +254,7 @@ func (c *Collection[T]) Delete(tx Tx, key string) error {
 		if err != nil {
 			return err
 		}
-		changes, err := c.reindex(tx, nil, k, &old, nil)
+		changes, err := c.reindex(tx, nil, k, old, nil)
 		if err == nil {
 			err = apply(tx, changes)
 		}
@@ -255,14 +292,14 @@ func apply(tx Tx, changes []change) error {
 
 // reindex adds to changes what must change in the indexes when old becomes v, of which
 // either may be nil. It writes nothing, so that a record that may not be stored leaves no trace.
-func (c *Collection[T]) reindex(tx Tx, changes []change, key []byte, old, v *T) ([]change, error) {
+func (c *records) reindex(tx Tx, changes []change, key []byte, old, v any) ([]change, error) {
 	for _, ix := range c.indexes {
 		var before, after []string
 		if old != nil {
-			before = ix.Values(*old)
+			before = ix.values(old)
 		}
 		if v != nil {
-			after = ix.Values(*v)
+			after = ix.values(v)
 		}
 		for i, value := range before {
 			if slices.Contains(after, value) || slices.Contains(before[:i], value) {
@@ -276,16 +313,16 @@ func (c *Collection[T]) reindex(tx Tx, changes []change, key []byte, old, v *T) 
 			}
 			ch := change{bucket: ix.bucket, key: ix.entry(value, key)}
 			if len(ch.key) > MaxKey {
-				return nil, fmt.Errorf("index %s: %w", ix.Name, ErrLimit)
+				return nil, fmt.Errorf("index %s: %w", ix.name, ErrLimit)
 			}
-			if ix.Unique {
+			if ix.unique {
 				ch.value = key
 				_, err := tx.Get(ch.bucket, ch.key)
 				if err == nil {
 					err = ErrExists
 				}
 				if !errors.Is(err, ErrNotFound) {
-					return nil, fmt.Errorf("index %s: %w", ix.Name, err)
+					return nil, fmt.Errorf("index %s: %w", ix.name, err)
 				}
 			}
 			changes = append(changes, ch)
@@ -297,16 +334,16 @@ func (c *Collection[T]) reindex(tx Tx, changes []change, key []byte, old, v *T) 
 // entry is the key of an index entry. In a unique index there is one entry a value,
 // Key(value) → key, which makes two transactions that claim a value conflict on every
 // engine. Others have Key(value)+key → nothing, in the order of values, then of keys.
-func (ix *collectionIndex[T]) entry(value string, key []byte) []byte {
-	if ix.Unique {
+func (ix *index) entry(value string, key []byte) []byte {
+	if ix.unique {
 		return Key(value)
 	}
 	return append(appendPart(make([]byte, 0, len(value)+2+len(key)), value), key...)
 }
 
 // primary returns the key of the record that an entry names.
-func (ix *collectionIndex[T]) primary(entry Item) (key []byte, ok bool) {
-	if ix.Unique {
+func (ix *index) primary(entry Item) (key []byte, ok bool) {
+	if ix.unique {
 		return entry.Value, true
 	}
 	return afterPart(entry.Key)
@@ -314,7 +351,7 @@ func (ix *collectionIndex[T]) primary(entry Item) (key []byte, ok bool) {
 
 // Last returns the last value in the index, without the record that has it; ok is
 // false if there is none.
-func (c *Collection[T]) Last(tx Tx, index string) (value string, ok bool, err error) {
+func (c *records) Last(tx Tx, index string) (value string, ok bool, err error) {
 	ix := c.index(index)
 	if ix == nil {
 		return "", false, fmt.Errorf("%s has no index %q", c.name, index)
@@ -331,7 +368,7 @@ func (c *Collection[T]) Last(tx Tx, index string) (value string, ok bool, err er
 }
 
 // ReadLast is what [Tx.Prefetch] takes for [Collection.Last].
-func (c *Collection[T]) ReadLast(index string) Read {
+func (c *records) ReadLast(index string) Read {
 	ix := c.index(index)
 	if ix == nil {
 		return Read{}
@@ -339,39 +376,47 @@ func (c *Collection[T]) ReadLast(index string) Read {
 	return Read{Bucket: ix.bucket, Range: ix.last()}
 }
 
-func (ix *collectionIndex[T]) last() Range { return Range{Reverse: true, Limit: 1} }
+func (ix *index) last() Range { return Range{Reverse: true, Limit: 1} }
 
 // All yields the records of r by primary key. An error ends the sequence.
 func (c *Collection[T]) All(tx Tx, r Range) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for item, err := range tx.Scan(c.name, r) {
-			var v T
-			if err != nil {
-				err = fmt.Errorf("%s: %w", c.name, err)
-			} else {
-				v, err = c.decode(item.Key, item.Value)
-			}
-			if !yield(v, err) || err != nil {
-				return
-			}
+	return func(yield func(T, error) bool) { c.yieldAll(tx, r, yield) }
+}
+
+func (c *Collection[T]) yieldAll(tx Tx, r Range, yield func(T, error) bool) {
+	for item, err := range tx.Scan(c.name, r) {
+		v, err := typed[T](c.scanned(item, err))
+		if !yield(v, err) || err != nil {
+			return
 		}
 	}
+}
+
+// scanned returns the record that a scan of the bucket came to.
+func (c *records) scanned(item Item, err error) (any, error) {
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.name, err)
+	}
+	return c.decode(item.Key, item.Value)
 }
 
 // Lookup yields the records with this value in the index, by primary key. An error ends
 // the sequence.
 func (c *Collection[T]) Lookup(tx Tx, index, value string) iter.Seq2[T, error] {
-	return c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value)})
+	return typedSeq[T](c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value)}))
 }
 
 // One returns the record with this value in the index, the first by primary key if
 // there are several, or an error that wraps [ErrNotFound].
 func (c *Collection[T]) One(tx Tx, index, value string) (T, error) {
+	return typed[T](c.one(tx, index, value))
+}
+
+func (c *records) one(tx Tx, index, value string) (any, error) {
 	for v, err := range c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value), Limit: 1}) {
 		return v, err
 	}
-	var none T
-	return none, fmt.Errorf("%s by %s %q: %w", c.name, index, value, ErrNotFound)
+	return nil, fmt.Errorf("%s by %s %q: %w", c.name, index, value, ErrNotFound)
 }
 
 // sweepBatch is how many records a transaction of Sweep works on.
@@ -380,11 +425,15 @@ const sweepBatch = 500
 // Sweep calls fn, which takes it out of the index, for every record with a value before
 // until in the index. It does so in transactions of its own, a part at a time.
 func (c *Collection[T]) Sweep(ctx context.Context, db DB, index, until string, fn func(Tx, T) error) error {
+	return c.sweep(ctx, db, index, until, func(tx Tx, record any) error { return fn(tx, *record.(*T)) })
+}
+
+func (c *records) sweep(ctx context.Context, db DB, index, until string, fn func(Tx, any) error) error {
 	for {
-		var old []T
+		var old []any
 		err := db.Update(ctx, func(tx Tx) error {
 			old = nil
-			for v, err := range c.Ascend(tx, index, "", until, sweepBatch) {
+			for v, err := range c.ascend(tx, index, "", until, sweepBatch) {
 				if err != nil {
 					return err
 				}
@@ -412,6 +461,10 @@ func (c *Collection[T]) Sweep(ctx context.Context, db DB, index, until string, f
 // sequence. A loop that moves records forward in the same index should collect
 // them first, or it may meet them again.
 func (c *Collection[T]) Ascend(tx Tx, index string, from, to string, limit int) iter.Seq2[T, error] {
+	return typedSeq[T](c.ascend(tx, index, from, to, limit))
+}
+
+func (c *records) ascend(tx Tx, index string, from, to string, limit int) iter.Seq2[any, error] {
 	r := Range{Limit: limit}
 	if from != "" {
 		r.Start = Key(from)
@@ -422,39 +475,40 @@ func (c *Collection[T]) Ascend(tx Tx, index string, from, to string, limit int) 
 	return c.viaIndex(tx, index, r)
 }
 
-func (c *Collection[T]) viaIndex(tx Tx, index string, r Range) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var none T
-		ix := c.index(index)
-		if ix == nil {
-			yield(none, fmt.Errorf("%s has no index %q", c.name, index))
+func (c *records) viaIndex(tx Tx, index string, r Range) iter.Seq2[any, error] {
+	return func(yield func(any, error) bool) { c.yieldViaIndex(tx, index, r, yield) }
+}
+
+func (c *records) yieldViaIndex(tx Tx, index string, r Range, yield func(any, error) bool) {
+	ix := c.index(index)
+	if ix == nil {
+		yield(nil, fmt.Errorf("%s has no index %q", c.name, index))
+		return
+	}
+	tx.Prefetch(c.readVia(ix, r))
+	for item, err := range tx.Scan(ix.bucket, r) {
+		if err != nil {
+			yield(nil, fmt.Errorf("%s: %w", ix.bucket, err))
 			return
 		}
-		tx.Prefetch(c.readVia(ix, r))
-		for item, err := range tx.Scan(ix.bucket, r) {
-			if err != nil {
-				yield(none, fmt.Errorf("%s: %w", ix.bucket, err))
-				return
-			}
-			key, ok := ix.primary(item)
-			if !ok {
-				yield(none, fmt.Errorf("%s: entry %q: %w", ix.bucket, item.Key, ErrCorrupt))
-				return
-			}
-			v, err := c.get(tx, key)
-			if errors.Is(err, ErrNotFound) {
-				err = fmt.Errorf("%s: entry %q names a record that is not there: %w", ix.bucket, item.Key, ErrCorrupt)
-			}
-			if !yield(v, err) || err != nil {
-				return
-			}
+		key, ok := ix.primary(item)
+		if !ok {
+			yield(nil, fmt.Errorf("%s: entry %q: %w", ix.bucket, item.Key, ErrCorrupt))
+			return
+		}
+		v, err := c.get(tx, key)
+		if errors.Is(err, ErrNotFound) {
+			err = fmt.Errorf("%s: entry %q names a record that is not there: %w", ix.bucket, item.Key, ErrCorrupt)
+		}
+		if !yield(v, err) || err != nil {
+			return
 		}
 	}
 }
 
-func (c *Collection[T]) index(name string) *collectionIndex[T] {
+func (c *records) index(name string) *index {
 	for i := range c.indexes {
-		if c.indexes[i].Name == name {
+		if c.indexes[i].name == name {
 			return &c.indexes[i]
 		}
 	}
@@ -476,6 +530,18 @@ func (c *Collection[T]) Page(tx Tx, cursor string, limit int) (items []T, next s
 // PagePrefix is [Collection.Page] for the records whose keys begin with prefix, which
 // [KeyPrefix] makes, and backwards if reverse is set.
 func (c *Collection[T]) PagePrefix(tx Tx, prefix []byte, cursor string, limit int, reverse bool) (items []T, next string, err error) {
+	page, next, err := c.page(tx, prefix, cursor, limit, reverse)
+	if err != nil || len(page) == 0 {
+		return nil, "", err
+	}
+	items = make([]T, len(page))
+	for i, record := range page {
+		items[i] = *record.(*T)
+	}
+	return items, next, nil
+}
+
+func (c *records) page(tx Tx, prefix []byte, cursor string, limit int, reverse bool) (items []any, next string, err error) {
 	if limit <= 0 {
 		limit = defaultPage
 	}
@@ -572,34 +638,34 @@ func (w *recordWriter) encode(v any) ([]byte, error) {
 }
 
 // decode takes the envelope off by hand: parsing it as JSON would read the record twice.
-func (c *Collection[T]) decode(key, raw []byte) (T, error) {
-	var v, none T
+func (c *records) decode(key, raw []byte) (any, error) {
 	rest, ok := bytes.CutPrefix(raw, []byte(envelopeVersion))
 	digits := 0
 	for digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9' {
 		digits++
 	}
 	if !ok || digits == 0 {
-		return none, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
+		return nil, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
 	}
 	version, err := strconv.Atoi(string(rest[:digits]))
 	if err != nil || version < 1 {
-		return none, c.fail(key, fmt.Errorf("%w: no version", ErrCorrupt))
+		return nil, c.fail(key, fmt.Errorf("%w: no version", ErrCorrupt))
 	}
 	if version > c.version {
-		return none, c.fail(key, fmt.Errorf("%w: record version %d, known up to %d", ErrNewer, version, c.version))
+		return nil, c.fail(key, fmt.Errorf("%w: record version %d, known up to %d", ErrNewer, version, c.version))
 	}
 	data, ok := bytes.CutPrefix(rest[digits:], []byte(envelopeData))
 	if !ok || len(data) == 0 || data[len(data)-1] != envelopeEnd {
-		return none, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
+		return nil, c.fail(key, fmt.Errorf("%w: no record", ErrCorrupt))
 	}
-	if err := json.Unmarshal(data[:len(data)-1], &v); err != nil {
-		return none, c.fail(key, fmt.Errorf("%w: %w", ErrCorrupt, err))
+	v := c.blank()
+	if err := json.Unmarshal(data[:len(data)-1], v); err != nil {
+		return nil, c.fail(key, fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
 	return v, nil
 }
 
 // fail adds to err which record it is about.
-func (c *Collection[T]) fail(key []byte, err error) error {
+func (c *records) fail(key []byte, err error) error {
 	return fmt.Errorf("%s %q: %w", c.name, key, err)
 }
