@@ -106,6 +106,7 @@ func (directory) SignIn(context.Context, string, string) (identity.Person, bool,
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	storagetest.AnyEngine(t) // what is below is tested on each
 	ctx, log := t.Context(), slog.New(slog.DiscardHandler)
 	h := &house{db: storagetest.Open(t), at: time.Now().UTC().Truncate(time.Second)}
 	box, err := seal.New(bytes.Repeat([]byte{7}, seal.KeySize))

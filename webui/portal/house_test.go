@@ -110,6 +110,7 @@ type plan struct {
 
 func newHouse(t testing.TB, pl plan) *house {
 	t.Helper()
+	storagetest.AnyEngine(t) // what is below is tested on each
 	db := storagetest.Open(t)
 	box, err := seal.New(make([]byte, seal.KeySize))
 	must(t, err)
