@@ -91,6 +91,7 @@ func TestSomebodyTakesTheirPhoneOutOfManagement(t *testing.T) {
 	says("Me: Ana Bee")
 	submit(`a[href="/me/security"]`)
 	says("Change password", "Set it up")
+	browser.Type("#factor-password", password)
 	submit(`form[action="/me/security/factor/begin"] button`)
 	says("Set up codes from an app")
 	submit(".portal-signout button")

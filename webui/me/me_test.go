@@ -614,7 +614,14 @@ func TestCodesFromAnApp(t *testing.T) {
 		t.Errorf("to remove what there is not = %d, want 409", status)
 	}
 	b.says("GH-E424")
-	b.post("/me/security/factor/begin")
+	for _, wrong := range []string{"", "another password"} {
+		if status := b.post("/me/security/factor/begin", "password", wrong); status != 422 {
+			t.Errorf("with the password %q = %d, want 422", wrong, status)
+		}
+		b.says("GH-E420", "Set it up")
+		b.hides("Set up codes from an app")
+	}
+	b.post("/me/security/factor/begin", "password", password)
 	b.says("Set up codes from an app")
 	if b.last.Header.Get("Cache-Control") != "no-store" || !strings.Contains(b.page, "<svg") {
 		t.Errorf("the page with the key: Cache-Control %q", b.last.Header.Get("Cache-Control"))
@@ -643,7 +650,7 @@ func TestCodesFromAnApp(t *testing.T) {
 	b.get("/me/security?done=factor")
 	b.says("Codes are asked for when you sign in from now on.", "You have 10 recovery codes left.")
 	b.hides(key, codes[0][1])
-	b.post("/me/security/factor/begin")
+	b.post("/me/security/factor/begin", "password", password)
 	b.follow()
 	b.post("/me/security/factor", "do", "codes", "code", codes[0][1])
 	b.says("Keep these recovery codes")
@@ -700,11 +707,14 @@ func TestWhoSignsInWithADirectorysPassword(t *testing.T) {
 	b := h.as(t, dan.ID)
 	b.get("/me/security")
 	b.says("your account at Example directory", "Your password is kept there", "Your role needs this", "Set it up")
-	b.hides(`type="password"`)
+	b.hides(`name="old"`)
 	if status := b.post("/me/security/password", "old", "", "new", "a good password"); status != 409 {
 		t.Errorf("another password = %d, want 409", status)
 	}
-	b.post("/me/security/factor/begin")
+	if status := b.post("/me/security/factor/begin", "password", "another"); status != 422 {
+		t.Errorf("with a password that the directory does not know = %d, want 422", status)
+	}
+	b.post("/me/security/factor/begin", "password", password)
 	key := regexp.MustCompile(`name="key" value="([A-Z2-7]+)"`).FindStringSubmatch(b.page)[1]
 	b.post("/me/security/factor/confirm", "key", key, "code", code(t, key, h.now()))
 	b.says("Keep these recovery codes")

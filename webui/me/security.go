@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/qr"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
@@ -136,11 +137,22 @@ func (m *Me) withCodes(r *http.Request) (identity.User, error) {
 }
 
 // beginFactor makes a key and shows it: once, since the page is the answer to a form and
-// is kept nowhere.
+// is kept nowhere. It asks for the password: whoever finds a browser open would keep the
+// owner out with a second factor of their own.
 func (m *Me) beginFactor(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return unreadable(err)
+	}
 	u, err := m.withCodes(r)
 	if err != nil {
 		return err
+	}
+	in, err := m.Identity.Login(r.Context(), u.Login(), r.PostForm.Get("password"), caller(r).Peer)
+	if err == nil && in.User.ID != u.ID {
+		err = identity.ErrBadLogin
+	}
+	if err != nil {
+		return m.factorRefused(w, r, err)
 	}
 	issuer, err := m.issuer(r)
 	if err != nil {
@@ -228,13 +240,20 @@ func isKey(key string) bool {
 	return err == nil && len(key) >= 16 && len(key) <= 64
 }
 
-// factorRefused says beside the form why a code did nothing.
+// factorRefused says beside the form why a code, or a password, did nothing.
 func (m *Me) factorRefused(w http.ResponseWriter, r *http.Request, err error) error {
 	status, key, code := http.StatusUnprocessableEntity, "me.security.code.wrong", codeWrongCode
 	switch {
 	case errors.Is(err, identity.ErrThrottled):
 		throttled(w, err)
 		status, key, code = http.StatusTooManyRequests, "me.security.throttled", codeThrottled
+	case errors.Is(err, identity.ErrBadLogin), errors.Is(err, identity.ErrUnusable):
+		key, code = "me.security.password.wrong", codeOldPassword
+	case errors.Is(err, identity.ErrSource):
+		return &frame.Refusal{
+			Code: "GH-E206", Status: http.StatusServiceUnavailable, Name: "source_unavailable", Title: "The provider is not available",
+			Texts: "signin.refused.source", Action: sectionSecurity, Err: err,
+		}
 	case errors.Is(err, identity.ErrSecondFactor):
 		status, key, code = http.StatusConflict, "me.security.factor.expired", codeNoFactor
 	case !errors.Is(err, identity.ErrBadCode):
