@@ -174,6 +174,8 @@ func TestLinksAreForOwnershipsThatAreOn(t *testing.T) {
 	asks := h.link(t, enroll.NewLink{Ask: true})
 	signIn := h.link(t, enroll.NewLink{Ownership: mdm.Institutional, Login: enroll.LoginRequired})
 	waiting := h.visit(t, enroll.NewVisit{LinkCode: signIn.Code})
+	h.enables(t, true, false)
+	settled := h.visit(t, enroll.NewVisit{})
 	h.enables(t, false, true)
 	for name, tt := range map[string]struct {
 		n       enroll.NewLink
@@ -194,6 +196,9 @@ func TestLinksAreForOwnershipsThatAreOn(t *testing.T) {
 	}
 	_, err := h.SignedIn(ctx, waiting.ID, ben)
 	wantErr(t, "a sign-in for an ownership that is off", err, enroll.ErrOwnershipOff)
+	if a, err := h.SignedIn(ctx, settled.ID, ben); err != nil || a.Ownership != mdm.Personal {
+		t.Errorf("who came while there was another one alone enrols as %q, %v", a.Ownership, err)
+	}
 	_, a, err := h.NewEnrollment(ctx, asks.Code)
 	if err != nil || a.Ownership != mdm.Personal {
 		t.Errorf("a link that asks is good for %q, %v", a.Ownership, err)

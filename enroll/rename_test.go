@@ -192,6 +192,49 @@ func TestAUserIsRenamedAtOneReplicaWhile(t *testing.T) {
 	}
 }
 
+// A device enrols for a user whose other login is given up in that moment.
+func TestADeviceOfAUserWhoIsRenamedByAnotherName(t *testing.T) {
+	ctx := context.Background()
+	keyring.reset()
+	h := newHouse(t)
+	people := func(h *house) *identity.Service {
+		s, err := identity.New(identity.Config{
+			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now,
+			OnRename: func(tx storage.Tx, gone []string, u identity.User) error { return h.RenameUser(tx, gone, u.Login()) },
+		})
+		must(t, err)
+		return s
+	}
+	ana, err := people(h).CreateUser(ctx, identity.Local(), identity.NewUser{Username: "ana", Email: "ana@example.com"})
+	must(t, err)
+	secret, _ := h.challenge(t, h.link(t, enroll.NewLink{User: "ana"}))
+	r := request(t, keyring.take(t), secret)
+	came, renamed := h.atOnce(t,
+		func(h *house) error {
+			cert, err := h.IssueIdentity(ctx, r)
+			if err != nil {
+				return err
+			}
+			p := phone{h: h, id: iphone, cert: cert}
+			return errors.Join(p.authenticate(), p.tokenUpdate("m"))
+		},
+		func(h *house) error {
+			bee := "bee@example.com"
+			_, err := people(h).UpdateUser(ctx, identity.Local(), ana.ID, identity.UserChange{Email: &bee})
+			return err
+		})
+	must(t, errors.Join(came, renamed))
+	d := h.device(t, iphone)
+	if d.User != "bee@example.com" {
+		t.Errorf("the device is %q's", d.User)
+	}
+	for _, c := range h.inForce(t, d.ID) {
+		if c.User != "bee@example.com" {
+			t.Errorf("a certificate of it is %q's", c.User)
+		}
+	}
+}
+
 // A certificate is issued to a user who gets another login in that moment.
 func TestACertificateForAUserWhoIsRenamed(t *testing.T) {
 	ctx := context.Background()

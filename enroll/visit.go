@@ -157,9 +157,10 @@ func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Att
 		if a.Stage != Opened {
 			return nil
 		}
+		var l Link
 		if a.LinkID != "" {
-			l, err := links.Get(tx, a.LinkID)
-			if err != nil {
+			var err error
+			if l, err = links.Get(tx, a.LinkID); err != nil {
 				return err
 			}
 			if err := l.Usable(s.now()); err != nil {
@@ -172,6 +173,8 @@ func (s *Service) SignedIn(ctx context.Context, id string, u identity.User) (Att
 		if err := mayEnroll(tx, settings, u.Login(), ""); err != nil {
 			return err
 		}
+		// What was the only one there is at the first page may be another one by now.
+		a.Ownership, a.Visit.MayAsk = l.Ownership, l.Ownership == ""
 		choices, err := choicesFor(tx, u.Login(), a.Ownership, settings)
 		if err != nil {
 			return err
