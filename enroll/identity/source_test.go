@@ -218,7 +218,7 @@ type world struct {
 	*elsewhere
 	db        storage.DB
 	at        *clock
-	log       *bytes.Buffer
+	log       *logBook
 	events    *event.Recorder
 	onDisable func(tx storage.Tx, u identity.User) error
 	onRename  func(tx storage.Tx, gone []string, u identity.User) error
@@ -228,7 +228,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
 	w := &world{
-		elsewhere: newElsewhere(), db: storagetest.Open(t), log: &bytes.Buffer{},
+		elsewhere: newElsewhere(), db: storagetest.Open(t), log: &logBook{},
 		at: &clock{now: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)},
 	}
 	var err error
@@ -249,7 +249,7 @@ func (w *world) replica(t *testing.T, db storage.DB) *identity.Service {
 	s, err := identity.New(identity.Config{
 		DB: db, Box: box, Now: w.at.Now, Audit: auditLog{w.events},
 		Kinds: []identity.SourceKind{kind{w.elsewhere, "directory"}, kind{w.elsewhere, "sso"}},
-		Log:   slog.New(slog.NewTextHandler(&safeWriter{to: w.log}, nil)),
+		Log:   slog.New(slog.NewTextHandler(w.log, nil)),
 		OnDisable: func(tx storage.Tx, u identity.User) error {
 			if w.onDisable == nil {
 				return nil
@@ -269,15 +269,22 @@ func (w *world) replica(t *testing.T, db storage.DB) *identity.Service {
 	return s
 }
 
-type safeWriter struct {
-	mu sync.Mutex
-	to *bytes.Buffer
+// logBook is the log of all replicas.
+type logBook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
-func (w *safeWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.to.Write(b)
+func (l *logBook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logBook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // provider makes a provider at a URL that is also its name.
