@@ -468,7 +468,7 @@ func TestServersThatSayNothingShareTheTime(t *testing.T) {
 	t.Parallel()
 	slow, up := listen(t, silence), listen(t, directory(nil))
 	urls := []string{slow.url(), strings.Replace(slow.url(), "127.0.0.1", "localhost", 1), up.url()}
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	_, _, err := open(t, slow.settings(map[string]any{"urls": urls, "timeout": "9s"})).SignIn(ctx, "ana", "x")
 	if err != nil {
