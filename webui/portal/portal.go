@@ -585,9 +585,8 @@ func (p *Portal) linkProfile(w http.ResponseWriter, r *http.Request) error {
 		webui.SendFile(w, contentProfile, "enroll.mobileconfig", nil)
 		return nil
 	}
-	if err := p.countVisit(w, r); err != nil {
-		return err
-	}
+	// Not counted: programs enrol thousands of devices from one address by a link, whose
+	// code nobody guesses.
 	signed, _, err := p.Enroll.NewEnrollment(ctx, code)
 	if err != nil {
 		return explain(err)
