@@ -57,6 +57,8 @@ func FuzzPlist(f *testing.F) {
 }
 
 func FuzzCMS(f *testing.F) {
+	to, toKey := recipient(f)
+	f.Add(enveloped(f, "des3"))
 	for _, name := range []string{"testdata/apple-mac-2021.sig", "testdata/apple-mac-2021-b.sig"} {
 		seed, err := os.ReadFile(name)
 		if err != nil {
@@ -73,6 +75,7 @@ func FuzzCMS(f *testing.F) {
 		_, _ = guard.VerifyAttached(cms, 0)
 		_, _ = guard.ParseCMS(cms, 0)
 		_, _ = guard.ParseEnvelope(cms, 0)
+		_, _ = guard.DecryptEnveloped(cms, to, toKey, 0)
 		if took := time.Since(start); took > 30*time.Second {
 			t.Errorf("took %v", took)
 		}
