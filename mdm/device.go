@@ -140,6 +140,11 @@ type Device struct {
 	Topic               string    `json:"topic,omitempty"`      // push topic in its profile: must not change with a renewal
 	AccessRights        int       `json:"access_rights,omitempty"`
 
+	// Of an account-driven enrollment, as its profile says them for good: EnrollmentMode is
+	// Apple's word, "BYOD" or "ADDE", and empty for one by profile.
+	EnrollmentMode string `json:"enrollment_mode,omitempty"`
+	RequiredAppID  int64  `json:"required_app_id,omitempty"`
+
 	Facts
 
 	// Identity is the fingerprint of the certificate that speaks for the device.

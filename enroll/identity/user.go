@@ -142,6 +142,10 @@ func (u User) Principal() Principal {
 	return Principal{Kind: KindUser, ID: u.ID, Name: u.Login(), User: u.Login(), Scopes: u.Role.scopes()}
 }
 
+// GetUser returns the user with an ID, also one who is disabled, or an error that wraps
+// storage.ErrNotFound.
+func GetUser(tx storage.Tx, id string) (User, error) { return users.Get(tx, id) }
+
 // UserByLogin returns the user with this username or e-mail address, in any case, also
 // one who is disabled, or an error that wraps storage.ErrNotFound.
 func UserByLogin(tx storage.Tx, login string) (User, error) {
