@@ -101,24 +101,13 @@ func DefaultQueries(userEnrollment bool) []string {
 	if !userEnrollment {
 		return slices.Clone(deviceQueries)
 	}
-	t, _ := Lookup("DeviceInformation")
-	i := slices.IndexFunc(t.Keys, func(k Key) bool { return k.Name == "Queries" })
 	var allowed []string
-	for _, value := range t.Keys[i].Items[0].Keys {
-		if slices.Contains(deviceQueries, value.Name) && !forbiddenInUserEnrollment(value) {
-			allowed = append(allowed, value.Name)
+	for _, name := range deviceQueries {
+		if !forbiddenInUserEnrollment(informationQueries()[name]) {
+			allowed = append(allowed, name)
 		}
 	}
 	return allowed
-}
-
-func forbiddenInUserEnrollment(k Key) bool {
-	for _, a := range k.Platforms {
-		if a != nil && a.UserEnrollment == "forbidden" {
-			return true
-		}
-	}
-	return false
 }
 
 // builder turns the JSON values of one command into what the property list

@@ -80,8 +80,9 @@ func PlatformOf(productName string) Platform {
 // command or key; a platform that is missing in a Key's inherits from its parent.
 type Type struct {
 	RequestType string                     `json:"name"`
-	Title       string                     `json:"title"` // as Apple heads its page, "Device Lock Command"
-	Keys        []Key                      `json:"keys"`  // of the Command dictionary, beside RequestType
+	Title       string                     `json:"title"`    // as Apple heads its page, "Device Lock Command"
+	Keys        []Key                      `json:"keys"`     // of the Command dictionary, beside RequestType
+	Response    []Key                      `json:"response"` // of the device's answer, beside what each has
 	Right       string                     `json:"accessRight"`
 	RightBit    int                        `json:"accessRightBit"`               // 0: none needed, or it depends on the platform or key
 	Tether      bool                       `json:"requestRequiresNetworkTether"` // may carry RequestRequiresNetworkTether

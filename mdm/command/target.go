@@ -16,7 +16,8 @@ type Target struct {
 	UserChannel    bool   // a user's channel instead of the device's
 	SharedIPad     bool
 	Supervised     *bool
-	AccessRights   int // of the MDM payload; 0 when not known
+	ADE            *bool // came by Automated Device Enrollment
+	AccessRights   int   // of the MDM payload; 0 when not known
 }
 
 // Codes of a Refusal, stable for programs.
@@ -27,6 +28,7 @@ const (
 	CodeChannel        = "wrong_channel"
 	CodeSharedIPad     = "forbidden_on_shared_ipad"
 	CodeSupervision    = "supervision_required"
+	CodeADE            = "automated_device_enrollment_required"
 	CodeAccessRight    = "access_right_missing"
 )
 
@@ -91,6 +93,9 @@ func (t Type) check(target Target) error {
 	}
 	if a.Supervised && target.Supervised != nil && !*target.Supervised {
 		return refuse(CodeSupervision, "%s needs a supervised device.", t.RequestType)
+	}
+	if a.RequiresADE && target.ADE != nil && !*target.ADE {
+		return refuse(CodeADE, "%s needs a device that came by Automated Device Enrollment.", t.RequestType)
 	}
 	// The rights of a User Enrollment are fixed: UserEnrollment above speaks for them.
 	if !target.UserEnrollment && target.AccessRights != 0 && target.AccessRights&a.RightBit != a.RightBit {

@@ -101,6 +101,18 @@ func TestCheck(t *testing.T) {
 		"an iPhone that was not asked may try": {
 			"RestartDevice", command.Target{Platform: command.IOS}, "", "",
 		},
+		"what Automated Device Enrollment alone may": {
+			"SetAutoAdminPassword", command.Target{Platform: command.MacOS, ADE: &no}, command.CodeADE, "Automated Device Enrollment",
+		},
+		"a Mac that came by it": {
+			"SetAutoAdminPassword", command.Target{Platform: command.MacOS, ADE: &yes}, "", "",
+		},
+		"a Mac that came in an unknown way may try": {
+			"SetAutoAdminPassword", command.Target{Platform: command.MacOS}, "", "",
+		},
+		"what needs no such enrollment": {
+			"DeviceLock", command.Target{Platform: command.MacOS, ADE: &no}, "", "",
+		},
 		"a right that was not granted": {
 			"EraseDevice", command.Target{Platform: command.IOS, AccessRights: allRights &^ 8}, command.CodeAccessRight, "AllowDeviceErase (8)",
 		},

@@ -1,0 +1,257 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/internal/plistxml"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+)
+
+const forbidden = "forbidden"
+
+// enrollsUsers are the platforms that have User Enrollment.
+var enrollsUsers = []Platform{IOS, MacOS, VisionOS}
+
+// ForbiddenInUserEnrollment reports whether Apple forbids k, where what k stands in is
+// allowed, in a User Enrollment on platform p. On a platform that is not known, or does
+// not have k, it does where every platform that has k does: the rest is for the device to say.
+func (k Key) ForbiddenInUserEnrollment(p Platform) bool {
+	if a, said := k.Platforms[p]; a != nil {
+		return a.UserEnrollment == forbidden
+	} else if !said && slices.Contains(enrollsUsers, p) {
+		return false // as what it stands in
+	}
+	some := false
+	for _, p := range enrollsUsers {
+		a, said := k.Platforms[p]
+		switch {
+		case !said, a != nil && a.UserEnrollment != forbidden:
+			return false
+		case a != nil:
+			some = true
+		}
+	}
+	return some
+}
+
+// personalIn is ForbiddenInUserEnrollment for what a device said instead of what it is
+// asked: where its platform tells nothing, one that forbids k is enough.
+func (k Key) personalIn(p Platform) bool {
+	if a, said := k.Platforms[p]; a != nil {
+		return a.UserEnrollment == forbidden
+	} else if !said && slices.Contains(enrollsUsers, p) {
+		return false
+	}
+	return forbiddenInUserEnrollment(k)
+}
+
+// forbiddenInUserEnrollment holds for what one platform forbids there.
+func forbiddenInUserEnrollment(k Key) bool {
+	for _, a := range k.Platforms {
+		if a != nil && a.UserEnrollment == forbidden {
+			return true
+		}
+	}
+	return false
+}
+
+// Params returns the Command dictionary of a whole command, as [guard.DecodePlist] reads
+// it. Errors wrap ErrRaw, with guard's about the property list.
+func Params(raw []byte) (map[string]any, error) {
+	var cmd struct{ Command map[string]any }
+	if err := guard.DecodePlist(raw, &cmd, guard.PlistLimits{Bytes: MaxRaw}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRaw, err)
+	}
+	return cmd.Command, nil
+}
+
+// CheckParams returns nil when target may get a command of type t with params, which are
+// as of Params, else a *Refusal that names the keys. It is for types that Check lets pass,
+// and looks at what Apple forbids in a User Enrollment. The Queries that Build chooses
+// pass: see Reduce.
+func (t Type) CheckParams(target Target, params map[string]any) error {
+	if !target.UserEnrollment || asksDefaults(t.RequestType, params) {
+		return nil
+	}
+	names := forbiddenParams(nil, params, t.Keys, target.Platform)
+	if len(names) == 0 {
+		return nil
+	}
+	return refuse(CodeUserEnrollment, "%s with %s is not allowed on a personal device (User Enrollment).", t.RequestType, list(names))
+}
+
+// forbiddenParams appends the names of those keys, elements and enumerated values of
+// params that Apple forbids in a User Enrollment.
+func forbiddenParams(names []string, params map[string]any, keys []Key, p Platform) []string {
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		if i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name }); i >= 0 {
+			names = forbiddenValue(names, params[name], keys[i], p)
+		}
+	}
+	return names
+}
+
+func forbiddenValue(names []string, v any, k Key, p Platform) []string {
+	if k.ForbiddenInUserEnrollment(p) {
+		return append(names, k.Name)
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		return forbiddenParams(names, v, k.Keys, p)
+	case []any:
+		for _, element := range v {
+			if shape, err := variant("", element, k.Items); err == nil {
+				names = forbiddenValue(names, element, shape, p)
+			}
+		}
+		return names
+	}
+	for _, value := range k.Keys { // of a scalar: the values that it may have
+		if value.Name == fmt.Sprint(v) && value.ForbiddenInUserEnrollment(p) {
+			return append(names, value.Name)
+		}
+	}
+	return names
+}
+
+// asksDefaults holds for a DeviceInformation that asks what Build chose.
+func asksDefaults(requestType string, params map[string]any) bool {
+	queries, _ := params["Queries"].([]any)
+	return requestType == "DeviceInformation" && slices.EqualFunc(queries, deviceQueries, func(v any, q string) bool { return v == any(q) })
+}
+
+// Reduce returns a whole command as a User Enrollment gets it: the Queries that Build
+// chose are those of DefaultQueries(true), so that one command may go to devices of all
+// kinds. Everything else stays as it is. Errors are as of Params.
+func Reduce(raw []byte) ([]byte, error) {
+	var cmd map[string]any
+	if err := guard.DecodePlist(raw, &cmd, guard.PlistLimits{Bytes: MaxRaw}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRaw, err)
+	}
+	params, _ := cmd["Command"].(map[string]any)
+	requestType, _ := params["RequestType"].(string)
+	if !asksDefaults(requestType, params) {
+		return raw, nil
+	}
+	var queries []any
+	for _, q := range DefaultQueries(true) {
+		queries = append(queries, q)
+	}
+	params["Queries"] = queries
+	reduced, err := plistxml.Marshal(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("command: encode %s: %w", requestType, err)
+	}
+	return reduced, nil
+}
+
+// informationQueries are the queries of a DeviceInformation by their names: all that
+// Apple says of what is personal in an answer.
+var informationQueries = sync.OnceValue(func() map[string]Key {
+	t, _ := Lookup("DeviceInformation")
+	i := slices.IndexFunc(t.Keys, func(k Key) bool { return k.Name == "Queries" })
+	queries := make(map[string]Key)
+	for _, q := range t.Keys[i].Items[0].Keys {
+		queries[q.Name] = q
+	}
+	return queries
+})
+
+// WithoutPersonal returns result, an answer to a command as of DecodeResult, without what
+// Apple forbids the server of a User Enrollment on platform p to ask for, should the
+// device have sent it nevertheless. What is documented for the answer goes by its own facts,
+// what is not by the name of a forbidden query: a serial number is one wherever it stands.
+// Nothing left is nil.
+func WithoutPersonal(requestType string, p Platform, result json.RawMessage) (json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(result))
+	dec.UseNumber() // integers stay exact
+	var answer map[string]any
+	if err := dec.Decode(&answer); err != nil {
+		return nil, fmt.Errorf("command: result: %w", err)
+	}
+	if answer == nil {
+		return nil, errors.New("command: result is not an object")
+	}
+	t, _ := Lookup(requestType)
+	r := redaction{platform: p, information: requestType == "DeviceInformation"}
+	r.dictionary(answer, t.Response, false)
+	if len(answer) == 0 {
+		return nil, nil
+	}
+	if !r.changed {
+		return result, nil
+	}
+	kept, err := json.Marshal(answer)
+	if err != nil {
+		return nil, fmt.Errorf("command: encode result: %w", err)
+	}
+	return kept, nil
+}
+
+// redaction takes personal values out of one answer.
+type redaction struct {
+	platform    Platform
+	information bool // the answer is a DeviceInformation's
+	changed     bool
+}
+
+// dictionary removes what is personal from d, whose documented keys are keys.
+func (r *redaction) dictionary(d map[string]any, keys []Key, queries bool) {
+	wildcard := slices.IndexFunc(keys, func(k Key) bool { return strings.HasPrefix(k.Name, "ANY") })
+	for name, v := range d {
+		i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name })
+		if i < 0 {
+			i = wildcard // names of somebody else's choice, an app's for one
+		}
+		var k Key
+		if i >= 0 {
+			k = keys[i]
+		}
+		query, asked := informationQueries()[name]
+		var personal bool
+		switch {
+		case i < 0:
+			personal = asked && query.personalIn(r.platform)
+		case queries:
+			// What no query asks for, such as SIMMCC, has no facts of its own.
+			personal = !asked || query.personalIn(r.platform) || k.personalIn(r.platform)
+		default:
+			personal = k.personalIn(r.platform)
+		}
+		if personal {
+			delete(d, name)
+			r.changed = true
+			continue
+		}
+		r.value(v, k)
+	}
+}
+
+func (r *redaction) value(v any, k Key) {
+	switch v := v.(type) {
+	case map[string]any:
+		keys := k.Keys
+		if k.Kind == Any || strings.HasPrefix(k.Name, "ANY") && len(keys) == 0 {
+			keys = []Key{{Name: "ANY", Kind: Any}}
+		}
+		r.dictionary(v, keys, r.information && k.Name == "QueryResponses")
+	case []any:
+		var item Key
+		switch {
+		case k.Kind == Any:
+			item = k
+		case len(k.Items) == 1:
+			item = k.Items[0]
+		}
+		for _, element := range v {
+			r.value(element, item)
+		}
+	}
+}
