@@ -56,6 +56,9 @@ func (s *Service) readAhead(tx storage.Tx, p Peer, id mdm.AppleID) {
 	if !ok {
 		return
 	}
+	if id := authorizationOf(p.Bearer); id != "" {
+		tx.Prefetch(authorizations.Read(id), accountDrivenRecords.Read(settingsKey))
+	}
 	tx.Prefetch(s.depot.Read(depot.FingerprintOf(p.Certificate)), mdm.ReadDevice(e.device), mdm.ReadQueue(e.channel))
 	if id.UserID != "" {
 		tx.Prefetch(mdm.ReadFindDevice(id))

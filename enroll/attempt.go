@@ -64,8 +64,12 @@ type Attempt struct {
 	Before *Before `json:"before,omitempty"`
 
 	// Visit is what a person at the portal adds; nil for a profile that was fetched from
-	// a link directly.
+	// a link directly, and for who came to the device's settings without the portal.
 	Visit *Visit `json:"visit,omitempty"`
+
+	// Account is what a person adds who signs in on the device; nil for an enrollment by
+	// profile.
+	Account *AccountEnrollment `json:"account,omitempty"`
 }
 
 // Before is an enrollment that another one of the same device took the place of.
@@ -262,6 +266,9 @@ var codes = []struct {
 	{ErrDelivery, "delivery_over"},
 	{machineinfo.ErrNotApple, "device_not_genuine"},
 	{identity.ErrMayNotEnroll, "may_not_enroll"},
+	{ErrModeOff, "mode_off"},
+	{ErrAccountMissing, "account_missing"},
+	{ErrAccountForeign, "account_foreign"},
 	{errAttemptExpired, "attempt_expired"},
 	{errIdentityRevoked, "identity_revoked"},
 }
@@ -276,6 +283,12 @@ func codeOf(err error) string {
 		if errors.Is(err, c.err) {
 			return c.code
 		}
+	}
+	if _, old := errors.AsType[*MinimumOSError](err); old {
+		return "system_too_old"
+	}
+	if _, old := errors.AsType[*UpdateRequired](err); old {
+		return "system_too_old"
 	}
 	return codeInternal
 }

@@ -48,7 +48,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		if c.device.ID == "" {
 			step = "enrollment"
-			d, err = s.begin(tx, c, m)
+			d, err = s.begin(tx, c, p, m)
 			return err
 		}
 		d = c.device
@@ -57,6 +57,15 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 			return ErrForeignDevice
 		case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
 			return ErrGone
+		}
+		shown, err := s.bears(tx, p, d, false)
+		if err != nil {
+			return err
+		}
+		if err := s.touch(tx, shown, d); err != nil {
+			return err
+		}
+		switch {
 		case c.current():
 			step = "retry"
 			learnFacts(&d, m.Facts)
@@ -77,7 +86,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("authenticate: %w", err)
+		return fmt.Errorf("authenticate: %w", s.afterBearer(ctx, err))
 	}
 	s.mdm.Saw(d.ID)
 	s.log.InfoContext(ctx, "device authenticated", "device", d.ID, "step", step, "attempt", d.AttemptID)
@@ -86,7 +95,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 
 // begin makes or finds the device that an attempt's certificate speaks for, and
 // binds the two for good.
-func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Device, error) {
+func (s *Service) begin(tx storage.Tx, c caller, p Peer, m AuthenticateMessage) (mdm.Device, error) {
 	now := s.now().UTC()
 	a, err := attempts.Get(tx, c.cert.AttemptID)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Stage != IdentityIssued {
@@ -99,7 +108,7 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 	if err != nil {
 		return mdm.Device{}, err
 	}
-	if err := mayEnroll(tx, settings, a.User, a.Ownership); err != nil {
+	if err := a.mayEnroll(tx, settings); err != nil {
 		return mdm.Device{}, err
 	}
 	if err := sameDevice(a, m); err != nil {
@@ -140,13 +149,24 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 		Ownership: a.Ownership, User: a.User, AttemptID: a.ID, Demo: a.Demo, Topic: a.Topic, AccessRights: a.AccessRights,
 		Identity: c.fp, AuthenticatedAt: now,
 	}
-	if a.AccessRights == 0 && a.Visit == nil {
+	if a.AccessRights == 0 && a.Visit == nil && a.Account == nil {
 		d.AccessRights = AllRights // an attempt of before they were noted, when all profiles had them
 	}
 	if m.ID.EnrollmentID != "" {
 		d.Type, d.AccessRights = mdm.TypeUser, 0 // its rights are fixed by Apple
-		if a.Visit != nil {
+		if a.Visit != nil && a.Visit.UserEnrollment {
 			d.ManagedAppleAccount = a.Visit.ManagedAppleAccount
+		}
+	}
+	if a.Account != nil {
+		d.EnrollmentMode, d.RequiredAppID = string(a.Account.Mode.enrollment()), a.Account.RequiredAppID
+		d.ManagedAppleAccount = a.Account.ManagedAppleAccount
+		if a.Account.Mode == ModeADDE {
+			d.Type = mdm.TypeAccountDevice
+		}
+		d.ProductName = a.Account.Product
+		if err := s.bindBearer(tx, p, a, d.ID, cmp.Or(m.Facts.ProductName, m.Facts.Model, a.Account.Product)); err != nil {
+			return mdm.Device{}, err
 		}
 	}
 	learnFacts(&d, m.Facts)
@@ -166,7 +186,11 @@ func (s *Service) begin(tx storage.Tx, c caller, m AuthenticateMessage) (mdm.Dev
 // Device Enrollment by it would have rights that nobody granted. One that was fetched from a
 // link directly is for either: a User Enrollment by it has no rights but those Apple fixes.
 func sameKind(a Attempt, m AuthenticateMessage) error {
-	if a.Visit != nil && a.Visit.UserEnrollment != (m.ID.EnrollmentID != "") {
+	user := m.ID.EnrollmentID != ""
+	switch {
+	case a.Account != nil && (a.Account.Mode == ModeBYOD) != user:
+		return ErrOtherKind
+	case a.Account == nil && a.Visit != nil && a.Visit.UserEnrollment != user:
 		return ErrOtherKind
 	}
 	return nil
@@ -287,7 +311,7 @@ func (s *Service) Identify(ctx context.Context, p Peer, id mdm.AppleID) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("identify: %w", err)
+		return fmt.Errorf("identify: %w", s.afterBearer(ctx, err))
 	}
 	return nil
 }
@@ -300,6 +324,7 @@ func learnFacts(d *mdm.Device, f mdm.Facts) {
 	}
 	f.Supervised = d.Supervised
 	f.UserShortName, f.UserLongName = "", ""
+	f.ProductName = cmp.Or(f.ProductName, d.ProductName) // a device may tell it once, before it enrolls
 	d.Facts = f
 }
 

@@ -36,7 +36,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			if err != nil {
 				return err
 			}
-			if s.pollTells(c, m.ID) || e != nil && e.State != mdm.Delivered {
+			if s.pollTells(c, m.ID) || c.shown.stale(s) || e != nil && e.State != mdm.Delivered {
 				writes, head = true, e
 				return nil
 			}
@@ -46,7 +46,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", err)
+			return nil, fmt.Errorf("connect: %w", s.afterBearer(ctx, err))
 		}
 	}
 	var entry *mdm.Entry
@@ -59,7 +59,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", err)
+			return nil, fmt.Errorf("connect: %w", s.afterBearer(ctx, err))
 		}
 	}
 	s.mdm.Saw(id)
@@ -101,6 +101,9 @@ func (s *Service) pollTells(c caller, id mdm.AppleID) bool {
 func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.DeviceID, entry *mdm.Entry, command []byte, err error) {
 	c, ch, err := s.connected(tx, p, m.ID)
 	if err != nil {
+		return "", nil, nil, err
+	}
+	if err := s.touch(tx, c.shown, c.device); err != nil {
 		return "", nil, nil, err
 	}
 	if s.pollTells(c, m.ID) {

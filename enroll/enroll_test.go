@@ -95,7 +95,7 @@ func houseOn(t testing.TB, db storage.DB, c *clock, change ...func(*enroll.Confi
 	}
 	root := h.depot.Root()
 	config := enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, root.Certificate(), root.Signer())
 		},

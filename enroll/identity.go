@@ -48,6 +48,7 @@ type Peer struct {
 	Certificate *x509.Certificate // proved by a signature, a TLS handshake or a trusted proxy; nil if there was none
 	SignedAt    time.Time         // signing time of the signature, zero if it says none
 	Address     string            // on the network, for the audit log; may be empty
+	Bearer      string            // access token of the device's user, as it was sent; empty: none
 }
 
 // caller is a peer that was found in our records.
@@ -55,6 +56,7 @@ type caller struct {
 	cert   depot.Certificate
 	device mdm.Device // the device channel; zero while the certificate is bound to none
 	fp     string
+	shown  *shownToken // nil: it need not show one
 }
 
 // known finds the record of a peer's certificate and judges it by itself. The
@@ -117,8 +119,18 @@ func (s *Service) Recognize(ctx context.Context, p Peer) error {
 }
 
 // identify finds who sent a message of an enrollment that exists, and checks
-// that the message speaks of that very device.
+// that the message speaks of that very device, and that its user may still have it enrolled.
 func (s *Service) identify(tx storage.Tx, p Peer, id mdm.AppleID) (caller, error) {
+	c, err := s.sender(tx, p, id)
+	if err != nil {
+		return c, err
+	}
+	c.shown, err = s.bears(tx, p, c.device, id.UserID != "")
+	return c, err
+}
+
+// sender is identify for what a device may say without its user.
+func (s *Service) sender(tx storage.Tx, p Peer, id mdm.AppleID) (caller, error) {
 	if err := id.Validate(); err != nil {
 		return caller{}, fmt.Errorf("%w: %w", ErrBadMessage, err)
 	}

@@ -270,7 +270,7 @@ func (s *Service) grantAttempt(tx storage.Tx, g grant) (_ grant, err error) {
 	if err != nil {
 		return grant{}, err
 	}
-	if err := mayEnroll(tx, settings, g.attempt.User, g.attempt.Ownership); err != nil {
+	if err := g.attempt.mayEnroll(tx, settings); err != nil {
 		return grant{}, err
 	}
 	switch {

@@ -24,7 +24,7 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 	var gone mdm.DeviceID
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		gone = ""
-		c, err := s.identify(tx, p, id)
+		c, err := s.sender(tx, p, id) // who leaves needs no sign-in for it
 		if errors.Is(err, ErrGone) && c.device.AppleID == id.Device() {
 			return nil
 		}
@@ -163,6 +163,9 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) e
 	}
 	if d.ParentID == "" {
 		if err := trusts.Delete(tx, string(d.ID)); err != nil { // its profile is gone, and the roots in it
+			return err
+		}
+		if err := endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""); err != nil {
 			return err
 		}
 		var users []mdm.Device

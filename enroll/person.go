@@ -35,6 +35,14 @@ func mayEnroll(tx storage.Tx, settings Settings, login string, o mdm.Ownership) 
 	return err
 }
 
+// mayEnroll is the function of this name for the person of an attempt.
+func (a Attempt) mayEnroll(tx storage.Tx, settings Settings) error {
+	if a.Account != nil {
+		return mayEnrollBy(tx, a.User, a.Account.Mode)
+	}
+	return mayEnroll(tx, settings, a.User, a.Ownership)
+}
+
 // uses are what an account is used for by who enrols a device of some ownership.
 func uses(o mdm.Ownership) identity.Use {
 	if o == mdm.Personal {

@@ -19,7 +19,9 @@ type profileFor struct {
 	accessRights   int
 	userEnrollment bool
 	organisation   string
-	managedAccount string // Managed Apple Account of a User Enrollment by profile, on systems that know it
+	managedAccount string       // Managed Apple Account of an enrollment by account, or of a User Enrollment by profile on systems that know it
+	mode           profile.Mode // of an enrollment by account; empty: by profile
+	requiredApp    int64        // RequiredAppIDForMDM; 0: none
 }
 
 // signedProfile makes an enrollment profile: the full one, as it is sent for a
@@ -45,7 +47,13 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 			CA:          authority.Certificate(),
 		},
 	}
-	if p.userEnrollment {
+	switch {
+	case p.mode != "":
+		e.Mode, e.ManagedAppleAccount, e.RequiredAppID = p.mode, p.managedAccount, p.requiredApp
+		if p.mode == profile.BYOD {
+			e.AccessRights = profile.NoRights
+		}
+	case p.userEnrollment:
 		e.AccessRights = profile.NoRights
 		e.ManagedAppleID = p.managedAccount
 	}

@@ -48,6 +48,7 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	signed, err := s.signedProfile(profileFor{
 		organisation: organisation, subject: grant{device: &d}.subject(organisation), challenge: secret, topic: d.Topic,
 		accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser, managedAccount: d.ManagedAppleAccount,
+		mode: enrollmentMode(d), requiredApp: d.RequiredAppID,
 	})
 	if err != nil {
 		return fmt.Errorf("renew %s: %w", id, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 )
 
 // Paths of the device protocol. They stand in every profile that was ever handed
@@ -66,6 +67,7 @@ type Refusals interface {
 // IncludeRoot may be zero.
 type Config struct {
 	DB       storage.DB
+	Box      *seal.Box
 	Depot    *depot.Depot
 	MDM      *mdm.Service
 	Topics   Topics
@@ -87,6 +89,7 @@ type Config struct {
 // Service takes devices in, lets them speak, and lets them go.
 type Service struct {
 	db     storage.DB
+	box    *seal.Box
 	depot  *depot.Depot
 	mdm    *mdm.Service
 	topics Topics
@@ -110,8 +113,8 @@ type Service struct {
 // New returns a Service, or says what c lacks.
 func New(c Config) (*Service, error) {
 	switch {
-	case c.DB == nil || c.Depot == nil || c.MDM == nil || c.Topics == nil || c.Sign == nil:
-		return nil, errors.New("enroll: DB, Depot, MDM, Topics and Sign are required")
+	case c.DB == nil || c.Box == nil || c.Depot == nil || c.MDM == nil || c.Topics == nil || c.Sign == nil:
+		return nil, errors.New("enroll: DB, Box, Depot, MDM, Topics and Sign are required")
 	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("enroll: ServerURL, Log and Now are required")
 	}
@@ -130,7 +133,7 @@ func New(c Config) (*Service, error) {
 	}
 	return &Service{
 		payloads: c.Payloads, refusals: c.Refusals, deviceCAs: *c.DeviceCAs,
-		db: c.DB, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
+		db: c.DB, box: c.Box, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
 		log: c.Log, now: c.Now,
 	}, nil

@@ -52,7 +52,7 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("token update: %w", err)
+		return fmt.Errorf("token update: %w", s.afterBearer(ctx, err))
 	}
 	s.mdm.Saw(id)
 	if enrolled {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -45,6 +44,9 @@ type Visit struct {
 	// UserEnrollment says that the profile is one for User Enrollment by profile.
 	UserEnrollment      bool   `json:"user_enrollment,omitempty"`
 	ManagedAppleAccount string `json:"managed_apple_account,omitempty"`
+
+	// AccountDriven says that the person was led to the device's settings, to sign in there.
+	AccountDriven bool `json:"account_driven,omitempty"`
 
 	// Declined says that the person was offered a User Enrollment, and preferred another.
 	Declined bool `json:"declined,omitempty"`
@@ -211,6 +213,21 @@ func choicesFor(tx storage.Tx, login string, set mdm.Ownership, settings Setting
 		return choices, nil
 	}
 	return nil, err
+}
+
+// LedToSettings notes that the person was told to sign in on the device, with which the
+// attempt goes on then.
+func (s *Service) LedToSettings(ctx context.Context, id string) (Attempt, error) {
+	return s.step(ctx, "lead to settings", id, func(_ storage.Tx, a *Attempt, _ Settings) error {
+		switch {
+		case a.Stage == Opened || a.Ownership == "":
+			return ErrNotReady
+		case !a.open():
+			return ErrAttemptOver
+		}
+		a.Visit.AccountDriven = true
+		return nil
+	})
 }
 
 // Choice is what a person says of the device.
@@ -440,25 +457,7 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 		default:
 			return ErrAttemptOver
 		}
-		var issued []depot.Certificate
-		for c, err := range s.depot.ByAttempt(tx, a.ID) {
-			if err != nil {
-				return err
-			}
-			if c.RevokedAt.IsZero() && c.DeviceID == "" {
-				issued = append(issued, c)
-			}
-		}
-		for _, c := range issued {
-			if err := s.tellRevoked(tx, one(c), reasonSuperseded, actor(ctx)); err != nil {
-				return err
-			}
-			if err := s.depot.Revoke(tx, c.Fingerprint, reasonSuperseded, s.now().UTC()); err != nil {
-				return err
-			}
-		}
-		a.back(s.now())
-		return nil
+		return s.takeBack(tx, a, actor(ctx))
 	})
 }
 

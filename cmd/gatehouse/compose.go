@@ -182,7 +182,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	enrollment, err = enroll.New(enroll.Config{
-		DB: s.db, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events,
+		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events,
 		Sign:      sign,
 		ServerURL: serverURL, IncludeRoot: ownCA,
 		Log: log, Now: now,

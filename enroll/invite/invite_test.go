@@ -99,7 +99,7 @@ func houseOn(t *testing.T, db storage.DB, c *clock, server *mailtest.Server) *ho
 	must(err)
 	h := &house{clock: c, db: db, server: server}
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: db, Depot: authorities, MDM: devices, Topics: topics,
+		DB: db, Box: box, Depot: authorities, MDM: devices, Topics: topics,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, authorities.Root().Certificate(), authorities.Root().Signer())
 		},

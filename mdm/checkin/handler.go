@@ -224,14 +224,35 @@ func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx := r.Context()
+	if token := bearer(r); token != "" {
+		ctx = context.WithValue(ctx, bearerKey{}, token)
+	}
 	if cms == nil {
-		return mdm.NewRequestWithContext(r.Context(), h.clientCert(r)), nil
+		return mdm.NewRequestWithContext(ctx, h.clientCert(r)), nil
 	}
 	sig, err := guard.VerifyDetached(cms, body, maxSignature)
 	if err != nil {
 		return nil, err
 	}
-	return mdm.NewRequestWithContext(withSignedAt(r.Context(), sig.SigningTime), sig.Certificate), nil
+	return mdm.NewRequestWithContext(withSignedAt(ctx, sig.SigningTime), sig.Certificate), nil
+}
+
+// maxBearer is more bytes than an access token of ours has.
+const maxBearer = 512
+
+// bearer returns the access token that a device shows of its user (RFC 6750, 2.1), empty if
+// there is none. What can't be one is as good as an unknown one.
+func bearer(r *http.Request) string {
+	values := r.Header.Values("Authorization")
+	if len(values) == 0 {
+		return ""
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if len(values) > 1 || !strings.EqualFold(scheme, "Bearer") || len(token) > maxBearer {
+		return "-"
+	}
+	return strings.TrimSpace(token)
 }
 
 // signature returns the CMS message in Mdm-Signature, nil if there is none.
@@ -337,7 +358,8 @@ func decodeError(err error) error {
 }
 
 // refusals are the statuses of what can be wrong with a message. None is a 401,
-// which makes a device remove its enrollment.
+// which makes a device remove its enrollment: but for the one that asks a device which was
+// enrolled by account to have its user sign in, and says so in its challenge.
 var refusals = []struct {
 	err    error
 	status int
@@ -354,6 +376,8 @@ var refusals = []struct {
 	{enroll.ErrOtherDevice, http.StatusForbidden},
 	{enroll.ErrOtherKind, http.StatusForbidden},
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
+	{enroll.ErrNoBearer, http.StatusForbidden},
+	{enroll.ErrForeignBearer, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
 	{errStranger, http.StatusRequestEntityTooLarge},
@@ -379,6 +403,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var chosen *service.HTTPStatusError
 	if errors.As(err, &chosen) {
 		http.Error(w, http.StatusText(chosen.Status), chosen.Status)
+		return
+	}
+	if again, ok := errors.AsType[*enroll.SignInRequired](err); ok {
+		h.log.InfoContext(ctx, "device must have its user sign in", "path", r.URL.Path, "err", err)
+		w.Header().Set("WWW-Authenticate", again.Challenge)
+		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
 	for _, c := range refusals {

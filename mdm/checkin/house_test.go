@@ -117,7 +117,7 @@ func newHouseOn(t testing.TB, db storage.DB) *house {
 	must(t, err)
 	root := h.depot.Root()
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, ServerURL: serverURL, Log: log, Now: h.now,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, ServerURL: serverURL, Log: log, Now: h.now,
 		Sign: func(p []byte) ([]byte, error) { return profile.Sign(p, root.Certificate(), root.Signer()) },
 	})
 	must(t, err)

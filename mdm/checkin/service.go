@@ -32,12 +32,16 @@ var _ service.CheckinAndCommandService = (*Service)(nil)
 // errNotOffered is what messages get whose feature this server does not announce.
 var errNotOffered = errors.New("the server does not offer this")
 
-type signedAtKey struct{}
+type (
+	signedAtKey struct{}
+	bearerKey   struct{}
+)
 
 // peer is who sent r.
 func peer(r *mdm.Request) enroll.Peer {
 	at, _ := r.Context().Value(signedAtKey{}).(time.Time)
-	return enroll.Peer{Certificate: r.Certificate, SignedAt: at}
+	bearer, _ := r.Context().Value(bearerKey{}).(string)
+	return enroll.Peer{Certificate: r.Certificate, SignedAt: at, Bearer: bearer}
 }
 
 func withSignedAt(ctx context.Context, at time.Time) context.Context {
@@ -49,15 +53,18 @@ func withSignedAt(ctx context.Context, at time.Time) context.Context {
 // counts as absent.
 func appleID(e *mdm.Enrollment) (gatehouse.AppleID, error) {
 	id := gatehouse.AppleID{UDID: e.UDID, EnrollmentID: e.EnrollmentID}
+	if id.EnrollmentID != "" {
+		id.UDID = "" // of a personal device nobody wants to know it, should it tell
+	}
 	switch {
-	case e.UDID != "" && e.EnrollmentUserID != "", e.UDID == "" && e.UserID != "":
+	case id.UDID != "" && e.EnrollmentUserID != "", id.UDID == "" && e.UserID != "":
 		return id, fmt.Errorf("%w: a User Enrollment's identifiers are mixed with a device's", enroll.ErrBadMessage)
 	case e.UserID == mdm.SharediPadUserID:
 		if e.UserShortName == "" {
 			return id, fmt.Errorf("%w: a Shared iPad's user has no UserShortName", enroll.ErrBadMessage)
 		}
 		id.UserID = e.UserShortName
-	case e.UDID != "":
+	case id.UDID != "":
 		id.UserID = e.UserID
 	default:
 		id.UserID = e.EnrollmentUserID

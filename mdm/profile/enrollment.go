@@ -55,6 +55,13 @@ type Enrollment struct {
 	Mode                Mode
 	ManagedAppleAccount string // AssignedManagedAppleID; with a Mode only, and then required
 
+	// RequiredAppID is the App Store's number of an app that may be installed without asking
+	// (RequiredAppIDForMDM); 0: none. It goes with a Mode and must never change.
+	RequiredAppID int64
+
+	// Token announces com.apple.mdm.token: that GetToken is answered.
+	Token bool
+
 	// ManagedAppleID makes it a User Enrollment by profile, which iOS 13.1 to 17 and macOS
 	// 10.15 to 14 know and newer systems refuse. It goes with NoRights and without a Mode.
 	ManagedAppleID string
@@ -119,7 +126,14 @@ func (e Enrollment) mdm(head heading) map[string]any {
 	p["SignMessage"] = true
 	p["CheckOutWhenRemoved"] = true
 	// The first can't be added to an enrollment later.
-	p["ServerCapabilities"] = []any{"com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken"}
+	capabilities := []any{"com.apple.mdm.per-user-connections"}
+	if e.Mode != BYOD { // a personal device has no bootstrap token
+		capabilities = append(capabilities, "com.apple.mdm.bootstraptoken")
+	}
+	if e.Token {
+		capabilities = append(capabilities, "com.apple.mdm.token")
+	}
+	p["ServerCapabilities"] = capabilities
 	switch {
 	case e.Mode == BYOD, e.AccessRights == NoRights: // a personal device cancels if there are any
 	case e.AccessRights == 0:
@@ -130,6 +144,9 @@ func (e Enrollment) mdm(head heading) map[string]any {
 	if e.Mode != "" {
 		p["EnrollmentMode"] = string(e.Mode)
 		p["AssignedManagedAppleID"] = e.ManagedAppleAccount
+	}
+	if e.RequiredAppID != 0 {
+		p["RequiredAppIDForMDM"] = e.RequiredAppID
 	}
 	if e.ManagedAppleID != "" {
 		p["ManagedAppleID"] = e.ManagedAppleID
@@ -175,6 +192,8 @@ func (e Enrollment) checkMode() error {
 		return fmt.Errorf("no enrollment mode %q", e.Mode)
 	case (e.Mode == "") != (e.ManagedAppleAccount == ""):
 		return errors.New("Mode and ManagedAppleAccount go together")
+	case e.RequiredAppID < 0 || e.RequiredAppID != 0 && e.Mode == "":
+		return errors.New("RequiredAppID goes with Mode")
 	case e.ManagedAppleID != "" && (e.Mode != "" || e.AccessRights != NoRights):
 		return errors.New("ManagedAppleID goes with NoRights and without Mode")
 	case e.AccessRights == NoRights:

@@ -123,7 +123,7 @@ func newHouse(t testing.TB) *house {
 	})
 	must(err)
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Sign: sign,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Sign: sign,
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)

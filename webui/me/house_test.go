@@ -133,7 +133,7 @@ func newHouse(t *testing.T) *house {
 	})
 	must(t, err)
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Refusals: h.events, Sign: sign, ServerURL: serverURL, Log: log, Now: h.now,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Refusals: h.events, Sign: sign, ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(t, err)
 	h.people, err = identity.New(identity.Config{

@@ -140,7 +140,7 @@ func newHouse(t testing.TB, pl plan) *house {
 	must(t, err)
 	organisation := authorities.Root()
 	h.Service, err = enroll.New(enroll.Config{
-		DB: db, Depot: authorities, MDM: h.mdm, Topics: topics, ServerURL: serverURL, Log: log, Now: h.now,
+		DB: db, Box: box, Depot: authorities, MDM: h.mdm, Topics: topics, ServerURL: serverURL, Log: log, Now: h.now,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, organisation.Certificate(), organisation.Signer())
 		},
