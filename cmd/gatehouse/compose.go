@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/account"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
@@ -333,6 +334,15 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	for _, method := range []string{http.MethodPut, http.MethodPost} {
 		protocol.Handle(method+" "+enroll.PathCheckIn, webui.Plain(checkins))
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
+	}
+
+	accounts, err := account.New(account.Config{Enroll: enrollment, Peer: peerName, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	byAccount := mux.Group(webui.Group{BodyLimit: account.MaxBody, Timeout: 30 * time.Second, Fail: accounts.Fail})
+	for pattern, h := range accounts.Routes() {
+		byAccount.Handle(pattern, webui.Plain(h))
 	}
 
 	ota, err := portal.NewDeliveries(enrollment, log)
