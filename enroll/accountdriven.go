@@ -132,6 +132,10 @@ type AccountDriven struct {
 
 	TokenExpired AfterToken `json:"token_expired"`
 	TokenRevoked AfterToken `json:"token_revoked"`
+	// UserDisabled is for devices whose user may not sign in any more. With AfterSignIn they
+	// stay enrolled without their payload certificates, and are asked in vain until the user
+	// may again.
+	UserDisabled AfterToken `json:"user_disabled"`
 
 	// RequiredAppID is the App Store's number of an app that devices may be given without
 	// asking their users (Apple: RequiredAppIDForMDM); 0: none.
@@ -154,7 +158,7 @@ type AccountDomain struct {
 func DefaultAccountDriven() AccountDriven {
 	return AccountDriven{
 		Method: MethodWeb, TokenIdle: 90 * day, AccessLife: 8 * time.Hour,
-		TokenExpired: AfterSignIn, TokenRevoked: AfterSignIn,
+		TokenExpired: AfterSignIn, TokenRevoked: AfterSignIn, UserDisabled: AfterUnenroll,
 	}
 }
 
@@ -236,7 +240,7 @@ func (c *AccountDriven) check() error {
 	for _, after := range []struct {
 		field string
 		value AfterToken
-	}{{"token_expired", c.TokenExpired}, {"token_revoked", c.TokenRevoked}} {
+	}{{"token_expired", c.TokenExpired}, {"token_revoked", c.TokenRevoked}, {"user_disabled", c.UserDisabled}} {
 		if after.value != AfterSignIn && after.value != AfterUnenroll {
 			return &FieldError{after.field, "must be sign_in or unenroll"}
 		}

@@ -235,27 +235,34 @@ func (s *Service) RequireSignIn(ctx context.Context, id mdm.DeviceID) (d mdm.Dev
 		case d.EnrollmentMode == "":
 			return ErrNotByAccount
 		}
-		var all []authorization
-		for a, err := range authorizations.Lookup(tx, authorizationsByHolder, authorization{DeviceID: id}.holder()) {
-			if err != nil {
-				return err
-			}
-			all = append(all, a)
-		}
-		now := s.now().UTC()
-		for _, a := range all {
-			a.RevokedAt = now
-			if err := authorizations.Put(tx, a); err != nil {
-				return err
-			}
-		}
-		return event.Record(tx, event.Event{At: now, Actor: actor(ctx), Action: "device.sign_in_required", DeviceID: string(id), User: d.User})
+		return s.revokeAuthorizations(tx, d, actor(ctx))
 	})
 	if err != nil {
 		return mdm.Device{}, fmt.Errorf("require sign-in: %w", err)
 	}
 	s.log.InfoContext(ctx, "device must sign in again", "device", id, "by", actor(ctx))
 	return d, nil
+}
+
+// revokeAuthorizations revokes the access tokens of a device.
+func (s *Service) revokeAuthorizations(tx storage.Tx, d mdm.Device, by string) error {
+	now := s.now().UTC()
+	var all []authorization
+	for a, err := range authorizations.Lookup(tx, authorizationsByHolder, authorization{DeviceID: d.ID}.holder()) {
+		if err != nil {
+			return err
+		}
+		all = append(all, a)
+	}
+	for _, a := range all {
+		if a.RevokedAt.IsZero() {
+			a.RevokedAt = now
+		}
+		if err := authorizations.Put(tx, a); err != nil {
+			return err
+		}
+	}
+	return event.Record(tx, event.Event{At: now, Actor: by, Action: "device.sign_in_required", DeviceID: string(d.ID), User: d.User})
 }
 
 // ErrNotByAccount means that a device has no access token: it was enrolled by profile.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -102,12 +103,41 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 			return err
 		}
 	}
+	c, err := getAccountDriven(tx)
+	if err != nil {
+		return err
+	}
 	for _, d := range theirs {
-		if err := s.end(tx, d, mdm.Unenrolled, ourselves); err != nil {
+		if d.EnrollmentMode != "" && c.UserDisabled == AfterSignIn {
+			err = s.suspend(tx, d)
+		} else {
+			err = s.end(tx, d, mdm.Unenrolled, ourselves)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// suspend leaves a device enrolled whose user may not have it for now: it is told nothing
+// but that its user must sign in, and its certificates are revoked but for its identity.
+func (s *Service) suspend(tx storage.Tx, d mdm.Device) error {
+	var theirs []depot.Certificate
+	for c, err := range s.depot.ByDevice(tx, string(d.ID)) {
+		if err != nil {
+			return err
+		}
+		if c.Authority != s.depot.Identity().Name() {
+			theirs = append(theirs, c)
+		}
+	}
+	for _, c := range theirs {
+		if _, err := s.revoke(tx, c, reasonPrivilege, ourselves); err != nil {
+			return err
+		}
+	}
+	return s.revokeAuthorizations(tx, d, ourselves)
 }
 
 // ourselves is who did what nobody asked for by name.
