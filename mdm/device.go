@@ -295,8 +295,9 @@ func FindDevice(tx storage.Tx, a AppleID) (Device, error) {
 	return d, nil
 }
 
-// PutDevice writes d.
+// PutDevice writes d, but for what Apple keeps from the server of a User Enrollment.
 func PutDevice(tx storage.Tx, d Device) error {
+	d = d.withoutPersonal()
 	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)})
 	if err := devices.Put(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)

@@ -28,35 +28,60 @@ func (d Device) eligibility() eligibility {
 	}
 	return eligibility{d.State, command.Target{
 		Platform: platform, OSVersion: d.OSVersion, Supervised: d.Supervised, AccessRights: d.AccessRights,
-		UserEnrollment: d.EnrollmentID != "", UserChannel: d.ParentID != "",
+		UserEnrollment: d.userEnrolled(), UserChannel: d.ParentID != "", ADE: d.byADE(),
 	}}
 }
 
-// encode writes e's fields one after another, each ended by a zero byte.
-func (e eligibility) encode() []byte {
-	supervised := ""
-	if e.target.Supervised != nil {
-		supervised = strconv.FormatBool(*e.target.Supervised)
+// userEnrolled holds for a User Enrollment and the user channels of one.
+func (d Device) userEnrolled() bool { return d.Type == TypeUser || d.EnrollmentID != "" }
+
+// byADE tells whether Automated Device Enrollment brought the device here: not if an
+// attempt did, which begins with a page or an account. Otherwise that is not known.
+func (d Device) byADE() *bool {
+	if d.userEnrolled() || d.Type == TypeAccountDevice || d.Type == TypeDevice && d.AttemptID != "" {
+		return new(bool)
 	}
+	return nil
+}
+
+// encode writes e's fields one after another, with a zero byte in between.
+func (e eligibility) encode() []byte {
 	return []byte(strings.Join([]string{
 		string(e.state), string(e.target.Platform), strings.ReplaceAll(e.target.OSVersion, "\x00", ""),
 		strconv.FormatBool(e.target.UserEnrollment), strconv.FormatBool(e.target.UserChannel),
-		supervised, strconv.Itoa(e.target.AccessRights),
+		formatMaybe(e.target.Supervised), strconv.Itoa(e.target.AccessRights), formatMaybe(e.target.ADE),
 	}, "\x00"))
+}
+
+// formatMaybe writes what may not be known; parseMaybe reads it.
+func formatMaybe(b *bool) string {
+	if b == nil {
+		return ""
+	}
+	return strconv.FormatBool(*b)
+}
+
+func parseMaybe(s string) *bool {
+	if s == "" {
+		return nil
+	}
+	b := s == "true"
+	return &b
 }
 
 func decodeEligibility(b []byte) (eligibility, error) {
 	f := strings.Split(string(b), "\x00")
-	if len(f) != 7 {
+	switch len(f) {
+	case 7: // from before anything was known of ADE
+		f = append(f, "")
+	case 8:
+	default:
 		return eligibility{}, storage.ErrCorrupt
 	}
 	e := eligibility{State(f[0]), command.Target{
 		Platform: command.Platform(f[1]), OSVersion: f[2], UserEnrollment: f[3] == "true", UserChannel: f[4] == "true",
+		Supervised: parseMaybe(f[5]), ADE: parseMaybe(f[7]),
 	}}
-	if f[5] != "" {
-		supervised := f[5] == "true"
-		e.target.Supervised = &supervised
-	}
 	var err error
 	if e.target.AccessRights, err = strconv.Atoi(f[6]); err != nil {
 		return eligibility{}, storage.ErrCorrupt

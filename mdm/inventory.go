@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -14,17 +15,16 @@ const (
 	maxAttributes   = 1 << 20 // bytes of JSON that are kept; a whole answer has some 10 KB
 )
 
-// personalQueries are answers to DeviceInformation that Apple does not give a
-// User Enrollment's server. Should a device send them nevertheless, they are not kept.
-var personalQueries = []string{
-	"UDID", "SerialNumber", "IMEI", "MEID", "PhoneNumber", "ICCID", "WiFiMAC", "BluetoothMAC", "EthernetMAC",
-	"ServiceSubscriptions", "iTunesStoreAccountIsActive", "iTunesStoreAccountHash", "IsActivationLockEnabled",
-}
-
 // LearnInformation updates a device's record from an acknowledged
 // DeviceInformation, whose decoded answer is result. An answer that can't be
 // understood teaches nothing: it is no error, since the device would send it for ever.
 func LearnInformation(tx storage.Tx, d *Device, result json.RawMessage) error {
+	if d.userEnrolled() {
+		var err error
+		if result, err = command.WithoutPersonal("DeviceInformation", d.eligibility().target.Platform, result); err != nil {
+			return nil
+		}
+	}
 	var answer struct {
 		QueryResponses map[string]any
 	}
@@ -32,11 +32,6 @@ func LearnInformation(tx storage.Tx, d *Device, result json.RawMessage) error {
 		return nil
 	}
 	facts := answer.QueryResponses
-	if d.EnrollmentID != "" {
-		for _, name := range personalQueries {
-			delete(facts, name)
-		}
-	}
 	learn := func(to *string, name string) {
 		if v, ok := facts[name].(string); ok && v != "" {
 			*to = Clamp(v)
@@ -75,6 +70,31 @@ func LearnInformation(tx storage.Tx, d *Device, result json.RawMessage) error {
 		}
 	}
 	return PutDevice(tx, *d)
+}
+
+// withoutPersonal returns d as it may be kept: the facts of a User Enrollment name no device.
+func (d Device) withoutPersonal() Device {
+	if d.userEnrolled() {
+		d.SerialNumber, d.IMEI, d.MEID = "", "", ""
+		if d.EnrollmentID != "" {
+			d.UDID = ""
+		}
+	}
+	return d
+}
+
+// impersonal returns the answer in e, which a User Enrollment gave, without what Apple
+// keeps from its server.
+func impersonal(tx storage.Tx, e Entry) (json.RawMessage, error) {
+	about, err := getEligibility(tx, e.DeviceID)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return nil, err
+	}
+	kept, err := command.WithoutPersonal(e.RequestType, about.target.Platform, e.Result)
+	if err != nil {
+		return nil, nil // none that can be read, so none to keep
+	}
+	return kept, nil
 }
 
 // maxFact bounds each text of [Facts], in bytes.

@@ -72,6 +72,9 @@ type Entry struct {
 	FinishedAt  time.Time    `json:"finished_at,omitzero"`
 	NotNowCount int          `json:"not_now_count,omitempty"`
 	Oversized   int          `json:"oversized,omitempty"` // results refused for their size so far
+	// UserEnrolled is whether the device is one of a User Enrollment, which is asked less and of
+	// which less is kept.
+	UserEnrolled bool `json:"user_enrolled,omitempty"`
 
 	ErrorChain []command.ChainedError `json:"error_chain,omitempty"`
 	Result     json.RawMessage        `json:"result,omitempty"` // the decoded answer
@@ -168,6 +171,11 @@ func (s *Service) Deliver(tx storage.Tx, e *Entry) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
 	}
+	if e.UserEnrolled && e.RequestType == "DeviceInformation" {
+		if plist, err = command.Reduce(plist); err != nil {
+			return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
+		}
+	}
 	if e.State == Delivered {
 		return plist, nil
 	}
@@ -211,6 +219,11 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 		return e, nil
 	}
 	e.ErrorChain, e.Result = r.ErrorChain, r.Result
+	if e.UserEnrolled && e.Result != nil {
+		if e.Result, err = impersonal(tx, *e); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.finish(tx, e, r.State); err != nil {
 		return nil, err
 	}
@@ -341,6 +354,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	if err != nil {
 		return Command{}, nil, err
 	}
+	gate := newGate(c)
 	had := make(map[DeviceID]bool, len(cmd.Targets))
 	for _, id := range cmd.Targets {
 		had[id] = true
@@ -351,7 +365,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 			continue
 		}
 		had[id] = true
-		e, err := getEligibility(tx, id)
+		verdict, err := gate.judge(tx, id)
 		if errors.Is(err, storage.ErrNotFound) {
 			rejected = append(rejected, Rejection{id, "not_found", "No device has this id."})
 			continue
@@ -359,8 +373,8 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		if err != nil {
 			return Command{}, nil, err
 		}
-		if code, reason := e.refuse(c.RequestType); code != "" {
-			rejected = append(rejected, Rejection{id, code, reason})
+		if verdict.code != "" {
+			rejected = append(rejected, Rejection{id, verdict.code, verdict.reason})
 			continue
 		}
 		if err := s.supersede(tx, id, c); err != nil {
@@ -368,7 +382,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		}
 		err = queue.Put(tx, Entry{
 			DeviceID: id, Seq: cmd.Seq, UUID: cmd.UUID, RequestType: cmd.RequestType, Identifier: cmd.Identifier,
-			State: Queued, CreatedAt: cmd.CreatedAt,
+			State: Queued, CreatedAt: cmd.CreatedAt, UserEnrolled: verdict.userEnrolled,
 		})
 		if err != nil {
 			return Command{}, nil, fmt.Errorf("queue command %s for %s: %w", c.UUID, id, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -61,7 +62,14 @@ func (b *bench) update(t testing.TB, fn func(storage.Tx) error) {
 }
 
 func newCommand(uuid, requestType string, to ...mdm.DeviceID) mdm.NewCommand {
-	return mdm.NewCommand{UUID: uuid, RequestType: requestType, Plist: []byte("plist of " + uuid), Targets: to}
+	return rawCommand(uuid, requestType, "", to...)
+}
+
+// rawCommand is a command with params, which are keys and values of a property list.
+func rawCommand(uuid, requestType, params string, to ...mdm.DeviceID) mdm.NewCommand {
+	plist := fmt.Sprintf(`<plist version="1.0"><dict><key>Command</key><dict><key>RequestType</key><string>%s</string>%s</dict><key>CommandUUID</key><string>%s</string></dict></plist>`,
+		requestType, params, uuid)
+	return mdm.NewCommand{UUID: uuid, RequestType: requestType, Plist: []byte(plist), Targets: to}
 }
 
 // enqueue queues a ProfileList with a UUID.
@@ -86,7 +94,14 @@ func (b *bench) next(t testing.TB, id mdm.DeviceID, idle bool) string {
 		plist, err = b.Deliver(tx, e)
 		return err
 	})
-	return strings.TrimPrefix(string(plist), "plist of ")
+	if plist == nil {
+		return ""
+	}
+	uuid, _, err := command.ParseRaw(plist)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uuid
 }
 
 // report records an answer, and says whether it changed anything.
@@ -470,7 +485,7 @@ func TestCommandsAreSealedAtRest(t *testing.T) {
 				return err
 			}
 			n++
-			if strings.Contains(string(item.Value), "plist of 1") {
+			if strings.Contains(string(item.Value), "<string>1</string>") {
 				t.Error("the payload stands in the store as it is")
 			}
 		}

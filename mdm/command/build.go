@@ -103,7 +103,7 @@ func DefaultQueries(userEnrollment bool) []string {
 	}
 	var allowed []string
 	for _, name := range deviceQueries {
-		if !forbiddenInUserEnrollment(informationQueries()[name]) {
+		if !forbiddenInUserEnrollment(informationFacts()[name]) {
 			allowed = append(allowed, name)
 		}
 	}

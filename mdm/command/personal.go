@@ -152,16 +152,25 @@ func Reduce(raw []byte) ([]byte, error) {
 	return reduced, nil
 }
 
-// informationQueries are the queries of a DeviceInformation by their names: all that
-// Apple says of what is personal in an answer.
-var informationQueries = sync.OnceValue(func() map[string]Key {
+// informationFacts are what a DeviceInformation can be asked and answer, by name: all that
+// Apple says of what is personal in an answer. What no query asks for, such as SIMMCC, has
+// no facts of its own, and counts as forbidden.
+var informationFacts = sync.OnceValue(func() map[string]Key {
 	t, _ := Lookup("DeviceInformation")
-	i := slices.IndexFunc(t.Keys, func(k Key) bool { return k.Name == "Queries" })
-	queries := make(map[string]Key)
-	for _, q := range t.Keys[i].Items[0].Keys {
-		queries[q.Name] = q
+	facts := make(map[string]Key)
+	responses := slices.IndexFunc(t.Response, func(k Key) bool { return k.Name == "QueryResponses" })
+	for _, k := range t.Response[responses].Keys {
+		never := make(map[Platform]*Availability, len(enrollsUsers))
+		for _, p := range enrollsUsers {
+			never[p] = &Availability{UserEnrollment: forbidden}
+		}
+		facts[k.Name] = Key{Name: k.Name, Platforms: never}
 	}
-	return queries
+	queries := slices.IndexFunc(t.Keys, func(k Key) bool { return k.Name == "Queries" })
+	for _, k := range t.Keys[queries].Items[0].Keys {
+		facts[k.Name] = k
+	}
+	return facts
 })
 
 // WithoutPersonal returns result, an answer to a command as of DecodeResult, without what
@@ -214,16 +223,9 @@ func (r *redaction) dictionary(d map[string]any, keys []Key, queries bool) {
 		if i >= 0 {
 			k = keys[i]
 		}
-		query, asked := informationQueries()[name]
-		var personal bool
-		switch {
-		case i < 0:
-			personal = asked && query.personalIn(r.platform)
-		case queries:
-			// What no query asks for, such as SIMMCC, has no facts of its own.
-			personal = !asked || query.personalIn(r.platform) || k.personalIn(r.platform)
-		default:
-			personal = k.personalIn(r.platform)
+		personal := k.personalIn(r.platform)
+		if i < 0 || queries {
+			personal = personal || informationFacts()[name].personalIn(r.platform)
 		}
 		if personal {
 			delete(d, name)

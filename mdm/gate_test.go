@@ -1,0 +1,269 @@
+package mdm_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// userEnrolled makes a device one of a User Enrollment.
+func userEnrolled(id, product, version string) func(*mdm.Device) {
+	return func(d *mdm.Device) {
+		d.Type, d.AppleID, d.AccessRights = mdm.TypeUser, mdm.AppleID{EnrollmentID: id}, 0
+		d.ProductName, d.OSVersion = product, version
+	}
+}
+
+func TestWhatAUserEnrollmentMayNotBeAskedIsRefusedForItAlone(t *testing.T) {
+	queries := func(names string) string {
+		return "<key>Queries</key><array><string>" + strings.ReplaceAll(names, " ", "</string><string>") + "</string></array>"
+	}
+	install := func(payloads ...string) string {
+		var content string
+		for _, p := range payloads {
+			content += "<dict><key>PayloadType</key><string>" + p + "</string></dict>"
+		}
+		profile := "<plist version=\"1.0\"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array>" + content + "</array></dict></plist>"
+		return "<key>Payload</key><data>" + base64.StdEncoding.EncodeToString([]byte(profile)) + "</data>"
+	}
+	for name, tt := range map[string]struct {
+		requestType, params string
+		refused             map[mdm.DeviceID]string // what the reason names
+	}{
+		"a serial number": {"DeviceInformation", queries("DeviceName SerialNumber"), map[mdm.DeviceID]string{
+			"phone": "SerialNumber", "mac": "SerialNumber", "macuser": "SerialNumber", "unknown": "SerialNumber",
+		}},
+		"a name": {"DeviceInformation", queries("DeviceName"), nil},
+		"the person's own app": {"InstallApplication", "<key>ChangeManagementState</key><string>Managed</string>", map[mdm.DeviceID]string{
+			"phone": "ChangeManagementState", "mac": "ChangeManagementState", "macuser": "ChangeManagementState", "unknown": "ChangeManagementState",
+		}},
+		"a VPN for the whole device": {"InstallProfile", install("com.apple.vpn.managed"), map[mdm.DeviceID]string{
+			"phone": "com.apple.vpn.managed", "mac": "com.apple.vpn.managed", "macuser": "com.apple.vpn.managed", "unknown": "com.apple.vpn.managed",
+		}},
+		"a VPN and a root":              {"InstallProfile", install("com.apple.vpn.managed", "com.apple.security.root"), map[mdm.DeviceID]string{"phone": "com.apple.vpn.managed"}},
+		"a root":                        {"InstallProfile", install("com.apple.security.root"), nil},
+		"a profile that can't be read":  {"InstallProfile", "<key>Payload</key><data>aGVsbG8=</data>", nil},
+		"an InstallProfile without one": {"InstallProfile", "", nil},
+		"a type that no table knows":    {"BrandNew", queries("SerialNumber"), nil},
+		"a whole command that is not for it": {"EraseDevice", "", map[mdm.DeviceID]string{
+			"phone": "EraseDevice", "mac": "EraseDevice", "macuser": "EraseDevice", "unknown": "EraseDevice",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			ids := []mdm.DeviceID{
+				b.device(t, "phone", userEnrolled("E1", "iPhone17,2", "18.2")),
+				b.device(t, "mac", userEnrolled("E2", "Mac14,2", "15.2")),
+				b.device(t, "macuser", userEnrolled("E3", "Mac14,2", "15.2"), func(d *mdm.Device) { d.Type, d.ParentID, d.UserID = mdm.TypeUserChannel, "mac", "U" }),
+				b.device(t, "unknown", userEnrolled("E4", "", "")),
+				b.device(t, "office"),
+			}
+			cmd, rejected, err := b.Enqueue(context.Background(), rawCommand("1", tt.requestType, tt.params, ids...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(cmd.Targets)+len(rejected) != len(ids) || len(rejected) != len(tt.refused) {
+				t.Errorf("%d devices get it, rejected %+v; want %v", len(cmd.Targets), rejected, tt.refused)
+			}
+			for _, r := range rejected {
+				if want := tt.refused[r.DeviceID]; want == "" || r.Code != "forbidden_in_user_enrollment" || !strings.Contains(r.Reason, want) {
+					t.Errorf("%s: %s, %q; want one that names %q", r.DeviceID, r.Code, r.Reason, want)
+				}
+			}
+		})
+	}
+}
+
+func TestACommandThatCannotBeReadGoesToNoUserEnrollment(t *testing.T) {
+	b := newBench(t)
+	c := mdm.NewCommand{UUID: "1", RequestType: "DeviceInformation", Plist: []byte("x"), Targets: []mdm.DeviceID{b.device(t, "a", userEnrolled("E1", "iPhone17,2", ""))}}
+	if _, _, err := b.Enqueue(context.Background(), c); !errors.Is(err, command.ErrRaw) {
+		t.Errorf("Enqueue of no command: %v, want ErrRaw", err)
+	}
+}
+
+func TestOneQuestionGoesToDevicesOfAllKinds(t *testing.T) {
+	b := newBench(t)
+	personal, office := b.device(t, "a", userEnrolled("E1", "iPhone17,2", "18.2")), b.device(t, "b")
+	plist, err := command.Build("DeviceInformation", nil, "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rejected, err := b.Enqueue(context.Background(), mdm.NewCommand{UUID: "1", RequestType: "DeviceInformation", Plist: plist, Targets: []mdm.DeviceID{personal, office}})
+	if err != nil || len(rejected) > 0 {
+		t.Fatalf("rejected %+v, %v", rejected, err)
+	}
+	for range 2 { // again at the next Idle
+		for id, want := range map[mdm.DeviceID]bool{personal: false, office: true} {
+			var got []byte
+			b.update(t, func(tx storage.Tx) error {
+				e, err := mdm.Head(tx, id, false)
+				if err != nil {
+					return err
+				}
+				got, err = b.Deliver(tx, e)
+				return err
+			})
+			if asked := strings.Contains(string(got), "SerialNumber"); asked != want || !strings.Contains(string(got), "DeviceName") {
+				t.Errorf("device %s is asked for its serial number: %v, want %v:\n%s", id, asked, want, got)
+			}
+		}
+	}
+}
+
+func TestNothingPersonalOfAUserEnrollmentIsKept(t *testing.T) {
+	const secret = "OF-THIS-VERY-DEVICE" // in each value that must not be kept
+	everything := func(names ...string) string {
+		values := make(map[string]string, len(names))
+		for _, name := range names {
+			values[name] = secret
+		}
+		b, err := json.Marshal(values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	personal := everything("UDID", "ProvisioningUDID", "SerialNumber", "IMEI", "MEID", "PhoneNumber", "ICCID", "WiFiMAC", "BluetoothMAC", "EthernetMAC",
+		"iTunesStoreAccountHash", "SoftwareUpdateDeviceID", "SIMMCC", "CurrentCarrierNetwork", "AccessibilitySettings")
+	for name, tt := range map[string]struct{ requestType, answer, kept string }{
+		"asked what it is":                    {"DeviceInformation", `{"QueryResponses":` + strings.Replace(personal, "{", `{"DeviceName":"iPhone","ServiceSubscriptions":[`+personal+`],`, 1) + `}`, `{"QueryResponses":{"DeviceName":"iPhone"}}`},
+		"asked how safe it is":                {"SecurityInfo", `{"SecurityInfo":{"HardwareEncryptionCaps":3,"PasscodePresent":"` + secret + `"},"SerialNumber":"` + secret + `"}`, `{"SecurityInfo":{"HardwareEncryptionCaps":3}}`},
+		"asked to lock":                       {"DeviceLock", personal, ""},
+		"asked for its profiles":              {"ProfileList", `{"ProfileList":[{"PayloadIdentifier":"a"}],"UDID":"` + secret + `"}`, `{"ProfileList":[{"PayloadIdentifier":"a"}]}`},
+		"asked what it should not understand": {"BrandNew", personal, ""},
+		"with an answer that is no object":    {"DeviceLock", `["` + secret + `"]`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			id := b.device(t, "a", userEnrolled("E1", "iPhone17,2", "18.2"), func(d *mdm.Device) {
+				d.UDID, d.SerialNumber, d.IMEI, d.MEID = secret, secret, secret, secret
+			})
+			if _, _, err := b.Enqueue(context.Background(), rawCommand("1", tt.requestType, "", id)); err != nil {
+				t.Fatal(err)
+			}
+			b.next(t, id, true)
+			b.update(t, func(tx storage.Tx) error {
+				e, err := b.Record(tx, id, mdm.Report{CommandUUID: "1", State: mdm.Acknowledged, Result: json.RawMessage(tt.answer)})
+				if err != nil {
+					return err
+				}
+				if string(e.Result) != tt.kept {
+					t.Errorf("kept %s, want %s", e.Result, tt.kept)
+				}
+				d, err := mdm.GetDevice(tx, id)
+				if err != nil {
+					return err
+				}
+				return mdm.LearnInformation(tx, &d, json.RawMessage(tt.answer)) // as the device said it
+			})
+			b.noneOf(t, secret)
+			o, err := b.Device(context.Background(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := fmt.Sprintf("%+v", o); strings.Contains(text, secret) {
+				t.Errorf("the device is known as %s", text)
+			}
+		})
+	}
+}
+
+// noneOf looks for a text in all that package mdm stores.
+func (b *bench) noneOf(t testing.TB, text string) {
+	t.Helper()
+	err := b.db.View(context.Background(), func(tx storage.Tx) error {
+		for _, bucket := range []string{"devices", "device_attributes", "device_eligibility", "device_secrets", "queue", "command_history", "commands"} {
+			for item, err := range tx.Scan(bucket, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				if strings.Contains(string(item.Value), text) || strings.Contains(string(item.Key), text) {
+					t.Errorf("%s holds %s", bucket, item.Value)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOtherDevicesMayTellAll(t *testing.T) {
+	b := newBench(t)
+	id := b.device(t, "a")
+	b.enqueue(t, "1", id)
+	b.next(t, id, true)
+	const answer = `{"SerialNumber":"C02","UDID":"00"}`
+	b.update(t, func(tx storage.Tx) error {
+		e, err := b.Record(tx, id, mdm.Report{CommandUUID: "1", State: mdm.Acknowledged, Result: json.RawMessage(answer)})
+		if err == nil && string(e.Result) != answer {
+			t.Errorf("kept %s, want %s", e.Result, answer)
+		}
+		return err
+	})
+}
+
+func TestWhoCameByAutomatedDeviceEnrollment(t *testing.T) {
+	mac := func(change func(*mdm.Device)) func(*mdm.Device) {
+		return func(d *mdm.Device) {
+			d.ProductName, d.OSVersion = "Mac14,2", "15.2"
+			change(d)
+		}
+	}
+	for name, tt := range map[string]struct {
+		change func(*mdm.Device)
+		want   string
+	}{
+		"a Mac that enrolled by a page":     {mac(func(d *mdm.Device) { d.AttemptID = "attempt" }), "automated_device_enrollment_required"},
+		"a Mac that enrolled by an account": {mac(func(d *mdm.Device) { d.Type = mdm.TypeAccountDevice }), "automated_device_enrollment_required"},
+		"a Mac from elsewhere":              {mac(func(*mdm.Device) {}), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			_, rejected, err := b.Enqueue(context.Background(), rawCommand("1", "SetAutoAdminPassword", "", b.device(t, "a", tt.change)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if len(rejected) > 0 {
+				got = rejected[0].Code
+			}
+			if got != tt.want {
+				t.Errorf("SetAutoAdminPassword is refused with %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestEligibilityOfAnOlderVersionIsRead(t *testing.T) {
+	b := newBench(t)
+	id := b.device(t, "a")
+	queue := func(uuid, requestType string) (rejected []mdm.Rejection, err error) {
+		_, rejected, err = b.Enqueue(context.Background(), rawCommand(uuid, requestType, "", id))
+		return rejected, err
+	}
+	put := func(record string) {
+		b.update(t, func(tx storage.Tx) error { return tx.Put("device_eligibility", []byte(id), []byte(record)) })
+	}
+	put("enrolled\x00ios\x0018.2\x00true\x00false\x00false\x000")
+	if rejected, err := queue("1", "EraseDevice"); err != nil || len(rejected) != 1 || rejected[0].Code != "forbidden_in_user_enrollment" {
+		t.Errorf("EraseDevice by a record of seven fields: %+v, %v", rejected, err)
+	}
+	if rejected, err := queue("2", "ProfileList"); err != nil || len(rejected) > 0 {
+		t.Errorf("ProfileList by a record of seven fields: %+v, %v", rejected, err)
+	}
+	put("enrolled\x00ios")
+	if _, err := queue("3", "ProfileList"); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("ProfileList by half a record: %v, want ErrCorrupt", err)
+	}
+}
