@@ -90,6 +90,7 @@ var composed = []struct {
 	{"depot/depottest", nil},
 	{"webui/acme/acmetest", nil},
 	{"enroll/mail/mailtest", nil},
+	{"enroll/business/businesstest", nil},
 }
 
 // decoders are functions that trust their input. They are called in one place.
