@@ -161,7 +161,7 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 	}},
 	// Profiles that a program fetched and nobody used.
 	storage.Index[Attempt]{Name: attemptsIdle, Values: func(a Attempt) []string {
-		if a.Stage != AttemptFailed || a.Visit != nil || !a.StageAt[IdentityIssued].IsZero() {
+		if a.Stage != AttemptFailed || a.Visit != nil || a.Account != nil || !a.StageAt[IdentityIssued].IsZero() {
 			return nil
 		}
 		return []string{a.StageAt[AttemptFailed].UTC().Format(time.RFC3339)}

@@ -358,8 +358,11 @@ func (s *Service) attemptBy(tx storage.Tx, t ticket, u identity.User, c AccountD
 	case !a.open():
 		return Attempt{}, ErrAttemptOver
 	}
-	if a.Stage == Opened {
+	switch {
+	case a.Stage == Opened:
 		a.enter(Authenticated, now)
+	case a.Stage == ProfileDownloaded && a.Account == nil: // at the portal, and not installed
+		a.back(now)
 	}
 	a.User, a.Ownership, a.ErrorCode = u.Login(), t.Mode.Ownership(), ""
 	a.Account = &AccountEnrollment{

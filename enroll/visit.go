@@ -359,6 +359,13 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 		if err := s.linkServes(tx, *a); err != nil {
 			return err
 		}
+		if a.Account != nil { // the person has signed in on the device, and prefers a profile after all
+			a.Account = nil
+			a.Round++
+			if err := endAuthorizations(tx, authorization{AttemptID: a.ID}.holder(), ""); err != nil {
+				return err
+			}
+		}
 		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
 		a.ErrorCode = ""
 		if asks = settings.ProfileService && !a.Visit.UserEnrollment; asks {
