@@ -21,10 +21,12 @@ type queued struct {
 		DeviceID string `json:"device_id"`
 		State    string
 	}
-	Rejected []struct {
-		DeviceID     string `json:"device_id"`
-		Code, Reason string
-	}
+	Rejected rejections
+}
+
+type rejections = []struct {
+	DeviceID     string `json:"device_id"`
+	Code, Reason string
 }
 
 type progress struct {
@@ -184,6 +186,51 @@ func TestEachDeviceIsJudgedByItself(t *testing.T) {
 	lock := map[string]any{"request_type": "DeviceLock", "device_ids": []string{"tv"}}
 	if p := h.do(t, exchange{method: "POST", path: "/api/v1/commands", body: lock}).wantProblem(t, 422, "command_rejected"); p.Rejected[0].Code != "unsupported_platform" {
 		t.Errorf("locking an Apple TV: %+v", p.Rejected)
+	}
+}
+
+func TestAUserEnrollmentIsSparedWhatAppleForbidsThere(t *testing.T) {
+	h := newHouse(t)
+	h.device(t, "office", nil)
+	h.device(t, "personal", func(d *mdm.Device) {
+		d.Type, d.AppleID, d.ProductName = mdm.TypeUser, mdm.AppleID{EnrollmentID: "E1"}, "iPhone15,2"
+	})
+	vpn := `<plist version="1.0"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array>
+		<dict><key>PayloadType</key><string>com.apple.vpn.managed</string></dict></array></dict></plist>`
+	for name, tt := range map[string]struct {
+		requestType string
+		params      map[string]any
+		names       string
+	}{
+		"a serial number": {"DeviceInformation", map[string]any{"Queries": []string{"DeviceName", "SerialNumber"}}, "SerialNumber"},
+		"a VPN":           {"InstallProfile", map[string]any{"Payload": base64.StdEncoding.EncodeToString([]byte(vpn))}, "com.apple.vpn.managed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ask := func(ids ...string) map[string]any {
+				return map[string]any{"request_type": tt.requestType, "params": tt.params, "device_ids": ids}
+			}
+			refused := func(of string, rejected rejections) {
+				t.Helper()
+				if len(rejected) != 1 || rejected[0].DeviceID != "personal" || rejected[0].Code != "forbidden_in_user_enrollment" || !strings.Contains(rejected[0].Reason, tt.names) {
+					t.Errorf("rejected of %s = %+v, want one that names %s", of, rejected, tt.names)
+				}
+			}
+			refused("the personal one", h.do(t, exchange{method: "POST", path: "/api/v1/commands", body: ask("personal")}).wantProblem(t, 422, "command_rejected").Rejected)
+			q := h.send(t, ask("personal", "office"))
+			refused("both", q.Rejected)
+			if len(q.Devices) != 1 || q.Devices[0].DeviceID != "office" {
+				t.Errorf("the command goes to %+v, want the office's only", q.Devices)
+			}
+		})
+	}
+	raw := `<plist version="1.0"><dict><key>Command</key><dict><key>RequestType</key><string>Settings</string><key>Settings</key><array>
+		<dict><key>Item</key><string>Wallpaper</string></dict></array></dict><key>CommandUUID</key><string>R1</string></dict></plist>`
+	p := h.do(t, exchange{method: "POST", path: "/api/v1/commands/raw?device_ids=personal", body: []byte(raw), wild: true}).wantProblem(t, 422, "command_rejected")
+	if len(p.Rejected) != 1 || !strings.Contains(p.Rejected[0].Reason, "Wallpaper") {
+		t.Errorf("a raw command: rejected %+v", p.Rejected)
+	}
+	if q := h.send(t, map[string]any{"request_type": "DeviceInformation", "device_ids": []string{"personal", "office"}}); len(q.Devices) != 2 || len(q.Rejected) != 0 {
+		t.Errorf("what we choose to ask goes to %+v, not to %+v", q.Devices, q.Rejected)
 	}
 }
 
