@@ -79,7 +79,7 @@ func (c *Channel) IDs() Dict {
 	if c.user == nil {
 		return ids
 	}
-	if c.dev.opts.UserEnrollment {
+	if c.dev.byod.Load() {
 		ids["EnrollmentUserID"] = c.user.ID
 	} else {
 		ids["UserID"] = c.user.ID
@@ -111,11 +111,11 @@ func (c *Channel) tokenUpdate(ctx context.Context, id *identity) error {
 		keys["NotOnConsole"] = false
 	} else {
 		keys["AwaitingConfiguration"] = false
-		if c.dev.opts.Model != Mac && !c.dev.opts.UserEnrollment && c.dev.allows(4) {
+		if c.dev.opts.Model != Mac && !c.dev.byod.Load() && c.dev.allows(4) {
 			keys["UnlockToken"] = c.dev.UnlockToken()
 		}
 	}
-	_, err := c.dev.checkIn(ctx, id, "TokenUpdate", c.IDs(), c.dev.topic(), keys)
+	_, err := c.dev.checkInAs(ctx, id, c.user != nil, "TokenUpdate", c.IDs(), c.dev.topic(), keys)
 	return err
 }
 
@@ -205,7 +205,8 @@ func (c *Channel) Prepare(r Result) (Prepared, error) {
 	if id == nil {
 		id = c.dev.current()
 	}
-	return c.dev.prepareRaw(id, c.dev.Profile(), false, body)
+	p, err := c.dev.prepareRaw(id, c.dev.Profile(), false, body)
+	return c.dev.bearing(p, c.user != nil), err
 }
 
 func (c *Channel) exchange(ctx context.Context, r Result) (*Command, error) {
@@ -217,7 +218,11 @@ func (c *Channel) exchange(ctx context.Context, r Result) (*Command, error) {
 	if id == nil {
 		id = c.dev.current()
 	}
-	reply, err := c.dev.send(ctx, id, p)
+	step := StepResult
+	if r.Status == StatusIdle {
+		step = StepIdle
+	}
+	reply, err := c.dev.converse(ctx, id, step, c.user != nil, p)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.Status, err)
 	}

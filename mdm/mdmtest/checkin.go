@@ -28,16 +28,19 @@ func (d *Device) PrepareCheckIn(msg Dict) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	return d.PrepareRaw(true, body)
+	p, err := d.PrepareRaw(true, body)
+	return d.bearing(p, msg["UserID"] != nil || msg["EnrollmentUserID"] != nil), err
 }
 
 // PrepareRaw signs any bytes, for the CheckInURL or else the ServerURL: what a
-// hostile device might send under a good signature.
+// hostile device might send under a good signature. A token goes along as on the
+// device channel.
 func (d *Device) PrepareRaw(checkIn bool, body []byte) (Prepared, error) {
 	d.mu.Lock()
 	id, profile := d.identity, d.profile
 	d.mu.Unlock()
-	return d.prepareRaw(id, profile, checkIn, body)
+	p, err := d.prepareRaw(id, profile, checkIn, body)
+	return d.bearing(p, false), err
 }
 
 func (d *Device) prepareRaw(id *identity, profile *Profile, checkIn bool, body []byte) (Prepared, error) {
@@ -50,8 +53,12 @@ func (d *Device) prepareRaw(id *identity, profile *Profile, checkIn bool, body [
 	return d.prepare(id, profile.MDM.ServerURL, commandType, body)
 }
 
-// checkIn sends a message of an honest device.
+// checkIn sends a message of an honest device on the device channel.
 func (d *Device) checkIn(ctx context.Context, id *identity, kind string, keys ...Dict) (*Reply, error) {
+	return d.checkInAs(ctx, id, false, kind, keys...)
+}
+
+func (d *Device) checkInAs(ctx context.Context, id *identity, user bool, kind string, keys ...Dict) (*Reply, error) {
 	msg := Dict{"MessageType": kind}
 	for _, k := range keys {
 		for key, v := range k {
@@ -66,7 +73,7 @@ func (d *Device) checkIn(ctx context.Context, id *identity, kind string, keys ..
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", kind, err)
 	}
-	reply, err := d.send(ctx, id, p)
+	reply, err := d.converse(ctx, id, Step(kind), user, d.bearing(p, user))
 	if err != nil {
 		return reply, fmt.Errorf("%s: %w", kind, err)
 	}
@@ -113,7 +120,7 @@ func (d *Device) introduction() Dict {
 		return keys
 	}
 	keys["OSVersion"], keys["BuildVersion"], keys["ProductName"] = o.OSVersion, o.Build, hw.product
-	if !o.UserEnrollment {
+	if !d.byod.Load() {
 		keys["SerialNumber"] = o.Serial
 		if o.Model == IPhone {
 			keys["IMEI"] = d.imei
@@ -126,7 +133,7 @@ func (d *Device) introduction() Dict {
 // Enrollment has a fixed set, which commands and queries apply one by one.
 func (d *Device) allows(right int64) bool {
 	p := d.Profile()
-	return d.opts.UserEnrollment || p != nil && p.MDM.AccessRights&right == right
+	return d.byod.Load() || p != nil && p.MDM.AccessRights&right == right
 }
 
 // TokenUpdate sends the push token of the device channel. The first one makes
@@ -197,15 +204,55 @@ func (d *Device) GetBootstrapToken(ctx context.Context) ([]byte, error) {
 	return token, f.err
 }
 
-func (d *Device) bootstrapping() error {
+func (d *Device) bootstrapping() error { return d.announced("com.apple.mdm.bootstraptoken") }
+
+// announced fails unless the profile has a server capability.
+func (d *Device) announced(capability string) error {
 	p := d.Profile()
 	if p == nil {
 		return ErrNotInstalled
 	}
-	if !slices.Contains(p.MDM.ServerCapabilities, "com.apple.mdm.bootstraptoken") {
-		return errors.New("the profile does not announce com.apple.mdm.bootstraptoken")
+	if !slices.Contains(p.MDM.ServerCapabilities, capability) {
+		return fmt.Errorf("the profile does not announce %s", capability)
 	}
 	return nil
+}
+
+// Services that GetToken asks for a token.
+const (
+	ServiceMAID         = "com.apple.maid"
+	ServiceWatchPairing = "com.apple.watch.pairing"
+)
+
+// GetToken fetches a token of a service; params, which may be nil, are its
+// TokenParameters: SecurityToken, PhoneUDID, WatchUDID. A server that does not know
+// the service answers 400, which is a [*HTTPError].
+func (d *Device) GetToken(ctx context.Context, service string, params Dict) ([]byte, error) {
+	if err := d.announced("com.apple.mdm.token"); err != nil {
+		return nil, err
+	}
+	keys := Dict{"TokenServiceType": service}
+	if params != nil {
+		keys["TokenParameters"] = params
+	}
+	reply, err := d.checkIn(ctx, d.current(), "GetToken", d.IDs(), keys)
+	if err != nil {
+		return nil, err
+	}
+	v, err := UnmarshalPlist(reply.Body)
+	if err != nil {
+		return nil, fmt.Errorf("GetToken: %w", err)
+	}
+	dict, _ := v.(Dict)
+	f := fields{dict: dict}
+	token := f.data("TokenData")
+	if f.err == nil && len(token) == 0 {
+		f.err = errors.New("TokenData is missing")
+	}
+	if f.err != nil {
+		return nil, fmt.Errorf("GetToken: %w", f.err)
+	}
+	return token, nil
 }
 
 // UserAuthenticate asks for a directory user of a Mac. It returns the digest

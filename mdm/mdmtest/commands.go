@@ -118,7 +118,7 @@ func (c *Channel) perform(ctx context.Context, cmd *Command) (r Result, after fu
 	switch {
 	case !known,
 		c.user != nil && !p.user,
-		d.opts.UserEnrollment && (mac && !p.mac || !mac && !p.ios):
+		d.byod.Load() && (mac && !p.mac || !mac && !p.ios):
 		return failed(12021, "MCMDMErrorDomain", fmt.Sprintf("“%s” is not a valid request type.", cmd.RequestType)), nil, nil
 	case !d.allows(p.right):
 		return failed(12007, "MCMDMErrorDomain", fmt.Sprintf("The MDM server does not have the right to send “%s”.", cmd.RequestType)), nil, nil
@@ -184,7 +184,7 @@ func (d *Device) settings(f *fields) Result {
 		answer := Dict{"Item": name, "Status": StatusAcknowledged}
 		needsSupervision := slices.Contains([]string{"DeviceName", "Wallpaper", "Bluetooth", "TimeZone", "AccessibilitySettings"}, name)
 		open := slices.Contains([]string{"ApplicationConfiguration", "ApplicationAttributes", "OrganizationInfo", "MDMOptions"}, name)
-		if d.opts.UserEnrollment && !open || needsSupervision && d.opts.Model != Mac && !d.opts.Supervised {
+		if d.byod.Load() && !open || needsSupervision && d.opts.Model != Mac && !d.opts.Supervised {
 			answer["Status"] = StatusError
 			answer["ErrorChain"] = chain(12064, "MCMDMErrorDomain", "The device is not supervised.")["ErrorChain"]
 		}

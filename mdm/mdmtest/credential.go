@@ -152,6 +152,9 @@ func (d *Device) certificate(ctx context.Context, client *http.Client, payload S
 	if err != nil {
 		return nil, nil, err
 	}
+	if d.twice(StepSCEP) {
+		_, _ = s.Send(ctx, r) // its answer is lost
+	}
 	cert, err := s.Send(ctx, r)
 	if err != nil {
 		return nil, nil, &scepProblem{"The SCEP server returned an invalid response.", err}

@@ -175,14 +175,7 @@ func (d *Device) PrepareStatement(p *ProfileService, statement Dict, as *BuiltIn
 	if err != nil {
 		return Prepared{}, err
 	}
-	s := Signature{
-		Certificate: as.Certificate, Key: as.Key, Digest: d.opts.Delivery.Digest, NoAttributes: d.opts.Delivery.NoAttributes,
-		SigningTime: d.opts.Now(), Encoding: d.opts.Encoding,
-	}
-	if d.opts.Model != Mac {
-		s.Also = as.Chain
-	}
-	body, err := s.Sign(plain)
+	body, err := d.signBuiltIn(plain, as)
 	if err != nil {
 		return Prepared{}, err
 	}
@@ -192,6 +185,18 @@ func (d *Device) PrepareStatement(p *ProfileService, statement Dict, as *BuiltIn
 	}}, nil
 }
 
+// signBuiltIn signs as a built-in identity, which an iPhone sends with its issuers.
+func (d *Device) signBuiltIn(plain []byte, as *BuiltIn) ([]byte, error) {
+	s := Signature{
+		Certificate: as.Certificate, Key: as.Key, Digest: d.opts.Delivery.Digest, NoAttributes: d.opts.Delivery.NoAttributes,
+		SigningTime: d.opts.Now(), Encoding: d.opts.Encoding,
+	}
+	if d.opts.Model != Mac {
+		s.Also = as.Chain
+	}
+	return s.Sign(plain)
+}
+
 // BuiltIn is Apple's identity of the device.
 func (d *Device) BuiltIn() (*BuiltIn, error) {
 	if d.opts.BuiltIn != nil {
@@ -199,12 +204,12 @@ func (d *Device) BuiltIn() (*BuiltIn, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.builtin == nil {
+	if d.builtin == nil { // its name does not give the hardware away in a User Enrollment
 		ca, err := NewDeviceCA()
 		if err != nil {
 			return nil, err
 		}
-		if d.builtin, err = ca.Issue(d.opts.UDID); err != nil {
+		if d.builtin, err = ca.Issue(easID(d.opts.UDID)); err != nil {
 			return nil, err
 		}
 	}
@@ -291,7 +296,7 @@ func (d *Device) Post(ctx context.Context, prepared Prepared) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind := mediaType(reply.Header); kind != "application/x-apple-aspen-config" {
+	if kind := mediaType(reply.Header); kind != profileType {
 		return nil, fmt.Errorf("the answer's Content-Type %q is no profile", kind)
 	}
 	return reply.Body, nil

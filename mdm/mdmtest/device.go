@@ -72,7 +72,7 @@ type Options struct {
 	Build     string
 
 	Supervised     bool
-	UserEnrollment bool  // EnrollmentID in place of UDID, serial number, IMEI and UnlockToken
+	UserEnrollment bool  // EnrollmentID in place of UDID, serial number, IMEI and UnlockToken; Discover decides by itself
 	AnyEnrollment  bool  // install a profile whose EnrollmentMode does not fit UserEnrollment (tests)
 	User           *User // the Mac's installing user; made up when nil
 
@@ -87,6 +87,12 @@ type Options struct {
 
 	BuiltIn  *BuiltIn // Apple's identity of the device; made up by nobody's authority when nil
 	Delivery Delivery
+
+	Account *Account // for EnrollAccount
+
+	// Twice sends the requests of a step again, as after a lost answer; the last
+	// answer counts. Nil never does.
+	Twice func(Step) bool
 
 	Handler Handler // answers commands before the device does
 	Renewal Renewal
@@ -124,6 +130,8 @@ type Device struct {
 	count      counters
 	lastStatus atomic.Int64
 	channel    *Channel
+	byod       atomic.Bool // the enrollment, or the next one, is a User Enrollment
+	signing    sync.Mutex  // one refresh or sign-in at a time
 
 	mu           sync.Mutex
 	state        State
@@ -135,6 +143,9 @@ type Device struct {
 	userChannel  *Channel
 	unlockToken  []byte
 	installed    []installedProfile
+	mode         string // EnrollmentMode of an account-driven enrollment, else empty
+	token        Token
+	posted       []byte       // of the last enrollment POST
 	plain        *http.Client // without client certificate
 }
 
@@ -183,6 +194,7 @@ func NewDevice(o Options) (*Device, error) {
 		}
 	}
 	d := &Device{opts: o}
+	d.byod.Store(o.UserEnrollment)
 	digits, err := readRandom(o.Rand, 12)
 	if err != nil {
 		return nil, err
@@ -267,7 +279,7 @@ func (d *Device) ID() string {
 func (d *Device) IDs() Dict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.opts.UserEnrollment {
+	if d.byod.Load() {
 		return Dict{"EnrollmentID": d.enrollmentID}
 	}
 	return Dict{"UDID": d.opts.UDID}
@@ -305,7 +317,11 @@ func (d *Device) EnrollProfile(ctx context.Context, profile []byte, opts ...SCEP
 			return err
 		}
 	}
-	if err := d.Install(profile); err != nil {
+	return d.enroll(ctx, func() error { return d.Install(profile) }, opts...)
+}
+
+func (d *Device) enroll(ctx context.Context, install func() error, opts ...SCEPOption) error {
+	if err := install(); err != nil {
 		return err
 	}
 	err := d.RequestIdentity(ctx, opts...)
@@ -346,7 +362,7 @@ func (d *Device) Download(ctx context.Context, profileURL string) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("download: %w", err)
 	}
-	if kind := mediaType(reply.Header); kind != "application/x-apple-aspen-config" {
+	if kind := mediaType(reply.Header); kind != profileType {
 		return nil, fmt.Errorf("download: Content-Type %q is no profile", kind)
 	}
 	return reply.Body, nil
@@ -355,12 +371,33 @@ func (d *Device) Download(ctx context.Context, profileURL string) ([]byte, error
 // Install checks an enrollment profile and takes it, roots included. A User
 // Enrollment gets its new EnrollmentID here.
 func (d *Device) Install(raw []byte) error {
-	if s := d.State(); s != New && s != Removed && s != Erased {
-		return fmt.Errorf("install: the device is %v already; a second MDM profile is refused", s)
+	if d.unmanaged() {
+		d.byod.Store(d.opts.UserEnrollment)
 	}
-	p, err := ParseProfile(raw, d.rules())
+	rules := d.rules()
+	rules.Mode = ""
+	p, err := ParseProfile(raw, rules)
 	if err != nil {
 		return err
+	}
+	return d.install(p, "")
+}
+
+// unmanaged reports whether the device would take an enrollment profile.
+func (d *Device) unmanaged() bool {
+	s := d.State()
+	return s == New || s == Removed || s == Erased
+}
+
+func (d *Device) errManaged() error {
+	return fmt.Errorf("install: the device is %v already; a second MDM profile is refused", d.State())
+}
+
+// install takes an enrollment profile; mode is its EnrollmentMode if it came by
+// account.
+func (d *Device) install(p *Profile, mode string) error {
+	if !d.unmanaged() {
+		return d.errManaged()
 	}
 	id, err := newUUID(d.opts.Rand)
 	if err != nil {
@@ -374,7 +411,10 @@ func (d *Device) Install(raw []byte) error {
 		return err
 	}
 	var user *Channel
-	if d.opts.Model == Mac && p.Scope == "User" && p.MDM.PerUser() {
+	// A profile installed by hand needs the scope User, one that came by account only
+	// must not ask for the other (PROTOCOL 3.1, 9).
+	perUser := p.Scope == "User" || mode != "" && p.Scope == ""
+	if d.opts.Model == Mac && perUser && p.MDM.PerUser() {
 		if user, err = newChannel(d, d.opts.User); err != nil {
 			return err
 		}
@@ -383,14 +423,20 @@ func (d *Device) Install(raw []byte) error {
 	defer d.mu.Unlock()
 	d.profile, d.enrollmentID, d.unlockToken, d.userChannel = p, id, unlock, user
 	d.identity, d.renewal, d.installed = nil, nil, nil
+	if d.mode = mode; mode == "" {
+		d.token = Token{}
+	}
 	d.state = Installed
 	d.dropClients()
 	return nil
 }
 
 func (d *Device) rules() Rules {
+	d.mu.Lock()
+	mode := d.mode
+	d.mu.Unlock()
 	return Rules{
-		Model: d.opts.Model, UserEnrollment: d.opts.UserEnrollment,
+		Model: d.opts.Model, UserEnrollment: d.byod.Load(), Mode: mode,
 		PlainHTTP: d.opts.PlainHTTP, AnyEnrollment: d.opts.AnyEnrollment,
 		ByProfile: d.opts.knowsManagedAppleID(),
 	}

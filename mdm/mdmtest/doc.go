@@ -1,7 +1,8 @@
 // Package mdmtest is a simulated Apple device. It downloads an enrollment
 // profile, gets its identity by SCEP, checks in, answers commands, renews its
 // identity and goes away, over real HTTP and TLS, as Apple documents it of an
-// iPhone, iPad or Mac. Tests tell stories with it, `gatehouse serve --demo` and
+// iPhone, iPad or Mac. Or somebody types their address into it, signs in, and it enrols
+// by account. Tests tell stories with it, `gatehouse serve --demo` and
 // `gatehouse simulate` run fleets of it, benchmarks prepare requests with it.
 //
 // It is strict where Apple's clients are strict: what a device would refuse is
@@ -19,6 +20,25 @@
 //
 // A profile that asks the device what it is ("Profile Service") leads Enroll to the one that
 // enrolls; [Device.Deliver] goes that way alone.
+//
+// Account-driven enrollment (User Enrollment, or Device Enrollment: service discovery says
+// which) needs to know who signs in:
+//
+//	person := &mdmtest.Browser{Login: "ana", Password: "…"} // or a PersonFunc around a real browser
+//	dev, err := mdmtest.NewDevice(mdmtest.Options{RootCAs: roots, Account: &mdmtest.Account{
+//		Identifier: "ana@example.com", Person: person, Reach: func(domain string) string { return serverURL }}})
+//	err = dev.EnrollAccount(ctx) // or the steps below
+//	seen := person.Visits()      // all requests and pages, to look for leaks
+//
+//	service, err := dev.Discover(ctx)
+//	_, err = dev.PostEnrollment(ctx, service.BaseURL, "") // a *SignInRequired, whose Challenge goes on
+//	token, err := dev.SignIn(ctx, challenge)              // or PrepareSignIn, Visit, FinishSignIn, Exchange
+//	dev.SetToken(token)
+//	profile, err := dev.PostEnrollment(ctx, service.BaseURL, token.Access)
+//	err = dev.InstallAccount(ctx, service, profile)       // then RequestIdentity, Authenticate, TokenUpdate
+//
+// A token that the server no longer takes is refreshed, or the person signs in again,
+// unless Account.Manual leaves that to the caller. [Options].Twice repeats steps.
 //
 // Hostile stories use [SCEPOption], [Device.CheckIn], [Device.PrepareRaw],
 // [Device.SetIdentity], [Device.Send] and [Renewal].OnStep; those of clients other

@@ -34,6 +34,10 @@ type FleetOptions struct {
 	Transport http.RoundTripper // shared by all, in place of a connection for each
 	PlainHTTP bool
 
+	// Account, if set, says how the i-th device enrols: by account, or for nil by
+	// ProfileURL, which only then is required.
+	Account func(i int, model Model) *Account
+
 	// Customize, if set, changes the options of the i-th device before it is made.
 	Customize func(i int, o *Options)
 
@@ -69,7 +73,7 @@ type member struct {
 
 // NewFleet makes the devices; Run lets them go.
 func NewFleet(o FleetOptions) (*Fleet, error) {
-	if o.N < 1 || o.ProfileURL == "" || o.Log == nil {
+	if o.N < 1 || o.ProfileURL == "" && o.Account == nil || o.Log == nil {
 		return nil, errors.New("mdmtest: a fleet needs N, ProfileURL and Log")
 	}
 	o.Concurrency = cmp.Or(o.Concurrency, 8)
@@ -109,8 +113,14 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 		if persona != Prompt {
 			options.Handler = c.handle
 		}
+		if o.Account != nil {
+			options.Account = o.Account(i, model)
+		}
 		if o.Customize != nil {
 			o.Customize(i, &options)
+		}
+		if options.Account == nil && o.ProfileURL == "" {
+			return nil, fmt.Errorf("mdmtest: device %d has neither an account nor a ProfileURL", i)
 		}
 		d, err := NewDevice(options)
 		if err != nil {
@@ -223,7 +233,7 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 		case <-ctx.Done():
 			return false
 		}
-		err := m.device.Enroll(ctx, f.opts.ProfileURL)
+		err := m.enroll(ctx, f.opts.ProfileURL)
 		<-turn
 		if err == nil {
 			m.conduct.since.Store(f.opts.Now().UnixNano())
@@ -243,6 +253,13 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 		}
 		pause = min(2*pause, 30*time.Second)
 	}
+}
+
+func (m *member) enroll(ctx context.Context, profileURL string) error {
+	if m.device.opts.Account != nil {
+		return m.device.EnrollAccount(ctx)
+	}
+	return m.device.Enroll(ctx, profileURL)
 }
 
 // live polls at once, as iOS does after TokenUpdate, then at the interval, when

@@ -16,6 +16,8 @@ const (
 	IPhone Model = "iPhone"
 	IPad   Model = "iPad"
 	Mac    Model = "Mac"
+	Vision Model = "RealityDevice"
+	Watch  Model = "Watch"
 )
 
 // hardware is what a typical device of a model says of itself.
@@ -31,6 +33,11 @@ func (m Model) hardware() hardware {
 	case IPad: // asks for desktop pages, so Safari calls itself a Mac
 		return hardware{"iPad16,3", "iPad", "MVV83LL/A", "26.1", "23B85",
 			"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.1 Safari/605.1.15"}
+	case Vision:
+		return hardware{"RealityDevice14,1", "Apple Vision Pro", "MQL83LL/A", "26.1", "23N47",
+			"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.1 Safari/605.1.15"}
+	case Watch: // its web session runs on the phone
+		return hardware{"Watch7,5", "Apple Watch", "MC7A4LW/A", "26.1", "23S37", IPhone.hardware().browser}
 	default:
 		return hardware{"iPhone17,3", "iPhone", "MYED3LL/A", "26.1", "23B85",
 			"Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.1 Mobile/15E148 Safari/604.1"}
@@ -39,8 +46,13 @@ func (m Model) hardware() hardware {
 
 // target is the TargetDeviceType of a profile for this model.
 func (m Model) target() int64 {
-	if m == Mac {
+	switch m {
+	case Mac:
 		return 5
+	case Vision:
+		return 6
+	case Watch:
+		return 2
 	}
 	return 1
 }

@@ -86,6 +86,9 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 func redirected(req *http.Request, to *url.URL) (*http.Request, error) {
 	again := req.Clone(req.Context())
 	again.URL, again.Host = to, ""
+	if to.Host != req.URL.Host {
+		again.Header.Del("Authorization")
+	}
 	if req.GetBody != nil {
 		body, err := req.GetBody()
 		if err != nil {

@@ -165,7 +165,11 @@ func (d *Device) subject(payload SCEPPayload) Subject {
 	if d.opts.Model != Mac {
 		return payload.Subject
 	}
-	expand := strings.NewReplacer("%ComputerName%", d.opts.Name, "%HardwareUUID%", d.opts.UDID, "%SerialNumber%", d.opts.Serial)
+	variables := []string{"%ComputerName%", d.opts.Name}
+	if !d.byod.Load() { // else nothing names the hardware
+		variables = append(variables, "%HardwareUUID%", d.opts.UDID, "%SerialNumber%", d.opts.Serial)
+	}
+	expand := strings.NewReplacer(variables...)
 	var out Subject
 	named := false
 	for _, rdn := range payload.Subject {

@@ -92,7 +92,7 @@ func (c *Channel) deviceInformation(f *fields) Result {
 	facts := c.facts()
 	for _, q := range queries {
 		fact, known := facts[q]
-		if !known || fact.value == nil || !c.dev.allows(fact.right) || c.dev.opts.UserEnrollment && !fact.byod {
+		if !known || fact.value == nil || !c.dev.allows(fact.right) || c.dev.byod.Load() && !fact.byod {
 			continue
 		}
 		answers[q] = fact.value
@@ -101,7 +101,7 @@ func (c *Channel) deviceInformation(f *fields) Result {
 }
 
 func (d *Device) securityInfo() Dict {
-	byod := d.opts.UserEnrollment
+	byod := d.byod.Load()
 	info := Dict{}
 	if d.opts.Model == Mac {
 		info["FDE_Enabled"] = true
@@ -132,7 +132,7 @@ func (d *Device) securityInfo() Dict {
 // shows managed apps only, and there are none.
 func (d *Device) applications(identifiers []string, managedOnly bool) []any {
 	list := []any{}
-	if managedOnly || d.opts.UserEnrollment {
+	if managedOnly || d.byod.Load() {
 		return list
 	}
 	for _, app := range []Dict{

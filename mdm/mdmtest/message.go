@@ -3,7 +3,6 @@ package mdmtest
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 )
@@ -32,7 +31,8 @@ func (d *Device) prepare(id *identity, url, contentType string, body []byte) (Pr
 }
 
 // Send sends a prepared request as the device's own, and draws the conclusions
-// that a device draws from the status.
+// that a device draws from the status: an account-driven one does not go away over a
+// 401 with a challenge, which is a [*SignInRequired].
 func (d *Device) Send(ctx context.Context, p Prepared) (*Reply, error) {
 	d.mu.Lock()
 	id := d.identity
@@ -61,6 +61,13 @@ func (d *Device) send(ctx context.Context, id *identity, p Prepared) (*Reply, er
 	d.lastStatus.Store(int64(reply.Status))
 	if err := reply.err(); err != nil {
 		d.count.failures.Add(1)
+		if reply.Status == http.StatusUnauthorized && d.byAccount() {
+			challenge, wrong := ParseChallenge(reply.Header, d.opts.PlainHTTP)
+			if wrong == nil {
+				return reply, &SignInRequired{Challenge: challenge, Reply: reply}
+			}
+			err = fmt.Errorf("%w: %w", err, wrong)
+		}
 		if reply.Status == http.StatusUnauthorized || unrecognized(reply) {
 			d.uninstall(Removed)
 			return reply, fmt.Errorf("%w: %w", ErrRemoved, err)
@@ -75,17 +82,5 @@ func unrecognized(r *Reply) bool {
 	if r.Status != http.StatusForbidden {
 		return false
 	}
-	var answer struct{ Code string }
-	if mediaType(r.Header) == "application/json" {
-		if err := json.Unmarshal(r.Body, &answer); err != nil {
-			return false
-		}
-		return answer.Code == "com.apple.unrecognized.device"
-	}
-	v, err := UnmarshalPlist(r.Body)
-	if err != nil {
-		return false
-	}
-	dict, _ := v.(Dict)
-	return dict["code"] == "com.apple.unrecognized.device"
+	return r.errorDict()["code"] == codeUnrecognized
 }

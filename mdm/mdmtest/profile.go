@@ -18,9 +18,10 @@ import (
 type Rules struct {
 	Model          Model
 	UserEnrollment bool
-	PlainHTTP      bool // http URLs are fine: a TLS proxy is meant to stand before the server
-	AnyEnrollment  bool // don't compare EnrollmentMode with UserEnrollment
-	ByProfile      bool // the system is old enough for a User Enrollment by profile: iOS 13.1 to 17, macOS 10.15 to 14
+	PlainHTTP      bool   // http URLs are fine: a TLS proxy is meant to stand before the server
+	AnyEnrollment  bool   // don't compare EnrollmentMode with UserEnrollment
+	Mode           string // EnrollmentMode that must be there: the enrollment is account-driven
+	ByProfile      bool   // the system is old enough for a User Enrollment by profile: iOS 13.1 to 17, macOS 10.15 to 14
 }
 
 // Profile is a configuration profile that a device would install.
@@ -342,10 +343,16 @@ func (m *MDMPayload) read(d Dict, rules Rules) error {
 		return errors.New("ManagedAppleID together with EnrollmentMode")
 	case !slices.Contains([]string{"", "BYOD", "ADDE"}, m.EnrollmentMode):
 		return fmt.Errorf("EnrollmentMode %q", m.EnrollmentMode)
+	case rules.Mode != "" && m.EnrollmentMode == "":
+		return errors.New("EnrollmentMode is missing")
 	case m.EnrollmentMode != "" && m.AssignedManagedAppleID == "":
 		return errors.New("EnrollmentMode without AssignedManagedAppleID")
+	case m.EnrollmentMode != "" && !isAddress(m.AssignedManagedAppleID):
+		return fmt.Errorf("AssignedManagedAppleID %q is no address", m.AssignedManagedAppleID)
 	case byod && d["AccessRights"] != nil:
 		return errors.New("AccessRights must be absent with EnrollmentMode BYOD")
+	case rules.Mode != "" && m.EnrollmentMode != rules.Mode && !rules.AnyEnrollment:
+		return fmt.Errorf("EnrollmentMode %q, discovery found %s", m.EnrollmentMode, rules.Mode)
 	case byod != rules.UserEnrollment && !rules.AnyEnrollment:
 		return fmt.Errorf("EnrollmentMode %q, and the device is in a User Enrollment: %t", m.EnrollmentMode, rules.UserEnrollment)
 	case !byod:
@@ -359,6 +366,12 @@ func (m *MDMPayload) read(d Dict, rules Rules) error {
 		}
 	}
 	return nil
+}
+
+// isAddress reports whether s has the form of a Managed Apple Account.
+func isAddress(s string) bool {
+	local, domain, ok := strings.Cut(s, "@")
+	return ok && local != "" && isFQDN(local+"."+domain) && isFQDN(domain)
 }
 
 // checkRights holds what PROTOCOL 3.3 says of the bits.

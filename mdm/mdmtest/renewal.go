@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Step is a step of a renewal (PROTOCOL 7.6).
+// Step is a step of a renewal (PROTOCOL 7.6) or of an enrollment.
 type Step string
 
 // The steps, in their usual order.
@@ -17,6 +17,17 @@ const (
 	StepTokenUpdate Step = "TokenUpdate"
 	StepUserToken   Step = "user TokenUpdate" // on a Mac with a user channel
 	StepResult      Step = "result"
+)
+
+// The steps of an account-driven enrollment, before StepSCEP and those that follow it,
+// and of what comes later. Check-ins are named for their MessageType.
+const (
+	StepDiscover Step = "discovery"
+	StepPost     Step = "enrollment POST" // both of them
+	StepSignIn   Step = "sign-in"         // the web session
+	StepToken    Step = "token"           // the code's exchange
+	StepRefresh  Step = "refresh"
+	StepIdle     Step = "Idle"
 )
 
 // Renewal says how the device behaves when the enrollment profile comes again.

@@ -35,20 +35,22 @@ type server struct {
 	ca   *x509.Certificate
 
 	mu       sync.Mutex
-	profile  Dict                                    // what GET /profile serves
-	caps     string                                  // GetCACaps
-	caType   string                                  // Content-Type of GetCACert
-	rep      func(*certRep)                          // spoils CertReps
-	events   []string                                // in their order, for stories
-	checkins []Dict                                  // messages, with "signer" added
-	results  []Dict                                  // results and Idles, with "signer" added
-	commands []Dict                                  // queue
-	issued   []string                                // fingerprints of identities
-	names    []string                                // message= of GetCACert and GetCACaps
-	requests []scepRequest                           // PKIOperations other than GetCertInitial
-	status   func(kind string) (int, string, string) // an HTTP answer other than 200: status, Content-Type, body
-	hook     func(msg Dict) Dict                     // answers polls in place of the queue
-	answers  map[string]Dict                         // to check-ins
+	profile  Dict                                     // what GET /profile serves
+	caps     string                                   // GetCACaps
+	caType   string                                   // Content-Type of GetCACert
+	rep      func(*certRep)                           // spoils CertReps
+	events   []string                                 // in their order, for stories
+	checkins []Dict                                   // messages, with "signer" added
+	results  []Dict                                   // results and Idles, with "signer" added
+	commands []Dict                                   // queue
+	issued   []string                                 // fingerprints of identities
+	names    []string                                 // message= of GetCACert and GetCACaps
+	requests []scepRequest                            // PKIOperations other than GetCertInitial
+	status   func(kind string) (int, string, string)  // an HTTP answer other than 200: status, Content-Type, body
+	hook     func(msg Dict) Dict                      // answers polls in place of the queue
+	answers  map[string]Dict                          // to check-ins
+	guard    func(msg Dict, bearer string) string     // the challenge of a 401 in place of an answer
+	other    func(http.ResponseWriter, *http.Request) // what has no handler here
 }
 
 // scepRequest is what a PKIOperation asked for.
@@ -87,6 +89,15 @@ func newServer(t testing.TB) *server {
 	mux.HandleFunc("/scep", s.serveSCEP)
 	mux.HandleFunc("PUT /mdm/checkin", s.serveCheckIn)
 	mux.HandleFunc("PUT /mdm/connect", s.serveConnect)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.other == nil {
+			http.NotFound(w, r)
+			return
+		}
+		s.other(w, r)
+	})
 	mux.HandleFunc("/moved/", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, strings.TrimPrefix(r.URL.Path, "/moved"), http.StatusFound)
 	})
@@ -353,6 +364,9 @@ func (s *server) open(r *http.Request) (Dict, error) {
 	if cert != nil {
 		msg["signer"] = fmt.Sprintf("identity %d", slices.Index(s.issued, fingerprint(cert))+1)
 	}
+	if header, ok := r.Header["Authorization"]; ok {
+		msg["bearer"] = strings.Join(header, ", ")
+	}
 	if r.UserAgent() != "MDM/1.0" {
 		return nil, fmt.Errorf("User-Agent %q", r.UserAgent())
 	}
@@ -360,7 +374,15 @@ func (s *server) open(r *http.Request) (Dict, error) {
 }
 
 // refused answers in the way that a test asks for.
-func (s *server) refused(w http.ResponseWriter, kind string) bool {
+func (s *server) refused(w http.ResponseWriter, kind string, msg Dict) bool {
+	if s.guard != nil {
+		header, _ := msg["bearer"].(string)
+		if challenge := s.guard(msg, strings.TrimPrefix(header, "Bearer ")); challenge != "" {
+			w.Header().Set("WWW-Authenticate", challenge)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+	}
 	if s.status == nil {
 		return false
 	}
@@ -393,7 +415,7 @@ func (s *server) serveCheckIn(w http.ResponseWriter, r *http.Request) {
 	} else {
 		s.note("%s by %s", kind, msg["signer"])
 	}
-	if s.refused(w, kind) {
+	if s.refused(w, kind, msg) {
 		return
 	}
 	if answer, ok := s.answers[kind]; ok {
@@ -427,7 +449,7 @@ func (s *server) serveConnect(w http.ResponseWriter, r *http.Request) {
 	status := msg["Status"].(string)
 	uuid, _ := msg["CommandUUID"].(string)
 	s.note("%s %s by %s", status, uuid, msg["signer"])
-	if s.refused(w, status) {
+	if s.refused(w, status, msg) {
 		return
 	}
 	s.results = append(s.results, msg)
