@@ -102,6 +102,14 @@ var ErrNoAccount = errors.New("device: Options.Account is missing")
 // Mac's user too, and the first poll, for which iOS awaits no push. After a failure
 // before the poll nothing of the profile stays.
 func (d *Device) EnrollAccount(ctx context.Context, opts ...SCEPOption) error {
+	if err := d.enrollAccount(ctx, opts...); err != nil {
+		return err
+	}
+	_, err := d.Poll(ctx)
+	return err
+}
+
+func (d *Device) enrollAccount(ctx context.Context, opts ...SCEPOption) error {
 	if !d.unmanaged() {
 		return d.errManaged()
 	}
@@ -114,12 +122,7 @@ func (d *Device) EnrollAccount(ctx context.Context, opts ...SCEPOption) error {
 	if err != nil {
 		return err
 	}
-	install := func() error { return d.InstallAccount(ctx, service, profile) }
-	if err := d.enroll(ctx, install, opts...); err != nil {
-		return err
-	}
-	_, err = d.Poll(ctx)
-	return err
+	return d.enroll(ctx, func() error { return d.InstallAccount(ctx, service, profile) }, opts...)
 }
 
 // FetchEnrollment posts to a discovered service, signs in as the answer asks and

@@ -371,6 +371,36 @@ func TestAnEnrollmentIsRefused(t *testing.T) {
 	}
 }
 
+func TestATokenThatTheEnrollmentRefusesIsReplacedOnce(t *testing.T) {
+	for name, tt := range map[string]struct {
+		refused int // tokens
+		want    bool
+	}{
+		"one":  {1, true},
+		"many": {9, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRealm(t, VersionADDE, MethodWeb)
+			done := r.done
+			r.spoil["/done"] = func(w http.ResponseWriter, req *http.Request) {
+				if done(w, req); tt.refused > 0 {
+					tt.refused--
+					clear(r.tokens)
+				}
+			}
+			d := r.device(Options{Account: r.account()})
+			err := d.EnrollAccount(t.Context())
+			var need *SignInRequired
+			if (err == nil) != tt.want || err != nil && !errors.As(err, &need) {
+				t.Errorf("EnrollAccount = %v", err)
+			}
+			if len(r.sessions) != 2 {
+				t.Errorf("the person signs in %d times, want 2", len(r.sessions))
+			}
+		})
+	}
+}
+
 func TestASignInEndsInOneWayOnly(t *testing.T) {
 	web := Challenge{Method: MethodWeb, URL: "https://mdm.example.com/sign-in?org=1"}
 	oauth := Challenge{Method: MethodOAuth2, AuthorizationURL: "https://mdm.example.com/authorize", TokenURL: "https://127.0.0.1:1/token",

@@ -15,7 +15,10 @@ import (
 	"time"
 )
 
-const maxVisits = 40 // of a web session
+const (
+	maxVisits  = 40   // of a web session
+	keptVisits = 1000 // that a Browser remembers
+)
 
 // Browser is a [Person] with a browser that runs no script: it follows redirects,
 // Refresh headers and meta elements, fills in forms and clicks buttons, until an
@@ -67,7 +70,7 @@ func (e *PageError) Error() string {
 	return fmt.Sprintf("%s %s answers %d: %q", e.Visit.Method, e.Visit.URL, e.Visit.Status, e.Text)
 }
 
-// Visits are all requests so far, of all sessions.
+// Visits are the requests of all sessions, the last thousand of them.
 func (b *Browser) Visits() []Visit {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +116,7 @@ func (b *Browser) SignIn(ctx context.Context, s WebSession) (Redirect, error) {
 			return Redirect{}, err
 		}
 		b.mu.Lock()
-		b.visits = append(b.visits, visit)
+		b.visits = append(b.visits[max(0, len(b.visits)-keptVisits+1):], visit)
 		b.mu.Unlock()
 		status = visit.Status
 		if next, err = person.after(ctx, next, visit); err != nil {

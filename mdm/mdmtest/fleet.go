@@ -257,7 +257,7 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 
 func (m *member) enroll(ctx context.Context, profileURL string) error {
 	if m.device.opts.Account != nil {
-		return m.device.EnrollAccount(ctx)
+		return m.device.enrollAccount(ctx)
 	}
 	return m.device.Enroll(ctx, profileURL)
 }
