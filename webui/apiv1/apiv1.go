@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
@@ -52,6 +53,8 @@ type Config struct {
 	Letters     Letters
 	Invitations *invite.Service
 
+	Business *business.Service
+
 	Log *slog.Logger
 	Now func() time.Time
 }
@@ -74,6 +77,8 @@ type API struct {
 	letters     Letters
 	invitations *invite.Service
 
+	business *business.Service
+
 	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
 }
 
@@ -82,14 +87,14 @@ func New(c Config) (*API, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
-	case c.Mail == nil || c.Letters == nil || c.Invitations == nil:
-		return nil, errors.New("apiv1: Mail, Letters and Invitations are required")
+	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil:
+		return nil, errors.New("apiv1: Mail, Letters, Invitations and Business are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }
@@ -196,6 +201,9 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/identity-providers/{id}", scopes: managing, handle: a.deleteProvider},
 		{pattern: "POST /api/v1/identity-providers/{id}/test", scopes: managing, handle: a.testProvider},
 
+		{pattern: "GET /api/v1/account-driven/snippets", scopes: reading, handle: a.getDiscoverySnippets},
+		{pattern: "POST /api/v1/account-driven/check", scopes: managing, handle: a.checkDiscovery},
+
 		{pattern: "GET /api/v1/portal-texts", scopes: reading, handle: a.listPortalTexts},
 		{pattern: "GET /api/v1/portal-texts/{lang}", scopes: reading, handle: a.getPortalTexts},
 		{pattern: "PUT /api/v1/portal-texts/{lang}", scopes: managing, handle: a.replacePortalTexts},
@@ -207,6 +215,17 @@ func (a *API) routes() []route {
 		{pattern: "PUT /api/v1/settings/logo", scopes: managing, handle: a.putLogo},
 		{pattern: "DELETE /api/v1/settings/logo", scopes: managing, handle: a.deleteLogo},
 		{pattern: "POST /api/v1/settings/mail/test", scopes: managing, handle: a.testMail, command: true}, // a mail server may take its time
+
+		// Those that ask Apple may take as long as Apple does.
+		{pattern: "GET /api/v1/apple-business", scopes: managing, handle: a.getBusiness},
+		{pattern: "DELETE /api/v1/apple-business", scopes: owning, handle: a.deleteBusiness},
+		{pattern: "POST /api/v1/apple-business/check", scopes: managing, handle: a.checkBusiness, command: true},
+		{pattern: "POST /api/v1/apple-business/key", scopes: owning, handle: a.makeBusinessKey},
+		{pattern: "GET /api/v1/apple-business/certificate", scopes: managing, handle: a.downloadBusinessCertificate},
+		{pattern: "PUT /api/v1/apple-business/token", scopes: owning, handle: a.putBusinessToken, command: true},
+		{pattern: "GET /api/v1/apple-business/discovery-url", scopes: managing, handle: a.getDiscoveryURL, command: true},
+		{pattern: "PUT /api/v1/apple-business/discovery-url", scopes: managing, handle: a.putDiscoveryURL, command: true},
+		{pattern: "DELETE /api/v1/apple-business/discovery-url", scopes: managing, handle: a.deleteDiscoveryURL, command: true},
 
 		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
 	}
