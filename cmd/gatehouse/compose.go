@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/account"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
@@ -277,8 +278,15 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	organisation, err := business.New(business.Config{
+		DB: s.db, Box: s.box, ServerURL: serverURL, Release: build.Version, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	api, err := apiv1.New(apiv1.Config{
-		Mail: mails, Letters: letters, Invitations: invitations,
+		Business: organisation,
+		Mail:     mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
@@ -416,6 +424,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"enrollment", enrollment.Run},
 			{"payload certificates", payloads.Run},
 			{"invitations", invitations.Run},
+			{"apple business", organisation.Run},
 			{"api", api.Run},
 		},
 	}, nil

@@ -3,6 +3,7 @@ package apiv1_test
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"io"
@@ -25,6 +26,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business/businesstest"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
@@ -55,6 +58,7 @@ type house struct {
 
 	mail        *mail.Service
 	invitations *invite.Service
+	apple       *businesstest.Apple
 
 	spec  routers.Router
 	owner string // a token
@@ -140,8 +144,15 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	h.invitations, err = invite.New(invite.Config{DB: h.db, Enroll: h.enroll, Mailer: h.mail, Writer: letters, Log: log, Now: h.now})
 	must(err)
+	h.apple = businesstest.New(t, h.now)
+	link, err := business.New(business.Config{
+		DB: h.db, Box: box, ServerURL: serverURL, Endpoint: h.apple.URL, AllowPrivate: true, Log: log, Now: h.now,
+		NewKey: func() (*rsa.PrivateKey, error) { return depottest.NewKey("business", 2048) },
+	})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
-		Mail: h.mail, Letters: letters, Invitations: h.invitations,
+		Business: link,
+		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		ServerURL: serverURL, Log: log, Now: h.now,
 	})

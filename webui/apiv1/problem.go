@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
@@ -76,6 +77,10 @@ var problems = []struct {
 	{enroll.ErrLogo, http.StatusBadRequest, "invalid_logo", "The picture can't be the organisation's logo", true},
 	{invite.ErrRevoked, http.StatusConflict, "invitation_revoked", "The invitation was revoked", false},
 	{mail.ErrNotConfigured, http.StatusConflict, "mail_not_configured", "No mail server is configured: name one under mail in /api/v1/settings", false},
+	{business.ErrNoKey, http.StatusConflict, "apple_business_no_key", "A token needs a key to be for: make it by POST /api/v1/apple-business/key", false},
+	{business.ErrNoLink, http.StatusConflict, "apple_business_not_linked", "There is no server token: upload one by PUT /api/v1/apple-business/token", false},
+	{business.ErrRegistered, http.StatusConflict, "apple_business_registered", "Apple sends devices here: delete the discovery URL first, or ?force=true forgets the link all the same", false},
+	{business.ErrNotHTTPS, http.StatusConflict, "apple_url_refused", "Apple takes only https URLs, and this server’s is none: see --server-url", false},
 	{errKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "The Idempotency-Key belongs to another request", false},
 }
 
