@@ -13,17 +13,24 @@ import (
 // all that are alike: a command may go to a hundred thousand of them.
 type gate struct {
 	command NewCommand
-	passed  map[string]verdict // by encoded eligibility
+	judged  map[string]verdict // by encoded eligibility
 	params  map[string]any     // of the command, once they were looked at
+	inside  map[command.Platform]refusal
 }
+
+// refusal is what a gate found in the command against user-enrolled devices of one
+// platform; code is empty for nothing.
+type refusal struct{ code, reason string }
 
 // verdict is what a gate says of a device: code is empty for one that may pass.
 type verdict struct {
-	code, reason string
+	refusal
 	userEnrolled bool
 }
 
-func newGate(c NewCommand) *gate { return &gate{command: c, passed: make(map[string]verdict)} }
+func newGate(c NewCommand) *gate {
+	return &gate{command: c, judged: make(map[string]verdict), inside: make(map[command.Platform]refusal)}
+}
 
 // judge returns the verdict on a device, or an error that wraps storage.ErrNotFound.
 func (g *gate) judge(tx storage.Tx, id DeviceID) (verdict, error) {
@@ -31,7 +38,7 @@ func (g *gate) judge(tx storage.Tx, id DeviceID) (verdict, error) {
 	if err != nil {
 		return verdict{}, fmt.Errorf("eligibility of %s: %w", id, err)
 	}
-	if v, ok := g.passed[string(b)]; ok {
+	if v, ok := g.judged[string(b)]; ok {
 		return v, nil
 	}
 	e, err := decodeEligibility(b)
@@ -40,37 +47,44 @@ func (g *gate) judge(tx storage.Tx, id DeviceID) (verdict, error) {
 	}
 	v := verdict{userEnrolled: e.target.UserEnrollment}
 	if v.code, v.reason = e.refuse(g.command.RequestType); v.code == "" && v.userEnrolled {
-		if v.code, v.reason, err = g.refuseUserEnrolled(e.target); err != nil {
-			return verdict{}, err
+		found, ok := g.inside[e.target.Platform]
+		if !ok {
+			if found, err = g.lookInside(e.target); err != nil {
+				return verdict{}, err
+			}
+			g.inside[e.target.Platform] = found
 		}
+		v.refusal = found
 	}
-	g.passed[string(b)] = v
+	g.judged[string(b)] = v
 	return v, nil
 }
 
-// refuseUserEnrolled looks into the command for what Apple forbids in a User Enrollment.
-func (g *gate) refuseUserEnrolled(target command.Target) (code, reason string, err error) {
+// lookInside looks into the command for what Apple forbids in a User Enrollment, which
+// depends on nothing but the platform of target.
+func (g *gate) lookInside(target command.Target) (refusal, error) {
 	if g.params == nil {
+		var err error
 		if g.params, err = command.Params(g.command.Plist); err != nil {
-			return "", "", fmt.Errorf("command %s: %w", g.command.UUID, err)
+			return refusal{}, fmt.Errorf("command %s: %w", g.command.UUID, err)
 		}
 	}
 	t, _ := command.Lookup(g.command.RequestType)
-	var refusal *command.Refusal
-	if errors.As(t.CheckParams(target, g.params), &refusal) {
-		return refusal.Code, refusal.Reason, nil
+	var no *command.Refusal
+	if errors.As(t.CheckParams(target, g.params), &no) {
+		return refusal{no.Code, no.Reason}, nil
 	}
 	if g.command.RequestType != "InstallProfile" {
-		return "", "", nil
+		return refusal{}, nil
 	}
 	payload, _ := g.params["Payload"].([]byte)
 	findings, refused, err := profile.CheckUserEnrollment(payload, target.Platform)
 	if err != nil || !refused {
-		return "", "", nil // what only the device can read, such as a binary property list, it refuses itself
+		return refusal{}, nil // what only the device can read, such as a binary property list, it refuses itself
 	}
-	reason = findings[0].Reason
+	reason := findings[0].Reason
 	if n := len(findings) - 1; n > 0 {
 		reason += fmt.Sprintf(" There is more like it in the profile (%d).", n)
 	}
-	return findings[0].Code, reason, nil
+	return refusal{findings[0].Code, reason}, nil
 }

@@ -179,6 +179,9 @@ func TestCheckParams(t *testing.T) {
 		"what one platform forbids, another may allow": {
 			"DeviceInformation", queries("PushToken"), command.Target{Platform: command.MacOS, UserEnrollment: true}, "",
 		},
+		"so what is not known is left to the device": {
+			"DeviceInformation", queries("PushToken"), command.Target{UserEnrollment: true}, "",
+		},
 		"other devices tell all": {
 			"DeviceInformation", queries("UDID", "SerialNumber"), command.Target{Platform: command.IOS}, "",
 		},
@@ -343,4 +346,20 @@ func TestWithoutPersonal(t *testing.T) {
 			t.Errorf("WithoutPersonal(%q) = %s, want an error", bad, got)
 		}
 	}
+}
+
+func FuzzWithoutPersonal(f *testing.F) {
+	f.Add("DeviceInformation", "ios", `{"QueryResponses":{"SerialNumber":"C02","DeviceName":"a"}}`)
+	f.Add("SecurityInfo", "macos", `{"SecurityInfo":{"FirewallSettings":{"Applications":[{}]}}}`)
+	f.Add("ManagedApplicationList", "", `{"ManagedApplicationList":{"com.example.app":{"UDID":[1e400]}}}`)
+	f.Fuzz(func(t *testing.T, requestType, platform, result string) {
+		kept, err := command.WithoutPersonal(requestType, command.Platform(platform), json.RawMessage(result))
+		if err != nil || kept == nil {
+			return
+		}
+		again, err := command.WithoutPersonal(requestType, command.Platform(platform), kept)
+		if err != nil || string(again) != string(kept) {
+			t.Errorf("what was kept of %q, %s, becomes %s, %v", result, kept, again, err)
+		}
+	})
 }

@@ -89,7 +89,7 @@ func checkUserEnrollment(top map[string]any, p command.Platform) (findings []Fin
 }
 
 // checkPayload returns what Apple forbids of a payload: the payload itself, or some of its
-// keys. Of several uses of its type, the one that forbids least is the one that is meant.
+// keys. Of several uses of its type, one that is allowed is the one that is meant.
 func checkPayload(payloadType string, payload map[string]any, p command.Platform) []Finding {
 	known := Lookup(payloadType)
 	if len(known) == 0 {
@@ -110,7 +110,7 @@ func checkPayload(payloadType string, payload map[string]any, p command.Platform
 		if len(found) == 0 {
 			return nil
 		}
-		if keys == nil || len(found) < len(keys) {
+		if keys == nil {
 			keys = found
 		}
 	}
