@@ -141,6 +141,9 @@ type AccountDriven struct {
 	// asking their users (Apple: RequiredAppIDForMDM); 0: none.
 	RequiredAppID int64 `json:"required_app_id,omitempty"`
 
+	// WatchPairing has an Apple Watch enrolled with the managed iPhone that it is paired with.
+	WatchPairing bool `json:"watch_pairing,omitempty"`
+
 	// MinimumOS is the oldest system that may enroll, by family: "18.2".
 	MinimumOS map[ModelFamily]string `json:"minimum_os,omitempty"`
 }

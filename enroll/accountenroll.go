@@ -89,7 +89,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 		s.tellAccountRefused(ctx, a, r, m.Info, err)
 		return nil, fmt.Errorf("account-driven enrollment: %w", err)
 	}
-	signed, err = s.signedProfile(profileFor{
+	signed, err = s.signedProfile(ctx, profileFor{
 		organisation: organisation, subject: grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic,
 		accessRights: a.AccessRights, mode: a.Account.Mode.enrollment(), managedAccount: a.Account.ManagedAppleAccount, requiredApp: a.Account.RequiredAppID,
 	})

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"context"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"fmt"
@@ -27,7 +28,11 @@ type profileFor struct {
 // signedProfile makes an enrollment profile: the full one, as it is sent for a
 // renewal too. All but the challenge and the identity payload's UUID stays the
 // same for ever, or the device would refuse the renewal (PROTOCOL 7.6).
-func (s *Service) signedProfile(p profileFor) ([]byte, error) {
+func (s *Service) signedProfile(ctx context.Context, p profileFor) ([]byte, error) {
+	announces, err := s.announcesTokens(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("enrollment profile: %w", err)
+	}
 	authority := s.depot.Identity()
 	e := profile.Enrollment{
 		Identifier:   s.ProfileIdentifier(),
@@ -38,6 +43,7 @@ func (s *Service) signedProfile(p profileFor) ([]byte, error) {
 		CheckInURL:   s.serverURL.JoinPath(PathCheckIn).String(),
 		Topic:        p.topic,
 		AccessRights: p.accessRights,
+		Token:        announces,
 		SCEP: profile.SCEP{
 			PayloadUUID: mdm.NewUUID(),
 			URL:         s.serverURL.JoinPath(PathSCEP).String(),

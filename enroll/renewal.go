@@ -45,7 +45,7 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	}
 	now := s.now().UTC()
 	row, secret := newChallenge(challenge{DeviceID: id, ExpiresAt: now.Add(renewalLife)})
-	signed, err := s.signedProfile(profileFor{
+	signed, err := s.signedProfile(ctx, profileFor{
 		organisation: organisation, subject: grant{device: &d}.subject(organisation), challenge: secret, topic: d.Topic,
 		accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser, managedAccount: d.ManagedAppleAccount,
 		mode: enrollmentMode(d), requiredApp: d.RequiredAppID,

@@ -63,8 +63,8 @@ type Refusals interface {
 	Refused(ctx context.Context, e event.Event)
 }
 
-// Config says what a Service needs. Payloads, Refusals, DeviceCAs, Organisation and
-// IncludeRoot may be zero.
+// Config says what a Service needs. Payloads, Refusals, Tokens, DeviceCAs,
+// Organisation and IncludeRoot may be zero.
 type Config struct {
 	DB       storage.DB
 	Box      *seal.Box
@@ -74,6 +74,7 @@ type Config struct {
 	Sign     Signer
 	Payloads Payloads
 	Refusals Refusals
+	Tokens   Tokens
 
 	// DeviceCAs are who issues identities to devices; nil: Apple.
 	DeviceCAs *machineinfo.Authorities
@@ -97,6 +98,7 @@ type Service struct {
 
 	payloads Payloads
 	refusals Refusals
+	tokens   Tokens
 
 	deviceCAs machineinfo.Authorities
 
@@ -132,7 +134,7 @@ func New(c Config) (*Service, error) {
 		c.DeviceCAs = &apple
 	}
 	return &Service{
-		payloads: c.Payloads, refusals: c.Refusals, deviceCAs: *c.DeviceCAs,
+		payloads: c.Payloads, refusals: c.Refusals, tokens: c.Tokens, deviceCAs: *c.DeviceCAs,
 		db: c.DB, box: c.Box, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
 		log: c.Log, now: c.Now,
@@ -210,7 +212,7 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 	if err != nil {
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
 	}
-	signed, err = s.signedProfile(profileFor{
+	signed, err = s.signedProfile(ctx, profileFor{
 		organisation: organisation,
 		subject:      grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic, accessRights: a.AccessRights,
 	})

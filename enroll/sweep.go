@@ -35,6 +35,9 @@ func (s *Service) sweep(ctx context.Context) error {
 		deliveries.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, d delivery) error {
 			return deliveries.Delete(tx, d.Token)
 		}),
+		pairings.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, p pairing) error {
+			return pairings.Delete(tx, p.SecurityToken)
+		}),
 		authorizations.Sweep(ctx, s.db, byExpiry, until(attemptLife), func(tx storage.Tx, a authorization) error {
 			return authorizations.Delete(tx, a.ID)
 		}),

@@ -392,7 +392,7 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 		s.log.InfoContext(ctx, "profile service handed out", "attempt", a.ID, "link", a.LinkID)
 		return signed, a, nil
 	}
-	signed, err = s.signedProfile(profileFor{
+	signed, err = s.signedProfile(ctx, profileFor{
 		organisation: organisation, subject: grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic,
 		accessRights: a.AccessRights, userEnrollment: a.Visit.UserEnrollment, managedAccount: a.Visit.ManagedAppleAccount,
 	})

@@ -28,6 +28,7 @@ import (
 type Enroller interface {
 	Discover(ctx context.Context, identifier string, family enroll.ModelFamily) (enroll.Discovery, error)
 	EnrollByAccount(ctx context.Context, r enroll.AccountRequest) (profile []byte, err error)
+	EnrollWatch(ctx context.Context, body []byte) (profile []byte, err error)
 	IssueTokens(ctx context.Context, r enroll.TokenRequest) (enroll.TokenResponse, error)
 }
 
@@ -65,6 +66,7 @@ func (h *Handler) Routes() map[string]http.Handler {
 		"GET " + enroll.PathDiscovery + ".": http.HandlerFunc(h.discover),
 		"POST " + enroll.PathBYOD:           h.enroll(enroll.ModeBYOD),
 		"POST " + enroll.PathADDE:           h.enroll(enroll.ModeADDE),
+		"POST " + enroll.PathWatch:          http.HandlerFunc(h.watch),
 		"POST " + enroll.PathToken:          http.HandlerFunc(h.token),
 	}
 }
@@ -119,11 +121,7 @@ type deviceError struct {
 // body is what counts.
 func (h *Handler) enroll(mode enroll.AccountMode) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(io.LimitReader(r.Body, machineinfo.MaxSize+1))
-		if err == nil && len(body) > machineinfo.MaxSize {
-			_, _ = io.Copy(io.Discard, r.Body) // a client that still writes would not see the answer
-			err = guard.ErrTooLarge
-		}
+		body, err := machineInfo(r)
 		if err != nil {
 			h.refuse(w, r, err)
 			return
@@ -131,15 +129,41 @@ func (h *Handler) enroll(mode enroll.AccountMode) http.Handler {
 		signed, err := h.Enroll.EnrollByAccount(r.Context(), enroll.AccountRequest{
 			Mode: mode, Body: body, Bearer: bearer(r), Peer: h.Peer(r.Context()),
 		})
-		if err != nil {
-			h.refuse(w, r, err)
-			return
-		}
-		w.Header().Set("Content-Type", profile.ContentType)
-		w.Header().Set("Content-Disposition", `attachment; filename="enroll.mobileconfig"`)
-		w.Header().Set("Cache-Control", "no-store, no-transform")
-		_, _ = w.Write(signed) // a device that went away asks again
+		h.answer(w, r, signed, err)
 	})
+}
+
+// watch answers the enrollment POST of a Watch.
+func (h *Handler) watch(w http.ResponseWriter, r *http.Request) {
+	body, err := machineInfo(r)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	signed, err := h.Enroll.EnrollWatch(r.Context(), body)
+	h.answer(w, r, signed, err)
+}
+
+// machineInfo reads the body of an enrollment POST.
+func machineInfo(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, machineinfo.MaxSize+1))
+	if err == nil && len(body) > machineinfo.MaxSize {
+		_, _ = io.Copy(io.Discard, r.Body) // a client that still writes would not see the answer
+		err = guard.ErrTooLarge
+	}
+	return body, err
+}
+
+// answer sends an enrollment profile, or why there is none.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, signed []byte, err error) {
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", profile.ContentType)
+	w.Header().Set("Content-Disposition", `attachment; filename="enroll.mobileconfig"`)
+	w.Header().Set("Cache-Control", "no-store, no-transform")
+	_, _ = w.Write(signed) // a device that went away asks again
 }
 
 // maxBearer is more bytes than an access token of ours has.
@@ -183,6 +207,8 @@ var refusals = []struct {
 	{enroll.ErrLinkExpired, problem{http.StatusForbidden, "GH-E102", "The enrollment link has expired."}},
 	{enroll.ErrLinkUsedUp, problem{http.StatusForbidden, "GH-E103", "The enrollment link was used already."}},
 	{enroll.ErrLinkRevoked, problem{http.StatusForbidden, "GH-E104", "The enrollment link was withdrawn."}},
+	{enroll.ErrOwnershipOff, problem{http.StatusForbidden, "GH-E122", "Devices of this ownership are not enrolled here."}},
+	{enroll.ErrNotOffered, problem{http.StatusForbidden, "GH-E505", "Such devices are not enrolled by account here."}},
 	{enroll.ErrModeOff, problem{http.StatusForbidden, "GH-E505", "Such devices are not enrolled by account here."}},
 	{storage.ErrUnavailable, problem{http.StatusServiceUnavailable, "GH-E008", "The server is not available right now."}},
 	{storage.ErrCommit, problem{http.StatusServiceUnavailable, "GH-E008", "The server is not available right now."}},
@@ -206,6 +232,14 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		send(w, http.StatusForbidden, deviceError{
 			Code: "com.apple.softwareupdate.required", Description: err.Error(),
 			Message: "This device needs version " + update.OSVersion + " or later.", Details: map[string]string{"OSVersion": update.OSVersion},
+		})
+		return
+	}
+	if pairing, ok := errors.AsType[*enroll.PairingTokenMissing](err); ok {
+		h.Log.InfoContext(r.Context(), "Watch is to ask its iPhone", "err", err)
+		send(w, http.StatusForbidden, deviceError{
+			Code: "com.apple.watch.pairing.token.missing", Description: err.Error(),
+			Details: map[string]string{"security-token": pairing.SecurityToken},
 		})
 		return
 	}

@@ -45,6 +45,9 @@ type Info struct {
 	// system, and SoftwareUpdateDeviceID how Apple's catalogue of systems names it.
 	CanRequestSoftwareUpdate bool
 	SoftwareUpdateDeviceID   string
+
+	// PairingToken is what a Watch got through its iPhone.
+	PairingToken string
 }
 
 // Message is a statement whose signature is right.
@@ -68,6 +71,7 @@ type stated struct {
 	Challenge              any    `plist:"CHALLENGE"`
 	CanRequest             bool   `plist:"MDM_CAN_REQUEST_SOFTWARE_UPDATE"`
 	SoftwareUpdateDeviceID string `plist:"SOFTWARE_UPDATE_DEVICE_ID"`
+	PairingToken           []byte `plist:"PAIRING_TOKEN"`
 }
 
 // limits of the property list in a message.
@@ -87,7 +91,7 @@ func Parse(body []byte) (Message, error) {
 	m := Message{Signer: signature.Certificate, SignedAt: signature.SigningTime, Info: Info{
 		UDID: s.UDID, SerialNumber: s.SerialNumber, Product: s.Product, Build: s.Build, OSVersion: s.OSVersion,
 		Language: s.Language, DeviceName: s.DeviceName, IMEI: s.IMEI, MEID: s.MEID,
-		CanRequestSoftwareUpdate: s.CanRequest, SoftwareUpdateDeviceID: s.SoftwareUpdateDeviceID,
+		CanRequestSoftwareUpdate: s.CanRequest, SoftwareUpdateDeviceID: s.SoftwareUpdateDeviceID, PairingToken: string(s.PairingToken),
 	}}
 	switch challenge := s.Challenge.(type) {
 	case nil:

@@ -390,6 +390,7 @@ var refusals = []struct {
 	{guard.ErrKey, http.StatusBadRequest},
 	{guard.ErrSignature, http.StatusBadRequest},
 	{errNotOffered, http.StatusNotImplemented},
+	{enroll.ErrNotOffered, http.StatusNotImplemented},
 	{storage.ErrUnavailable, http.StatusServiceUnavailable},
 	{storage.ErrCommit, http.StatusServiceUnavailable},
 	{storage.ErrClosed, http.StatusServiceUnavailable},

@@ -160,9 +160,21 @@ func (s *Service) DeclarativeManagement(r *mdm.Request, m *mdm.DeclarativeManage
 	return nil, s.refuse(r, &m.Enrollment)
 }
 
-// GetToken implements service.GetToken. No profile of ours announces it.
+// GetToken implements service.GetToken.
 func (s *Service) GetToken(r *mdm.Request, m *mdm.GetToken) (*mdm.GetTokenResponse, error) {
-	return nil, s.refuse(r, &m.Enrollment)
+	id, err := appleID(&m.Enrollment)
+	if err != nil {
+		return nil, err
+	}
+	message := enroll.GetTokenMessage{ID: id, Service: m.TokenServiceType}
+	if p := m.TokenParameters; p != nil {
+		message.SecurityToken, message.PhoneUDID, message.WatchUDID = p.SecurityToken, p.PhoneUDID, p.WatchUDID
+	}
+	data, err := s.enroll.GetToken(r.Context(), peer(r), message)
+	if err != nil {
+		return nil, err
+	}
+	return &mdm.GetTokenResponse{TokenData: data}, nil
 }
 
 // refuse answers a message that only a known device learns more about.
