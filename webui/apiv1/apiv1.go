@@ -147,6 +147,7 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/devices/{id}/block", scopes: managing, handle: a.unblockDevice},
 		{pattern: "DELETE /api/v1/devices/{id}/lost", scopes: helping, handle: a.foundDevice},
 		{pattern: "POST /api/v1/devices/{id}/renew-identity", scopes: helping, handle: a.renewIdentity},
+		{pattern: "POST /api/v1/devices/{id}/require-sign-in", scopes: managing, handle: a.requireSignIn},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
 
@@ -226,6 +227,9 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/apple-business/discovery-url", scopes: managing, handle: a.getDiscoveryURL, command: true},
 		{pattern: "PUT /api/v1/apple-business/discovery-url", scopes: managing, handle: a.putDiscoveryURL, command: true},
 		{pattern: "DELETE /api/v1/apple-business/discovery-url", scopes: managing, handle: a.deleteDiscoveryURL, command: true},
+
+		{pattern: "GET /api/v1/account-driven", scopes: reading, handle: a.getAccountDriven},
+		{pattern: "PUT /api/v1/account-driven", scopes: managing, handle: a.replaceAccountDriven},
 
 		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
 	}

@@ -2,6 +2,7 @@ package apiv1
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
@@ -9,20 +10,26 @@ import (
 )
 
 type attemptJSON struct {
-	ID        string               `json:"id"`
-	LinkID    string               `json:"link_id"`
-	User      string               `json:"user"`
-	Ownership string               `json:"ownership"`
-	Stage     string               `json:"stage"`
-	StageAt   map[string]time.Time `json:"stage_at"` // when each stage was reached
-	DeviceID  string               `json:"device_id"`
-	ErrorCode string               `json:"error_code"`
+	ID        string `json:"id"`
+	LinkID    string `json:"link_id"`
+	User      string `json:"user"`
+	Ownership string `json:"ownership"`
+	// By account; null and empty but for an enrollment of that kind.
+	EnrollmentMode      *string              `json:"enrollment_mode"` // Apple's word
+	ManagedAppleAccount string               `json:"managed_apple_account"`
+	Stage               string               `json:"stage"`
+	StageAt             map[string]time.Time `json:"stage_at"` // when each stage was reached
+	DeviceID            string               `json:"device_id"`
+	ErrorCode           string               `json:"error_code"`
 }
 
 func attempt(a enroll.Attempt) attemptJSON {
 	out := attemptJSON{
 		ID: a.ID, LinkID: a.LinkID, User: a.User, Ownership: string(a.Ownership), Stage: string(a.Stage),
 		StageAt: make(map[string]time.Time, len(a.StageAt)), DeviceID: string(a.DeviceID), ErrorCode: a.ErrorCode,
+	}
+	if a.Account != nil {
+		out.EnrollmentMode, out.ManagedAppleAccount = enrollmentMode(strings.ToUpper(string(a.Account.Mode))), a.Account.ManagedAppleAccount
 	}
 	for stage, at := range a.StageAt {
 		out.StageAt[string(stage)] = at.UTC()

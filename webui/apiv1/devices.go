@@ -26,6 +26,7 @@ type deviceJSON struct {
 	OSVersion           string         `json:"os_version"`
 	User                string         `json:"user"`
 	ManagedAppleAccount string         `json:"managed_apple_account"`
+	EnrollmentMode      *string        `json:"enrollment_mode"` // Apple's word; null: not by account
 	EnrolledAt          *time.Time     `json:"enrolled_at"`
 	LastSeenAt          *time.Time     `json:"last_seen_at"`
 	PendingCommands     int            `json:"pending_commands"`
@@ -40,7 +41,7 @@ func device(o mdm.Overview) deviceJSON {
 		ID: string(o.ID), EnrollmentType: string(o.Type), Ownership: string(o.Ownership), State: string(o.State),
 		UDID: o.UDID, EnrollmentID: o.EnrollmentID, ParentID: string(o.ParentID),
 		SerialNumber: o.SerialNumber, DeviceName: o.DeviceName, Model: cmp.Or(o.Model, o.ProductName), OSVersion: o.OSVersion,
-		User: o.User, ManagedAppleAccount: o.ManagedAppleAccount,
+		User: o.User, ManagedAppleAccount: o.ManagedAppleAccount, EnrollmentMode: enrollmentMode(o.EnrollmentMode),
 		EnrolledAt: timestamp(o.EnrolledAt), LastSeenAt: timestamp(o.LastSeenAt),
 		PendingCommands: o.PendingCommands, Attributes: o.Attributes,
 	}
@@ -48,6 +49,13 @@ func device(o mdm.Overview) deviceJSON {
 		out.Attributes = map[string]any{}
 	}
 	return out
+}
+
+func enrollmentMode(m string) *string {
+	if m == "" {
+		return nil
+	}
+	return &m
 }
 
 func (d *deviceJSON) lost(l enroll.Lost) { d.LostReportedAt, d.LostNote = timestamp(l.At), l.Note }

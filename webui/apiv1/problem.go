@@ -72,6 +72,7 @@ var problems = []struct {
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
 	{mdm.ErrCommandFinished, http.StatusConflict, "command_finished", "The command is finished", false},
 	{mdm.ErrNotEnrolled, http.StatusConflict, "not_enrolled", "The device is not enrolled", false},
+	{enroll.ErrNotByAccount, http.StatusConflict, "not_by_account", "The device was not enrolled by account: nobody has signed in on it", false},
 	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
 	{enroll.ErrLinkRevoked, http.StatusConflict, "link_revoked", "The enrollment link was revoked", false},
 	{enroll.ErrLogo, http.StatusBadRequest, "invalid_logo", "The picture can't be the organisation's logo", true},

@@ -71,6 +71,45 @@ func fieldsOf(v any) map[string]bool {
 	return names
 }
 
+// stranger says that an object has no field of a name, and which of the known ones may be
+// meant.
+func stranger(name string, known map[string]bool) string {
+	const what = "is not a field of this request"
+	name = clip(name)
+	nearest, least := "", len(name)/3+2
+	for candidate := range known {
+		d := distance(name, candidate)
+		if candidate != "" && (d < least || d == least && nearest != "" && candidate < nearest) {
+			nearest, least = candidate, d
+		}
+	}
+	if nearest == "" {
+		return what
+	}
+	return what + fmt.Sprintf(": the nearest is %q", nearest)
+}
+
+// distance is the number of bytes to insert, remove or change between a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
 // inJSON names the kind of JSON value that a Go type is read from.
 func inJSON(t reflect.Type) string {
 	switch t.Kind() {
@@ -137,7 +176,7 @@ func checkObject(dec *json.Decoder, path string, depth int, fields map[string]bo
 		}
 		switch {
 		case fields != nil && !fields[name]:
-			return invalid(at, "is not a field of this request")
+			return invalid(at, stranger(name, fields))
 		case seen[name]:
 			return invalid(at, "is there twice")
 		}

@@ -391,7 +391,7 @@ func (e *fieldErrors) object(field string, raw json.RawMessage, v any) bool {
 	known := fieldsOf(v)
 	for name := range names {
 		if !known[name] {
-			e.add(clip(field+"."+name), "is not a field of this request")
+			e.add(clip(field+"."+name), stranger(name, known))
 			return false
 		}
 	}
