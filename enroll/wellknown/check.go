@@ -205,7 +205,7 @@ func (c *checker) refusals(answers map[Family]walked) {
 // compareDot asks with a dot at the end of the path.
 func (c *checker) compareDot(ctx context.Context, without walked) {
 	w := c.walk(ctx, probe{name: "trailing dot", path: Path + ".", query: true, family: c.Families[0]})
-	c.judge(&w)
+	says := w.says(c.judge(&w))
 	url := "https://" + c.report.Domain + Path + "."
 	switch {
 	case ctx.Err() != nil:
@@ -219,7 +219,7 @@ func (c *checker) compareDot(ctx context.Context, without walked) {
 	case w.item == nil || *w.item != *without.item:
 		c.add("", Finding{
 			Severity: Warning, Code: "trailing_dot", URL: url,
-			Sentence: "With a dot at the end of the path the answer is another: " + w.says() + ".",
+			Sentence: "With a dot at the end of the path the answer is another: " + says,
 			Fix:      "Let the web server treat both paths the same. Apple's page has no dot, other vendors' guides have one, and it was not seen which devices send.",
 		})
 	}

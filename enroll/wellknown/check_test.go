@@ -536,6 +536,10 @@ func TestMistakesOfTLS(t *testing.T) {
 			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
 		}, []string{"warning tls_weak_cipher"}, "AES_128_CBC"},
 		"TLS 1.2": {func(t testing.TB, _ *world, c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, []string{}, ""},
+		"wanted certificates": {func(t testing.TB, _ *world, c *tls.Config) {
+			c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12
+		},
+			[]string{"error tls_client_certificate"}, ""},
 		"wants certificates": {func(t testing.TB, _ *world, c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert },
 			[]string{"error tls_client_certificate"}, ""},
 		"knows no such name": {func(t testing.TB, _ *world, c *tls.Config) {

@@ -23,7 +23,10 @@ const userAgent = "DeviceManagementClient/1.0 (gatehouse wellknown check)"
 
 // client fetches as a device does. It is a transport alone: an http.Client would look into
 // redirects before they are judged.
-type client struct{ *http.Transport }
+type client struct {
+	*http.Transport
+	dialer *dialer
+}
 
 func newClient(domain string, o Options) *client {
 	transport := guard.NewClient(o.AllowPrivate).Transport.(*http.Transport)
@@ -41,7 +44,7 @@ func newClient(domain string, o Options) *client {
 	transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("no request without TLS") // redirects are looked at before
 	}
-	return &client{transport}
+	return &client{transport, d}
 }
 
 // walked is what became of a probe at the end of its redirects.
@@ -69,17 +72,17 @@ func (w walked) url() string {
 	return clip(w.final.String(), 300)
 }
 
-// says puts the answer in a few words.
-func (w walked) says() string {
-	switch {
-	case w.item != nil:
-		return w.item.Version + " at " + clip(w.item.BaseURL, 200)
-	case w.status == 0:
-		return "there is none"
-	case w.status != http.StatusOK:
-		return fmt.Sprintf("status %d", w.status)
+// says puts the answer, in which findings were found, in a sentence.
+func (w walked) says(findings []Finding) string {
+	if w.item != nil {
+		return w.item.Version + " at " + clip(w.item.BaseURL, 200) + "."
 	}
-	return "it is not a good one"
+	for _, f := range findings {
+		if f.Severity == Error || f.Code == "refused" {
+			return f.Sentence
+		}
+	}
+	return "it is not a good one."
 }
 
 // walk asks for what p says and follows redirects. It adds a step for each request.
@@ -157,7 +160,7 @@ func (c *checker) fetch(ctx context.Context, w *walked, at *url.URL) (answer, *F
 		w.findings = append(w.findings, tlsWarnings(at.Hostname(), *state, c.Now())...)
 	}
 	if err != nil {
-		f = explain(ctx, at, err, &step)
+		f = c.explain(ctx, at, err, &step)
 		step.Error = f.Sentence
 	}
 	c.report.Steps = append(c.report.Steps, step)
@@ -257,7 +260,7 @@ func (c *checker) compareQuery(p probe, at, next *url.URL) *Finding {
 func short(u *url.URL) string { return clip(u.Scheme+"://"+u.Host+u.EscapedPath(), 200) }
 
 // explain says why there was no answer.
-func explain(ctx context.Context, at *url.URL, err error, step *Step) *Finding {
+func (c *checker) explain(ctx context.Context, at *url.URL, err error, step *Step) *Finding {
 	host := at.Hostname()
 	f := Finding{Severity: Error, URL: clip(at.String(), 300)}
 	var (
@@ -287,8 +290,9 @@ func explain(ctx context.Context, at *url.URL, err error, step *Step) *Finding {
 		return say("connect_refused", "Let a web server listen on port "+port(at)+" there, with a certificate for "+host+".", "%s refuses connections on port %s.", host, port(at))
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return say("timeout", "Look for a firewall that drops connections to port "+port(at)+", and for what keeps the web server busy.", "%s gave no answer within %d seconds.", host, int(longestFetch.Seconds()))
-	case strings.Contains(err.Error(), "certificate required"), strings.Contains(err.Error(), "bad certificate"):
-		return say("tls_client_certificate", "Don't ask for client certificates on this host and port: devices have none yet.", "%s wants a certificate of whoever asks.", host)
+	case c.client.dialer.askedBy(host):
+		handshake = wantsCertificate(host) // in TLS 1.3 it says so after the handshake, if at all
+		return say(handshake.code, handshake.fix, "%s", handshake.sentence)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return say("connection_cut", "Look into the log of the web server, or of what is in front of it.", "%s closed the connection without a whole answer.", host)
 	}

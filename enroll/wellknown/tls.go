@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -32,6 +33,35 @@ type dialer struct {
 	roots *x509.CertPool
 	now   func() time.Time
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
+
+	mu    sync.Mutex
+	asked map[string]bool // hosts that want a certificate of the client
+}
+
+// ask notes that host wants a certificate. It gets none.
+func (d *dialer) ask(host string) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.asked == nil {
+			d.asked = map[string]bool{}
+		}
+		d.asked[host] = true
+		return &tls.Certificate{}, nil
+	}
+}
+
+func (d *dialer) askedBy(host string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.asked[host]
+}
+
+func wantsCertificate(host string) *handshakeError {
+	return &handshakeError{
+		code: "tls_client_certificate", sentence: host + " wants a certificate of whoever asks.",
+		fix: "Don't ask for client certificates on this host and port: devices have none yet.",
+	}
 }
 
 // handshakeError says why a device would not go on.
@@ -62,7 +92,8 @@ func (d *dialer) DialTLS(ctx context.Context, network, address string) (net.Conn
 	}
 	conn, err := d.handshake(ctx, network, address, &tls.Config{
 		ServerName: host, MinVersion: tls.VersionTLS12, CipherSuites: deviceSuites, NextProtos: []string{"h2", "http/1.1"},
-		InsecureSkipVerify: true, // judged below, so that each mistake has its name
+		GetClientCertificate: d.ask(host),
+		InsecureSkipVerify:   true, // judged below, so that each mistake has its name
 	})
 	if err != nil {
 		var failed *tlsFailure
@@ -121,8 +152,12 @@ func (d *dialer) lenient(ctx context.Context, network, address, host string, fir
 	}
 	conn, err := d.handshake(ctx, network, address, &tls.Config{
 		ServerName: host, MinVersion: tls.VersionTLS10, CipherSuites: all, NextProtos: []string{"http/1.1"},
-		InsecureSkipVerify: true, // nothing is sent before the certificate was judged
+		GetClientCertificate: d.ask(host),
+		InsecureSkipVerify:   true, // nothing is sent before the certificate was judged
 	})
+	if err != nil && d.askedBy(host) {
+		return nil, wantsCertificate(host)
+	}
 	if err != nil {
 		return nil, &handshakeError{
 			code:     "tls_handshake",
