@@ -285,6 +285,9 @@ func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
 // failRefused tells the attempt and the audit log why its device was turned away. The
 // refusal itself changed nothing, so this is a transaction of its own.
 func (s *Service) failRefused(ctx context.Context, attemptID string, p Peer, m AuthenticateMessage, refusal error) {
+	if m.ID.EnrollmentID != "" {
+		m.Facts.SerialNumber = "" // it should not have told
+	}
 	var user string
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		user = ""

@@ -129,7 +129,7 @@ func (s *NanoStore) StoreTokenUpdate(r *mdm.Request, msg *mdm.TokenUpdate) error
 		}
 		d.TokenUpdates++
 		d.Push = &gatehouse.Push{Topic: msg.Topic, Token: msg.Token, Magic: msg.PushMagic}
-		if len(msg.UnlockToken) > 0 {
+		if len(msg.UnlockToken) > 0 && d.EnrollmentID == "" {
 			if err := s.mdm.SetSecret(tx, d.ID, gatehouse.UnlockToken, msg.UnlockToken); err != nil {
 				return err
 			}
