@@ -3,6 +3,7 @@ package webui
 import (
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // contentSecurityPolicy lets pages load nothing but our own files, run no inline
@@ -33,6 +34,19 @@ func SecurityHeaders(serverURL *url.URL) Middleware {
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// handBackScheme is that of the address at which a device waits for its browser view to
+// come back (Apple, "Implementing the simple authentication account-driven enrollment flow").
+const handBackScheme = "apple-remotemanagement-user-login:"
+
+// AllowHandBack lets the forms of the page that is about to be sent lead a device's browser
+// view back to the device. Browsers hold form-action against where the answer to a form
+// redirects to as well.
+func AllowHandBack(w http.ResponseWriter) {
+	const forms = "form-action 'self'"
+	h := w.Header()
+	h.Set("Content-Security-Policy", strings.Replace(h.Get("Content-Security-Policy"), forms, forms+" "+handBackScheme, 1))
 }
 
 // SameOrigin refuses what another site makes a browser send. Requests that don't

@@ -95,6 +95,10 @@ type SessionValue string
 const (
 	SessionAttempt SessionValue = "attempt" // ID of the enrollment that this browser has under way
 	SessionSignIn  SessionValue = "sign_in" // what was begun at a provider, or waits for a second factor
+
+	// SessionSignedInFor is the path that somebody signed in to go on to, where that
+	// matters: with an older session, a device is given nothing unasked.
+	SessionSignedInFor SessionValue = "signed_in_for"
 )
 
 // Value returns what the session of ctx remembers, empty if nothing.

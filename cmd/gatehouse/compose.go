@@ -30,6 +30,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	webaccount "github.com/gatehouse-mdm/gatehouse/webui/account"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
 	"github.com/gatehouse-mdm/gatehouse/webui/frame"
@@ -247,6 +248,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	deviceSignIns, err := webaccount.New(webaccount.Config{
+		Enroll: enrollment, People: people, Sessions: sessions, Frame: around, Pages: pages, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	desk, err := admin.New(admin.Config{
 		Devices: devices, Lost: enrollment, Pages: pages, Now: now, Demo: cfg.demo > 0,
 		Notice: func(ctx context.Context) (string, error) {
@@ -326,6 +333,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	forPeople := mux.Group(webui.Group{BodyLimit: 16 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load}})
 	entrance.Mount(forPeople)
+	deviceSignIns.Mount(forPeople)
 	mine.Mount(mux.Group(webui.Group{BodyLimit: me.MaxBody, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), texts.KeepLanguage, sessions.Load, mine.Guard}}))
 	door.Mount(forPeople, mux.Group(webui.Group{BodyLimit: 1 << 10, Fail: around.Fail, Use: []webui.Middleware{webui.PlainQuery(around.Fail)}}))

@@ -138,8 +138,9 @@ type Refusal struct {
 	// Texts is what the keys of its texts begin with: "<Texts>.heading", "<Texts>.text",
 	// and "<Texts>.action", if Action is not empty.
 	Texts  string
-	Action string // path that the one action leads to
-	Values []any  // for the texts: name, value, …
+	Action string        // path that the one action leads to
+	Keep   []view.Hidden // parameters of the page, beside those that all pages keep
+	Values []any         // for the texts: name, value, …
 
 	Detail string // for programs, and for who helps; nothing secret
 	Err    error  // what happened, for the log; may be nil
@@ -221,6 +222,7 @@ func (f *Frame) refused(r *http.Request, around view.Portal, refusal *Refusal) v
 		Details: f.Now().UTC().Format(time.RFC3339),
 	}
 	page.Title = page.Heading
+	page.Keep = append(page.Keep, refusal.Keep...)
 	if refusal.Action != "" {
 		page.Action = view.Link{Label: t.Say(refusal.Texts + ".action"), URL: refusal.Action}
 	}

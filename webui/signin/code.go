@@ -94,7 +94,7 @@ func (s *SignIn) codeForm(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.Pages.Write(w, http.StatusOK, page)
+	return s.write(w, http.StatusOK, page, p.Next)
 }
 
 func (s *SignIn) codePage(r *http.Request, u identity.User, p pending, recovery bool) (view.SignInCode, error) {
@@ -147,5 +147,5 @@ func (s *SignIn) code(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.note(r, why.code, err)
 	wait(w, err)
-	return s.Pages.Write(w, why.status, page)
+	return s.write(w, why.status, page, p.Next)
 }

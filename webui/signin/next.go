@@ -1,11 +1,14 @@
 package signin
 
 import (
+	"cmp"
 	"net/url"
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 )
 
@@ -15,6 +18,8 @@ type purpose string
 const (
 	toAnything   purpose = "any"
 	toEnroll     purpose = "enroll"
+	toEnrollUser purpose = "byod" // as the next: in the browser view of a device
+	toEnrollAll  purpose = "adde" // all of a device, with an account
 	toSeeOwn     purpose = "me"
 	toAdminister purpose = "admin"
 )
@@ -24,16 +29,48 @@ func (p purpose) uses() []identity.Use {
 	switch p {
 	case toEnroll:
 		return []identity.Use{identity.UseInstitutional, identity.UsePersonal}
+	case toEnrollUser:
+		return []identity.Use{identity.UseUser}
+	case toEnrollAll:
+		return []identity.Use{identity.UseAccountDevice}
 	case toAdminister:
 		return []identity.Use{identity.UseAdmin}
 	}
 	return nil
 }
 
+// one is the use that an account must have, empty if it may have several.
+func (p purpose) one() identity.Use {
+	if uses := p.uses(); len(uses) == 1 {
+		return uses[0]
+	}
+	return ""
+}
+
+// byAccount says that a device waits for the sign-in, in whose browser view it is.
+func (p purpose) byAccount() bool { return p == toEnrollUser || p == toEnrollAll }
+
+// enrolls says that somebody signs in to enroll a device.
+func (p purpose) enrolls() bool { return p == toEnroll || p.byAccount() }
+
+// lead is the key of the text that says what somebody signs in for.
+func (p purpose) lead() string {
+	if p.byAccount() {
+		return "account.sign_in." + string(p)
+	}
+	return "signin.lead." + string(p)
+}
+
 // purposeOf says what a path is that [localPath] has let pass.
 func purposeOf(next string) purpose {
 	first, _, _ := strings.Cut(strings.TrimPrefix(next, "/"), "/")
 	first, _, _ = strings.Cut(first, "?")
+	switch {
+	case strings.HasPrefix(next, enroll.PathBYOD+"/"):
+		return toEnrollUser
+	case strings.HasPrefix(next, enroll.PathADDE+"/"):
+		return toEnrollAll
+	}
 	switch first {
 	case "enroll":
 		return toEnroll
@@ -45,7 +82,9 @@ func purposeOf(next string) purpose {
 	return toAnything
 }
 
-const longestPath = 1000
+// longestPath is for the longest that there is: that of a sign-in which a device asks for by
+// OAuth 2, with all that it says of itself, and its state.
+const longestPath = 4000
 
 // plain are the characters of paths that nobody reads in another way than we do: no
 // backslash, no percent sign.
@@ -70,6 +109,25 @@ func localPath(next string) string {
 		return ""
 	}
 	return next
+}
+
+// hintOf returns who signs in to go on to next, as they have told their device (PROTOCOL 2.3,
+// 2.5); empty if it is not known.
+func hintOf(next string) string {
+	u, err := url.Parse(next)
+	if err != nil || !purposeOf(next).byAccount() {
+		return ""
+	}
+	query := u.Query()
+	return shortHint(cmp.Or(query.Get("user-identifier"), query.Get("login_hint")))
+}
+
+// shortHint returns hint if somebody can be called so.
+func shortHint(hint string) string {
+	if len(hint) > 254 || !utf8.ValidString(hint) {
+		return ""
+	}
+	return hint
 }
 
 // nextOf returns where r wants to go on to. At the administrators' address that is a page

@@ -1,6 +1,7 @@
 package signin
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"net/http"
@@ -25,9 +26,10 @@ func (s *SignIn) form(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if page.Hint = query.Get("login_hint"); len(page.Hint) > 254 {
-		page.Hint = ""
+	if query.Get("switch") != "" {
+		page.Keep = append(page.Keep, view.Hidden{Name: "switch", Value: "1"})
 	}
+	page.Hint = cmp.Or(shortHint(query.Get("login_hint")), page.Hint)
 	page.Login = page.Hint
 	switch {
 	case query.Get("out") != "":
@@ -35,7 +37,15 @@ func (s *SignIn) form(w http.ResponseWriter, r *http.Request) error {
 	case query.Get("again") != "": // the session ended on the way
 		page.Notice = page.T.Say("signin.again")
 	}
-	return s.Pages.Write(w, http.StatusOK, page)
+	return s.write(w, http.StatusOK, page, next)
+}
+
+// write sends a page whose form leads to next.
+func (s *SignIn) write(w http.ResponseWriter, status int, page view.Page, next string) error {
+	if purposeOf(next).byAccount() {
+		webui.AllowHandBack(w)
+	}
+	return s.Pages.Write(w, status, page)
 }
 
 // signedIn returns where r can go on to without signing in, empty if nowhere.
@@ -71,12 +81,12 @@ func (s *SignIn) page(r *http.Request, next string) (view.SignIn, error) {
 	}
 	page := view.SignIn{
 		Portal: around, Next: next, Action: pathLogin,
-		Lead: around.T.Say("signin.lead." + string(why)), NewServer: why == toAdminister,
+		Lead: around.T.Say(why.lead()), NewServer: why == toAdminister, Hint: hintOf(next),
 	}
 	if r.URL.Path == pathAdminLogin {
 		page.Action, page.Here = pathAdminLogin, pathAdminLogin
 	}
-	if why == toEnroll && around.T.Has("portal.login.description") {
+	if why.enrolls() && around.T.Has("portal.login.description") {
 		page.Description = around.T.HTML("portal.login.description")
 	}
 	ways, err := s.People.Ways(r.Context(), why.uses()...)
@@ -123,7 +133,7 @@ func (s *SignIn) again(w http.ResponseWriter, r *http.Request, next, login strin
 	page.Error, page.Code = why.say(page.T, failed), why.code
 	s.note(r, why.code, failed)
 	wait(w, failed)
-	return s.Pages.Write(w, why.status, page)
+	return s.write(w, why.status, page, next)
 }
 
 // mistake is something at which the form is shown again.

@@ -25,12 +25,7 @@ func (s *SignIn) begin(w http.ResponseWriter, r *http.Request) error {
 	n := identity.NewSignIn{
 		ReturnURL: s.address(identity.CallbackPath(id)), Next: p.Next, Browser: p.Browser, Peer: peer(r),
 	}
-	if hint := r.PostForm.Get("login_hint"); len(hint) <= 254 {
-		n.LoginHint = hint
-	}
-	if purposeOf(p.Next) == toAdminister {
-		n.Use = identity.UseAdmin
-	}
+	n.LoginHint, n.Use = shortHint(r.PostForm.Get("login_hint")), purposeOf(p.Next).one()
 	to, browser, err := s.People.BeginSignIn(r.Context(), id, n)
 	if id == identity.LocalProvider {
 		err = storage.ErrNotFound // nobody is sent to where they are

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -85,8 +86,14 @@ func (s *SignIn) letIn(w http.ResponseWriter, r *http.Request, in identity.Signe
 	if err := s.Sessions.StartUser(r.Context(), in.User); err != nil {
 		return err
 	}
+	if purposeOf(next).byAccount() {
+		path, _, _ := strings.Cut(next, "?")
+		if err := s.Sessions.SetValue(r.Context(), webui.SessionSignedInFor, path); err != nil {
+			return err
+		}
+	}
 	switch {
-	case in.MustSetUpCode && purposeOf(next) != toEnroll:
+	case in.MustSetUpCode && !purposeOf(next).enrolls():
 		next = pathSecurity // their role counts as soon as they have a second factor
 	case next == "" && in.User.Role != identity.RoleUser:
 		next = "/admin"

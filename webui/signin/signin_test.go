@@ -406,7 +406,7 @@ func TestTheLoginSendsNobodyElsewhere(t *testing.T) {
 		"/enroll/@evil.example":            "/enroll/@evil.example", // a path of ours
 		"enroll":                           "/me",
 		" /enroll":                         "/me",
-		"/me/" + strings.Repeat("a", 1000): "/me",
+		"/me/" + strings.Repeat("a", 4000): "/me",
 		"/enroll/ünïcode":                  "/me",
 	} {
 		b := h.browser(t)

@@ -84,6 +84,7 @@ func samples(t testing.TB) []Page {
 	}
 	pages = append(pages, signInSamples(portal, bare)...)
 	pages = append(pages, portalSamples(portal, bare)...)
+	pages = append(pages, accountSamples(portal, bare)...)
 	return append(pages, meSamples(portal, bare)...)
 }
 
