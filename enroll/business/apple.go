@@ -54,7 +54,7 @@ func (k Kind) Next() string { return kinds[k].next }
 var kinds = map[Kind]struct{ sentence, next string }{
 	TokenRefused: {
 		"Apple does not take the server token: it has expired, or a newer one was downloaded, or the device management service was removed there.",
-		"Download a new token in Apple Business Manager or Apple School Manager and upload it here.",
+		"Download a new token in Apple Business Manager or Apple School Manager and upload it here. Where that one is refused, too, look at this server’s clock: Apple takes no signature with a wrong time.",
 	},
 	TermsNotAccepted: {
 		"New terms and conditions must be accepted at Apple.",
