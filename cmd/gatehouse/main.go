@@ -32,6 +32,7 @@ type commands struct {
 	DB        dbCommand        `cmd:"" name:"db" help:"Copy the database."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
 	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
+	WellKnown wellknownCommand `cmd:"" name:"wellknown" help:"How devices find the MDM server from the domain of an account."`
 	Version   versionCommand   `cmd:"" help:"Say which version this is."`
 }
 
