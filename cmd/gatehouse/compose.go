@@ -184,8 +184,14 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	organisation, err := business.New(business.Config{
+		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	enrollment, err = enroll.New(enroll.Config{
-		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events,
+		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events, Tokens: organisation,
 		Sign:      sign,
 		ServerURL: serverURL, IncludeRoot: ownCA,
 		Log: log, Now: now,
@@ -282,12 +288,6 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	invitations, err := invite.New(invite.Config{DB: s.db, Enroll: enrollment, Mailer: mails, Writer: letters, Log: log, Now: now})
-	if err != nil {
-		return nil, err
-	}
-	organisation, err := business.New(business.Config{
-		DB: s.db, Box: s.box, ServerURL: serverURL, Release: build.Version, Log: log, Now: now,
-	})
 	if err != nil {
 		return nil, err
 	}
