@@ -36,7 +36,7 @@ type Options struct {
 	// Roots are the authorities to trust. Nil: those of the system.
 	Roots *x509.CertPool
 	// AllowPrivate lets the check connect to private addresses, which a server must not do
-	// because somebody names them.
+	// because somebody names them. To those of Expect it connects in any case.
 	AllowPrivate bool
 	// ConnectTo is the HOST:PORT to connect to for the domain instead of what its name
 	// resolves to: a web server that is not in use yet. Only for who may connect anywhere.
@@ -174,11 +174,12 @@ func (c *checker) run(ctx context.Context) {
 	for _, f := range c.Families {
 		w := c.walk(ctx, probe{name: string(f), path: Path, query: true, family: f})
 		findings := c.judge(&w)
-		c.add(f, findings...)
-		answers[f] = w
 		if w.unreachable || ctx.Err() != nil {
+			c.add("", findings...)
 			return // it is no better for others
 		}
+		c.add(f, findings...)
+		answers[f] = w
 	}
 	c.refusals(answers)
 	first := c.Families[0]

@@ -313,7 +313,7 @@ func TestMistakesOfWebServers(t *testing.T) {
 		"nothing there":     {http.NotFound, []string{"error not_found"}, "status 404"},
 		"a login":           {status(401, ""), []string{"error login_required"}, "401"},
 		"a firewall":        {status(403, "<html>Attention required"), []string{"error forbidden"}, ""},
-		"a deliberate no":   {func(rw http.ResponseWriter, _ *http.Request) { refuse(rw, "Call \x1b[31mus.") }, []string{"error refused"}, "“Call  [31mus.”"},
+		"a deliberate no":   {func(rw http.ResponseWriter, _ *http.Request) { refuse(rw, "Call \x1b[31mus.") }, []string{"error refused"}, "“Call  [31mus”"},
 		"broken":            {status(502, "Bad gateway"), []string{"error server_error"}, "502"},
 		"no content":        {status(204, ""), []string{"error status_unexpected"}, "204"},
 		"limited":           {status(429, ""), []string{"error too_many_requests"}, ""},
@@ -323,6 +323,7 @@ func TestMistakesOfWebServers(t *testing.T) {
 		"a page as JSON":    {static("application/json", `<!doctype html><html>`), []string{"error html_page"}, ""},
 		"a login page":      {static("text/html", `<html><form><input type="password">`), []string{"error login_page"}, ""},
 		"empty":             {static("application/json", " \n"), []string{"error answer_empty"}, ""},
+		"half an answer":    {func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "{"); panic(http.ErrAbortHandler) }, []string{"error connection_cut"}, ""},
 		"much":              {static("application/json", strings.Repeat(" ", 65<<10)+goodAnswer), []string{"error answer_too_large"}, "64 KiB"},
 		"no type":           {static("", goodAnswer), []string{"error content_type_missing"}, ""},
 		"misspelt type":     {static("application-json", goodAnswer), []string{"error content_type_typo"}, "application-json"},
@@ -468,7 +469,7 @@ func TestARefusalAsAPropertyList(t *testing.T) {
 		rw.WriteHeader(http.StatusForbidden)
 		io.WriteString(rw, `<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict><key>code</key><string>com.apple.well-known.failed</string><key>message</key><string>Not here.</string></dict></plist>`)
 	}, nil)
-	if r := w.check(t, nil); !slices.Equal(codes(r), []string{"error refused"}) || !strings.Contains(r.Findings[0].Sentence, "“Not here.”") {
+	if r := w.check(t, nil); !slices.Equal(codes(r), []string{"error refused"}) || !strings.Contains(r.Findings[0].Sentence, "“Not here”") {
 		t.Errorf("findings: %+v", r.Findings)
 	}
 }
@@ -629,6 +630,17 @@ func TestTheCheckEndsWhenItsCallerGoesAway(t *testing.T) {
 	}
 }
 
+func TestACheckThatTakesTooLong(t *testing.T) {
+	storagetest.AnyEngine(t)
+	w := newWorld(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	r, err := wellknown.Check(ctx, "example.com", wellknown.Options{Roots: w.ca.pool(), AllowPrivate: true, ConnectTo: w.web})
+	if err != nil || !slices.Equal(codes(r), []string{"error check_took_too_long"}) || len(r.Steps) != 1 {
+		t.Errorf("%v, findings: %+v", err, r.Findings)
+	}
+}
+
 // TestPrivateAddressesAreNotConnectedTo is of checks that a server does for others: nothing
 // inside can be asked by naming it, nor by a redirect from outside.
 func TestPrivateAddressesAreNotConnectedTo(t *testing.T) {
@@ -638,6 +650,11 @@ func TestPrivateAddressesAreNotConnectedTo(t *testing.T) {
 	r := w.check(t, func(o *wellknown.Options) { o.AllowPrivate = false })
 	if got := codes(r); asked || !slices.Equal(got, []string{"error address_not_allowed"}) {
 		t.Errorf("codes: %v, asked %v", got, asked)
+	}
+	// The MDM server's own is what the operator configured.
+	r = w.check(t, func(o *wellknown.Options) { o.AllowPrivate, o.ConnectTo = false, w.mdm.Host })
+	if !r.OK {
+		t.Errorf("findings: %+v", r.Findings)
 	}
 	for _, to := range []string{"https://169.254.169.254/latest/meta-data", "https://[fe80::1]/"} {
 		w = newWorld(t, func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, to, http.StatusFound) }, nil)

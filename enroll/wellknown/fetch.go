@@ -31,6 +31,17 @@ type client struct {
 func newClient(domain string, o Options) *client {
 	transport := guard.NewClient(o.AllowPrivate).Transport.(*http.Transport)
 	d := &dialer{roots: o.Roots, now: o.Now, dial: transport.DialContext}
+	if len(o.Expect) > 0 && !o.AllowPrivate {
+		// The MDM server's own name may lead to a private address here, as behind a NAT, and
+		// it is not the caller who has chosen it.
+		others, own := d.dial, guard.NewClient(true).Transport.(*http.Transport).DialContext
+		d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if slices.ContainsFunc(o.Expect, func(u *url.URL) bool { return strings.EqualFold(address, net.JoinHostPort(u.Hostname(), port(u))) }) {
+				return own(ctx, network, address)
+			}
+			return others(ctx, network, address)
+		}
+	}
 	if o.ConnectTo != "" {
 		connect := d.dial
 		d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -293,7 +304,7 @@ func (c *checker) explain(ctx context.Context, at *url.URL, err error, step *Ste
 	case c.client.dialer.askedBy(host):
 		handshake = wantsCertificate(host) // in TLS 1.3 it says so after the handshake, if at all
 		return say(handshake.code, handshake.fix, "%s", handshake.sentence)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "stream error"): // of HTTP/2
 		return say("connection_cut", "Look into the log of the web server, or of what is in front of it.", "%s closed the connection without a whole answer.", host)
 	}
 	return say("connect_failed", "Try \"curl -v\" with the same URL from this machine.", "There was no answer from %s: %s.", host, clip(err.Error(), 200))

@@ -64,10 +64,10 @@ func (c *checker) judgeAnswer(w *walked) []Finding {
 			w.refused = true
 			message := "without a message"
 			if r.Message != "" {
-				message = fmt.Sprintf("and shows “%s”", clip(r.Message, 300))
+				message = fmt.Sprintf("with the message “%s”", strings.TrimSuffix(clip(r.Message, 300), "."))
 			}
 			note(Warning, "refused", "That is as it should be if these devices are not to enroll by an account. Otherwise allow it in the MDM server's settings for account-driven enrollment.",
-				"The server at %s turns these devices away on purpose %s.", host, message)
+				"The server at %s turns these devices away on purpose, %s.", host, message)
 			break
 		}
 		note(Error, "forbidden", "Let no firewall, bot protection or login take "+Path+": devices can't solve a challenge, and send no cookies.", "%s answers 403, forbidden, without Apple's words for a refusal.", host)
