@@ -26,6 +26,7 @@ type accountDrivenRequest struct {
 	TokenRevoked  *string           `json:"token_revoked"`
 	UserDisabled  *string           `json:"user_disabled"`
 	RequiredAppID *int64            `json:"required_app_id"`
+	WatchPairing  *bool             `json:"watch_pairing"`
 	MinimumOS     json.RawMessage   `json:"minimum_os"` // versions by family
 
 	BaseURLs     json.RawMessage `json:"base_urls"`
@@ -48,6 +49,7 @@ type accountDrivenJSON struct {
 	TokenRevoked  string                        `json:"token_revoked"`
 	UserDisabled  string                        `json:"user_disabled"`
 	RequiredAppID int64                         `json:"required_app_id"` // 0: none
+	WatchPairing  bool                          `json:"watch_pairing"`
 	MinimumOS     map[enroll.ModelFamily]string `json:"minimum_os"`
 
 	// What operators need elsewhere, such as at Apple.
@@ -66,7 +68,7 @@ func (a *API) accountDriven(c enroll.AccountDriven) accountDrivenJSON {
 		Domains: make([]accountDomainJSON, len(c.Domains)), Method: string(c.Method),
 		TokenIdle: span(c.TokenIdle), TokenLife: span(c.TokenLife), AccessLife: span(c.AccessLife),
 		TokenExpired: string(c.TokenExpired), TokenRevoked: string(c.TokenRevoked), UserDisabled: string(c.UserDisabled),
-		RequiredAppID: c.RequiredAppID, MinimumOS: c.MinimumOS,
+		RequiredAppID: c.RequiredAppID, WatchPairing: c.WatchPairing, MinimumOS: c.MinimumOS,
 		BaseURLs:     map[enroll.AccountMode]string{},
 		DiscoveryURL: a.serverURL.JoinPath(enroll.PathDiscovery).String(),
 	}
@@ -155,6 +157,7 @@ func (in accountDrivenRequest) read() (enroll.AccountDriven, error) {
 	set(&c.TokenRevoked, (*enroll.AfterToken)(in.TokenRevoked))
 	set(&c.UserDisabled, (*enroll.AfterToken)(in.UserDisabled))
 	set(&c.RequiredAppID, in.RequiredAppID)
+	set(&c.WatchPairing, in.WatchPairing)
 	c.MinimumOS = mapOf[enroll.ModelFamily, string](&bad, "minimum_os", in.MinimumOS)
 	if len(bad) > 0 {
 		return c, invalids(bad)

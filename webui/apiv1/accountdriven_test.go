@@ -36,7 +36,7 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 	}
 	initial := map[string]any{
 		"domains": []any{}, "method": "apple-as-web", "token_idle": "2160h", "token_life": "0s", "access_life": "8h",
-		"token_expired": "sign_in", "token_revoked": "sign_in", "user_disabled": "unenroll", "required_app_id": 0.0, "minimum_os": map[string]any{},
+		"token_expired": "sign_in", "token_revoked": "sign_in", "user_disabled": "unenroll", "required_app_id": 0.0, "watch_pairing": false, "minimum_os": map[string]any{},
 		"base_urls":     map[string]any{"byod": "https://mdm.example.com/enroll/byod", "adde": "https://mdm.example.com/enroll/adde"},
 		"discovery_url": "https://mdm.example.com/.well-known/com.apple.remotemanagement",
 	}
@@ -59,7 +59,7 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 			map[string]any{"domain": "sub.example.com"},
 		},
 		"method": "apple-oauth2", "token_idle": "30d", "token_life": "1h30m", "access_life": "5m", "token_expired": "unenroll", "token_revoked": "unenroll",
-		"user_disabled": "sign_in", "required_app_id": 361309726, "minimum_os": map[string]any{"iPhone": "18.2", "Mac": "15"},
+		"user_disabled": "sign_in", "required_app_id": 361309726, "watch_pairing": true, "minimum_os": map[string]any{"iPhone": "18.2", "Mac": "15"},
 	}
 	whole := put(all)
 	for field, want := range map[string]any{
@@ -68,7 +68,7 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 			map[string]any{"domain": "sub.example.com", "policy": map[string]any{}, "message": ""},
 		},
 		"method": "apple-oauth2", "token_idle": "720h", "token_life": "1h30m0s", "access_life": "5m0s", "token_expired": "unenroll", "token_revoked": "unenroll",
-		"user_disabled": "sign_in", "required_app_id": 361309726.0, "minimum_os": map[string]any{"iPhone": "18.2", "Mac": "15"},
+		"user_disabled": "sign_in", "required_app_id": 361309726.0, "watch_pairing": true, "minimum_os": map[string]any{"iPhone": "18.2", "Mac": "15"},
 	} {
 		if !reflect.DeepEqual(whole[field], want) {
 			t.Errorf("%s is %v, want %v", field, whole[field], want)
