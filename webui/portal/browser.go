@@ -3,6 +3,8 @@ package portal
 import (
 	"strconv"
 	"strings"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 )
 
 // Platform is a kind of device.
@@ -170,6 +172,19 @@ func (p Platform) system() string {
 		return "visionos"
 	}
 	return ""
+}
+
+// family is what Apple calls the platform where it asks how a device enrolls.
+func (p Platform) family() enroll.ModelFamily {
+	switch p {
+	case IPad:
+		return "iPad"
+	case Mac:
+		return "Mac"
+	case Vision:
+		return "RealityDevice"
+	}
+	return "iPhone"
 }
 
 // platformOf is the platform of an attempt.

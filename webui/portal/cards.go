@@ -2,6 +2,7 @@ package portal
 
 import (
 	"html/template"
+	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
@@ -86,15 +87,12 @@ func (d device) find(profile, row string) view.Card {
 			Picture: view.Picture{Kind: "list", Title: d.label("settings"), Rows: []view.Press{tap(row)}},
 		}
 	}
-	key, place := "portal.card.mac_settings", d.label("mac_general")
-	switch {
-	case d.major > 0 && d.major < 13:
+	key := "portal.card.mac_settings"
+	if d.major > 0 && d.major < 13 {
 		key = "portal.card.mac_preferences"
-	case d.major == 13 || d.major == 14:
-		place = d.label("mac_privacy_security")
 	}
 	return view.Card{
-		Say: d.say(key, "settings", d.label("mac_system_settings"), "place", place, "menu", d.label("mac_device_management"), "profile", profile),
+		Say: d.say(key, "settings", d.label("mac_system_settings"), "place", d.macPlace(), "menu", d.label("mac_device_management"), "profile", profile),
 		Picture: view.Picture{
 			Kind: "list", Mac: true, Title: d.label("mac_device_management"),
 			Rows: []view.Press{{Label: profile, Now: true, Value: d.label("mac_downloaded")}},
@@ -238,23 +236,47 @@ func (d device) profileCards(userEnrollment bool) []view.Card {
 	return cards
 }
 
-// accountDrivenCards lead to where a device is signed in with a Managed Apple Account.
-func (d device) accountDrivenCards() []view.Card {
+// menu is where the settings list what manages the device.
+func (d device) menu() string {
 	if d.platform == Mac {
-		return []view.Card{
+		return d.label("mac_device_management")
+	}
+	return d.label("vpn_device_management")
+}
+
+// macPlace is the section of a Mac's settings that the menu is in.
+func (d device) macPlace() string {
+	if d.major == 13 || d.major == 14 {
+		return d.label("mac_privacy_security")
+	}
+	return d.label("mac_general")
+}
+
+// signIn is the button of the menu that signs in, as a sentence calls it.
+func (d device) signIn() string { return strings.TrimRight(d.label("sign_in_work_school"), ".… ") }
+
+// accountDrivenCards lead to where a device is signed in with a work account, whose address
+// the page shows or not.
+func (d device) accountDrivenCards(shown bool) []view.Card {
+	settings, menu, row := d.label("settings"), d.menu(), d.label("sign_in_work_school")
+	var cards []view.Card
+	if d.platform == Mac {
+		cards = []view.Card{{
+			Say:     d.say("portal.card.driven.mac", "settings", d.label("mac_system_settings"), "place", d.macPlace(), "menu", menu, "row", d.signIn()),
+			Picture: view.Picture{Kind: "list", Mac: true, Title: menu, Rows: []view.Press{tap(row)}},
+		}}
+	} else {
+		cards = []view.Card{
 			{
-				Say:     d.say("portal.card.mac_settings", "settings", d.label("mac_system_settings"), "place", d.label("mac_general"), "menu", d.label("mac_device_management"), "profile", d.label("sign_in_work_school")),
-				Picture: view.Picture{Kind: "list", Mac: true, Title: d.label("mac_device_management"), Rows: []view.Press{tap(d.label("sign_in_work_school"))}},
+				Say:     d.say("portal.card.driven.open", "settings", settings, "general", d.label("general"), "menu", menu),
+				Picture: view.Picture{Kind: "list", Title: d.label("general"), Rows: []view.Press{tap(menu)}},
 			},
-			{Say: d.say("portal.card.driven.account")},
-			{Say: d.say("portal.card.driven.allow")},
+			{Say: d.say("portal.card.driven.sign_in", "row", d.signIn()), Picture: view.Picture{Kind: "list", Title: menu, Rows: []view.Press{tap(row)}}},
 		}
 	}
-	menu := d.label("vpn_device_management")
-	return []view.Card{
-		{Say: d.say("portal.card.driven.open", "settings", d.label("settings"), "general", d.label("general"), "menu", menu), Picture: view.Picture{Kind: "list", Title: d.label("general"), Rows: []view.Press{tap(menu)}}},
-		{Say: d.say("portal.card.driven.sign_in", "row", d.label("sign_in_work_school")), Picture: view.Picture{Kind: "list", Title: menu, Rows: []view.Press{tap(d.label("sign_in_work_school"))}}},
-		{Say: d.say("portal.card.driven.account")},
-		{Say: d.say("portal.card.driven.allow")},
+	account := d.say("portal.card.driven.address")
+	if shown {
+		account = d.say("portal.card.driven.account")
 	}
+	return append(cards, view.Card{Say: account}, view.Card{Say: d.say("portal.card.driven.allow")})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/depot/scep"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/account"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
@@ -59,10 +60,9 @@ type house struct {
 	health   *webui.Health
 	log      *lockedBuffer
 
-	mu            sync.Mutex
-	time          time.Time
-	accountDriven bool
-	ready         bool
+	mu    sync.Mutex
+	time  time.Time
+	ready bool
 }
 
 type lockedBuffer struct {
@@ -163,11 +163,6 @@ func newHouse(t testing.TB, pl plan) *house {
 		RootProfile: func() ([]byte, error) { return []byte("profile of the root"), nil },
 		Verified:    func() bool { return true },
 		Ready:       func(context.Context) (bool, error) { h.mu.Lock(); defer h.mu.Unlock(); return h.ready, nil },
-		AccountDriven: func(context.Context, string) (bool, error) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			return h.accountDriven, nil
-		},
 	})
 	must(t, err)
 	group := mux.Group(webui.Group{BodyLimit: 16 << 10, Fail: around.Fail, Use: []webui.Middleware{texts.KeepLanguage, h.sessions.Load}})
@@ -205,6 +200,11 @@ func newHouse(t testing.TB, pl plan) *house {
 		root.Handle(method+enroll.PathConnect, devices)
 	}
 	root.Handle(enroll.PathSCEP, identities)
+	drives, err := account.New(account.Config{Enroll: h.Service, Log: log})
+	must(t, err)
+	for pattern, handler := range drives.Routes() {
+		root.Handle(pattern, handler)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the server's log:\n%.20000s", h.log)
@@ -216,6 +216,18 @@ func newHouse(t testing.TB, pl plan) *house {
 func (h *house) set(t testing.TB, change func(*enroll.Settings)) {
 	t.Helper()
 	_, err := h.UpdateSettings(t.Context(), func(s *enroll.Settings) error { change(s); return nil })
+	must(t, err)
+}
+
+// serve has devices of all families enrolled by account whose users are of a domain.
+func (h *house) serve(t testing.TB, domain string, mode enroll.AccountMode) {
+	t.Helper()
+	_, err := h.UpdateAccountDriven(t.Context(), func(c *enroll.AccountDriven) error {
+		c.Domains = []enroll.AccountDomain{{Domain: domain, Policy: map[enroll.ModelFamily]enroll.AccountMode{
+			"iPhone": mode, "iPad": mode, "Mac": mode, "RealityDevice": mode,
+		}}}
+		return nil
+	})
 	must(t, err)
 }
 

@@ -38,8 +38,7 @@ type People interface {
 	ForgiveGuess(ctx context.Context, purpose, peer string) error
 }
 
-// Config says what a Portal needs: all of it but OwnCA, Probe,
-// Streams and AccountDriven.
+// Config says what a Portal needs: all of it but OwnCA, Probe and Streams.
 type Config struct {
 	Enroll    *enroll.Service
 	People    People
@@ -62,10 +61,6 @@ type Config struct {
 
 	// Ready says whether anybody can sign in yet.
 	Ready func(ctx context.Context) (bool, error)
-
-	// AccountDriven says whether a device is led here that signs in with a Managed Apple
-	// Account, which may be empty; nil: none is.
-	AccountDriven func(ctx context.Context, account string) (bool, error)
 }
 
 // Portal serves /enroll.
@@ -262,6 +257,8 @@ func (p *Portal) begun(ctx context.Context, n enroll.NewVisit) (a enroll.Attempt
 		return enroll.Attempt{}, false, nil
 	case err != nil:
 		return enroll.Attempt{}, false, err
+	case a.Account != nil: // who starts over means another sign-in
+		return enroll.Attempt{}, false, nil
 	case a.Visit == nil || a.Visit.Platform != n.Platform || a.Visit.Major != n.Major,
 		a.Stage != enroll.Opened && a.Stage != enroll.Authenticated:
 		return enroll.Attempt{}, false, nil
@@ -464,7 +461,14 @@ func (p *Portal) askAccount(w http.ResponseWriter, _ *http.Request, v *visit) er
 	return p.Pages.Write(w, http.StatusOK, p.accountPage(v, "", ""))
 }
 
-func (p *Portal) showAccountDriven(w http.ResponseWriter, _ *http.Request, v *visit) error {
+// showAccountDriven leads to the device's settings. Whoever signs in there goes on with this
+// enrollment.
+func (p *Portal) showAccountDriven(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if !v.Visit.AccountDriven && r.Method == http.MethodGet {
+		if _, err := p.Enroll.LedToSettings(r.Context(), v.ID); err != nil {
+			return p.orWhereTheyAre(w, r, v, err)
+		}
+	}
 	return p.Pages.Write(w, http.StatusOK, p.accountDrivenPage(v))
 }
 
@@ -476,7 +480,7 @@ func (p *Portal) chooseAccount(w http.ResponseWriter, r *http.Request, v *visit)
 	switch how := r.PostForm.Get("how"); {
 	case how == "device" && v.mayDecline():
 		c.Declined = true
-	case how == "account" && v.method == byAccount || how == "account" && v.profileDriven():
+	case how == "account" && v.offers() == byAccount:
 		c.UserEnrollment, c.ManagedAppleAccount = true, r.PostForm.Get("account")
 	default:
 		return &enroll.FieldError{Field: "how", Reason: "can't be chosen here"}
@@ -529,7 +533,7 @@ func (p *Portal) sendProfile(w http.ResponseWriter, r *http.Request) error {
 		return p.signInFirst(w, r, v)
 	}
 	// Trust in the authority is for the person to judge; all else must be said first.
-	if due := v.due(); due.before(stepProfile) && due != stepCertificate && due != stepTrust || !v.open() {
+	if due := v.due(); due.before(stepProfile) && due != stepCertificate && due != stepTrust || !v.open() || v.method == byAccountDriven {
 		return see(w, r, visitPath(v.ID))
 	}
 	if r.Method == http.MethodHead {

@@ -296,7 +296,9 @@ func TestStepsFollowFromTheEnrollment(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHouse(t, tt.plan)
-			h.accountDriven = tt.driven
+			if tt.driven {
+				h.serve(t, "example.com", enroll.ModeBYOD)
+			}
 			if tt.set != nil {
 				h.set(t, func(s *enroll.Settings) { tt.set(h, s) })
 			}
@@ -578,8 +580,9 @@ func TestTermsMustBeAgreedTo(t *testing.T) {
 
 // state reads the next event of a stream.
 func state(t *testing.T, r *bufio.Reader) (s struct {
-	Stage string
-	Over  bool
+	Stage    string
+	Over     bool
+	SignedIn bool `json:"signed_in"`
 }) {
 	t.Helper()
 	for {

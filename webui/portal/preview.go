@@ -21,7 +21,7 @@ import (
 var Screens = []string{
 	"welcome", "elsewhere", "safari", "closed", "not-ready",
 	"device", "certificate", "trust", "account", "account-driven", "profile",
-	"status", "stuck", "failed", "done", "error",
+	"status", "account-driven-status", "stuck", "failed", "done", "error",
 }
 
 // preview answers GET /enroll/preview/{screen}?lang=de&device=iphone-17: the screen as
@@ -95,6 +95,7 @@ func (p *Portal) sample(screen string, around view.Portal, settings enroll.Setti
 		}
 		return enroll.Followed{Attempt: v.Attempt}
 	}
+	v.typed = map[mdm.Ownership]string{mdm.Personal: v.User, mdm.Institutional: v.User}
 	at := func(s step, m method) { v.method = m; v.page.Progress = v.progress(s) }
 	status = http.StatusOK
 	switch screen {
@@ -135,6 +136,10 @@ func (p *Portal) sample(screen string, around view.Portal, settings enroll.Setti
 		page = p.profilePage(v)
 	case "status":
 		page, err = p.statusPage(v, reached(enroll.ProfileDownloaded, enroll.IdentityIssued))
+	case "account-driven-status":
+		v.Account, v.method = &enroll.AccountEnrollment{Mode: enroll.ModeBYOD}, byAccountDriven
+		f := reached(enroll.ProfileDownloaded)
+		page, err = p.statusPage(v, f)
 	case "stuck":
 		f := reached(enroll.ProfileDownloaded)
 		for stage, at := range f.StageAt {

@@ -23,6 +23,7 @@ var (
 	errMany         = errors.New("many enrollments were begun from this network")
 	errOtherBrowser = errors.New("another browser began the enrollment, and nobody is asked to sign in")
 	errDevice       = errors.New("the device was refused")
+	errTooOld       = errors.New("the device's system is too old")
 )
 
 // refusals is the one place where what is wrong with an enrollment becomes an answer. The
@@ -65,6 +66,14 @@ var refusals = []struct {
 	{enroll.ErrOtherDevice, frame.Refusal{Code: "GH-E307", Status: http.StatusForbidden, Name: "other_device", Title: "The profile was given to another device", Texts: "errors.other_device", Action: "/enroll"}},
 	{errRevoked, frame.Refusal{Code: "GH-E308", Status: http.StatusForbidden, Name: "identity_revoked", Title: "The device's certificate was revoked", Texts: "errors.identity_revoked", Action: "/enroll"}},
 	{enroll.ErrOtherKind, frame.Refusal{Code: "GH-E310", Status: http.StatusForbidden, Name: "other_kind", Title: "The device enrolled in another way than its profile says", Texts: "errors.other_kind", Action: "/enroll"}},
+
+	// What stops people who sign in in their device's settings is told there, too, by package
+	// webui/account.
+	{enroll.ErrAccountMissing, frame.Refusal{Code: "GH-E502", Status: http.StatusForbidden, Name: "account_missing", Title: "The user has no Managed Apple Account", Texts: "portal.refused.missing"}},
+	{enroll.ErrAccountForeign, frame.Refusal{Code: "GH-E503", Status: http.StatusForbidden, Name: "account_foreign", Title: "The user's Managed Apple Account may not enroll here", Texts: "portal.refused.foreign"}},
+	{enroll.ErrModeOff, frame.Refusal{Code: "GH-E505", Status: http.StatusForbidden, Name: "mode_off", Title: "Such devices are not enrolled by account here", Texts: "portal.refused.off", Action: "/enroll"}},
+	{errTooOld, frame.Refusal{Code: "GH-E506", Status: http.StatusForbidden, Name: "system_too_old", Title: "The device's system is too old", Texts: "portal.refused.old", Action: "/enroll"}},
+
 	{errDevice, frame.Refusal{Code: "GH-E309", Status: http.StatusForbidden, Name: "device_refused", Title: "The device was refused", Texts: "errors.device_refused", Action: "/enroll"}},
 }
 

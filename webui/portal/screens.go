@@ -62,9 +62,13 @@ func (p *Portal) devicePage(v *visit, errors map[string]string) view.PortalDevic
 // rights are what the organisation can do with a device of an ownership, as it would be
 // enrolled.
 func (p *Portal) rights(v *visit, o mdm.Ownership) view.Rights {
-	account := v.hasAccount && v.settings.PersonalMethod == enroll.PersonalAuto || v.settings.PersonalMethod == enroll.PersonalUser
-	byUser := o == mdm.Personal && !v.byLists() && !v.Visit.Declined && account && (v.profileDriven() || p.AccountDriven != nil)
-	return rightsOf(v.settings, o, byUser)
+	as := *v
+	if as.Ownership != o { // a choice takes back what was said of the other
+		visit := *v.Visit
+		visit.UserEnrollment, visit.Declined = false, false
+		as.Ownership, as.Visit = o, &visit
+	}
+	return rightsOf(v.settings, o, o == mdm.Personal && as.comes() != byProfile)
 }
 
 func rightsOf(s enroll.Settings, o mdm.Ownership, userEnrollment bool) view.Rights {
@@ -131,15 +135,21 @@ func (p *Portal) accountPage(v *visit, typed, problem string) view.PortalAccount
 }
 
 func (p *Portal) accountDrivenPage(v *visit) view.PortalAccountDriven {
-	return view.PortalAccountDriven{
+	page := view.PortalAccountDriven{
 		Portal:  titled(v.page, v.page.T.Say("portal.driven.heading")),
 		Action:  v.path(stepAccountDriven),
-		Account: v.options.ManagedAppleAccount,
-		Cards:   p.device(v).accountDrivenCards(),
+		Account: v.typed[v.Ownership],
+		Managed: v.options.ManagedAppleAccount,
+		Cards:   p.device(v).accountDrivenCards(v.typed[v.Ownership] != ""),
 		Decline: v.mayDecline(),
-		Rights:  rightsOf(v.settings, mdm.Personal, true),
+		Rights:  rightsOf(v.settings, v.Ownership, v.Ownership == mdm.Personal),
 		Events:  visitPath(v.ID) + "/events",
 	}
+	page.Refresh = 15
+	if strings.EqualFold(page.Managed, page.Account) {
+		page.Managed = ""
+	}
+	return page
 }
 
 func (p *Portal) profilePage(v *visit) view.PortalProfile {
@@ -195,7 +205,8 @@ var followed = []struct {
 }
 
 // lamps say what the server knows to have happened, and when.
-func (p *Portal) lamps(t *text.Texts, f enroll.Followed) []view.Lamp {
+func (p *Portal) lamps(v *visit, f enroll.Followed) []view.Lamp {
+	t := v.page.T
 	list := make([]view.Lamp, 0, len(followed)+1)
 	waits := "now"
 	if f.Stage == enroll.AttemptFailed {
@@ -216,9 +227,15 @@ func (p *Portal) lamps(t *text.Texts, f enroll.Followed) []view.Lamp {
 		l.Said = t.Say("portal.lamp.state." + l.State)
 		list = append(list, l)
 	}
+	if v.method == byAccountDriven {
+		add(t.Say("portal.lamp.driven.signed_in"), f.Account != nil, time.Time{})
+	}
 	for _, s := range followed {
-		at := f.StageAt[s.stage]
-		add(t.Say(s.text), !at.IsZero(), at)
+		at, text := f.StageAt[s.stage], s.text
+		if v.method == byAccountDriven && s.stage == enroll.ProfileDownloaded {
+			text = "portal.lamp.driven.profile"
+		}
+		add(t.Say(text), !at.IsZero(), at)
 	}
 	switch {
 	case f.Commands > 0:
@@ -253,7 +270,7 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 		Portal:  v.page,
 		Stage:   string(f.Stage),
 		Heading: t.Say("portal.status.heading"),
-		Lamps:   p.lamps(t, f),
+		Lamps:   p.lamps(v, f),
 		Events:  events,
 		Spelled: enroll.SpellCode(f.Visit.Code),
 		Address: p.ServerURL.Host + "/enroll",
@@ -265,20 +282,23 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 		page.Title = page.Failure.Heading
 		return page, nil
 	}
-	page.Lead = t.Say("portal.status.lead." + string(f.Stage))
+	page.Lead = p.lead(v, f)
 	stuck := p.Now().Sub(movedAt(f.Attempt)) >= restless
 	if stuck {
 		page.Hint = p.hint(v, f)
 	}
-	switch f.Stage {
-	case enroll.Opened, enroll.Authenticated:
+	switch {
+	case !v.mine:
+	case f.Account != nil:
+		if stuck && f.Stage != enroll.CheckedIn {
+			page.Over = p.firstPath(v)
+		}
+	case f.Stage == enroll.Opened, f.Stage == enroll.Authenticated:
 		page.Profile = visitPath(f.ID)
-	case enroll.ProfileDownloaded:
+	case f.Stage == enroll.ProfileDownloaded:
 		page.Profile = v.path(stepProfile)
 	}
-	if !v.mine {
-		page.Profile = ""
-	} else if stuck && (f.Stage == enroll.ProfileDownloaded || f.Stage == enroll.IdentityIssued) {
+	if v.mine && f.Account == nil && stuck && (f.Stage == enroll.ProfileDownloaded || f.Stage == enroll.IdentityIssued) {
 		page.Again = visitPath(f.ID) + "/again"
 	}
 	var err error
@@ -286,10 +306,35 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 	return page, err
 }
 
+// firstPath is where the person began.
+func (p *Portal) firstPath(v *visit) string {
+	if v.link != nil {
+		return linkPath(v.link.Code)
+	}
+	return "/enroll"
+}
+
+// lead says what is to be done, or awaited.
+func (p *Portal) lead(v *visit, f enroll.Followed) string {
+	t, device := v.page.T, platformName(v.platform())
+	switch {
+	case v.method == byAccountDriven && f.Account == nil && f.Stage != enroll.Opened:
+		return t.Say("portal.status.lead.driven.waiting", "device", device)
+	case f.Account != nil && f.Stage == enroll.Authenticated:
+		return t.Say("portal.status.lead.driven.signed_in", "device", device)
+	case f.Account != nil && f.Stage == enroll.ProfileDownloaded:
+		return t.Say("portal.status.lead.driven.profile", "device", device)
+	}
+	return t.Say("portal.status.lead." + string(f.Stage))
+}
+
 // hint says what may be wrong at a stage that lasts.
 func (p *Portal) hint(v *visit, f enroll.Followed) template.HTML {
 	d := p.device(v)
 	key := "portal.hint." + string(f.Stage)
+	if v.method == byAccountDriven && (f.Stage == enroll.Authenticated || f.Stage == enroll.ProfileDownloaded || f.Stage == enroll.IdentityIssued) {
+		return d.say("portal.hint.driven", "device", d.name(), "menu", d.menu(), "row", d.signIn())
+	}
 	switch f.Stage {
 	case enroll.ProfileDownloaded:
 		if d.platform == Mac {
@@ -324,7 +369,7 @@ func (p *Portal) donePage(v *visit, f enroll.Followed, events string) view.Porta
 	v.page.Progress = view.Progress{} // nothing is left to do
 	page := view.PortalDone{
 		Portal: titled(v.page, t.Say("portal.done.heading")), Stage: string(f.Stage), Events: events,
-		Name: t.Say("portal.done.device"), Lamps: p.lamps(t, f), OwnCA: p.OwnCA, Installed: p.payloads(),
+		Name: t.Say("portal.done.device"), Lamps: p.lamps(v, f), OwnCA: p.OwnCA, Installed: p.payloads(),
 	}
 	if f.Commands == f.Finished {
 		page.Portal.Refresh = 0
@@ -357,9 +402,14 @@ func (p *Portal) donePage(v *visit, f enroll.Followed, events string) view.Porta
 		page.Message = t.HTML(own)
 	}
 	d := p.device(v)
-	if d.platform == Mac {
+	switch {
+	case v.method == byAccountDriven && d.platform == Mac:
+		page.Remove = d.say("portal.done.remove.driven.mac", "settings", d.label("mac_system_settings"), "place", d.macPlace(), "menu", d.menu())
+	case v.method == byAccountDriven:
+		page.Remove = d.say("portal.done.remove.driven", "settings", d.label("settings"), "general", d.label("general"), "menu", d.menu())
+	case d.platform == Mac:
 		page.Remove = d.say("portal.done.remove.mac", "settings", d.label("mac_system_settings"), "menu", d.label("mac_device_management"))
-	} else {
+	default:
 		page.Remove = d.say("portal.done.remove.text", "settings", d.label("settings"), "general", d.label("general"),
 			"menu", d.label("vpn_device_management"), "button", d.label("remove_management"))
 	}

@@ -20,7 +20,9 @@ func (p *Portal) status(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return explain(err)
 	}
-	v.Attempt = f.Attempt
+	if v.Attempt = f.Attempt; v.Account != nil {
+		v.method = byAccountDriven
+	}
 	page, err := p.statusPage(v, f)
 	if err != nil {
 		return err
@@ -33,7 +35,8 @@ func (p *Portal) status(w http.ResponseWriter, r *http.Request) error {
 type state struct {
 	Stage     enroll.Stage `json:"stage"`
 	StageAt   time.Time    `json:"stage_at"`
-	Round     int          `json:"round"` // profiles that were given up
+	SignedIn  bool         `json:"signed_in"` // on the device
+	Round     int          `json:"round"`     // profiles that were given up
 	Commands  int          `json:"commands"`
 	Finished  int          `json:"finished"`
 	ErrorCode string       `json:"error_code,omitempty"`
@@ -46,7 +49,7 @@ const idle = 5 * time.Minute
 
 func (p *Portal) stateOf(f enroll.Followed) state {
 	s := state{
-		Stage: f.Stage, StageAt: movedAt(f.Attempt), Round: f.Round,
+		Stage: f.Stage, StageAt: movedAt(f.Attempt), SignedIn: f.Account != nil, Round: f.Round,
 		Commands: f.Commands, Finished: f.Finished, ErrorCode: f.ErrorCode,
 	}
 	switch f.Stage {

@@ -58,7 +58,7 @@ type method int
 const (
 	byProfile       method = iota // Device Enrollment
 	byAccount                     // User Enrollment by profile, with a Managed Apple Account
-	byAccountDriven               // the device signs in with a Managed Apple Account by itself
+	byAccountDriven               // somebody signs in in the device's settings
 )
 
 // visit is an enrollment as the page sees it that a person is at.
@@ -72,6 +72,10 @@ type visit struct {
 	// hasAccount says that whom it is for has a Managed Apple Account, which is among the
 	// options for that person alone.
 	hasAccount bool
+
+	// typed is what that person types into the device's settings to enrol it, by whose
+	// device it is; those that can't be enrolled so are not in it.
+	typed map[mdm.Ownership]string
 
 	page     view.Portal
 	login    bool          // it asks who the person is
@@ -129,10 +133,15 @@ func (v *visit) way() (way []step) {
 	if v.ownCA {
 		way = append(way, stepCertificate)
 	}
-	if v.method != byProfile {
+	switch v.method {
+	case byAccount:
+		way = append(way, stepAccount, stepProfile)
+	case byAccountDriven:
 		way = append(way, stepAccount)
+	default:
+		way = append(way, stepProfile)
 	}
-	return append(way, stepProfile, stepStatus)
+	return append(way, stepStatus)
 }
 
 // progress is the progress header of a step.
@@ -150,7 +159,7 @@ func (v *visit) progress(at step) view.Progress {
 // due is the step that the person is at.
 func (v *visit) due() step {
 	switch {
-	case !v.open():
+	case !v.open(), v.Account != nil: // the device leads on
 		return stepStatus
 	case v.Stage == enroll.Opened:
 		return stepLogin
@@ -173,6 +182,12 @@ func (v *visit) due() step {
 
 // has says whether a step is one that the person takes or took, and can still go back to.
 func (v *visit) has(s step) bool {
+	switch {
+	case s == stepStatus:
+		return true
+	case v.Account != nil:
+		return false
+	}
 	switch s {
 	case stepDevice:
 		return len(v.choices()) > 0 || v.terms()
@@ -181,13 +196,13 @@ func (v *visit) has(s step) bool {
 	case stepTrust:
 		return v.ownCA && v.platform().touch()
 	case stepAccount:
-		return !v.byLists() && (v.method == byAccount || v.Visit.UserEnrollment || v.Visit.Declined && v.mayDecline() && v.profileDriven())
+		return v.offers() == byAccount
 	case stepAccountDriven:
-		return v.method == byAccountDriven
+		return v.offers() == byAccountDriven
 	case stepProfile:
 		return v.method != byAccountDriven
 	}
-	return s == stepStatus
+	return false
 }
 
 // profileDriven says whether the system has User Enrollment by profile: iOS 13.1 to 17 and
@@ -202,31 +217,105 @@ func (v *visit) profileDriven() bool {
 	return false
 }
 
-// mayDecline says that there is another way than User Enrollment.
-func (v *visit) mayDecline() bool { return v.settings.PersonalMethod == enroll.PersonalAuto }
-
-// methodOf finds out how the device comes in.
-func (p *Portal) methodOf(ctx context.Context, v *visit) (method, error) {
-	wanted := false
-	switch v.settings.PersonalMethod {
-	case enroll.PersonalUser:
-		wanted = true
-	case enroll.PersonalAuto:
-		wanted = v.hasAccount && !v.Visit.Declined
-	}
+// signsIn says whether the system enrolls when somebody signs in in its settings (PROTOCOL 1,
+// "Availability"). One that does not tell its version is taken for a new one, and a Vision
+// Pro tells none but Safari's.
+func (v *visit) signsIn(mode enroll.AccountMode) bool {
+	const (
+		firstMac       = 14
+		firstIOSUser   = 15
+		firstIOSDevice = 17
+	)
+	major, first := v.Visit.Major, firstIOSUser
 	switch {
-	case v.Ownership != mdm.Personal || v.byLists() || !wanted && !v.Visit.UserEnrollment:
-		return byProfile, nil
-	case v.profileDriven():
-		return byAccount, nil
-	case p.AccountDriven == nil:
-		return byProfile, nil
+	case v.platform() == Vision:
+		return true
+	case v.platform() == Mac:
+		first = firstMac
+	case mode == enroll.ModeADDE:
+		first = firstIOSDevice
 	}
-	served, err := p.AccountDriven(ctx, v.options.ManagedAppleAccount)
-	if err != nil || !served {
-		return byProfile, err
+	return major == 0 || major >= first
+}
+
+// mayDecline says that there is the way by a profile, too.
+func (v *visit) mayDecline() bool {
+	return v.Ownership != mdm.Personal || v.settings.PersonalMethod == enroll.PersonalAuto
+}
+
+// offers is the way that a person is led who has not declined it.
+func (v *visit) offers() method {
+	wanted := v.settings.PersonalMethod == enroll.PersonalUser || v.settings.PersonalMethod == enroll.PersonalAuto && v.hasAccount
+	_, led := v.typed[v.Ownership]
+	switch {
+	case v.Account != nil:
+		return byAccountDriven
+	case v.byLists():
+		return byProfile
+	case v.Visit.UserEnrollment && v.profileDriven():
+		return byAccount
+	case led:
+		return byAccountDriven
+	case v.Ownership == mdm.Personal && wanted && v.profileDriven():
+		return byAccount
 	}
-	return byAccountDriven, nil
+	return byProfile
+}
+
+// comes is how the device comes in.
+func (v *visit) comes() method {
+	if v.Account == nil && v.Visit.Declined && v.mayDecline() {
+		return byProfile
+	}
+	return v.offers()
+}
+
+// findTyped finds out who is led to the settings of their device, and what they type there.
+// Without a Managed Apple Account that leads nowhere, but for a person whose device must not
+// come in any other way: the sign-in then says what is missing.
+func (p *Portal) findTyped(ctx context.Context, v *visit) error {
+	v.typed = nil
+	if v.byLists() {
+		return nil
+	}
+	identifiers := []string{v.User, v.options.ManagedAppleAccount}
+	if v.known() {
+		identifiers = []string{v.user.Email, v.user.Username, v.options.ManagedAppleAccount}
+	}
+	ask := p.Enroll.LeadsHere
+	if v.User == "" {
+		identifiers, ask = []string{""}, p.leadsSomebody
+	}
+	for _, identifier := range identifiers {
+		mode, err := ask(ctx, identifier, v.platform().family())
+		if err != nil {
+			return err
+		}
+		if mode == "" || !v.signsIn(mode) {
+			continue
+		}
+		owner := mode.Ownership()
+		needed := owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalUser && !v.profileDriven()
+		switch _, found := v.typed[owner]; {
+		case found, !v.hasAccount && !needed, owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalDevice:
+			continue
+		case v.typed == nil:
+			v.typed = make(map[mdm.Ownership]string)
+		}
+		v.typed[owner] = identifier
+	}
+	return nil
+}
+
+// leadsSomebody is [enroll.Service.LeadsHere] for who has not said who they are: they are
+// led where everybody is.
+func (p *Portal) leadsSomebody(ctx context.Context, _ string, family enroll.ModelFamily) (enroll.AccountMode, error) {
+	d, err := p.Enroll.Discover(ctx, "", family)
+	var refused *enroll.DiscoveryError
+	if errors.As(err, &refused) {
+		return "", nil
+	}
+	return d.Mode, err
 }
 
 // visit returns the enrollment that r names. Anybody who knows its ID may see how far it
@@ -262,6 +351,9 @@ func (p *Portal) visit(r *http.Request) (*visit, error) {
 
 // complete finds what follows from an attempt.
 func (p *Portal) complete(ctx context.Context, v *visit) (err error) {
+	if v.Account != nil || v.Visit.AccountDriven && !v.Visit.Declined {
+		v.method = byAccountDriven // whoever looks
+	}
 	if !v.open() || !v.mine || v.Stage == enroll.Opened {
 		return nil
 	}
@@ -269,11 +361,15 @@ func (p *Portal) complete(ctx context.Context, v *visit) (err error) {
 		return err
 	}
 	v.hasAccount = v.options.ManagedAppleAccount != ""
-	if v.method, err = p.methodOf(ctx, v); err != nil {
+	if err := p.findTyped(ctx, v); err != nil {
 		return err
 	}
+	v.method = v.comes()
 	if !v.known() {
 		v.options.ManagedAppleAccount, v.options.Devices = "", nil
+		for owner := range v.typed {
+			v.typed[owner] = ""
+		}
 	}
 	return nil
 }

@@ -238,11 +238,12 @@ type PortalAccount struct {
 
 func (PortalAccount) template() string { return "portal_account.html" }
 
-// PortalAccountDriven says how to sign in to the device with the Managed Apple Account.
+// PortalAccountDriven says how to sign in in the device's settings.
 type PortalAccountDriven struct {
 	Portal
 	Action  string
-	Account string // may be empty
+	Account string // the address to type there; may be empty
+	Managed string // Managed Apple Account, if that is another; may be empty
 	Cards   []Card
 	Decline bool
 	Rights  Rights
@@ -299,6 +300,7 @@ type PortalStatus struct {
 	Events  string
 	Profile string // page of the profile; empty: not to go back to
 	Again   string // takes the form that asks for another profile; empty: not now
+	Over    string // where to start over; empty: not now
 	Spelled string // short code to watch from elsewhere
 	QR      template.HTML
 	Address string

@@ -55,14 +55,14 @@ func portalSamples(full, bare Portal) []Page {
 		PortalAccount{Portal: bare, Action: "/x"},
 		PortalAccount{Portal: full, Action: "/x", Account: hostile, Error: long, Domains: []string{long, "example.com"}, Decline: true, Rights: rights},
 		PortalAccountDriven{Portal: bare, Action: "/x", Events: "/e"},
-		PortalAccountDriven{Portal: full, Action: "/x", Account: long, Cards: cards(true, hostile), Decline: true, Rights: rights, Events: "/e"},
+		PortalAccountDriven{Portal: full, Action: "/x", Account: long, Managed: long, Cards: cards(true, hostile), Decline: true, Rights: rights, Events: "/e"},
 		PortalProfile{Portal: bare, Download: "/d", Status: "/s", Events: "/e", Countdown: Countdown{Of: 480}},
 		PortalProfile{
 			Portal: full, Description: prose, Download: "/d", Status: "/s", Events: "/e", Cards: cards(true, long), Payloads: []string{"portal.payload.mdm"}, Rights: rights,
 			Verified: true, Devices: []Owned{{Name: long, When: "2026-11-21"}, {Name: rightToLeft, When: "2026-11-21"}}, Countdown: ended, Mac: true,
 		},
 		PortalStatus{Portal: bare, Stage: "opened", Heading: "Almost there", Lead: "x", Events: "/e"},
-		PortalStatus{Portal: full, Stage: "profile_downloaded", Heading: long, Lead: hostile, Lamps: lamps(long), Hint: prose, Events: "/e", Profile: "/p", Again: "/a", Spelled: "7Q4M-W2KD", QR: picture, Address: long},
+		PortalStatus{Portal: full, Stage: "profile_downloaded", Heading: long, Lead: hostile, Lamps: lamps(long), Hint: prose, Events: "/e", Profile: "/p", Again: "/a", Over: "/o", Spelled: "7Q4M-W2KD", QR: picture, Address: long},
 		PortalStatus{Portal: full, Stage: "failed", Lamps: lamps(rightToLeft), Events: "/e", Failure: &PortalError{Heading: hostile, Text: long, Action: Link{hostile, "/"}, Code: "GH-E305", Details: long}},
 		PortalDone{Portal: bare, Stage: "enrolled", Events: "/e", Name: "iPhone"},
 		PortalDone{
