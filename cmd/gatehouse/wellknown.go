@@ -358,7 +358,7 @@ func (c *wellknownSnippetCommand) print(ctx context.Context, p *process) error {
 		if i > 0 {
 			fmt.Fprintln(p.stdout)
 		}
-		fmt.Fprintf(p.stderr, "%s, %s. %s:\n\n", s.Title, s.Kind, s.Where)
+		fmt.Fprintf(p.stderr, "%s, %s\n%s\n\n", s.Title, s.Kind, s.Where)
 		if _, err := io.WriteString(p.stdout, s.Text); err != nil {
 			return err
 		}
