@@ -98,7 +98,11 @@ func (h *Handler) discover(w http.ResponseWriter, r *http.Request) {
 
 // domainOf is what the log says of an identifier: whose it is stays with the person.
 func domainOf(identifier string) string {
-	return short(identifier[strings.LastIndexByte(identifier, '@')+1:])
+	at := strings.LastIndexByte(identifier, '@')
+	if at < 0 {
+		return "" // somebody's name
+	}
+	return short(identifier[at+1:])
 }
 
 // short bounds what a stranger writes into the log.
