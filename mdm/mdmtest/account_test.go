@@ -50,6 +50,13 @@ func TestADeviceEnrolsByAccount(t *testing.T) {
 						t.Error("the second POST has another body")
 					}
 					messages := slices.Concat(r.infos, r.checkins, r.results)
+					if strings.Contains(r.bodies[0], d.Options().UDID) != (version == VersionADDE) {
+						t.Error("the signed MachineInfo should name the hardware in a Device Enrollment only")
+					}
+					subject := r.requests[0].csr.Subject.CommonName
+					if named := subject == d.Options().Serial; named != (model == Mac && version == VersionADDE) {
+						t.Errorf("the certificate request names %s", subject)
+					}
 					for _, msg := range messages {
 						text := fmt.Sprint(msg)
 						names := strings.Contains(text, d.Options().UDID) || strings.Contains(text, d.Options().Serial)
@@ -631,6 +638,49 @@ func TestATokenIsRefreshedWhenItsTimeIsOver(t *testing.T) {
 	wantEvents(t, r.takeEvents(), "POST /token")
 	if d.Token().Refresh == "" {
 		t.Error("the refresh token is gone")
+	}
+}
+
+func TestWhatARefreshLeavesBehind(t *testing.T) {
+	r := newRealm(t, VersionBYOD, MethodOAuth2)
+	d := r.member(Options{})
+	old := d.Token()
+	r.locked(func() {
+		r.spoil["/token"] = answering(200, "application/json", `{"token_type":"Bearer","access_token":"next"}`)
+	})
+	if _, err := d.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Token(); got.Access != "next" || got.Refresh != old.Refresh {
+		t.Errorf("Token = %+v after an answer without refresh token, want that of %+v", got, old)
+	}
+	r.locked(func() { r.spoil["/token"] = answering(400, "application/json", `{"error":"invalid_grant"}`) })
+	if _, err := d.Refresh(t.Context()); err == nil {
+		t.Error("Refresh succeeds")
+	}
+	if got := d.Token(); got.Access != "next" || got.Refresh != "" {
+		t.Errorf("Token = %+v after a refusal", got)
+	}
+}
+
+func TestNothingOfAnEnrollmentGoesIntoTheNext(t *testing.T) {
+	r := newRealm(t, VersionADDE, MethodWeb)
+	d := r.member(Options{})
+	d.Vanish()
+	r.locked(func() { r.version = VersionBYOD })
+	service, err := d.Discover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.PostEnrollment(t.Context(), service.BaseURL, d.Token().Access); err != nil {
+		t.Fatal(err)
+	}
+	if last := r.infos[len(r.infos)-1]; last["UDID"] != nil {
+		t.Errorf("MachineInfo is still %v", last)
+	}
+	r.locked(func() { r.spoil[wellKnown] = answering(404, "text/plain", "") })
+	if err := d.EnrollAccount(t.Context()); err == nil || d.Token().Access != "" {
+		t.Errorf("EnrollAccount = %v, Token = %+v", err, d.Token())
 	}
 }
 

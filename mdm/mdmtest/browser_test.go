@@ -184,6 +184,31 @@ func TestABrowserTellsWhatOthersWouldSend(t *testing.T) {
 	}
 }
 
+func TestARedirectThatLeftTheOriginIsNotItsOwn(t *testing.T) {
+	var origins, sites []string
+	record := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			origins, sites = append(origins, r.Header.Get("Origin")), append(sites, r.Header.Get("Sec-Fetch-Site"))
+			h(w, r)
+		}
+	}
+	pages := map[string]http.HandlerFunc{}
+	s, other := site(t, pages), site(t, pages)
+	pages["GET /"] = record(answering(200, "text/html", `<form method="post" action="/1"><button>Go</button></form>`))
+	pages["POST /1"] = record(answering(307, "", "", "Location", other.URL+"/2"))
+	pages["POST /2"] = record(answering(307, "", "", "Location", s.URL+"/3"))
+	pages["POST /3"] = record(handBack)
+	if _, err := new(Browser).SignIn(t.Context(), WebSession{URL: s.URL}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(origins, " "), " "+s.URL+" "+s.URL+" null"; got != want {
+		t.Errorf("Origin: %q, want %q", got, want)
+	}
+	if got, want := strings.Join(sites, " "), "none same-origin cross-site cross-site"; got != want {
+		t.Errorf("Sec-Fetch-Site: %q, want %q", got, want)
+	}
+}
+
 func TestASessionsCookiesStayInIt(t *testing.T) {
 	s := site(t, map[string]http.HandlerFunc{"GET /": func(w http.ResponseWriter, r *http.Request) {
 		http.SetCookie(w, &http.Cookie{Name: "seen", Value: "1"})
