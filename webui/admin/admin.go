@@ -264,15 +264,16 @@ func (a *Admin) device(w http.ResponseWriter, r *http.Request) error {
 // facts lists what is known of a device, without what is not.
 func (a *Admin) facts(d mdm.Overview) []view.Fact {
 	seen, created := a.moment(d.LastSeenAt), a.moment(d.CreatedAt)
+	serial, udid := hardware(d)
 	facts := []view.Fact{
 		{Label: "Enrollment", Value: enrollmentType(d.Type)},
 		{Label: "Ownership", Value: string(d.Ownership)},
 		{Label: "Owner", Value: d.User},
-		{Label: "Managed account", Value: d.ManagedAppleAccount},
+		{Label: "Managed Apple Account", Value: d.ManagedAppleAccount},
 		{Label: "Model", Value: modelName(d)},
 		{Label: "OS version", Value: osName(d)},
-		{Label: "Serial number", Value: d.SerialNumber, Mono: true},
-		{Label: "UDID", Value: d.UDID, Mono: true},
+		{Label: "Serial number", Value: serial, Mono: true},
+		{Label: "UDID", Value: udid, Mono: true},
 		{Label: "Enrollment ID", Value: d.EnrollmentID, Mono: true},
 		{Label: "User", Value: d.UserID, Mono: true},
 		{Label: "Last seen", Moment: &seen},

@@ -14,7 +14,17 @@ import (
 
 // deviceName is what to call a device: the best of what it said of itself.
 func deviceName(d mdm.Overview) string {
-	return cmp.Or(d.DeviceName, d.UserLongName, d.UserShortName, d.SerialNumber, d.UDID, d.EnrollmentID, string(d.ID))
+	serial, udid := hardware(d)
+	return cmp.Or(d.DeviceName, d.UserLongName, d.UserShortName, serial, udid, d.EnrollmentID, string(d.ID))
+}
+
+// hardware is what tells a device from all others for good, which in a User Enrollment is
+// the user's own.
+func hardware(d mdm.Overview) (serial, udid string) {
+	if d.Type == mdm.TypeUser {
+		return "", ""
+	}
+	return d.SerialNumber, d.UDID
 }
 
 // modelName is the model as it is sold and as Apple numbers it: "iPhone 16 (iPhone17,3)".
@@ -49,11 +59,11 @@ func osName(d mdm.Overview) string {
 func enrollmentType(t mdm.EnrollmentType) string {
 	switch t {
 	case mdm.TypeDevice:
-		return "Device"
+		return "Device Enrollment"
 	case mdm.TypeUser:
-		return "User Enrollment"
+		return "User Enrollment (personal)"
 	case mdm.TypeAccountDevice:
-		return "Account-driven device"
+		return "Device Enrollment by account"
 	case mdm.TypeUserChannel:
 		return "User channel"
 	}

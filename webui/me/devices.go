@@ -45,7 +45,7 @@ func (m *Me) devices(w http.ResponseWriter, r *http.Request) error {
 
 func (m *Me) deviceRow(t *text.Texts, o enroll.Own) view.MeDeviceRow {
 	row := view.MeDeviceRow{URL: devicePath(o.ID), Name: deviceName(t, o.Device), State: deviceState(t, o.State), UsersLabel: t.Say("me.devices.users")}
-	for _, part := range []string{modelName(o.Device), systemName(o.Device), o.SerialNumber, ownership(t, o.Ownership)} {
+	for _, part := range []string{modelName(o.Device), systemName(o.Device), serialNumber(o.Device), ownership(t, o.Ownership)} {
 		if part != "" && part != row.Name {
 			row.Parts = append(row.Parts, part)
 		}
@@ -88,6 +88,7 @@ func (m *Me) device(w http.ResponseWriter, r *http.Request) error {
 	}
 	done(&around, r, "removal", o.Removal != nil)
 	done(&around, r, "ended", !o.Managed())
+	done(&around, r, "sign_in", signInRequired(o))
 	done(&around, r, "lost", o.Lost != nil)
 	done(&around, r, "found", o.Lost == nil)
 	t := around.T
@@ -97,6 +98,12 @@ func (m *Me) device(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Title = page.Name
 	page.Actions, page.WhyNot = deviceActions(t, o)
+	switch may, err := m.signsIn(r.Context(), o); {
+	case err != nil:
+		return err
+	case may:
+		page.Actions = append(page.Actions, view.Link{Label: t.Say("me.device.sign_in"), URL: devicePath(o.ID) + "/sign-in"})
+	}
 	if o.Lost != nil {
 		page.Lost = &view.MeLost{State: view.State{Text: t.Say("me.state.lost"), Tone: view.Bad}, Time: m.ago(t, o.Lost.At), Note: o.Lost.Note}
 	}
@@ -193,11 +200,13 @@ func (m *Me) deviceFacts(t *text.Texts, o enroll.Own) (facts []view.MeFact) {
 	fact("name", o.DeviceName)
 	fact("model", model)
 	fact("os", system)
-	mono("serial", o.SerialNumber)
-	mono("udid", o.UDID)
+	mono("serial", serialNumber(o.Device))
 	mono("enrollment_id", o.EnrollmentID)
-	mono("imei", o.IMEI)
-	mono("meid", o.MEID)
+	if o.Type != mdm.TypeUser { // such a device tells nothing that is its own for good
+		mono("udid", o.UDID)
+		mono("imei", o.IMEI)
+		mono("meid", o.MEID)
+	}
 	if o.Supervised != nil {
 		fact("supervised", yesNo(t, *o.Supervised))
 	}

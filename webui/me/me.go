@@ -56,6 +56,8 @@ func (m *Me) Mount(r webui.Router) {
 	r.Handle("POST /me/devices/{id}/remove", m.remove)
 	r.Handle("GET /me/devices/{id}/end", m.askEnd)
 	r.Handle("POST /me/devices/{id}/end", m.end)
+	r.Handle("GET /me/devices/{id}/sign-in", m.askSignIn)
+	r.Handle("POST /me/devices/{id}/sign-in", m.requireSignIn)
 	r.Handle("GET /me/devices/{id}/lost", m.askLost)
 	r.Handle("POST /me/devices/{id}/lost", m.reportLost)
 	r.Handle("POST /me/devices/{id}/found", m.found)

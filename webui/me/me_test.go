@@ -25,6 +25,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -129,8 +130,57 @@ func TestWhatIsStoredAboutADevice(t *testing.T) {
 		d.User, d.Ownership, d.Type, d.AppleID, d.AccessRights = "ana@example.com", mdm.Personal, mdm.TypeUser, mdm.AppleID{EnrollmentID: "E-1"}, 0
 	})
 	b.get("/me/devices/byod")
-	b.says("User Enrollment", "E-1", "See the apps that it has installed, and none of your own", "Erase the device")
-	b.hides("privacy.can.erase", "with everything on it")
+	b.says("User Enrollment (personal)", "E-1", "See the apps that it has installed, and none of your own", "Erase the device")
+	b.hides("privacy.can.erase", "with everything on it", "C02BYOD", "/sign-in") // whatever is in the store
+	b.get("/me")
+	b.hides("C02BYOD")
+}
+
+func TestADeviceAsksForANewSignIn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	const phone = "anas-own"
+	h.device(t, phone, func(d *mdm.Device) {
+		d.User, d.Ownership, d.Type, d.AppleID, d.AccessRights = "ana@example.com", mdm.Personal, mdm.TypeUser, mdm.AppleID{EnrollmentID: "E-1"}, 0
+		d.DeviceName, d.EnrollmentMode, d.ManagedAppleAccount, d.ProductName = "Ana’s own", "BYOD", "ana@appleid.example.com", "iPhone17,3"
+	})
+	h.device(t, "anas-other", func(d *mdm.Device) {
+		d.User, d.Type, d.EnrollmentMode = "ana@example.com", mdm.TypeAccountDevice, "ADDE"
+	})
+	b := h.as(t, h.ana.ID)
+	b.get("/me/devices/anas-other")
+	b.says("Device Enrollment by account", "UDID-anas-other", "Sign in on it again")
+	b.get("/me/devices/anas-other/sign-in")
+	b.says("What is for the Mac itself goes on")
+	path := "/me/devices/" + phone
+	b.get(path + "?done=sign_in")
+	b.says("ana@appleid.example.com", "Sign in on it again")
+	b.hides("will ask you to sign in")
+	b.get(path + "/sign-in")
+	b.says("Have Ana’s own ask for a new sign-in?", "it gets nothing new")
+	b.post(path + "/sign-in")
+	b.follow()
+	b.says("will ask you to sign in", "Asked for a new sign-in You")
+	if got, want := h.actions(t, event.Filter{Action: "device.sign_in_required"}), "device.sign_in_required by user:ana@example.com"; got != want {
+		t.Errorf("the audit log says %q, want %q", got, want)
+	}
+
+	// Where that would end the management, there is the other way to do so.
+	_, err := h.enroll.UpdateAccountDriven(t.Context(), func(c *enroll.AccountDriven) error { c.TokenRevoked = enroll.AfterUnenroll; return nil })
+	must(t, err)
+	b.get(path)
+	b.hides("Sign in on it again")
+	h.device(t, "anas-old", func(d *mdm.Device) {
+		d.User, d.EnrollmentMode, d.State = "ana@example.com", "ADDE", mdm.Unenrolled
+	})
+	for at, want := range map[string]int{path: 404, "/me/devices/" + anas: 404, "/me/devices/" + bens: 404, "/me/devices/anas-old": 409} {
+		if get, post := b.get(at+"/sign-in"), b.post(at+"/sign-in"); get != want || post != want {
+			t.Errorf("%s: %d and %d, want %d", at, get, post, want)
+		}
+	}
+	if state := h.get(t, phone).State; state != mdm.Enrolled {
+		t.Errorf("the device is %s", state)
+	}
 }
 
 // TestWhatIsAnothersLooksLikeNothing tries every address and every form with what belongs
@@ -153,7 +203,7 @@ func TestWhatIsAnothersLooksLikeNothing(t *testing.T) {
 			b := h.as(t, who.id)
 			var bodies []string
 			for _, id := range []string{string(who.device), "nothing", "bens-channel", strings.Repeat("x", 3000), "%00", "..%2f" + string(who.device)} {
-				for _, action := range []string{"", "/remove", "/end", "/lost"} {
+				for _, action := range []string{"", "/remove", "/end", "/lost", "/sign-in"} {
 					if status := b.get("/me/devices/" + id + action); status != 404 {
 						t.Errorf("GET of the device %.40s%s = %d, want 404", id, action, status)
 					}
@@ -161,7 +211,7 @@ func TestWhatIsAnothersLooksLikeNothing(t *testing.T) {
 					b.hides("Ana’s phone", "Ben’s Mac")
 					bodies = append(bodies, regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:]+Z`).ReplaceAllString(b.text(), ""))
 				}
-				for _, action := range []string{"remove", "end", "lost", "found"} {
+				for _, action := range []string{"remove", "end", "lost", "found", "sign-in"} {
 					if status := b.post("/me/devices/"+id+"/"+action, "note", "x"); status != 404 {
 						t.Errorf("POST of the device %.40s/%s = %d, want 404", id, action, status)
 					}

@@ -43,7 +43,16 @@ func day(at time.Time) string { return at.UTC().Format(time.DateOnly) }
 
 // deviceName is what to call a device: the best of what it said of itself.
 func deviceName(t *text.Texts, d mdm.Device) string {
-	return cmp.Or(d.DeviceName, modelName(d), d.SerialNumber, t.Say("me.device.unnamed"))
+	return cmp.Or(d.DeviceName, modelName(d), serialNumber(d), t.Say("me.device.unnamed"))
+}
+
+// serialNumber is a device's, but none of a User Enrollment's: its user was told that nobody
+// knows it.
+func serialNumber(d mdm.Device) string {
+	if d.Type == mdm.TypeUser {
+		return ""
+	}
+	return d.SerialNumber
 }
 
 // modelName is the model as it is sold, and else as Apple numbers it.
