@@ -139,7 +139,7 @@ type Refusal struct {
 	// and "<Texts>.action", if Action is not empty.
 	Texts  string
 	Action string        // path that the one action leads to
-	Keep   []view.Hidden // parameters of the page, beside those that all pages keep
+	Keep   []view.Hidden // parameters of the page, instead of those that all pages keep
 	Values []any         // for the texts: name, value, …
 
 	Detail string // for programs, and for who helps; nothing secret
@@ -222,7 +222,9 @@ func (f *Frame) refused(r *http.Request, around view.Portal, refusal *Refusal) v
 		Details: f.Now().UTC().Format(time.RFC3339),
 	}
 	page.Title = page.Heading
-	page.Keep = append(page.Keep, refusal.Keep...)
+	if len(refusal.Keep) > 0 {
+		page.Keep = refusal.Keep
+	}
 	if refusal.Action != "" {
 		page.Action = view.Link{Label: t.Say(refusal.Texts + ".action"), URL: refusal.Action}
 	}
