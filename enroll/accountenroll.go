@@ -69,7 +69,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 			return vouched
 		}
 		fresh.Method = c.Method
-		served := c.serves(fresh)
+		served := s.withDemo(c).serves(fresh)
 		tooOld, old := errors.AsType[*MinimumOSError](served)
 		switch {
 		case old && m.CanRequestSoftwareUpdate:

@@ -297,7 +297,11 @@ func (s *Service) FinishAccountSignIn(ctx context.Context, sealed string, u iden
 		if err != nil {
 			return err
 		}
-		if err := c.serves(t); err != nil {
+		served := c
+		if s.played(u.Login()) {
+			served = s.withDemo(c)
+		}
+		if err := served.serves(t); err != nil {
 			return err
 		}
 		a.Tokens, a.Code, a.SignedInAt = nil, nil, now
@@ -365,6 +369,7 @@ func (s *Service) attemptBy(tx storage.Tx, t ticket, u identity.User, c AccountD
 		a.back(now)
 	}
 	a.User, a.Ownership, a.ErrorCode = u.Login(), t.Mode.Ownership(), ""
+	a.Demo = a.Demo || s.played(u.Login())
 	a.Account = &AccountEnrollment{
 		Mode: t.Mode, ManagedAppleAccount: account, Product: t.Product, OSVersion: t.OSVersion, RequiredAppID: c.RequiredAppID, Ticket: t.AttemptID,
 	}

@@ -36,6 +36,9 @@ func (s *Service) Discover(ctx context.Context, identifier string, family ModelF
 	if err != nil {
 		return Discovery{}, err
 	}
+	if s.played(identifier) {
+		c = s.withDemo(c)
+	}
 	mode, refused := c.discover(identifier, family)
 	if refused != nil {
 		return Discovery{}, refused

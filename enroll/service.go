@@ -64,7 +64,7 @@ type Refusals interface {
 }
 
 // Config says what a Service needs. Payloads, Refusals, Tokens, DeviceCAs,
-// Organisation and IncludeRoot may be zero.
+// Organisation, IncludeRoot and Demo may be zero.
 type Config struct {
 	DB       storage.DB
 	Box      *seal.Box
@@ -82,6 +82,7 @@ type Config struct {
 	ServerURL    *url.URL // what devices reach this server by; no path, no query
 	Organisation string   // shown on the device where the settings name none
 	IncludeRoot  bool     // put the organisation root in the profile, as TLS needs it in own-CA mode
+	Demo         bool     // devices of the demo enrol by account, at DemoDomain
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -105,6 +106,7 @@ type Service struct {
 	serverURL    *url.URL
 	organisation string
 	includeRoot  bool
+	demo         bool
 
 	log *slog.Logger
 	now func() time.Time
@@ -136,7 +138,7 @@ func New(c Config) (*Service, error) {
 	return &Service{
 		payloads: c.Payloads, refusals: c.Refusals, tokens: c.Tokens, deviceCAs: *c.DeviceCAs,
 		db: c.DB, box: c.Box, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
-		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot,
+		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot, demo: c.Demo,
 		log: c.Log, now: c.Now,
 	}, nil
 }

@@ -221,6 +221,9 @@ func (s *Service) userOfTicket(tx storage.Tx, t ticket, login, account string) (
 	if account == "" {
 		return "", ErrAccountMissing
 	}
+	if s.played(account) {
+		settings.AccountDomains = nil
+	}
 	account, err = checkAccount(tx, account, login, settings)
 	if field, wrong := errors.AsType[*FieldError](err); wrong {
 		return "", fmt.Errorf("%w: it %s", ErrAccountForeign, field.Reason)
