@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
@@ -193,7 +194,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	enrollment, err = enroll.New(enroll.Config{
 		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events, Tokens: organisation,
 		Sign:      sign,
-		ServerURL: serverURL, IncludeRoot: ownCA,
+		ServerURL: serverURL, IncludeRoot: ownCA, Demo: cfg.demo > 0,
 		Log: log, Now: now,
 	})
 	if err != nil {
@@ -444,8 +445,8 @@ func anyoneToSignIn(ctx context.Context, people *identity.Service) (bool, error)
 	if err != nil || setup.Done {
 		return setup.Done, err
 	}
-	users, _, err := people.Users(ctx, "", 1)
-	return len(users) > 0, err
+	users, _, err := people.Users(ctx, "", len(demoPeople)+1)
+	return slices.ContainsFunc(users, func(u identity.User) bool { return !playedByDemo(u) }), err
 }
 
 // replicaName tells this server from others on the database, also after a restart.

@@ -4,14 +4,18 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
@@ -23,6 +27,7 @@ import (
 type demo struct {
 	n       int
 	enroll  *enroll.Service
+	people  *identity.Service
 	devices *mdm.Service
 	address net.Addr // of the listener
 	url     *url.URL
@@ -41,9 +46,14 @@ func (d *demo) Run(ctx context.Context) error {
 	if err := d.release(ctx); err != nil {
 		return err
 	}
+	users, err := d.users(ctx)
+	if err != nil {
+		return err
+	}
 	fleet, err := mdmtest.NewFleet(mdmtest.FleetOptions{
 		N: d.n, Demo: true, Seed: d.seed,
 		ProfileURL: d.url.JoinPath("enroll", "l", link.Code, "profile").String(),
+		Account:    func(i int, _ mdmtest.Model) *mdmtest.Account { return d.account(users, i) },
 		Transport:  d.transport(),
 		PlainHTTP:  d.url.Scheme == "http",
 		Log:        d.log, Now: d.now,
@@ -89,6 +99,115 @@ func (d *demo) link(ctx context.Context) (enroll.Link, error) {
 		Name: "Demo", Login: enroll.LoginNone, Ownership: mdm.Institutional, Demo: true,
 		Uses: enroll.MaxLinkUses, ExpiresIn: enroll.MaxLinkLife, CreatedBy: "demo",
 	})
+}
+
+// demoPeople are whom the demo plays, by how their devices enrol. They have no password: what
+// they would do on the pages of a sign-in, this process does.
+var demoPeople = map[enroll.AccountMode]identity.NewUser{
+	enroll.ModeBYOD: {Email: "dana@" + enroll.DemoDomain(enroll.ModeBYOD), FullName: "Dana Demo"},
+	enroll.ModeADDE: {Email: "kim@" + enroll.DemoDomain(enroll.ModeADDE), FullName: "Kim Demo"},
+}
+
+func playedByDemo(u identity.User) bool {
+	for _, person := range demoPeople {
+		if u.Email == person.Email {
+			return true
+		}
+	}
+	return false
+}
+
+// demoMode says how the i-th device enrols, counted from 0: a few of them by account, and
+// those by the link for which it is empty.
+func demoMode(i int) enroll.AccountMode {
+	switch {
+	case i%4 == 3:
+		return enroll.ModeBYOD
+	case i%7 == 6:
+		return enroll.ModeADDE
+	}
+	return ""
+}
+
+// users returns the IDs of those whom the demo plays, as far as there are devices for them.
+func (d *demo) users(ctx context.Context) (map[enroll.AccountMode]string, error) {
+	ids := map[enroll.AccountMode]string{}
+	for i := range d.n {
+		mode := demoMode(i)
+		if mode == "" || ids[mode] != "" {
+			continue
+		}
+		person := demoPeople[mode]
+		person.ManagedAppleAccount = person.Email
+		u, err := d.people.CreateUser(ctx, identity.Local(), person)
+		if errors.Is(err, identity.ErrTaken) { // by an earlier start, or another replica
+			u, err = d.user(ctx, person.Email)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("user of the demo: %w", err)
+		}
+		ids[mode] = u.ID
+	}
+	return ids, nil
+}
+
+// user finds a user by the e-mail address.
+func (d *demo) user(ctx context.Context, email string) (identity.User, error) {
+	for cursor := ""; ; {
+		page, next, err := d.people.Users(ctx, cursor, 200)
+		if err != nil {
+			return identity.User{}, err
+		}
+		for _, u := range page {
+			if u.Email == email {
+				return u, nil
+			}
+		}
+		if next == "" {
+			return identity.User{}, fmt.Errorf("%s is somebody's name already", email)
+		}
+		cursor = next
+	}
+}
+
+// account is how the i-th device enrols, nil for those that do by the link.
+func (d *demo) account(users map[enroll.AccountMode]string, i int) *mdmtest.Account {
+	mode := demoMode(i)
+	if mode == "" {
+		return nil
+	}
+	return &mdmtest.Account{
+		Identifier: demoPeople[mode].Email,
+		Reach:      func(string) string { return strings.TrimSuffix(d.url.String(), "/") },
+		Person: mdmtest.PersonFunc(func(ctx context.Context, s mdmtest.WebSession) (mdmtest.Redirect, error) {
+			return d.signIn(ctx, s, users[mode])
+		}),
+	}
+}
+
+// signIn does what a person does in the web session of a device.
+func (d *demo) signIn(ctx context.Context, s mdmtest.WebSession, userID string) (mdmtest.Redirect, error) {
+	u, err := d.people.User(ctx, userID)
+	if err != nil {
+		return mdmtest.Redirect{}, err
+	}
+	address, err := url.Parse(s.URL)
+	if err != nil {
+		return mdmtest.Redirect{}, err
+	}
+	var authorization *enroll.AuthorizationRequest
+	if query := address.Query(); query.Has("response_type") {
+		asked, err := enroll.ParseAuthorizationRequest(query)
+		if err != nil {
+			return mdmtest.Redirect{}, err
+		}
+		authorization = &asked
+	}
+	back, err := d.enroll.FinishAccountSignIn(ctx, path.Base(address.Path), u, authorization)
+	if err != nil {
+		return mdmtest.Redirect{}, err
+	}
+	return mdmtest.Redirect{Status: http.StatusPermanentRedirect, Location: back.Location}, nil
 }
 
 // release unenrolls the devices of an earlier start. Their keys ended with that

@@ -149,7 +149,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	}
 	if cfg.demo > 0 {
 		simulated := &demo{
-			n: cfg.demo, enroll: srv.enroll, devices: srv.devices,
+			n: cfg.demo, enroll: srv.enroll, people: srv.identity, devices: srv.devices,
 			address: listener.Addr(), url: serverURL, roots: demoRoots(s, cert),
 			seed: webui.Fingerprint(s.depot.Root().Certificate()),
 			log:  log, now: now,

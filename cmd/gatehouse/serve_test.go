@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -382,15 +383,67 @@ func TestDemoDevicesEnrolAndAnswer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for _, at := range []string{"first start", "second start"} {
-		s := start(t, dir, "--demo", "5")
+		s := start(t, dir, "--demo", "7")
 		timeout := time.AfterFunc(time.Minute, s.stop)
-		// The locked one answers after 20 s; the others need not be waited for.
-		if !s.out.await(`"request_type":"DeviceInformation","state":"acknowledged"`, 4) {
-			t.Fatalf("%s: no four demo devices answered within a minute:\n%s", at, s.out)
+		// The locked ones answer after 20 s; the others need not be waited for. Two are Macs,
+		// each of which has a user who enrols, too.
+		if !s.out.await(`"request_type":"DeviceInformation","state":"acknowledged"`, 5) || !s.out.await(`"msg":"enrolled"`, 9) {
+			t.Fatalf("%s: no seven demo devices enrolled and answered within a minute:\n%s", at, s.out)
 		}
 		timeout.Stop()
 		if got := s.get(t, "/"); !strings.Contains(got.body, "Gatehouse") {
 			t.Errorf("%s: first page = %d", at, got.StatusCode)
+		}
+		var devices struct {
+			Items []struct {
+				Type    string `json:"enrollment_type"`
+				State   string `json:"state"`
+				UDID    string `json:"udid"`
+				Serial  string `json:"serial_number"`
+				Account string `json:"managed_apple_account"`
+			}
+		}
+		s.call(t, "GET", "/api/v1/devices?limit=100", nil, &devices)
+		types := map[string]int{}
+		for _, d := range devices.Items {
+			if d.State != "enrolled" {
+				continue // by the start before
+			}
+			types[d.Type]++
+			if hardware := d.UDID != "" && d.Serial != ""; d.Type != "user_channel" && hardware == (d.Type == "user") || d.Account != "" != (d.Type == "user" || d.Type == "account_device") {
+				t.Errorf("%s: %+v", at, d)
+			}
+		}
+		if want := map[string]int{"device": 5, "user": 1, "account_device": 1, "user_channel": 2}; !maps.Equal(types, want) {
+			t.Errorf("%s: %v are enrolled, want %v", at, types, want)
+		}
+
+		// What the operator decided is the operator's.
+		type policy struct {
+			Domains []struct {
+				Domain string            `json:"domain"`
+				Policy map[string]string `json:"policy"`
+			} `json:"domains"`
+			Method string `json:"method"`
+		}
+		var decided policy
+		s.call(t, "GET", "/api/v1/account-driven", nil, &decided)
+		switch {
+		case at == "first start":
+			if len(decided.Domains) != 0 {
+				t.Errorf("domains nobody asked for: %+v", decided.Domains)
+			}
+			s.call(t, "PUT", "/api/v1/account-driven", map[string]any{
+				"domains": []any{map[string]any{"domain": "example.com", "policy": map[string]string{"iPhone": "byod"}}}, "method": "apple-oauth2",
+			}, &decided)
+		case len(decided.Domains) != 1 || decided.Domains[0].Domain != "example.com" || decided.Method != "apple-oauth2":
+			t.Errorf("the operator's policy is %+v", decided)
+		}
+		if got := s.get(t, "/.well-known/com.apple.remotemanagement?user-identifier=x@work.demo.example&model-family=Mac"); !strings.Contains(got.body, "mdm-adde") {
+			t.Errorf("%s: the demo is led nowhere: %s", at, got.body)
+		}
+		if got := s.get(t, "/enroll"); strings.Contains(got.body, `action="/enroll/start"`) {
+			t.Errorf("%s: people are let in, though only the demo’s are there", at)
 		}
 		if code := s.end(t); code != exitDone {
 			t.Fatalf("%s: exit code %d", at, code)
