@@ -35,6 +35,16 @@ type reception struct {
 type counted struct {
 	storage.DB
 	updates atomic.Int64
+	broken  atomic.Int64 // the read, counted from 1, that fails with those behind it; 0: none
+}
+
+func (c *counted) View(ctx context.Context, fn func(storage.Tx) error) error {
+	if n := c.broken.Load(); n == 1 {
+		return storage.ErrUnavailable
+	} else if n > 1 {
+		c.broken.Store(n - 1)
+	}
+	return c.DB.View(ctx, fn)
 }
 
 func (c *counted) Update(ctx context.Context, fn func(storage.Tx) error) error {

@@ -122,7 +122,7 @@ func (s *Service) touch(tx storage.Tx, t *shownToken, d mdm.Device) error {
 		return nil
 	}
 	a := t.authorization
-	first := a.UsedAt.IsZero() || a.DeviceID == ""
+	first := a.UsedAt.IsZero() || a.DeviceID == "" || t.pair > 0 // which may be of a refresh before it came
 	if a.DeviceID == "" && a.AttemptID != d.AttemptID {
 		if err := attempts.Delete(tx, a.AttemptID); err != nil { // it was this device that signed in
 			return err
@@ -151,7 +151,8 @@ func (s *Service) bindBearer(tx storage.Tx, p Peer, a Attempt, id mdm.DeviceID, 
 			if err != nil {
 				return err
 			}
-			if b.SignedInAt.After(theirs.SignedInAt) {
+			// By the one that was used last it has its profile, whoever signed in later.
+			if theirs.ID == "" || cmp.Or(b.UsedAt.Compare(theirs.UsedAt), b.SignedInAt.Compare(theirs.SignedInAt)) > 0 {
 				theirs = b
 			}
 		}
@@ -200,18 +201,24 @@ func (s *Service) afterBearer(ctx context.Context, err error) error {
 		after = c.TokenRevoked
 	}
 	// An access token of OAuth 2 that has only run out is refreshed, and no reason to part.
-	if after == AfterUnenroll && lapsed.device.ID != "" && s.over(ctx, lapsed.device.ID) {
-		if _, err := s.endByID(ctx, lapsed.device.ID, mdm.Unenrolled); err != nil {
+	if after == AfterUnenroll && lapsed.device.ID != "" {
+		over, err := s.over(ctx, lapsed.device.ID)
+		if err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: %w", ErrGone, lapsed.err)
+		if over {
+			if _, err := s.endByID(ctx, lapsed.device.ID, mdm.Unenrolled); err != nil {
+				return err
+			}
+			return fmt.Errorf("%w: %w", ErrGone, lapsed.err)
+		}
 	}
 	return s.signInRequired(lapsed.ticket, lapsed.err)
 }
 
 // over says whether nothing that a device's user has signed in for is good any more.
-func (s *Service) over(ctx context.Context, id mdm.DeviceID) (over bool) {
-	err := s.db.View(ctx, func(tx storage.Tx) error {
+func (s *Service) over(ctx context.Context, id mdm.DeviceID) (over bool, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
 		over = true
 		c, err := getAccountDriven(tx)
 		if err != nil {
@@ -225,7 +232,7 @@ func (s *Service) over(ctx context.Context, id mdm.DeviceID) (over bool) {
 		}
 		return nil
 	})
-	return err == nil && over
+	return over, err
 }
 
 // userGone says whether err means that a person may not have a device enrolled.
