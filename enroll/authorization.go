@@ -419,7 +419,30 @@ type AccountEnrollment struct {
 	Product             string      `json:"product,omitempty"`     // "iPhone17,2", as the device says
 	OSVersion           string      `json:"os_version,omitempty"`
 	RequiredAppID       int64       `json:"required_app_id,omitempty"`
-	Ticket              string      `json:"ticket,omitempty"` // the sign-in that it is of
+	Ticket              string      `json:"ticket,omitempty"`   // the sign-in that it is of
+	AgreedAt            time.Time   `json:"agreed_at,omitzero"` // to the organisation's terms
+}
+
+// AgreedToTerms notes that the person of an attempt that is made by account has agreed to the
+// organisation's terms. That of a device that is enrolled already has done so before.
+func (s *Service) AgreedToTerms(ctx context.Context, id string) error {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		a, err := attempts.Get(tx, id)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && (a.Account == nil || !a.Account.AgreedAt.IsZero()) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		account := *a.Account
+		account.AgreedAt = s.now().UTC()
+		a.Account = &account
+		return putAttempt(tx, a)
+	})
+	if err != nil {
+		return fmt.Errorf("note agreement to terms: %w", err)
+	}
+	return nil
 }
 
 // mayEnrollBy says whether the user with a login may enrol by account.

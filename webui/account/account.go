@@ -130,6 +130,11 @@ func (s *SignIns) at(mode enroll.AccountMode, method enroll.SignInMethod, then f
 				v.query[name] = values
 			}
 		}
+		for _, name := range []string{"user-identifier", "login_hint"} {
+			if v.query.Has(name) {
+				v.query.Set(name, typed(v.query.Get(name)))
+			}
+		}
 		v.typed = v.query.Get("user-identifier")
 		if method == enroll.MethodOAuth2 {
 			request, err := enroll.ParseAuthorizationRequest(query)
@@ -142,7 +147,7 @@ func (s *SignIns) at(mode enroll.AccountMode, method enroll.SignInMethod, then f
 			case err != nil:
 				return explain(v, err)
 			}
-			v.request, v.typed = &request, request.LoginHint
+			v.request, v.typed = &request, v.query.Get("login_hint")
 		}
 		if err := s.recognise(r.Context(), v); err != nil {
 			return err
@@ -153,6 +158,10 @@ func (s *SignIns) at(mode enroll.AccountMode, method enroll.SignInMethod, then f
 		return then(w, r, v)
 	}
 }
+
+// typed is what somebody typed on a device, which sends it as it is: a plus sign in it
+// comes as a space, and there is none in an address.
+func typed(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), " ", "+") }
 
 // recognise finds out who is signed in in the browser view. Safari shares its cookies with
 // it, and so may any app that opens one: a session that was not begun for this device says
@@ -182,7 +191,7 @@ func (s *SignIns) arrive(w http.ResponseWriter, r *http.Request, v *visit) error
 		return err
 	}
 	if v.fresh && page.Terms == "" && !onlyLooks(r) {
-		return s.finish(w, r, v)
+		return s.finish(w, r, v, false)
 	}
 	return s.confirm(w, http.StatusOK, page)
 }
@@ -228,10 +237,8 @@ func (s *SignIns) agree(w http.ResponseWriter, r *http.Request, v *visit) error 
 	case page.Terms != "" && !page.Agreed:
 		page.Error = page.T.Say("portal.device.must_agree")
 		return s.confirm(w, http.StatusUnprocessableEntity, page)
-	case page.Terms != "":
-		s.Log.InfoContext(r.Context(), "terms agreed to", "user", v.user.ID, "mode", v.Mode)
 	}
-	return s.finish(w, r, v)
+	return s.finish(w, r, v, page.Terms != "")
 }
 
 // confirmation is the page that asks whether all is as it seems.
@@ -298,8 +305,11 @@ func deviceName(t *text.Texts, product string) string {
 }
 
 // finish hands back what the device waits for.
-func (s *SignIns) finish(w http.ResponseWriter, r *http.Request, v *visit) error {
+func (s *SignIns) finish(w http.ResponseWriter, r *http.Request, v *visit, agreed bool) error {
 	h, err := s.Enroll.FinishAccountSignIn(r.Context(), v.ticket, v.user, v.request)
+	if err == nil && agreed {
+		err = s.Enroll.AgreedToTerms(r.Context(), h.Attempt.ID)
+	}
 	if err != nil {
 		return explain(v, err)
 	}

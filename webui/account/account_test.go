@@ -211,6 +211,18 @@ func TestTermsAreAgreedTo(t *testing.T) {
 	at := p.signIn(p.get(d.challenge("ana")), "ana").has(t, 200, "Terms of use", "<strong>good</strong>", "You are signed in.", `name="agreed"`)
 	at = p.send(at, "/enroll/byod/").has(t, 422, "To go on, agree", `role="alert"`)
 	d.wantProfile(d.redeem(p.send(at, "/enroll/byod/", "agreed", "yes").handedBack(t)), "ana@work.example.com")
+	for id := range attempts(h.log.String()) {
+		if a, err := h.Attempt(t.Context(), id); err != nil || a.Account.AgreedAt.IsZero() {
+			t.Errorf("the attempt does not say that the terms were agreed to: %+v, %v", a.Account, err)
+		}
+	}
+}
+
+// TestAPlusSignIsKept: what people type comes as they typed it, and a query says + for a space.
+func TestAPlusSignIsKept(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	h.person(t).get(h.iPhone(t).challenge("ana+work@example.com")).has(t, 200, `value="ana+work@example.com"`)
 }
 
 // TestWhatStandsInTheWay runs through all that can be wrong. What is wrong with the device is

@@ -4,6 +4,7 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -33,16 +34,17 @@ func (s *SignIns) start(mode enroll.AccountMode) webui.HandlerFunc {
 			mac = mac || d.Policy["Mac"] == mode
 		}
 		account := t.HTML("account.start.account")
+		row := strings.TrimRight(t.Apple("sign_in_work_school", 0), ".… ") // a sentence ends behind it
 		if touch {
 			page.Touch = []template.HTML{
 				t.HTML("account.start.open", "settings", t.Apple("settings", 0), "general", t.Apple("general", 0), "menu", t.Apple("vpn_device_management", 0)),
-				t.HTML("account.start.tap", "row", t.Apple("sign_in_work_school", 0)), account,
+				t.HTML("account.start.tap", "row", row), account,
 			}
 		}
 		if mac {
 			page.Mac = []template.HTML{
 				t.HTML("account.start.open", "settings", t.Apple("mac_system_settings", 0), "general", t.Apple("mac_general", 0), "menu", t.Apple("mac_device_management", 0)),
-				t.HTML("account.start.click", "row", t.Apple("sign_in_work_school", 0)), account,
+				t.HTML("account.start.click", "row", row), account,
 			}
 		}
 		return s.Pages.Write(w, http.StatusOK, page)
