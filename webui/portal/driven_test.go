@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
 const (
@@ -284,4 +285,25 @@ func TestADisabledUserIsToldOnThePage(t *testing.T) {
 		t.Fatal("a disabled user gets a profile")
 	}
 	ben.get(where+"/status").at(t, "status").has(t, `data-stage="failed"`, "GH-E106", "Signed in on the device")
+}
+
+// TestThePageFollowsTheSignInOnTheDevice watches the page of whoever comes back from the
+// settings.
+func TestThePageFollowsTheSignInOnTheDevice(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	h.serve(t, "example.com", enroll.ModeBYOD)
+	h.account(t, h.ana, "ana@appleid.example.com")
+	browser := browsertest.Open(t)
+	browser.Pose(safari26, "en")
+	browser.Screen(390, 844, false)
+	l := h.link(t, enroll.NewLink{User: "ana@example.com", Ownership: mdm.Personal})
+	browser.Go(h.url + "/login?as=ana&next=/enroll/l/" + l.Code)
+	browser.Submit(`form[action="/enroll/start"] button`)
+	browser.Await(`location.pathname.endsWith("/account-driven") && document.querySelector("#account").value === "ana@example.com"`)
+	browser.Await(`!document.querySelector("[data-copy-from]").hidden`)
+	browser.Check()
+	must(t, h.signsIn(t, h.ana, "ana@example.com").EnrollAccount(t.Context()))
+	browser.Await(`location.pathname.endsWith("/status") && document.querySelector("[data-stage=enrolled]") !== null`)
+	browser.Check()
 }
