@@ -235,14 +235,30 @@ func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := s.newLink(t)
+	const password = "a password that is long enough"
+	secret, wrong := filepath.Join(t.TempDir(), "password"), filepath.Join(t.TempDir(), "wrong")
+	for file, text := range map[string]string{secret: password + "\n", wrong: "another password than that"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.call(t, "POST", "/api/v1/users", map[string]any{"email": "ana@example.com", "password": password, "managed_apple_account": "ana@example.com"}, new(any))
+	s.call(t, "PUT", "/api/v1/account-driven", map[string]any{
+		"domains": []any{map[string]any{"domain": "example.com", "policy": map[string]string{"iPhone": "byod"}}}, "method": "apple-as-web",
+	}, new(any))
+	account := func(address, file string, args ...string) []string {
+		return append([]string{"--account", address, "--password-file", file, "--discovery-url", s.url}, args...)
+	}
 	for name, tt := range map[string]struct {
 		args []string
 		code int
 		want string
 	}{
-		"an authority unknown here": {[]string{"--url", link}, exitFailed, "is not trusted here; save " + s.url + "/ca.pem"},
-		"a link unknown there":      {[]string{"--url", s.url + "/enroll/l/nosuchcode", "--ca", ca}, exitFailed, "No enrollment link has this code"},
-		"nothing":                   {[]string{"--url", link, "--ca", ca, "-n", "1", "--for", "3s"}, exitDone, ""},
+		"an authority unknown here, by account": {account("ana@example.com", secret), exitFailed, "is not trusted here; save " + s.url + "/ca.pem"},
+		"a domain unknown there":                {account("ana@example.org", secret, "--ca", ca), exitFailed, "can’t be used"},
+		"an authority unknown here":             {[]string{"--url", link}, exitFailed, "is not trusted here; save " + s.url + "/ca.pem"},
+		"a link unknown there":                  {[]string{"--url", s.url + "/enroll/l/nosuchcode", "--ca", ca}, exitFailed, "No enrollment link has this code"},
+		"nothing":                               {[]string{"--url", link, "--ca", ca, "-n", "1", "--for", "3s"}, exitDone, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var errs bytes.Buffer
@@ -252,6 +268,18 @@ func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a wrong password is typed once", func(t *testing.T) {
+		for _, try := range []struct {
+			password, n, life string
+			code              int
+		}{{wrong, "8", "3s", exitFailed}, {secret, "1", "8s", exitDone}} { // the account is not locked
+			args := append([]string{"simulate"}, account("ana@example.com", try.password, "--ca", ca, "-n", try.n, "--for", try.life)...)
+			var errs bytes.Buffer
+			if code := run(t.Context(), args, nil, nil, io.Discard, &errs); code != try.code {
+				t.Errorf("exit code %d, want %d:\n%s", code, try.code, &errs)
+			}
+		}
+	})
 }
 
 func TestAPortThatIsTakenLeavesNothingBehind(t *testing.T) {
