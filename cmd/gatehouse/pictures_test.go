@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
@@ -65,6 +67,22 @@ func TestPictures(t *testing.T) {
 	take("/me/security", "me-security", 390)
 	v.Go(s.url + "/me")
 	take(browsertest.Eval[string](v.Browser, `document.querySelector(".thing a").getAttribute("href")`), "me-device", 390)
+
+	// The sign-in that a device opens: the sheet of an iPhone is a little less high.
+	s.call(t, "PUT", "/api/v1/account-driven", map[string]any{
+		"domains": []map[string]any{{"domain": "example.com", "policy": map[string]any{"iPhone": "byod"}}},
+	}, &done)
+	phone := s.phone(t, mdmtest.Options{OSVersion: "26.0", Account: &mdmtest.Account{Identifier: "admin@example.com"}})
+	_, err := phone.PostEnrollment(t.Context(), s.url+"/enroll/byod", "")
+	challenged, ok := errors.AsType[*mdmtest.SignInRequired](err)
+	if !ok {
+		t.Fatal(err)
+	}
+	signIn := strings.TrimPrefix(challenged.Challenge.URL, s.url) + "?user-identifier=admin@example.com&lang=en"
+	take(signIn, "account-confirm", 390)
+	take("/enroll/byod?lang=en", "account-start", 390)
+	v.Go(s.url + "/me")
 	v.Submit(`form[action="/logout"] button, form.signout button`)
+	take(signIn, "account-login", 390)
 	take("/login?lang=en", "login", 390)
 }
