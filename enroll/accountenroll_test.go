@@ -140,6 +140,7 @@ func union(a, b map[string]any) map[string]any {
 
 // TestProfilesForGoodTokensOnly has one device ask with whatever token.
 func TestProfilesForGoodTokensOnly(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for _, method := range []enroll.SignInMethod{enroll.MethodWeb, enroll.MethodOAuth2} {
 		for name, tt := range map[string]struct {
 			token func(t *testing.T, r *reception) string

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -392,7 +391,12 @@ func (s *Service) attemptAgain(tx storage.Tx, t ticket, u identity.User) (Attemp
 	if err == nil && !same {
 		err = ErrOtherPerson
 	}
-	return Attempt{ID: d.AttemptID, User: d.User, Ownership: d.Ownership, DeviceID: d.ID}, err
+	if err != nil {
+		return Attempt{}, err
+	}
+	// Whoever ends the device's enrollment writes its record, and must not miss an
+	// authorization that begins at the same moment.
+	return Attempt{ID: d.AttemptID, User: d.User, Ownership: d.Ownership, DeviceID: d.ID}, mdm.PutDevice(tx, d)
 }
 
 // waitingAttempt returns the attempt that somebody has begun at the portal, and that waits
@@ -458,10 +462,4 @@ func mayEnrollBy(tx storage.Tx, login string, mode AccountMode) error {
 func challengeOf(verifier string) string {
 	sum := sha256.Sum256([]byte(verifier))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-// shortHash names a secret in the log, where nobody can do anything with it.
-func shortHash(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:4])
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -233,9 +232,4 @@ func (s *Service) over(ctx context.Context, id mdm.DeviceID) (over bool, err err
 		return nil
 	})
 	return over, err
-}
-
-// userGone says whether err means that a person may not have a device enrolled.
-func userGone(err error) bool {
-	return errors.Is(err, ErrUserDisabled) || errors.Is(err, identity.ErrMayNotEnroll)
 }

@@ -156,6 +156,7 @@ func TestTheStateComesBackAsItWas(t *testing.T) {
 }
 
 func TestTokenRequests(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	usual := enroll.TokenRequest{GrantType: "authorization_code", RedirectURI: enroll.OAuthRedirectURI, ClientID: "gatehouse"}
 	pkce := enroll.AuthorizationRequest{CodeChallenge: challenge}

@@ -96,6 +96,7 @@ func flip(s string) string {
 
 // TestSignInsThatComeToNothing leaves nothing half-made.
 func TestSignInsThatComeToNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	yes, none := true, ""
 	for name, tt := range map[string]struct {
