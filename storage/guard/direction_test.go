@@ -54,6 +54,7 @@ var adapters = []struct {
 	{"github.com/smallstep/scep", []string{"depot/scep"}},
 	{"go.etcd.io/bbolt", []string{"storage/bolt"}},
 	{"github.com/jackc/pgx", []string{"storage/postgres", "storage/storagetest/postgrestest"}},
+	{"github.com/jackc/puddle", []string{"storage/postgres"}},
 	{"github.com/sideshow/apns2", []string{"apns"}},
 	{"github.com/caddyserver/certmagic", []string{"webui/acme"}},
 	{"github.com/wneessen/go-mail", []string{"enroll/mail"}},

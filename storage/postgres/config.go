@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,8 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // What a connection is set to unless the URL says otherwise.
@@ -26,44 +24,110 @@ var defaults = map[string]string{
 	"idle_in_transaction_session_timeout": "60s",
 }
 
+// config says where a database is, and how many connections to it there may be.
+type config struct {
+	*pgconn.Config
+
+	maxConns     int32
+	minConns     int32         // even if they are idle
+	minIdleConns int32         // ready beside those in use
+	lifetime     time.Duration // of a connection, and up to jitter more; 0: without end
+	jitter       time.Duration
+	idleTime     time.Duration // of connections beyond minConns
+	period       time.Duration // between looks at the idle ones
+}
+
 // parse reads a connection URL.
-func parse(text string) (*pgxpool.Config, error) {
+func parse(text string) (*config, error) {
 	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
 		return nil, errors.New("a PostgreSQL URL begins with postgres://")
 	}
-	config, err := pgxpool.ParseConfig(text)
+	parsed, err := pgconn.ParseConfig(text)
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL URL: %w", withoutSecrets(err, text))
 	}
-	if strings.Contains(hosts(config.ConnConfig)+config.ConnConfig.Database, "@") {
+	config := &config{
+		Config: parsed,
+		// What waits for a disk or a lock needs no processor, so more than there are
+		// processors; a server's usual limit is 100 over all replicas.
+		maxConns: int32(max(16, 4*runtime.GOMAXPROCS(0))),
+		lifetime: time.Hour,
+		idleTime: 5 * time.Minute,
+		period:   time.Minute,
+	}
+	if strings.Contains(hosts(parsed)+parsed.Database, "@") {
 		// The first @ ended the password, and what follows would be shown as a host.
 		return nil, errors.New("PostgreSQL URL: an @ in a user name or password is written as %40, a / as %2F and a : as %3A")
 	}
-	params := config.ConnConfig.RuntimeParams
+	if err := config.takeOurs(); err != nil {
+		return nil, fmt.Errorf("PostgreSQL URL: %w", withoutSecrets(err, text))
+	}
 	for name, value := range defaults {
-		if _, set := params[name]; !set {
-			params[name] = value
+		if _, set := config.RuntimeParams[name]; !set {
+			config.RuntimeParams[name] = value
 		}
 	}
-	if !strings.Contains(text, "pool_max_conns=") {
-		// What waits for a disk or a lock needs no processor, so more than there are
-		// processors; a server's usual limit is 100 over all replicas.
-		config.MaxConns = int32(max(16, 4*runtime.GOMAXPROCS(0)))
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
 	}
-	if !strings.Contains(text, "pool_max_conn_idle_time=") {
-		config.MaxConnIdleTime = 5 * time.Minute
-	}
-	if config.ConnConfig.ConnectTimeout == 0 {
-		config.ConnConfig.ConnectTimeout = 5 * time.Second
-	}
-	// A connection that broke is found out by using it, and then the transaction runs
-	// on another: asking first would cost a round trip.
-	config.ShouldPing = func(_ context.Context, _ pgxpool.ShouldPingParams) bool { return false }
 	return config, nil
 }
 
+// takeOurs reads the parameters of the URL that are about the pool. What is left is set at
+// the server.
+func (c *config) takeOurs() error {
+	params := c.RuntimeParams
+	for _, p := range []struct {
+		name  string
+		to    *int32
+		least int32
+	}{
+		{"pool_max_conns", &c.maxConns, 1},
+		{"pool_min_conns", &c.minConns, 0},
+		{"pool_min_idle_conns", &c.minIdleConns, 0},
+	} {
+		text, set := params[p.name]
+		if !set {
+			continue
+		}
+		delete(params, p.name)
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || int32(n) < p.least {
+			return fmt.Errorf("%s is %q, which is no number from %d on", p.name, text, p.least)
+		}
+		*p.to = int32(n)
+	}
+	for _, p := range []struct {
+		name  string
+		to    *time.Duration
+		least time.Duration
+	}{
+		{"pool_max_conn_lifetime", &c.lifetime, 0},
+		{"pool_max_conn_lifetime_jitter", &c.jitter, 0},
+		{"pool_max_conn_idle_time", &c.idleTime, 0},
+		{"pool_health_check_period", &c.period, time.Millisecond},
+		{"pool_ping_timeout", new(time.Duration), 0}, // we don't ping: see acquire
+	} {
+		text, set := params[p.name]
+		if !set {
+			continue
+		}
+		delete(params, p.name)
+		d, err := time.ParseDuration(text)
+		if err != nil || d < p.least {
+			return fmt.Errorf("%s is %q, which is no duration such as 90s or 5m", p.name, text)
+		}
+		*p.to = d
+	}
+	// URLs that were made for pgx may have these. Nothing here depends on them.
+	for _, name := range []string{"default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity"} {
+		delete(params, name)
+	}
+	return nil
+}
+
 // withoutSecrets returns why a URL can't be parsed, without what stands before its @:
-// pgx hides passwords where it understands a URL, which is not so here.
+// pgconn hides passwords where it understands a URL, which is not so here.
 func withoutSecrets(err error, text string) error {
 	message := err.Error()
 	if _, reason, ok := strings.Cut(message, "`: "); ok { // cannot parse `URL`: why
@@ -83,12 +147,12 @@ func withoutSecrets(err error, text string) error {
 }
 
 // describe names a database for people: who, where and which, without the password.
-func describe(c *pgx.ConnConfig) string {
+func describe(c *pgconn.Config) string {
 	return fmt.Sprintf("%s@%s/%s", c.User, hosts(c), c.Database)
 }
 
 // hosts lists the servers that a URL names, in the order in which they are tried.
-func hosts(c *pgx.ConnConfig) string {
+func hosts(c *pgconn.Config) string {
 	list := []string{hostPort(c.Host, c.Port)}
 	for _, f := range c.Fallbacks { // with sslmode=prefer one host is there twice, with TLS and without
 		if where := hostPort(f.Host, f.Port); !slices.Contains(list, where) {
@@ -124,5 +188,5 @@ func Describe(url string) string {
 	if err != nil {
 		return "PostgreSQL"
 	}
-	return describe(config.ConnConfig)
+	return describe(config.Config)
 }

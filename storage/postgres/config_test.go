@@ -25,7 +25,17 @@ func TestURLs(t *testing.T) {
 		"a / not escaped":    {"postgres://gatehouse:p/ss@db.example.com/mdm", ""},
 		"a / behind a digit": {"postgres://gatehouse:1/ss@db.example.com/mdm", ""},
 		"another scheme":     {"mysql://gatehouse:secret@db.example.com/mdm", ""},
-		"a bad sslmode":      {"postgres://gatehouse:secret@db.example.com/mdm?sslmode=always", ""},
+		"numbers and times of the pool": {
+			"postgres://gatehouse@db.example.com/mdm?pool_max_conns=8&pool_min_conns=1&pool_min_idle_conns=2&pool_max_conn_lifetime=1h30m&" +
+				"pool_max_conn_lifetime_jitter=5m&pool_max_conn_idle_time=0s&pool_health_check_period=10s&pool_ping_timeout=1s",
+			"gatehouse@db.example.com:5432/mdm",
+		},
+		"no connections":            {"postgres://gatehouse:secret@db.example.com/mdm?pool_max_conns=0", ""},
+		"too many connections":      {"postgres://gatehouse:secret@db.example.com/mdm?pool_max_conns=3000000000", ""},
+		"fewer than no connections": {"postgres://gatehouse:secret@db.example.com/mdm?pool_min_conns=-1", ""},
+		"a time without a unit":     {"postgres://gatehouse:secret@db.example.com/mdm?pool_max_conn_idle_time=90", ""},
+		"no time between two looks": {"postgres://gatehouse:secret@db.example.com/mdm?pool_health_check_period=0s", ""},
+		"a bad sslmode":             {"postgres://gatehouse:secret@db.example.com/mdm?sslmode=always", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := postgres.Check(tt.url)

@@ -108,7 +108,7 @@ func fakeServer(t *testing.T, version string) string {
 			case *pgproto3.Bind:
 				b.Send(&pgproto3.BindComplete{})
 			case *pgproto3.Execute:
-				b.Send(&pgproto3.DataRow{Values: [][]byte{int4(version), {0}, []byte("public")}})
+				b.Send(&pgproto3.DataRow{Values: [][]byte{[]byte(version), []byte("f"), []byte("public")}})
 				b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 			case *pgproto3.Sync:
 				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
@@ -127,15 +127,6 @@ func fakeServer(t *testing.T, version string) string {
 		}
 	}()
 	return "postgres://ana@" + listener.Addr().String() + "/mdm?sslmode=disable"
-}
-
-// int4 is a number in PostgreSQL's binary format.
-func int4(digits string) []byte {
-	n := 0
-	for _, d := range digits {
-		n = 10*n + int(d-'0')
-	}
-	return []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
 }
 
 func put(db storage.DB, key string) error {

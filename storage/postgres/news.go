@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -40,7 +40,7 @@ const everything = "*"
 // connection of its own. That also shows that the database is in use, by an advisory lock.
 type news struct {
 	db        *DB
-	config    *pgx.ConnConfig
+	config    *pgconn.Config // of connections that hand over what they hear
 	table     uint32
 	exclusive bool
 	self      string      // sender of our messages
@@ -54,15 +54,19 @@ type news struct {
 	interrupt context.CancelFunc // of the wait for messages, as there is something to send
 }
 
-func newNews(db *DB, config *pgx.ConnConfig, table uint32, exclusive bool) *news {
-	return &news{
-		db: db, config: config, table: table, exclusive: exclusive, self: rand.Text(),
+func newNews(db *DB, config *pgconn.Config, exclusive bool) *news {
+	n := &news{
+		db: db, config: config.Copy(), exclusive: exclusive, self: rand.Text(),
 		pending: make(map[string]struct{}), interrupt: func() {},
 	}
+	n.config.OnNotification = func(_ *pgconn.PgConn, m *pgconn.Notification) { n.take(m.Payload) }
+	return n
 }
 
-// start marks the database as in use and begins to listen on conn, which is then ours.
-func (n *news) start(ctx context.Context, conn *pgx.Conn) error {
+// start marks the database of a table as in use and begins to listen on conn, which is of
+// our configuration, and then ours.
+func (n *news) start(ctx context.Context, conn *pgconn.PgConn, table uint32) error {
+	n.table = table
 	free, err := n.lock(ctx, conn)
 	if err == nil && !free {
 		if n.exclusive {
@@ -87,22 +91,22 @@ func (n *news) stop() {
 }
 
 // lock takes the lock that all users of the database share, or that one has alone.
-func (n *news) lock(ctx context.Context, conn *pgx.Conn) (ok bool, err error) {
+func (n *news) lock(ctx context.Context, conn *pgconn.PgConn) (ok bool, err error) {
 	function := "pg_try_advisory_lock_shared"
 	if n.exclusive {
 		function = "pg_try_advisory_lock"
 	}
-	err = conn.QueryRow(ctx, fmt.Sprintf(`select %s($1, $2)`, function), lockClass, int32(n.table)).Scan(&ok)
+	row, err := queryRow(ctx, conn, fmt.Sprintf(`select %s(%d, %d)`, function, lockClass, int32(n.table)))
 	if missing(err) {
 		return true, nil
 	}
-	return ok, err
+	return err == nil && isTrue(row[0]), err
 }
 
 func (n *news) channel() string { return fmt.Sprintf("gatehouse_%d", n.table) }
 
-func (n *news) listen(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "listen "+n.channel())
+func (n *news) listen(ctx context.Context, conn *pgconn.PgConn) error {
+	_, err := query(ctx, conn, "listen "+n.channel())
 	if missing(err) {
 		n.polls.Store(true)
 		return nil
@@ -117,7 +121,7 @@ func missing(err error) bool {
 }
 
 // run keeps a connection until ctx ends.
-func (n *news) run(ctx context.Context, conn *pgx.Conn) {
+func (n *news) run(ctx context.Context, conn *pgconn.PgConn) {
 	failures := 0
 	for {
 		err := n.exchange(ctx, conn)
@@ -150,10 +154,10 @@ func (n *news) run(ctx context.Context, conn *pgx.Conn) {
 	}
 }
 
-func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
+func (n *news) connect(ctx context.Context) (*pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, newsTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, n.config.Copy())
+	conn, err := pgconn.ConnectConfig(ctx, n.config)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +176,7 @@ func (n *news) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // exchange takes messages and sends what is pending, until the connection or ctx ends.
-func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
+func (n *news) exchange(ctx context.Context, conn *pgconn.PgConn) error {
 	patience := newsCheck
 	if n.polls.Load() {
 		patience = newsPoll
@@ -191,12 +195,11 @@ func (n *news) exchange(ctx context.Context, conn *pgx.Conn) error {
 		}
 		n.mu.Unlock()
 
-		m, err := conn.WaitForNotification(wait)
+		err := conn.WaitForNotification(wait) // take has it then
 		ended := wait.Err() != nil
 		cancel()
 		switch {
 		case err == nil:
-			n.take(m.Payload)
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -266,7 +269,7 @@ func (n *news) bound() {
 }
 
 // send sends what is pending; what can't be sent stays so.
-func (n *news) send(ctx context.Context, conn *pgx.Conn) error {
+func (n *news) send(ctx context.Context, conn *pgconn.PgConn) error {
 	n.mu.Lock()
 	batch := n.pending
 	n.pending = make(map[string]struct{})
@@ -276,7 +279,12 @@ func (n *news) send(ctx context.Context, conn *pgx.Conn) error {
 	}
 	payloads, err := n.payloads(batch)
 	if err == nil {
-		_, err = conn.Exec(ctx, `select pg_notify($1, payload) from unnest($2::text[]) as t(payload)`, n.channel(), payloads)
+		list := newArray(oidText, len(payloads), maxPayload)
+		for _, p := range payloads {
+			appendTo(list, p)
+		}
+		err = conn.ExecParams(ctx, `select pg_notify($1, payload) from unnest($2::text[]) as t(payload)`,
+			[][]byte{[]byte(n.channel()), list.bytes()}, nil, binaryFormat, nil).Read().Err
 	}
 	if err == nil || missing(err) {
 		return nil

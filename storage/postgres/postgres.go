@@ -13,15 +13,14 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/internal/watch"
@@ -29,7 +28,7 @@ import (
 
 // DB is a database on a PostgreSQL server. It is a [storage.DB].
 type DB struct {
-	pool *pgxpool.Pool
+	pool *pool
 	name string // for people: user, host and database, but no password
 	log  *slog.Logger
 
@@ -72,50 +71,47 @@ func Open(ctx context.Context, url string, opts Options) (*DB, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	db := &DB{patience: flightTimeout, name: describe(config.ConnConfig), log: log, again: make(chan struct{}, 1)}
+	db := &DB{patience: flightTimeout, name: describe(config.Config), log: log, again: make(chan struct{}, 1)}
+	db.news = newNews(db, config.Config, opts.Exclusive)
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig.Copy())
+	conn, err := pgconn.ConnectConfig(ctx, db.news.config)
 	if err != nil {
 		return nil, db.explain(err)
 	}
 	table, err := db.setUp(ctx, conn)
 	if err == nil {
 		db.warn(ctx, config, conn)
-		db.news = newNews(db, config.ConnConfig.Copy(), table, opts.Exclusive)
-		err = db.news.start(ctx, conn)
+		err = db.news.start(ctx, conn, table)
 	}
 	if err != nil {
 		closeConn(conn)
 		return nil, err
 	}
 
-	config.AfterConnect = prepare
-	db.pool, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), config)
+	db.pool, err = openPool(ctx, config)
 	if err != nil {
 		db.news.stop()
 		return nil, db.explain(err)
-	}
-	if err := db.pool.Ping(ctx); err != nil {
-		return nil, errors.Join(db.explain(err), db.Close())
 	}
 	return db, nil
 }
 
 // warn logs what works but should not stay so.
-func (db *DB) warn(ctx context.Context, config *pgxpool.Config, conn *pgx.Conn) {
+func (db *DB) warn(ctx context.Context, config *config, conn *pgconn.PgConn) {
 	// What was agreed on, since sslmode's default does without where the server does.
-	if _, encrypted := conn.PgConn().Conn().(*tls.Conn); !encrypted && !local(config.ConnConfig.Host) {
+	if _, encrypted := conn.Conn().(*tls.Conn); !encrypted && !local(config.Host) {
 		db.log.WarnContext(ctx, "the connection to the database is not encrypted; add sslmode=verify-full to its URL", "database", db.name)
 	}
-	var at time.Time
-	var synchronous string
-	if err := conn.QueryRow(ctx, "select clock_timestamp(), current_setting('synchronous_commit')").Scan(&at, &synchronous); err == nil {
-		if synchronous == "off" {
+	row, err := queryRow(ctx, conn, "select extract(epoch from clock_timestamp()), current_setting('synchronous_commit')")
+	if err == nil {
+		if string(row[1]) == "off" {
 			db.log.WarnContext(ctx, "synchronous_commit is off: a crash of the database loses what clients were told is done", "database", db.name)
 		}
-		if off := time.Until(at).Abs(); off > maxClockSkew {
+		seconds, err := strconv.ParseFloat(string(row[0]), 64)
+		at := time.UnixMicro(int64(seconds * 1e6))
+		if off := time.Until(at).Abs(); err == nil && off > maxClockSkew {
 			db.log.WarnContext(ctx, "this machine's clock is not the database's; replicas whose clocks differ disagree on what has expired", "database", db.name, "seconds", int(off.Seconds()))
 		}
 	}
@@ -138,7 +134,7 @@ func (db *DB) Close() error {
 	db.running.Lock() // until those that run have ended
 	defer db.running.Unlock()
 	db.news.stop()
-	db.pool.Close()
+	db.pool.close()
 	return nil
 }
 
@@ -158,8 +154,8 @@ func (db *DB) enter(ctx context.Context) error {
 	return nil
 }
 
-// closeConn ends a connection that is not of the pool, whatever ctx its user had.
-func closeConn(conn *pgx.Conn) {
+// closeConn ends a connection, whatever ctx its user had.
+func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // it is of no more use, either way

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -31,15 +32,17 @@ const createTable = `create table kv (
 
 // setUp makes the tables if they are missing, and returns the table's object identifier,
 // which names this installation among others in the same database.
-func (db *DB) setUp(ctx context.Context, conn *pgx.Conn) (table uint32, err error) {
-	var version int
-	var readOnly bool
-	var schema *string
-	err = conn.QueryRow(ctx, `select current_setting('server_version_num')::int,
-		current_setting('transaction_read_only')::bool, current_schema()::text`).Scan(&version, &readOnly, &schema)
+func (db *DB) setUp(ctx context.Context, conn *pgconn.PgConn) (table uint32, err error) {
+	row, err := queryRow(ctx, conn, `select current_setting('server_version_num')::int,
+		current_setting('transaction_read_only')::bool, current_schema()::text`)
+	if err != nil {
+		return 0, db.explain(err)
+	}
+	version, err := strconv.Atoi(string(row[0]))
+	readOnly, schema := isTrue(row[1]), row[2]
 	switch {
 	case err != nil:
-		return 0, db.explain(err)
+		return 0, fmt.Errorf("PostgreSQL %s: what is its version? %w", db.name, err)
 	case version < oldestServer:
 		return 0, fmt.Errorf("PostgreSQL %s: version %d.%d is too old; %d or newer is needed", db.name, version/10000, version%10000, oldestServer/10000)
 	case readOnly:
@@ -50,10 +53,7 @@ func (db *DB) setUp(ctx context.Context, conn *pgx.Conn) (table uint32, err erro
 	// Where advisory locks do nothing, as in some relatives of PostgreSQL, two may
 	// both begin to create; the second finds the tables when it looks again.
 	for range 3 {
-		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
-			table, err = db.setUpIn(ctx, tx, *schema)
-			return err
-		})
+		table, err = db.setUpOnce(ctx, conn, string(schema))
 		switch state(err) {
 		case duplicateTable, uniqueViolation, serializationFailure:
 			continue
@@ -66,14 +66,30 @@ func (db *DB) setUp(ctx context.Context, conn *pgx.Conn) (table uint32, err erro
 	return table, err
 }
 
-// setUpIn runs under a lock that ends with the transaction, however that ends.
-func (db *DB) setUpIn(ctx context.Context, tx pgx.Tx, schema string) (table uint32, err error) {
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1, hashtext($2))`, lockClass, schema); err != nil {
+// setUpOnce sets up in a transaction.
+func (db *DB) setUpOnce(ctx context.Context, conn *pgconn.PgConn, schema string) (table uint32, err error) {
+	if _, err := query(ctx, conn, `begin`); err != nil {
 		return 0, err
 	}
-	find := func(name string) (oid *uint32, err error) {
-		err = tx.QueryRow(ctx, `select to_regclass(quote_ident($1) || '.' || $2)::oid`, schema, name).Scan(&oid)
-		return oid, err
+	if table, err = db.setUpIn(ctx, conn, schema); err != nil {
+		_, _ = query(ctx, conn, `rollback`) // if that fails, so will what is tried next
+		return 0, err
+	}
+	_, err = query(ctx, conn, `commit`)
+	return table, err
+}
+
+// setUpIn runs under a lock that ends with the transaction, however that ends.
+func (db *DB) setUpIn(ctx context.Context, conn *pgconn.PgConn, schema string) (table uint32, err error) {
+	if _, err := query(ctx, conn, `select pg_advisory_xact_lock($1, hashtext($2))`, strconv.Itoa(lockClass), schema); err != nil {
+		return 0, err
+	}
+	find := func(name string) (oid []byte, err error) {
+		row, err := queryRow(ctx, conn, `select to_regclass(quote_ident($1) || '.' || $2)::oid`, schema, name)
+		if err != nil {
+			return nil, err
+		}
+		return row[0], nil
 	}
 	kv, err := find("kv")
 	if err != nil {
@@ -90,7 +106,7 @@ func (db *DB) setUpIn(ctx context.Context, tx pgx.Tx, schema string) (table uint
 			`create table kv_schema (version int not null)`,
 			fmt.Sprintf(`insert into kv_schema (version) values (%d)`, schemaVersion),
 		} {
-			if _, err := tx.Exec(ctx, statement); err != nil {
+			if _, err := query(ctx, conn, statement); err != nil {
 				return 0, err
 			}
 		}
@@ -103,15 +119,20 @@ func (db *DB) setUpIn(ctx context.Context, tx pgx.Tx, schema string) (table uint
 	case kv == nil || versions == nil:
 		return 0, fmt.Errorf("PostgreSQL %s: schema %s holds only one of the tables kv and kv_schema, so they are not this program's; name another schema as search_path in the URL", db.name, schema)
 	default:
-		var have int
-		if err := tx.QueryRow(ctx, `select version from kv_schema`).Scan(&have); errors.Is(err, pgx.ErrNoRows) {
+		row, err := queryRow(ctx, conn, `select version from kv_schema`)
+		if errors.Is(err, errNoRow) {
 			return 0, fmt.Errorf("%w: PostgreSQL %s: the table kv_schema is empty; restore a backup", storage.ErrCorrupt, db.name)
 		} else if err != nil {
 			return 0, err
+		}
+		have, err := strconv.Atoi(string(row[0]))
+		if err != nil {
+			return 0, fmt.Errorf("%w: PostgreSQL %s: the table kv_schema: %w", storage.ErrCorrupt, db.name, err)
 		}
 		if have > schemaVersion {
 			return 0, fmt.Errorf("%w: PostgreSQL %s: the tables are of version %d, this program knows up to %d", storage.ErrNewer, db.name, have, schemaVersion)
 		}
 	}
-	return *kv, nil
+	oid, err := strconv.ParseUint(string(kv), 10, 32)
+	return uint32(oid), err
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/internal/writeset"
@@ -44,7 +43,7 @@ type session struct {
 	ctx   context.Context //nolint:containedctx // it lives as long as the call that made it
 	write bool
 
-	conn     *pgxpool.Conn
+	conn     *conn
 	begun    bool
 	readOnly bool  // the connection takes no writes, perhaps for as long as it lasts
 	cause    error // the first failure, as pgx gave it; nothing can be committed after it
@@ -310,16 +309,6 @@ func (s *session) begin(f *flight) {
 	s.begun = true
 }
 
-// stale reports whether the connection was idle for so long that it may be broken
-// without anybody having noticed.
-func (s *session) stale() bool {
-	used, _ := s.conn.Conn().PgConn().CustomData()[usedKey].(time.Time)
-	return time.Since(used) > time.Second
-}
-
-// usedKey is where a connection keeps when it was last given back.
-const usedKey = "gatehouse.used"
-
 // acquire takes a connection from the pool.
 func (s *session) acquire() error {
 	if s.conn != nil {
@@ -327,9 +316,9 @@ func (s *session) acquire() error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, acquireTimeout)
 	defer cancel()
-	conn, err := s.db.pool.Acquire(ctx)
+	conn, err := s.db.pool.acquire(ctx)
 	if err != nil && s.ctx.Err() == nil && ctx.Err() != nil {
-		return fmt.Errorf("no connection became free within %v; all %d of them are in use: raise pool_max_conns in the URL: %w", acquireTimeout, s.db.pool.Config().MaxConns, errBusy)
+		return fmt.Errorf("no connection became free within %v; all %d of them are in use: raise pool_max_conns in the URL: %w", acquireTimeout, s.db.pool.config.maxConns, errBusy)
 	}
 	s.conn = conn
 	return err
@@ -361,17 +350,15 @@ func (s *session) end() {
 	if s.conn == nil {
 		return
 	}
-	pg := s.conn.Conn().PgConn()
-	if !pg.IsClosed() && pg.TxStatus() != 'I' {
+	if !s.conn.IsClosed() && s.conn.TxStatus() != 'I' {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), endTimeout)
 		defer cancel()
-		_, _ = pg.Exec(ctx, "rollback").ReadAll() // if that fails, the pool drops the connection
+		_, _ = s.conn.Exec(ctx, "rollback").ReadAll() // if that fails, the pool drops the connection
 	}
 	if s.readOnly {
-		closeConn(s.conn.Conn()) // the pool makes another, which may be writable
+		closeConn(s.conn.PgConn) // the pool makes another, which may be writable
 	}
-	pg.CustomData()[usedKey] = time.Now()
-	s.conn.Release()
+	s.conn.release()
 	s.conn = nil
 }
 
@@ -383,10 +370,8 @@ type flight struct {
 	tag      string               // of the last statement that has succeeded
 }
 
-func newFlight(ctx context.Context, conn *pgxpool.Conn) *flight {
-	pg := conn.Conn().PgConn()
-	st, _ := pg.CustomData()[customKey].(*statements)
-	return &flight{pipeline: pg.StartPipeline(ctx), st: st}
+func newFlight(ctx context.Context, conn *conn) *flight {
+	return &flight{pipeline: conn.StartPipeline(ctx), st: &conn.st}
 }
 
 // send adds a statement. row is called with each row of its answer, of which nothing may be kept.

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -90,41 +89,63 @@ const planner = `set enable_seqscan = off; set enable_hashjoin = off; set enable
 
 type statements [stCount]*pgconn.StatementDescription
 
-// customKey is where a connection keeps its statements.
-const customKey = "gatehouse"
-
 // prepare readies a new connection.
-func prepare(ctx context.Context, conn *pgx.Conn) error {
-	pg := conn.PgConn()
-	if _, err := pg.Exec(ctx, planner).ReadAll(); err != nil && state(err) == "" {
+func (c *conn) prepare(ctx context.Context) error {
+	if _, err := c.Exec(ctx, planner).ReadAll(); err != nil && state(err) == "" {
 		return err // else: a relative of PostgreSQL that knows no such settings
 	}
-	st := &statements{}
-	p := pg.StartPipeline(ctx)
+	p := c.StartPipeline(ctx)
 	for i, text := range statementTexts {
 		p.SendPrepare("gatehouse"+string(rune('a'+i)), text, nil)
 	}
 	err := p.Sync()
-	for i := range st {
+	for i := range c.st {
 		if err != nil {
 			break
 		}
 		var result any
 		if result, err = p.GetResults(); err == nil {
-			st[i], _ = result.(*pgconn.StatementDescription)
-			if st[i] == nil {
+			c.st[i], _ = result.(*pgconn.StatementDescription)
+			if c.st[i] == nil {
 				err = errors.New("a statement was not prepared")
 				continue
 			}
-			st[i].Name = "gatehouse" + string(rune('a'+i))
+			c.st[i].Name = "gatehouse" + string(rune('a'+i))
 		}
 	}
 	if closeErr := p.Close(); err == nil {
 		err = closeErr
 	}
-	pg.CustomData()[customKey] = st
 	return err
 }
+
+// query runs a statement that is not one of those, in one round trip and without preparing
+// it. Parameters and rows are in the text format; NULL is nil.
+func query(ctx context.Context, conn *pgconn.PgConn, sql string, params ...string) (rows [][][]byte, err error) {
+	values := make([][]byte, len(params))
+	for i, p := range params {
+		values[i] = []byte(p)
+	}
+	result := conn.ExecParams(ctx, sql, values, nil, nil, nil).Read()
+	return result.Rows, result.Err
+}
+
+// queryRow is query for a statement whose first row matters.
+func queryRow(ctx context.Context, conn *pgconn.PgConn, sql string, params ...string) ([][]byte, error) {
+	rows, err := query(ctx, conn, sql, params...)
+	if err == nil && len(rows) == 0 {
+		err = errNoRow
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+var errNoRow = errors.New("the database answered no row")
+
+// isTrue reads a boolean in the text format.
+func isTrue(text []byte) bool { return string(text) == "t" }
 
 var binaryFormat = []int16{1} // of all parameters, or of all columns
 

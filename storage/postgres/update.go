@@ -132,7 +132,7 @@ func (s *session) commit(tx *writeset.Tx) (cause, err error) {
 	if err := s.acquire(); err != nil {
 		return err, s.fail(err)
 	}
-	if !s.begun && s.stale() {
+	if !s.begun && s.conn.stale() {
 		// Better a round trip than a commit on a connection that broke long ago.
 		if err := s.flight(func(*flight) {}); err != nil {
 			return s.cause, err
