@@ -177,7 +177,9 @@ func TestAnEnrollmentGoesOnInTheDevicesSettings(t *testing.T) {
 			page.has(t, `data-events="`+where+`/events"`, `value="ana@example.com"`, "This page goes on by itself")
 			ana.get(where+"/status").at(t, "status").has(t, "Nobody has signed in in the settings of your iPhone yet", "Signed in on the device", "Show the steps again")
 
-			r, err := http.NewRequestWithContext(t.Context(), "GET", h.url+where+"/events", nil)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // news that does not come
+			defer cancel()
+			r, err := http.NewRequestWithContext(ctx, "GET", h.url+where+"/events", nil)
 			must(t, err)
 			events, err := ana.http.Do(r)
 			must(t, err)

@@ -306,6 +306,9 @@ func TestStepsFollowFromTheEnrollment(t *testing.T) {
 			p := h.person(t, tt.agent)
 			_, at := p.begin("link", h.link(t, tt.link).Code)
 			at.at(t, tt.want)
+			if strings.Contains(at.body, "This page goes on by itself as soon as you have signed in") {
+				t.Error("the page is to follow somebody whom nobody knows")
+			}
 		})
 	}
 }

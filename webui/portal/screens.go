@@ -145,7 +145,9 @@ func (p *Portal) accountDrivenPage(v *visit) view.PortalAccountDriven {
 		Rights:  rightsOf(v.settings, v.Ownership, v.Ownership == mdm.Personal),
 		Events:  visitPath(v.ID) + "/events",
 	}
-	page.Refresh = 15
+	if v.User != "" { // else nobody could tell that it is this enrollment
+		page.Waits, page.Refresh = true, 15
+	}
 	if strings.EqualFold(page.Managed, page.Account) {
 		page.Managed = ""
 	}

@@ -244,6 +244,7 @@ type PortalAccountDriven struct {
 	Action  string
 	Account string // the address to type there; may be empty
 	Managed string // Managed Apple Account, if that is another; may be empty
+	Waits   bool   // the page goes on when somebody has signed in there
 	Cards   []Card
 	Decline bool
 	Rights  Rights

@@ -55,7 +55,7 @@ func portalSamples(full, bare Portal) []Page {
 		PortalAccount{Portal: bare, Action: "/x"},
 		PortalAccount{Portal: full, Action: "/x", Account: hostile, Error: long, Domains: []string{long, "example.com"}, Decline: true, Rights: rights},
 		PortalAccountDriven{Portal: bare, Action: "/x", Events: "/e"},
-		PortalAccountDriven{Portal: full, Action: "/x", Account: long, Managed: long, Cards: cards(true, hostile), Decline: true, Rights: rights, Events: "/e"},
+		PortalAccountDriven{Portal: full, Action: "/x", Account: long, Managed: long, Waits: true, Cards: cards(true, hostile), Decline: true, Rights: rights, Events: "/e"},
 		PortalProfile{Portal: bare, Download: "/d", Status: "/s", Events: "/e", Countdown: Countdown{Of: 480}},
 		PortalProfile{
 			Portal: full, Description: prose, Download: "/d", Status: "/s", Events: "/e", Cards: cards(true, long), Payloads: []string{"portal.payload.mdm"}, Rights: rights,
