@@ -131,7 +131,7 @@ func (h *Handler) enroll(mode enroll.AccountMode) http.Handler {
 			return
 		}
 		signed, err := h.Enroll.EnrollByAccount(r.Context(), enroll.AccountRequest{
-			Mode: mode, Body: body, Bearer: bearer(r), Peer: h.Peer(r.Context()),
+			Mode: mode, Body: body, Bearer: enroll.BearerOf(r), Peer: h.Peer(r.Context()),
 		})
 		h.answer(w, r, signed, err)
 	})
@@ -168,23 +168,6 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, signed []byte, 
 	w.Header().Set("Content-Disposition", `attachment; filename="enroll.mobileconfig"`)
 	w.Header().Set("Cache-Control", "no-store, no-transform")
 	_, _ = w.Write(signed) // a device that went away asks again
-}
-
-// maxBearer is more bytes than an access token of ours has.
-const maxBearer = 512
-
-// bearer returns the access token of a request (RFC 6750, 2.1), empty if there is none. What
-// can't be one is as good as an unknown one.
-func bearer(r *http.Request) string {
-	values := r.Header.Values("Authorization")
-	if len(values) == 0 {
-		return ""
-	}
-	scheme, token, _ := strings.Cut(values[0], " ")
-	if len(values) > 1 || !strings.EqualFold(scheme, "Bearer") || len(token) > maxBearer {
-		return "-"
-	}
-	return strings.TrimSpace(token)
 }
 
 // problem is what is wrong with a request, for who reads the device's log or the server's.

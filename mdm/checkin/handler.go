@@ -225,7 +225,7 @@ func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
 		return nil, err
 	}
 	ctx := r.Context()
-	if token := bearer(r); token != "" {
+	if token := enroll.BearerOf(r); token != "" {
 		ctx = context.WithValue(ctx, bearerKey{}, token)
 	}
 	if cms == nil {
@@ -236,23 +236,6 @@ func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
 		return nil, err
 	}
 	return mdm.NewRequestWithContext(withSignedAt(ctx, sig.SigningTime), sig.Certificate), nil
-}
-
-// maxBearer is more bytes than an access token of ours has.
-const maxBearer = 512
-
-// bearer returns the access token that a device shows of its user (RFC 6750, 2.1), empty if
-// there is none. What can't be one is as good as an unknown one.
-func bearer(r *http.Request) string {
-	values := r.Header.Values("Authorization")
-	if len(values) == 0 {
-		return ""
-	}
-	scheme, token, _ := strings.Cut(values[0], " ")
-	if len(values) > 1 || !strings.EqualFold(scheme, "Bearer") || len(token) > maxBearer {
-		return "-"
-	}
-	return strings.TrimSpace(token)
 }
 
 // signature returns the CMS message in Mdm-Signature, nil if there is none.
