@@ -118,6 +118,20 @@ func (s *Service) Recognize(ctx context.Context, p Peer) error {
 	return nil
 }
 
+// IdentifyDevice checks which device sent a message that changes nothing by itself, and that
+// it may send without its user: no access token is asked for. [Service.Identify] is for the
+// others.
+func (s *Service) IdentifyDevice(ctx context.Context, p Peer, id mdm.AppleID) error {
+	err := s.db.View(ctx, func(tx storage.Tx) error {
+		_, err := s.sender(tx, p, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("identify device: %w", err)
+	}
+	return nil
+}
+
 // identify finds who sent a message of an enrollment that exists, and checks
 // that the message speaks of that very device, and that its user may still have it enrolled.
 func (s *Service) identify(tx storage.Tx, p Peer, id mdm.AppleID) (caller, error) {

@@ -142,13 +142,14 @@ func (s *Service) GetBootstrapToken(r *mdm.Request, m *mdm.GetBootstrapToken) (*
 }
 
 // UserAuthenticate implements service.UserAuthenticate: it declines to manage a
-// directory user for this login, which is the one case for 410 (PROTOCOL 4.2).
+// directory user for this login, which is the one case for 410 (PROTOCOL 4.2). Who is not
+// managed signs in nowhere, so no access token is asked for.
 func (s *Service) UserAuthenticate(r *mdm.Request, m *mdm.UserAuthenticate) ([]byte, error) {
 	id, err := appleID(&m.Enrollment)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.enroll.Identify(r.Context(), peer(r), id); err != nil {
+	if err := s.enroll.IdentifyDevice(r.Context(), peer(r), id); err != nil {
 		return nil, err
 	}
 	return nil, service.NewHTTPStatusError(http.StatusGone, errors.New("directory users are not managed"))
