@@ -61,6 +61,6 @@ func (s *Service) readAhead(tx storage.Tx, p Peer, id mdm.AppleID) {
 	}
 	tx.Prefetch(s.depot.Read(depot.FingerprintOf(p.Certificate)), mdm.ReadDevice(e.device), mdm.ReadQueue(e.channel))
 	if id.UserID != "" {
-		tx.Prefetch(mdm.ReadFindDevice(id))
+		tx.Prefetch(mdm.ReadFindDevice(id), mdm.ReadDevice(e.channel))
 	}
 }
