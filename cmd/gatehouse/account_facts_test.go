@@ -20,6 +20,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // exchanges are the requests of devices that pass, and their answers.
@@ -75,6 +76,7 @@ func (e *exchanges) to(prefix string) (list []exchange) {
 // TestFactsThatAreUsuallyGotWrong has, of account-driven enrollment, what other servers are
 // known to get wrong (PROTOCOL 1, 2, 3 and 9), each held against the whole server.
 func TestFactsThatAreUsuallyGotWrong(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	c.member(t, "ana")

@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestAScriptEnrolsByAccount follows Apple's documents with curl, openssl and strongSwan.
 func TestAScriptEnrolsByAccount(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, name := range []string{"sh", "curl", "openssl", "pki"} {
 		tool(t, name)

@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/ldap/ldaptest"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc/oidctest"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // accountSource is where people come from who enrol by account, and how one of them signs in.
@@ -84,6 +85,7 @@ func (c *composed) openIDProvider(t *testing.T, issuer string) (p redirectProvid
 // TestDevicesEnrolByAccountFromEverySource has somebody of each source enrol a phone of their
 // own and a Mac of the organisation, by each method, and leave again.
 func TestDevicesEnrolByAccountFromEverySource(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for name, open := range accountSources {
 		t.Run(name, func(t *testing.T) {
@@ -242,6 +244,7 @@ func (c *composed) renews(t *testing.T, d *mdmtest.Device, item apiDevice, metho
 
 // TestWhoMayNotEnrolByAccountReadsWhy has people sign in who get no further than a page.
 func TestWhoMayNotEnrolByAccountReadsWhy(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	c.user(t, "noaccount", "Without an account")
