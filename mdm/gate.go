@@ -7,6 +7,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // gate says which devices may get one command. What it finds out of one device holds for
@@ -77,14 +78,32 @@ func (g *gate) lookInside(target command.Target) (refusal, error) {
 	if g.command.RequestType != "InstallProfile" {
 		return refusal{}, nil
 	}
+	if _, ok := g.params["Payload"]; !ok {
+		return refusal{}, nil // nothing to install
+	}
 	payload, _ := g.params["Payload"].([]byte)
 	findings, refused, err := profile.CheckUserEnrollment(payload, target.Platform)
-	if err != nil || !refused {
-		return refusal{}, nil // what only the device can read, such as a binary property list, it refuses itself
+	switch {
+	case err != nil: // the device may read it all the same: of two equal keys, say, it takes one
+		return refusal{command.CodeUserEnrollment, unreadable(err)}, nil
+	case !refused:
+		return refusal{}, nil
 	}
 	reason := findings[0].Reason
 	if n := len(findings) - 1; n > 0 {
 		reason += fmt.Sprintf(" There is more like it in the profile (%d).", n)
 	}
 	return refusal{findings[0].Code, reason}, nil
+}
+
+// unreadable is the reason against a profile that package profile could not read for err.
+func unreadable(err error) string {
+	const reason = "The profile can't be read, so nobody knows whether it holds what is not allowed on a personal device (User Enrollment)"
+	switch {
+	case errors.Is(err, guard.ErrBinaryPlist):
+		return reason + ": it is binary, and only XML is read (convert it with `plutil -convert xml1 FILE`)."
+	case errors.Is(err, guard.ErrTooLarge):
+		return reason + ": it is too large."
+	}
+	return reason + "."
 }

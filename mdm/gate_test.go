@@ -26,36 +26,41 @@ func TestWhatAUserEnrollmentMayNotBeAskedIsRefusedForItAlone(t *testing.T) {
 	queries := func(names string) string {
 		return "<key>Queries</key><array><string>" + strings.ReplaceAll(names, " ", "</string><string>") + "</string></array>"
 	}
+	carry := func(profile string) string {
+		return "<key>Payload</key><data>" + base64.StdEncoding.EncodeToString([]byte(profile)) + "</data>"
+	}
+	configuration := func(keys string) string {
+		return "<plist version=\"1.0\"><dict><key>PayloadType</key><string>Configuration</string>" + keys + "</dict></plist>"
+	}
 	install := func(payloads ...string) string {
 		var content string
 		for _, p := range payloads {
 			content += "<dict><key>PayloadType</key><string>" + p + "</string></dict>"
 		}
-		profile := "<plist version=\"1.0\"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array>" + content + "</array></dict></plist>"
-		return "<key>Payload</key><data>" + base64.StdEncoding.EncodeToString([]byte(profile)) + "</data>"
+		return carry(configuration("<key>PayloadContent</key><array>" + content + "</array>"))
+	}
+	personal := func(of string) map[mdm.DeviceID]string {
+		return map[mdm.DeviceID]string{"phone": of, "mac": of, "macuser": of, "unknown": of}
 	}
 	for name, tt := range map[string]struct {
 		requestType, params string
 		refused             map[mdm.DeviceID]string // what the reason names
 	}{
-		"a serial number": {"DeviceInformation", queries("DeviceName SerialNumber"), map[mdm.DeviceID]string{
-			"phone": "SerialNumber", "mac": "SerialNumber", "macuser": "SerialNumber", "unknown": "SerialNumber",
-		}},
-		"a name": {"DeviceInformation", queries("DeviceName"), nil},
-		"the person's own app": {"InstallApplication", "<key>ChangeManagementState</key><string>Managed</string>", map[mdm.DeviceID]string{
-			"phone": "ChangeManagementState", "mac": "ChangeManagementState", "macuser": "ChangeManagementState", "unknown": "ChangeManagementState",
-		}},
-		"a VPN for the whole device": {"InstallProfile", install("com.apple.vpn.managed"), map[mdm.DeviceID]string{
-			"phone": "com.apple.vpn.managed", "mac": "com.apple.vpn.managed", "macuser": "com.apple.vpn.managed", "unknown": "com.apple.vpn.managed",
-		}},
-		"a VPN and a root":              {"InstallProfile", install("com.apple.vpn.managed", "com.apple.security.root"), map[mdm.DeviceID]string{"phone": "com.apple.vpn.managed"}},
-		"a root":                        {"InstallProfile", install("com.apple.security.root"), nil},
-		"a profile that can't be read":  {"InstallProfile", "<key>Payload</key><data>aGVsbG8=</data>", nil},
-		"an InstallProfile without one": {"InstallProfile", "", nil},
-		"a type that no table knows":    {"BrandNew", queries("SerialNumber"), nil},
-		"a whole command that is not for it": {"EraseDevice", "", map[mdm.DeviceID]string{
-			"phone": "EraseDevice", "mac": "EraseDevice", "macuser": "EraseDevice", "unknown": "EraseDevice",
-		}},
+		"a serial number":              {"DeviceInformation", queries("DeviceName SerialNumber"), personal("SerialNumber")},
+		"a name":                       {"DeviceInformation", queries("DeviceName"), nil},
+		"the person's own app":         {"InstallApplication", "<key>ChangeManagementState</key><string>Managed</string>", personal("ChangeManagementState")},
+		"a VPN for the whole device":   {"InstallProfile", install("com.apple.vpn.managed"), personal("com.apple.vpn.managed")},
+		"a VPN and a root":             {"InstallProfile", install("com.apple.vpn.managed", "com.apple.security.root"), map[mdm.DeviceID]string{"phone": "com.apple.vpn.managed"}},
+		"a root":                       {"InstallProfile", install("com.apple.security.root"), nil},
+		"a profile that can't be read": {"InstallProfile", carry("hello"), personal("can't be read, so nobody knows")},
+		"a profile that is binary":     {"InstallProfile", carry("bplist00\xd1\x01\x02"), personal("plutil -convert xml1")},
+		"a profile that is no data":    {"InstallProfile", "<key>Payload</key><string>aGVsbG8=</string>", personal("can't be read")},
+		"a profile with one key twice, of which a device takes either": {"InstallProfile", carry(configuration("<key>PayloadDescription</key><string/><key>PayloadDescription</key><string/>" +
+			"<key>PayloadContent</key><array><dict><key>PayloadType</key><string>com.apple.vpn.managed</string></dict></array>")), personal("can't be read")},
+		"a profile that is encrypted":        {"InstallProfile", carry(configuration("<key>EncryptedPayloadContent</key><data>AAAA</data>")), nil},
+		"an InstallProfile without one":      {"InstallProfile", "", nil},
+		"a type that no table knows":         {"BrandNew", queries("SerialNumber"), nil},
+		"a whole command that is not for it": {"EraseDevice", "", personal("EraseDevice")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
