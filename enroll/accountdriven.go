@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/wellknown"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -167,13 +168,21 @@ func DefaultAccountDriven() AccountDriven {
 
 // domain returns the one of a name, nil if there is none.
 func (c AccountDriven) domain(name string) *AccountDomain {
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	name = asDomain(name)
 	for i := range c.Domains {
 		if c.Domains[i].Domain == name {
 			return &c.Domains[i]
 		}
 	}
 	return nil
+}
+
+// methodFor is how a device's user signs in: iOS 15 knows one of the methods alone.
+func (c AccountDriven) methodFor(product, version, build string) SignInMethod {
+	if family := FamilyOf(product); (family == "iPhone" || family == "iPad") && tooOld("16", family, version, build) {
+		return MethodWeb
+	}
+	return c.Method
 }
 
 // offers says whether devices of a family enroll in a mode, by any domain. Of a device that
@@ -203,10 +212,11 @@ func (c *AccountDriven) check() error {
 	for i := range c.Domains {
 		field := fmt.Sprintf("domains[%d]", i)
 		d := &c.Domains[i]
-		d.Domain = strings.ToLower(strings.TrimSuffix(strings.TrimSpace(d.Domain), "."))
-		if !isDomain(d.Domain) {
-			return &FieldError{field + ".domain", "must be a domain such as example.com"}
+		domain, err := wellknown.ParseDomain(strings.TrimSuffix(strings.TrimSpace(d.Domain), "."))
+		if wrong, ok := errors.AsType[*wellknown.FieldError](err); ok {
+			return &FieldError{field + ".domain", wrong.Reason}
 		}
+		d.Domain = domain
 		if slices.ContainsFunc(c.Domains[:i], func(other AccountDomain) bool { return other.Domain == d.Domain }) {
 			return &FieldError{field + ".domain", "is listed twice"}
 		}
@@ -283,19 +293,14 @@ func familyNames() string {
 	return strings.Join(names, ", ")
 }
 
-// isDomain says whether name is a host name of several labels, in ASCII.
-func isDomain(name string) bool {
-	labels := strings.Split(name, ".")
-	if len(name) > 253 || len(labels) < 2 {
-		return false
+// asDomain is a domain as it is kept: in lower case, and in ASCII (RFC 5891). What is none is
+// returned in lower case.
+func asDomain(name string) string {
+	name = strings.TrimSuffix(name, ".")
+	if ascii, err := wellknown.ParseDomain(name); err == nil {
+		return ascii
 	}
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			return false
-		}
-	}
-	return true
+	return strings.ToLower(name)
 }
 
 // parseVersion reads a version such as 18.2.1.

@@ -69,7 +69,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 		if check == SignatureRequire && vouched != nil {
 			return vouched
 		}
-		fresh.Method = c.Method
+		fresh.Method = c.methodFor(m.Product, m.OSVersion, m.Build)
 		served := s.withDemo(c).serves(fresh)
 		tooOld, old := errors.AsType[*MinimumOSError](served)
 		switch {
@@ -154,10 +154,14 @@ func (s *Service) offerAccount(tx storage.Tx, a *Attempt, settings Settings, inf
 			return err
 		}
 	}
-	a.AccessRights = 0
+	rights := 0
 	if a.Account.Mode == ModeADDE {
-		a.AccessRights = settings.Institutional.Rights.Bits()
+		rights = settings.Institutional.Rights.Bits()
 	}
+	if a.AccessRights != 0 && a.AccessRights != rights {
+		a.Round++ // a device is taken for one that has what is noted
+	}
+	a.AccessRights = rights
 	if err := s.linkServes(tx, *a); err != nil {
 		return err
 	}

@@ -32,6 +32,12 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 	if m.ID.UserID != "" {
 		return fmt.Errorf("%w: Authenticate names a user", ErrBadMessage)
 	}
+	// Of a personal device nobody wants to know the UDID, should it tell when it comes. Later
+	// it tells one to be taken for another device.
+	tellsBoth := m.ID.EnrollmentID != "" && m.ID.UDID != ""
+	if tellsBoth {
+		m.ID.UDID = ""
+	}
 	if err := m.ID.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrBadMessage, err)
 	}
@@ -53,6 +59,8 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		d = c.device
 		switch {
+		case tellsBoth:
+			return fmt.Errorf("%w: both UDID and EnrollmentID are present", ErrBadMessage)
 		case d.AppleID != m.ID:
 			return ErrForeignDevice
 		case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
@@ -62,7 +70,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		if err != nil {
 			return err
 		}
-		if err := s.touch(tx, shown, d); err != nil {
+		if err := s.touch(tx, shown, &d); err != nil {
 			return err
 		}
 		switch {
@@ -164,8 +172,13 @@ func (s *Service) begin(tx storage.Tx, c caller, p Peer, m AuthenticateMessage) 
 		if a.Account.Mode == ModeADDE {
 			d.Type = mdm.TypeAccountDevice
 		}
-		d.ProductName = a.Account.Product
-		if err := s.bindBearer(tx, p, a, d.ID, cmp.Or(m.Facts.ProductName, m.Facts.Model, a.Account.Product)); err != nil {
+		told := cmp.Or(m.Facts.ProductName, m.Facts.Model)
+		if !samePlatform(a.Account.Product, told) {
+			return mdm.Device{}, ErrOtherKind
+		}
+		product := cmp.Or(a.Account.Product, told)
+		d.ProductName, d.ShowsToken = product, showsToken(product)
+		if err := s.bindBearer(tx, p, a, d.ID, product); err != nil {
 			return mdm.Device{}, err
 		}
 	}
@@ -242,6 +255,9 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 		return err
 	}
 	if err := trusts.Delete(tx, string(d.ID)); err != nil {
+		return err
+	}
+	if err := endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""); err != nil {
 		return err
 	}
 	var users []mdm.Device

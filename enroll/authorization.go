@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -73,7 +74,7 @@ var authorizations = storage.NewCollection("enroll.authorizations", 1,
 	func(a authorization) string { return a.ID },
 	storage.Index[authorization]{Name: authorizationsByHolder, Values: func(a authorization) []string { return []string{a.holder()} }},
 	storage.Index[authorization]{Name: byExpiry, Values: func(a authorization) []string {
-		if a.DeviceID != "" {
+		if a.DeviceID != "" && !a.UsedAt.IsZero() {
 			return nil // it lasts as long as its device
 		}
 		return []string{a.SignedInAt.UTC().Format(time.RFC3339)}
@@ -156,18 +157,35 @@ var (
 	ErrForeignBearer = errors.New("the access token is another device’s or another user’s")
 )
 
-// lapsed says why an authorization is good for nothing any more, nil if it is good.
-func (a authorization) lapsed(c AccountDriven, now time.Time) error {
+// isLapsed says whether err means that a token is good for nothing.
+func isLapsed(err error) bool {
+	return errors.Is(err, errTokenUnknown) || errors.Is(err, errTokenExpired) || errors.Is(err, errTokenRevoked)
+}
+
+// lapsed says why an authorization is good for nothing any more, nil if it is good. Its
+// errors wrap errTokenExpired or errTokenRevoked, or are the store's.
+func (s *Service) lapsed(tx storage.Tx, a authorization, c AccountDriven) error {
+	now := s.now()
 	last := a.SignedInAt
 	if a.UsedAt.After(last) {
 		last = a.UsedAt
+	}
+	idle := func() bool { return c.TokenIdle > 0 && now.Sub(last) >= c.TokenIdle+useTick }
+	if idle() && a.DeviceID != "" { // a Mac polls without it for as long as nobody uses it
+		seen, err := s.mdm.LastSeen(tx, a.DeviceID)
+		if err != nil {
+			return err
+		}
+		if seen.After(last) {
+			last = seen
+		}
 	}
 	switch {
 	case !a.RevokedAt.IsZero():
 		return errTokenRevoked
 	case c.TokenLife > 0 && now.Sub(a.SignedInAt) >= c.TokenLife:
 		return fmt.Errorf("%w: the sign-in was %s ago", errTokenExpired, now.Sub(a.SignedInAt).Round(time.Minute))
-	case c.TokenIdle > 0 && now.Sub(last) >= c.TokenIdle+useTick:
+	case idle():
 		return fmt.Errorf("%w: the device was not heard of for %s", errTokenExpired, now.Sub(last).Round(time.Minute))
 	}
 	return nil
@@ -192,7 +210,7 @@ func (s *Service) openBearer(tx storage.Tx, c AccountDriven, token string) (a au
 	if pair = a.find(token, accessHash); pair < 0 {
 		return authorization{}, 0, errTokenUnknown
 	}
-	if err := a.lapsed(c, now); err != nil {
+	if err := s.lapsed(tx, a, c); err != nil {
 		return a, pair, err
 	}
 	if end := a.Tokens[pair].ExpiresAt; !end.IsZero() && !now.Before(end) {
@@ -234,7 +252,19 @@ func (s *Service) RequireSignIn(ctx context.Context, id mdm.DeviceID) (d mdm.Dev
 		case d.EnrollmentMode == "":
 			return ErrNotByAccount
 		}
-		return s.revokeAuthorizations(tx, d, actor(ctx))
+		c, err := getAccountDriven(tx)
+		if err != nil {
+			return err
+		}
+		if c.TokenRevoked == AfterUnenroll {
+			err = s.end(tx, d, mdm.Unenrolled, actor(ctx))
+		} else {
+			err = s.revokeAuthorizations(tx, d, actor(ctx))
+		}
+		if err == nil {
+			d, err = mdm.GetDevice(tx, id)
+		}
+		return err
 	})
 	if err != nil {
 		return mdm.Device{}, fmt.Errorf("require sign-in: %w", err)
@@ -243,7 +273,8 @@ func (s *Service) RequireSignIn(ctx context.Context, id mdm.DeviceID) (d mdm.Dev
 	return d, nil
 }
 
-// revokeAuthorizations revokes the access tokens of a device.
+// revokeAuthorizations revokes the access tokens of a device, which gets no command until its
+// user has signed in again.
 func (s *Service) revokeAuthorizations(tx storage.Tx, d mdm.Device, by string) error {
 	now := s.now().UTC()
 	var all []authorization
@@ -260,6 +291,10 @@ func (s *Service) revokeAuthorizations(tx storage.Tx, d mdm.Device, by string) e
 		if err := authorizations.Put(tx, a); err != nil {
 			return err
 		}
+	}
+	d.SignInRequiredAt = now
+	if err := mdm.PutDevice(tx, d); err != nil {
+		return err
 	}
 	return event.Record(tx, event.Event{At: now, Actor: by, Action: "device.sign_in_required", DeviceID: string(d.ID), User: d.User})
 }
@@ -304,6 +339,13 @@ func (s *Service) FinishAccountSignIn(ctx context.Context, sealed string, u iden
 			return err
 		}
 		a.Tokens, a.Code, a.SignedInAt = nil, nil, now
+		u, err := identity.GetUser(tx, u.ID) // as they are now
+		if errors.Is(err, storage.ErrNotFound) {
+			return ErrUserDisabled
+		}
+		if err != nil {
+			return err
+		}
 		if h.Attempt, err = s.attemptBy(tx, t, u, c, now); err != nil {
 			return err
 		}
@@ -361,17 +403,24 @@ func (s *Service) attemptBy(tx storage.Tx, t ticket, u identity.User, c AccountD
 	case !a.open():
 		return Attempt{}, ErrAttemptOver
 	}
+	begun := &AccountEnrollment{
+		Mode: t.Mode, ManagedAppleAccount: account, Product: t.Product, OSVersion: t.OSVersion, RequiredAppID: c.RequiredAppID, Ticket: t.AttemptID,
+	}
+	if a.Account != nil && a.Account.Ticket != t.AttemptID { // another try, at another time
+		if err := endAuthorizations(tx, authorization{AttemptID: a.ID}.holder(), ""); err != nil {
+			return Attempt{}, err
+		}
+	} else if a.Account != nil {
+		begun.AgreedAt = a.Account.AgreedAt
+	}
 	switch {
 	case a.Stage == Opened:
 		a.enter(Authenticated, now)
-	case a.Stage == ProfileDownloaded && a.Account == nil: // at the portal, and not installed
+	case a.Stage == ProfileDownloaded && (a.Account == nil || !a.Account.same(begun)): // with another profile
 		a.back(now)
 	}
-	a.User, a.Ownership, a.ErrorCode = u.Login(), t.Mode.Ownership(), ""
+	a.User, a.Ownership, a.ErrorCode, a.Account = u.Login(), t.Mode.Ownership(), "", begun
 	a.Demo = a.Demo || s.played(u.Login())
-	a.Account = &AccountEnrollment{
-		Mode: t.Mode, ManagedAppleAccount: account, Product: t.Product, OSVersion: t.OSVersion, RequiredAppID: c.RequiredAppID, Ticket: t.AttemptID,
-	}
 	return a, putAttempt(tx, a)
 }
 
@@ -384,18 +433,20 @@ func (s *Service) attemptAgain(tx storage.Tx, t ticket, u identity.User) (Attemp
 	if d.State != mdm.Enrolled && d.State != mdm.Pending {
 		return Attempt{}, fmt.Errorf("%w: its device has gone", ErrTicket)
 	}
-	if err := mayEnrollBy(tx, u.Login(), t.Mode); err != nil {
-		return Attempt{}, err
-	}
 	same, err := samePerson(tx, d.User, u.Login())
-	if err == nil && !same {
-		err = ErrOtherPerson
+	switch {
+	case err != nil:
+		return Attempt{}, err
+	case !same:
+		return Attempt{}, ErrOtherPerson
+	case u.Disabled: // who may not enrol any more keeps what is enrolled
+		return Attempt{}, ErrUserDisabled
 	}
-	if err != nil {
+	// Whoever ends the device's enrollment, or takes its user's rights, writes these records,
+	// and must not miss an authorization that begins at the same moment.
+	if err := depot.MeetUser(tx, d.User); err != nil {
 		return Attempt{}, err
 	}
-	// Whoever ends the device's enrollment writes its record, and must not miss an
-	// authorization that begins at the same moment.
 	return Attempt{ID: d.AttemptID, User: d.User, Ownership: d.Ownership, DeviceID: d.ID}, mdm.PutDevice(tx, d)
 }
 
@@ -407,13 +458,55 @@ func (s *Service) waitingAttempt(tx storage.Tx, t ticket, u identity.User) (foun
 			if err != nil {
 				return Attempt{}, err
 			}
-			waits := a.Visit != nil && a.Visit.AccountDriven && a.open() && (a.Account == nil || a.Account.Ticket == t.AttemptID) && a.Ownership == t.Mode.Ownership()
-			if waits && a.StageAt[Opened].After(found.StageAt[Opened]) {
+			if a.waitsFor(t, s.now()) && a.StageAt[Opened].After(found.StageAt[Opened]) {
 				found = a
 			}
 		}
 	}
 	return found, nil
+}
+
+// familyAt is what a device is that shows the portal; empty where nothing is known.
+func familyAt(platform string) ModelFamily {
+	switch platform {
+	case "ios":
+		return "iPhone"
+	case "ipados":
+		return "iPad"
+	case "macos":
+		return "Mac"
+	case "visionos":
+		return "RealityDevice"
+	}
+	return ""
+}
+
+// same says whether the enrollment profile of b would be that of a.
+func (a *AccountEnrollment) same(b *AccountEnrollment) bool {
+	return a.Mode == b.Mode && a.ManagedAppleAccount == b.ManagedAppleAccount && a.RequiredAppID == b.RequiredAppID && a.Ticket == b.Ticket
+}
+
+// installing is how long a device that has its profile is taken to be busy with it: then
+// the person has begun anew.
+const installing = 10 * time.Minute
+
+// waitsFor says whether an attempt that was begun at the portal waits for the sign-in of a
+// ticket. One that another device has come far with does not.
+func (a Attempt) waitsFor(t ticket, now time.Time) bool {
+	if a.Visit == nil || !a.Visit.AccountDriven || !a.open() || a.Ownership != t.Mode.Ownership() {
+		return false
+	}
+	at, coming := familyAt(a.Visit.Platform), FamilyOf(t.Product)
+	if at != "" && coming != "" && at != coming {
+		return false // the page is open elsewhere
+	}
+	switch {
+	case a.Account == nil || a.Account.Ticket == t.AttemptID:
+		return true
+	case a.Stage == Authenticated:
+		return a.Account.Product == t.Product
+	}
+	return now.Sub(a.StageAt[ProfileDownloaded]) > installing
 }
 
 // AccountEnrollment is what an attempt has beside that is made by account.

@@ -6,23 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-// sendsBearer says whether a device shows its user's access token on a channel: a Mac does
-// so for its users only, and all others always (PROTOCOL 2.6). Of what is not known nothing
-// is demanded.
-func sendsBearer(product string, userChannel bool) bool {
-	switch command.PlatformOf(product) {
-	case command.IOS, command.VisionOS:
-		return true
-	case command.MacOS:
-		return userChannel
-	}
-	return false
+// showsToken says whether a product shows its user's access token on the device channel: a
+// Mac does so for its users only, and all others always (PROTOCOL 2.6). Of what is not known
+// nothing is demanded.
+func showsToken(product string) bool {
+	platform := command.PlatformOf(product)
+	return platform == command.IOS || platform == command.VisionOS
+}
+
+// samePlatform says whether what a device tells of itself fits what it told before.
+func samePlatform(before, now string) bool {
+	a, b := command.PlatformOf(before), command.PlatformOf(now)
+	return a == "" || b == "" || a == b
 }
 
 // shownToken is a good access token that a device has shown.
@@ -51,7 +55,7 @@ func (s *Service) bears(tx storage.Tx, p Peer, d mdm.Device, userChannel bool) (
 	if d.EnrollmentMode == "" {
 		return nil, nil
 	}
-	demanded := sendsBearer(cmp.Or(d.ProductName, d.Model), userChannel)
+	demanded := d.ShowsToken || userChannel
 	if p.Bearer == "" {
 		if demanded {
 			return nil, ErrNoBearer
@@ -63,13 +67,14 @@ func (s *Service) bears(tx storage.Tx, p Peer, d mdm.Device, userChannel bool) (
 		return nil, err
 	}
 	a, pair, err := s.openBearer(tx, c, p.Bearer)
-	lapsed := errors.Is(err, errTokenUnknown) || errors.Is(err, errTokenExpired) || errors.Is(err, errTokenRevoked)
-	if err != nil && !lapsed {
+	if err != nil && !isLapsed(err) {
 		return nil, err
 	}
 	if a.ID != "" { // whose it is comes first
-		if err := s.belongs(tx, a, d); err != nil {
-			return nil, err
+		if other := s.belongs(tx, a, d); isLapsed(other) {
+			err = other
+		} else if other != nil {
+			return nil, other
 		}
 	}
 	switch {
@@ -78,23 +83,35 @@ func (s *Service) bears(tx storage.Tx, p Peer, d mdm.Device, userChannel bool) (
 	case !demanded:
 		return nil, nil
 	}
+	product := cmp.Or(d.ProductName, d.Model)
 	return nil, &lapsedBearer{d, ticket{
-		Mode: AccountMode(strings.ToLower(d.EnrollmentMode)), Method: c.Method, Product: cmp.Or(d.ProductName, d.Model), OSVersion: d.OSVersion, DeviceID: d.ID,
+		Mode: AccountMode(strings.ToLower(d.EnrollmentMode)), Method: c.methodFor(product, d.OSVersion, d.BuildVersion),
+		Product: product, OSVersion: d.OSVersion, DeviceID: d.ID,
 	}, err}
 }
 
 // belongs says whether an authorization is a device's: an error that wraps ErrForeignBearer
 // if not. One that no device has yet may be: its user has signed in as if to enroll anew.
 func (s *Service) belongs(tx storage.Tx, a authorization, d mdm.Device) error {
-	if a.DeviceID != "" || a.Mode.enrollment() != enrollmentMode(d) {
-		if a.DeviceID != d.ID {
-			return ErrForeignBearer
-		}
+	switch {
+	case a.DeviceID == d.ID:
+		return nil
+	case a.DeviceID != "", a.Mode.enrollment() != enrollmentMode(d):
+		return ErrForeignBearer
+	case a.AttemptID == d.AttemptID:
 		return nil
 	}
-	if a.AttemptID == d.AttemptID {
-		return nil
+	err := s.spare(tx, a, d.User)
+	if err == nil && a.SignedInAt.Before(d.SignInRequiredAt) {
+		err = errTokenRevoked // with all that the user had signed in for
 	}
+	return err
+}
+
+// spare says whether an authorization that no device has is one that a device of a user may
+// take: of a sign-in by the same person, which nothing has come of yet. If not, the error
+// wraps ErrForeignBearer, or errTokenRevoked for a person who may not have one any more.
+func (s *Service) spare(tx storage.Tx, a authorization, user string) error {
 	at, err := attempts.Get(tx, a.AttemptID)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && at.Stage != Authenticated {
 		return ErrForeignBearer
@@ -102,34 +119,68 @@ func (s *Service) belongs(tx storage.Tx, a authorization, d mdm.Device) error {
 	if err != nil {
 		return err
 	}
-	same, err := samePerson(tx, d.User, at.User)
+	same, err := samePerson(tx, user, at.User)
 	if err == nil && !same {
 		err = ErrForeignBearer
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := mayEnrollBy(tx, at.User, a.Mode); userGone(err) {
+		return fmt.Errorf("%w: %w", errTokenRevoked, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// spend ends the attempt of an authorization that a device takes which has another one. A
+// page of the portal that waits for it goes on waiting.
+func (s *Service) spend(tx storage.Tx, a authorization, of string) error {
+	if a.AttemptID == of {
+		return nil
+	}
+	at, err := attempts.Get(tx, a.AttemptID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if at.Visit == nil {
+		return attempts.Delete(tx, at.ID)
+	}
+	at.Account = nil
+	return putAttempt(tx, at)
 }
 
 // stale says that the record should learn of this use of the token.
 func (t *shownToken) stale(s *Service) bool {
-	return t != nil && (t.DeviceID == "" || t.pair > 0 || s.now().Sub(t.UsedAt) >= useTick)
+	return t != nil && (t.DeviceID == "" || t.UsedAt.IsZero() || t.pair > 0 || s.now().Sub(t.UsedAt) >= useTick)
 }
 
 // touch notes that device d has shown a token: what it has from before is good for nothing
-// then.
-func (s *Service) touch(tx storage.Tx, t *shownToken, d mdm.Device) error {
+// then, and it gets commands again. It writes *d where that changes it.
+func (s *Service) touch(tx storage.Tx, t *shownToken, d *mdm.Device) error {
 	if !t.stale(s) {
 		return nil
 	}
 	a := t.authorization
 	first := a.UsedAt.IsZero() || a.DeviceID == "" || t.pair > 0 // which may be of a refresh before it came
-	if a.DeviceID == "" && a.AttemptID != d.AttemptID {
-		if err := attempts.Delete(tx, a.AttemptID); err != nil { // it was this device that signed in
-			return err
-		}
+	if err := s.spend(tx, a, d.AttemptID); err != nil {
+		return err
 	}
 	a.DeviceID, a.AttemptID, a.UsedAt = d.ID, d.AttemptID, s.now().UTC()
 	a.Tokens = a.Tokens[t.pair:]
 	if err := authorizations.Put(tx, a); err != nil || !first {
+		return err
+	}
+	// Whoever ends the enrollment, or takes its user's rights, writes the same records.
+	if err := depot.MeetUser(tx, d.User); err != nil {
+		return err
+	}
+	d.SignInRequiredAt = time.Time{}
+	if err := mdm.PutDevice(tx, *d); err != nil {
 		return err
 	}
 	return endAuthorizations(tx, a.holder(), a.ID)
@@ -138,12 +189,13 @@ func (s *Service) touch(tx storage.Tx, t *shownToken, d mdm.Device) error {
 // bindBearer gives the device of an attempt what its user's sign-in authorized, once it has
 // come. Its errors are those of bears.
 func (s *Service) bindBearer(tx storage.Tx, p Peer, a Attempt, id mdm.DeviceID, product string) error {
-	if err := endAuthorizations(tx, authorization{DeviceID: id}.holder(), ""); err != nil {
-		return err // of an earlier enrollment
+	c, err := getAccountDriven(tx)
+	if err != nil {
+		return err
 	}
 	var theirs authorization
 	if p.Bearer == "" {
-		if sendsBearer(product, false) {
+		if showsToken(product) {
 			return ErrNoBearer
 		}
 		for b, err := range authorizations.Lookup(tx, authorizationsByHolder, authorization{AttemptID: a.ID}.holder()) {
@@ -156,28 +208,41 @@ func (s *Service) bindBearer(tx storage.Tx, p Peer, a Attempt, id mdm.DeviceID, 
 			}
 		}
 		if theirs.ID == "" {
-			return nil
+			return fmt.Errorf("%w: its sign-in is gone", ErrForeignBearer)
+		}
+		if lapsed := s.lapsed(tx, theirs, c); lapsed != nil {
+			return fmt.Errorf("%w: %w", ErrForeignBearer, lapsed)
 		}
 	} else {
-		c, err := getAccountDriven(tx)
-		if err != nil {
-			return err
-		}
 		var lapsed error
 		theirs, _, lapsed = s.openBearer(tx, c, p.Bearer)
 		switch {
-		case theirs.ID != "" && (theirs.DeviceID != "" || theirs.AttemptID != a.ID):
+		case theirs.DeviceID != "":
 			return ErrForeignBearer
-		case errors.Is(lapsed, errTokenUnknown), errors.Is(lapsed, errTokenExpired), errors.Is(lapsed, errTokenRevoked):
-			return &lapsedBearer{err: lapsed, ticket: ticket{AttemptID: newID(), Mode: a.Account.Mode, Method: c.Method, Product: product, OSVersion: a.Account.OSVersion}}
+		case isLapsed(lapsed):
+			return &lapsedBearer{err: lapsed, ticket: ticket{
+				AttemptID: newID(), Mode: a.Account.Mode, Method: c.methodFor(product, a.Account.OSVersion, ""), Product: product, OSVersion: a.Account.OSVersion,
+			}}
 		case lapsed != nil:
 			return lapsed
+		case theirs.AttemptID == a.ID:
+		case theirs.Mode != a.Account.Mode:
+			return ErrForeignBearer
+		default: // it was asked to have its user sign in after it had fetched the profile
+			if err := s.spare(tx, theirs, a.User); isLapsed(err) {
+				return fmt.Errorf("%w: %w", ErrForeignBearer, err)
+			} else if err != nil {
+				return err
+			}
+			if err := s.spend(tx, theirs, a.ID); err != nil {
+				return err
+			}
 		}
 	}
-	if err := endAuthorizations(tx, theirs.holder(), theirs.ID); err != nil {
+	if err := endAuthorizations(tx, authorization{AttemptID: a.ID}.holder(), theirs.ID); err != nil {
 		return err
 	}
-	theirs.DeviceID, theirs.UsedAt = id, s.now().UTC()
+	theirs.DeviceID, theirs.AttemptID, theirs.UsedAt = id, a.ID, s.now().UTC()
 	return authorizations.Put(tx, theirs)
 }
 
@@ -200,19 +265,37 @@ func (s *Service) afterBearer(ctx context.Context, err error) error {
 		after = c.TokenRevoked
 	}
 	// An access token of OAuth 2 that has only run out is refreshed, and no reason to part.
-	if after == AfterUnenroll && lapsed.device.ID != "" {
-		over, err := s.over(ctx, lapsed.device.ID)
-		if err != nil {
+	over := false
+	if lapsed.device.ID != "" {
+		if over, failed = s.over(ctx, lapsed.device.ID); failed != nil {
+			return failed
+		}
+	}
+	switch {
+	case over && after == AfterUnenroll:
+		if _, err := s.endByID(ctx, lapsed.device.ID, mdm.Unenrolled); err != nil {
 			return err
 		}
-		if over {
-			if _, err := s.endByID(ctx, lapsed.device.ID, mdm.Unenrolled); err != nil {
-				return err
-			}
-			return fmt.Errorf("%w: %w", ErrGone, lapsed.err)
+		return fmt.Errorf("%w: %w", ErrGone, lapsed.err)
+	case over && lapsed.device.SignInRequiredAt.IsZero():
+		// A Mac would go on getting commands on its device channel, where it shows no token.
+		if err := s.withhold(ctx, lapsed.device.ID); err != nil {
+			return err
 		}
 	}
 	return s.signInRequired(lapsed.ticket, lapsed.err)
+}
+
+// withhold notes that a device gets no command before its user has signed in again.
+func (s *Service) withhold(ctx context.Context, id mdm.DeviceID) error {
+	return s.db.Update(ctx, func(tx storage.Tx) error {
+		d, err := mdm.GetDevice(tx, id)
+		if err != nil || !d.Live() || !d.SignInRequiredAt.IsZero() {
+			return err
+		}
+		d.SignInRequiredAt = s.now().UTC()
+		return mdm.PutDevice(tx, d)
+	})
 }
 
 // over says whether nothing that a device's user has signed in for is good any more.
@@ -227,9 +310,18 @@ func (s *Service) over(ctx context.Context, id mdm.DeviceID) (over bool, err err
 			if err != nil {
 				return err
 			}
-			over = over && a.lapsed(c, s.now()) != nil
+			lapsed := s.lapsed(tx, a, c)
+			if lapsed != nil && !isLapsed(lapsed) {
+				return lapsed
+			}
+			over = over && lapsed != nil
 		}
 		return nil
 	})
 	return over, err
+}
+
+// userGone says whether err means that a person may not have a device enrolled.
+func userGone(err error) bool {
+	return errors.Is(err, ErrUserDisabled) || errors.Is(err, identity.ErrMayNotEnroll)
 }

@@ -308,6 +308,7 @@ func TestASignInAsIfToEnrolAnew(t *testing.T) {
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	must2(r.RequireSignIn(context.Background(), g.device(t).ID))(t)
+	r.pass(time.Second)
 	granted, a := r.granted(t, r.ask(t, enroll.ModeBYOD, anIPhone).ticket, r.ana)
 	must(t, g.poll(g.id, granted.access))
 	if all := r.attempts(t); len(all) != 1 || all[0].ID == a.ID {

@@ -32,6 +32,10 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 				return err
 			}
 			id = ch.ID
+			if c.withheld() {
+				writes = s.pollTells(c, m.ID)
+				return nil
+			}
 			e, err := mdm.Head(tx, ch.ID, false)
 			if err != nil {
 				return err
@@ -91,6 +95,10 @@ func (s *Service) connected(tx storage.Tx, p Peer, id mdm.AppleID) (caller, mdm.
 	return c, ch, err
 }
 
+// withheld says that the device gets no command before its user has signed in again. One that
+// shows a good token has.
+func (c caller) withheld() bool { return !c.device.SignInRequiredAt.IsZero() && c.shown == nil }
+
 // pollTells says that a poll of the device channel tells something of a renewal:
 // which of its two certificates the device uses.
 func (s *Service) pollTells(c caller, id mdm.AppleID) bool {
@@ -103,8 +111,12 @@ func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.Devic
 	if err != nil {
 		return "", nil, nil, err
 	}
-	if err := s.touch(tx, c.shown, c.device); err != nil {
+	own := ch.ID == c.device.ID
+	if err := s.touch(tx, c.shown, &c.device); err != nil {
 		return "", nil, nil, err
+	}
+	if own {
+		ch = c.device
 	}
 	if s.pollTells(c, m.ID) {
 		c.device.Renewal.InUse = c.candidate()
@@ -124,6 +136,9 @@ func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.Devic
 		if err := s.follow(tx, c, ch, entry); err != nil {
 			return "", nil, nil, err
 		}
+	}
+	if c.withheld() {
+		return ch.ID, entry, nil, nil
 	}
 	next, err := mdm.Head(tx, ch.ID, !m.Idle)
 	if err != nil || next == nil {

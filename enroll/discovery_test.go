@@ -43,7 +43,7 @@ func TestServiceDiscovery(t *testing.T) {
 		"somebody and no domain":              {"ana@", "iPhone", "", general},
 		"no address":                          {"ana", "iPhone", "", general},
 		"a domain alone":                      {"example.com", "iPhone", "", general},
-		"a space behind":                      {"ana@example.com ", "iPhone", "", general},
+		"a space behind":                      {"ana@example.com ", "iPhone", "byod", ""},
 		"a family that is off":                {"ana@example.com", "RealityDevice", "", "Ask Ana."},
 		"a family that is not in the policy":  {"ana@example.com", "AppleTV", "", "Ask Ana."},
 		"a family that nobody knows":          {"ana@example.com", "Newton", "", "Ask Ana."},

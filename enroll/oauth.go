@@ -233,8 +233,11 @@ func (s *Service) refresh(tx storage.Tx, c AccountDriven, r TokenRequest) (autho
 
 // grantStands says whether the person of an authorization may still have what it stands for.
 func (s *Service) grantStands(tx storage.Tx, c AccountDriven, a authorization) (*OAuthError, error) {
-	if err := a.lapsed(c, s.now()); err != nil {
+	switch err := s.lapsed(tx, a, c); {
+	case isLapsed(err):
 		return badGrant(err.Error()), nil
+	case err != nil:
+		return nil, err
 	}
 	u, err := identity.GetUser(tx, a.UserID)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -243,8 +246,14 @@ func (s *Service) grantStands(tx storage.Tx, c AccountDriven, a authorization) (
 	if err != nil {
 		return nil, err
 	}
+	if a.DeviceID != "" { // who may not enrol any more keeps what is enrolled
+		if u.Disabled {
+			return badGrant(ErrUserDisabled.Error()), nil
+		}
+		return nil, nil
+	}
 	switch err := mayEnrollBy(tx, u.Login(), a.Mode); {
-	case errors.Is(err, ErrUserDisabled), errors.Is(err, identity.ErrMayNotEnroll):
+	case userGone(err):
 		return badGrant(err.Error()), nil
 	case err != nil:
 		return nil, err

@@ -167,7 +167,7 @@ func (c AccountDriven) serves(t ticket) error {
 }
 
 // firstBuilds are the numbers with which the builds of a system's versions begin: a device
-// may tell nothing but its build. From 26 on they are one less than twice as far on.
+// may tell nothing but its build. Version 26 followed 18, and build 23A followed 22.
 var firstBuilds = map[ModelFamily]map[int]int{
 	"iPhone":        {19: 15, 20: 16, 21: 17, 22: 18, 23: 26, 24: 27},
 	"Mac":           {21: 12, 22: 13, 23: 14, 24: 15, 25: 26, 26: 27},

@@ -111,15 +111,11 @@ func TestSignInsThatComeToNothing(t *testing.T) {
 		"the account is in a foreign domain": {before: func(t *testing.T, r *reception) {
 			r.set(t, func(s *enroll.Settings) { s.AccountDomains = []string{"school.example"} })
 		}, want: enroll.ErrAccountForeign},
-		"the account is somebody else's": {who: func(r *reception) identity.User {
+		"the user is gone": {who: func(r *reception) identity.User {
 			u := r.ana
-			u.ManagedAppleAccount = r.ben.ManagedAppleAccount
+			u.ID = "nobody"
 			return u
-		}, want: enroll.ErrAccountForeign},
-		"the account was another when the person signed in": {before: func(t *testing.T, r *reception) {
-			other := "ana.new@appleid.example.com"
-			r.change(t, r.ana, identity.UserChange{ManagedAppleAccount: &other})
-		}, want: enroll.ErrAccountForeign},
+		}, want: enroll.ErrUserDisabled},
 		"the user is disabled": {before: func(t *testing.T, r *reception) {
 			r.change(t, r.ana, identity.UserChange{Disabled: &yes})
 		}, want: enroll.ErrUserDisabled},

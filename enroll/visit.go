@@ -274,6 +274,9 @@ func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, err
 		a.Visit.UserEnrollment = c.UserEnrollment
 		a.Visit.ManagedAppleAccount = ""
 		a.Visit.Declined = c.Declined && !c.UserEnrollment
+		if c.Declined || c.UserEnrollment {
+			a.Visit.AccountDriven = false // whoever signs in on a device now does it for another one
+		}
 		if c.UserEnrollment {
 			account, err := checkAccount(tx, c.ManagedAppleAccount, a.User, settings)
 			if err != nil {
@@ -463,6 +466,12 @@ func (s *Service) TryAgain(ctx context.Context, id string) (Attempt, error) {
 			return nil
 		default:
 			return ErrAttemptOver
+		}
+		if a.Account != nil { // the next sign-in on the device is another one
+			a.Account = nil
+			if err := endAuthorizations(tx, authorization{AttemptID: a.ID}.holder(), ""); err != nil {
+				return err
+			}
 		}
 		return s.takeBack(tx, a, actor(ctx))
 	})

@@ -144,6 +144,11 @@ type Device struct {
 	// Apple's word, "BYOD" or "ADDE", and empty for one by profile.
 	EnrollmentMode string `json:"enrollment_mode,omitempty"`
 	RequiredAppID  int64  `json:"required_app_id,omitempty"`
+	// ShowsToken says that its platform shows the user's access token on the device channel,
+	// as it was when it enrolled: what it says of itself later changes nothing.
+	ShowsToken bool `json:"shows_token,omitempty"`
+	// SignInRequiredAt is since when its user must sign in again before it gets any command.
+	SignInRequiredAt time.Time `json:"sign_in_required_at,omitzero"`
 
 	Facts
 

@@ -369,9 +369,9 @@ func TestAUserEnrollmentTellsNothingOfTheDevice(t *testing.T) {
 		p    mdmtest.Prepared
 		want int
 	}{
-		"Authenticate with a UDID beside":  {saying(t, d, "Authenticate", mdmtest.Dict{"UDID": d.Options().UDID}), 200}, // nobody keeps it
+		"Authenticate with a UDID beside":  {saying(t, d, "Authenticate", mdmtest.Dict{"UDID": d.Options().UDID}), 400},
 		"Authenticate with a UDID instead": {saying(t, d, "Authenticate", mdmtest.Dict{"UDID": d.Options().UDID, "EnrollmentID": nil}), 403},
-		"TokenUpdate with a UDID beside":   {saying(t, d, "TokenUpdate", mdmtest.Dict{"UDID": d.Options().UDID}), 200},
+		"TokenUpdate with a UDID beside":   {saying(t, d, "TokenUpdate", mdmtest.Dict{"UDID": d.Options().UDID}), 400},
 		"TokenUpdate with a UserID":        {saying(t, d, "TokenUpdate", mdmtest.Dict{"UserID": "U1"}), 400},
 		"Authenticate with a serial":       {saying(t, d, "Authenticate", mdmtest.Dict{"SerialNumber": "SECRET4", "IMEI": "SECRET5"}), 200},
 		"its user":                         {saying(t, d, "TokenUpdate", mdmtest.Dict{"EnrollmentUserID": "U1"}), 200},

@@ -53,18 +53,15 @@ func withSignedAt(ctx context.Context, at time.Time) context.Context {
 // counts as absent.
 func appleID(e *mdm.Enrollment) (gatehouse.AppleID, error) {
 	id := gatehouse.AppleID{UDID: e.UDID, EnrollmentID: e.EnrollmentID}
-	if id.EnrollmentID != "" {
-		id.UDID = "" // of a personal device nobody wants to know it, should it tell
-	}
 	switch {
-	case id.UDID != "" && e.EnrollmentUserID != "", id.UDID == "" && e.UserID != "":
+	case id.EnrollmentID == "" && id.UDID != "" && e.EnrollmentUserID != "", id.UDID == "" && e.UserID != "":
 		return id, fmt.Errorf("%w: a User Enrollment's identifiers are mixed with a device's", enroll.ErrBadMessage)
 	case e.UserID == mdm.SharediPadUserID:
 		if e.UserShortName == "" {
 			return id, fmt.Errorf("%w: a Shared iPad's user has no UserShortName", enroll.ErrBadMessage)
 		}
 		id.UserID = e.UserShortName
-	case id.UDID != "":
+	case id.EnrollmentID == "":
 		id.UserID = e.UserID
 	default:
 		id.UserID = e.EnrollmentUserID
