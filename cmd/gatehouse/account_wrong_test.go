@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // made is what a server has of enrollments.
@@ -677,4 +678,49 @@ func wrongTwice(t *testing.T, c *composed) {
 	lost = false
 	must(t, d.EnrollAccount(t.Context()))
 	must(t, d.Remove(t.Context()))
+}
+
+// TestADisabledUserMayComeBack is about a policy that does not part with devices at once.
+func TestADisabledUserMayComeBack(t *testing.T) {
+	storagetest.AnyEngine(t)
+	t.Parallel()
+	c := newComposed(t, nil)
+	user := c.member(t, "ana")
+	for _, method := range methods {
+		c.byAccount(t, method, func(a *enroll.AccountDriven) { a.UserDisabled = enroll.AfterSignIn })
+		was := c.made(t)
+		d := c.called(t, "ana", mdmtest.Options{Account: &mdmtest.Account{Manual: true}})
+		id := c.deviceItem(t, d).ID
+		c.api(t, "PATCH", "/users/"+user, map[string]any{"disabled": true}, nil)
+		c.api(t, "POST", "/commands", map[string]any{"request_type": "ProfileList", "device_ids": []string{id}}, nil)
+		var need mdmtest.Challenge
+		for range 2 {
+			_, err := d.Idle(t.Context())
+			wantRefused(t, "by "+method+": of a disabled user", err, 401, "")
+			need = challenged(t, err)
+		}
+		if _, err := d.SignIn(t.Context(), need); !errors.Is(err, enroll.ErrUserDisabled) {
+			t.Errorf("by %s: a disabled user signs in: %v", method, err)
+		}
+		if method == mdmtest.MethodOAuth2 {
+			var refused *mdmtest.OAuthError
+			if _, err := d.Refresh(t.Context()); !errors.As(err, &refused) || refused.Code != "invalid_grant" {
+				t.Errorf("a disabled user's refresh: %v", err)
+			}
+		}
+		c.wantMade(t, "by "+method+": while the user is disabled", was, made{live: 1, good: 1, tokens: 1})
+
+		c.api(t, "PATCH", "/users/"+user, map[string]any{"disabled": false}, nil)
+		_, err := d.Idle(t.Context())
+		wantRefused(t, "by "+method+": before the sign-in", err, 401, "")
+		token, err := d.SignIn(t.Context(), challenged(t, err))
+		must(t, err)
+		d.SetToken(token)
+		if n, err := d.Poll(t.Context()); err != nil || n == 0 {
+			t.Errorf("by %s: back again: %d commands, %v", method, n, err)
+		}
+		c.answers(t, d, id)
+		must(t, d.Remove(t.Context()))
+		c.wantMade(t, "by "+method+": gone", was, made{})
+	}
 }
