@@ -2,6 +2,7 @@ package checkin_test
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -36,7 +37,16 @@ func (h *house) byAccount(t testing.TB, mode enroll.AccountMode, o mdmtest.Optio
 	}
 	_, rest, _ := strings.Cut(asked.Challenge, "/sign-in/")
 	ticket, _, _ := strings.Cut(rest, `"`)
-	ana := identity.User{ID: "u1", Username: "ana@example.com", ManagedAppleAccount: "ana@appleid.example.com"}
+	people, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now})
+	must(t, err)
+	users, _, err := people.Users(ctx, "", 1)
+	must(t, err)
+	if len(users) == 0 {
+		ana, err := people.CreateUser(ctx, identity.Local(), identity.NewUser{Email: "ana@example.com", ManagedAppleAccount: "ana@appleid.example.com"})
+		must(t, err)
+		users = append(users, ana)
+	}
+	ana := users[0]
 	back, err := h.enroll.FinishAccountSignIn(ctx, ticket, ana, nil)
 	must(t, err)
 	to, err := url.Parse(back.Location)
