@@ -10,8 +10,10 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -40,6 +42,7 @@ const (
 type Box struct {
 	id   [idSize]byte
 	aead cipher.AEAD
+	mac  []byte // key of MAC
 }
 
 // New returns the Box of a key of KeySize random bytes. It does not keep key.
@@ -47,12 +50,16 @@ func New(key []byte) (*Box, error) {
 	if len(key) != KeySize {
 		return nil, fmt.Errorf("key has %d bytes, not %d", len(key), KeySize)
 	}
-	// Two keys for two uses; the ID tells nothing of the other.
+	// A key for each use; the ID tells nothing of the others.
 	sealing, err := hkdf.Key(sha256.New, key, nil, "gatehouse seal v1", KeySize)
 	if err != nil {
 		return nil, err
 	}
 	id, err := hkdf.Key(sha256.New, key, nil, "gatehouse seal v1 key id", idSize)
+	if err != nil {
+		return nil, err
+	}
+	mac, err := hkdf.Key(sha256.New, key, nil, "gatehouse seal v1 mac", KeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +73,7 @@ func New(key []byte) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Box{id: [idSize]byte(id), aead: aead}, nil
+	return &Box{id: [idSize]byte(id), aead: aead, mac: mac}, nil
 }
 
 // Seal encrypts plaintext. The result can be opened for the same purpose only, so
@@ -93,6 +100,20 @@ func (b *Box) Open(purpose string, sealed []byte) ([]byte, error) {
 		return nil, fmt.Errorf("open %s: %w", purpose, ErrTampered)
 	}
 	return plaintext, nil
+}
+
+// MACSize is the size of what MAC returns, in bytes.
+const MACSize = sha256.Size
+
+// MAC returns the authentication code of data for a purpose (HMAC-SHA256, RFC 2104): who has
+// it was given it by a holder of this key, for this purpose and these data. It is for what we
+// must know again and can't keep a record of; compare it in constant time ([hmac.Equal]).
+func (b *Box) MAC(purpose string, data []byte) []byte {
+	h := hmac.New(sha256.New, b.mac)
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(purpose)))) // so that none runs into data
+	h.Write([]byte(purpose))
+	h.Write(data)
+	return h.Sum(nil)
 }
 
 func associated(header []byte, purpose string) []byte {

@@ -26,6 +26,23 @@ func box(t *testing.T, fill byte) *seal.Box {
 	return b
 }
 
+func TestAuthenticationCodes(t *testing.T) {
+	code := box(t, 1).MAC("a", []byte("bc"))
+	if len(code) != seal.MACSize || !bytes.Equal(code, box(t, 1).MAC("a", []byte("bc"))) {
+		t.Errorf("the code of the same is another one, of %d bytes", len(code))
+	}
+	for name, other := range map[string][]byte{
+		"another key":                     box(t, 2).MAC("a", []byte("bc")),
+		"another purpose":                 box(t, 1).MAC("b", []byte("bc")),
+		"other data":                      box(t, 1).MAC("a", []byte("b")),
+		"a purpose with some of the data": box(t, 1).MAC("ab", []byte("c")),
+	} {
+		if bytes.Equal(code, other) {
+			t.Errorf("the code of %s is the same", name)
+		}
+	}
+}
+
 func TestWhatIsSealedOpensAgain(t *testing.T) {
 	b := box(t, 1)
 	for name, plaintext := range map[string][]byte{
