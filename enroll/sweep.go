@@ -36,7 +36,7 @@ func (s *Service) sweep(ctx context.Context) error {
 			return deliveries.Delete(tx, d.Token)
 		}),
 		pairings.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, p pairing) error {
-			return pairings.Delete(tx, p.SecurityToken)
+			return pairings.Delete(tx, p.ID)
 		}),
 		authorizations.Sweep(ctx, s.db, byExpiry, until(attemptLife), func(tx storage.Tx, a authorization) error {
 			return authorizations.Delete(tx, a.ID)

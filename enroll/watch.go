@@ -3,7 +3,9 @@ package enroll
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,29 +39,56 @@ func (e *PairingTokenMissing) Error() string {
 // Unwrap returns what is wrong with the token that came.
 func (e *PairingTokenMissing) Unwrap() error { return e.Err }
 
-// pairingLife is how long a Watch and its iPhone have for all of it.
-const pairingLife = 15 * time.Minute
+// pairingLife is how long a Watch and its iPhone have for all of it, and pairingSlot how much
+// of that they may lose: when it began is known to that only.
+const (
+	pairingLife = 15 * time.Minute
+	pairingSlot = 3 * time.Minute
+)
 
-// pairing is a Watch that was sent to its iPhone.
+// securityToken returns what a Watch tells its iPhone in the slot that began at a time. Anybody
+// may say to be a Watch, so nothing is kept of it: it is known again by what it is made of. It
+// is a UUID (RFC 9562, 5.8), as Apple wants.
+func (s *Service) securityToken(watchUDID string, begun time.Time) string {
+	b := s.box.MAC("watch security token", binary.BigEndian.AppendUint64([]byte(strings.ToUpper(watchUDID)), uint64(begun.Unix())))
+	b[6] = b[6]&0x0f | 0x80
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%X-%X-%X-%X-%X", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
+
+// securityTokenUntil returns how long a security token is that Watch's; the zero time, if it
+// is not.
+func (s *Service) securityTokenUntil(token, watchUDID string) (until time.Time) {
+	token = strings.ToUpper(token)
+	now := s.now().UTC()
+	for begun := now.Truncate(pairingSlot); now.Before(begun.Add(pairingLife)); begun = begun.Add(-pairingSlot) {
+		if hmac.Equal([]byte(token), []byte(s.securityToken(watchUDID, begun))) {
+			until = begun.Add(pairingLife)
+		}
+	}
+	return until
+}
+
+// pairing is a pairingToken that was spent.
 type pairing struct {
-	SecurityToken string    `json:"security_token"`
-	WatchUDID     string    `json:"watch_udid"`
-	ExpiresAt     time.Time `json:"expires_at"`
-	AttemptID     string    `json:"attempt_id,omitempty"` // that it became
+	ID        string    `json:"id"`
+	ExpiresAt time.Time `json:"expires_at"`
+	AttemptID string    `json:"attempt_id"` // that it became
 }
 
 var pairings = storage.NewCollection("enroll.watch_pairings", 1,
-	func(p pairing) string { return p.SecurityToken },
+	func(p pairing) string { return p.ID },
 	storage.Index[pairing]{Name: byExpiry, Values: func(p pairing) []string {
 		return []string{p.ExpiresAt.UTC().Format(time.RFC3339)}
 	}},
 )
 
-// pairingToken is what an iPhone is given for its Watch, sealed.
+// pairingToken is what an iPhone is given for its Watch, sealed. It is good for one attempt.
 type pairingToken struct {
-	SecurityToken string       `json:"s"`
-	WatchUDID     string       `json:"w"`
-	PhoneID       mdm.DeviceID `json:"p"`
+	ID        string       `json:"i"`
+	WatchUDID string       `json:"w"`
+	PhoneID   mdm.DeviceID `json:"p"`
+	ExpiresAt time.Time    `json:"e"`
 }
 
 const pairingPurpose = "watch pairing"
@@ -83,14 +112,11 @@ func (s *Service) pair(tx storage.Tx, phone mdm.Device, m GetTokenMessage) ([]by
 	case !strings.EqualFold(m.PhoneUDID, phone.UDID):
 		return nil, fmt.Errorf("%w: PhoneUDID is another device's", ErrForeignDevice)
 	}
-	p, err := pairings.Get(tx, m.SecurityToken)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && (!strings.EqualFold(p.WatchUDID, m.WatchUDID) || !s.now().Before(p.ExpiresAt)) {
+	until := s.securityTokenUntil(m.SecurityToken, m.WatchUDID)
+	if until.IsZero() {
 		return nil, fmt.Errorf("%w: the SecurityToken is not that Watch's, or has expired", ErrBadMessage)
 	}
-	if err != nil {
-		return nil, err
-	}
-	raw, err := json.Marshal(pairingToken{SecurityToken: p.SecurityToken, WatchUDID: p.WatchUDID, PhoneID: phone.ID})
+	raw, err := json.Marshal(pairingToken{ID: newID(), WatchUDID: m.WatchUDID, PhoneID: phone.ID, ExpiresAt: until})
 	if err != nil {
 		return nil, err
 	}
@@ -115,38 +141,31 @@ func (s *Service) EnrollWatch(ctx context.Context, body []byte) (signed []byte, 
 		return nil, fmt.Errorf("%w: %w", ErrStatement, err)
 	}
 	vouched := s.deviceCAs.Vouch(m.Signer)
-	token, unopened := s.openPairing(m)
+	token, missing := s.openPairing(m)
+	if missing != nil { // anybody can come without one
+		err := s.db.View(ctx, func(tx storage.Tx) error {
+			_, err := watches(tx, vouched)
+			return err
+		})
+		if err == nil {
+			err = s.pairingTokenMissing(m, missing)
+		}
+		return nil, fmt.Errorf("enroll watch: %w", err)
+	}
 	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
-	securityToken, attemptID := mdm.NewUUID(), newID()
+	attemptID := newID()
 
 	var a Attempt
 	var organisation string
-	var missing error
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		missing = unopened
-		c, err := getAccountDriven(tx)
+		settings, err := watches(tx, vouched)
 		if err != nil {
 			return err
 		}
-		settings, err := GetSettings(tx)
-		if err != nil {
+		organisation = cmp.Or(settings.Organisation.Name, s.organisation)
+		a, missing, err = s.attemptOfWatch(tx, settings, token, attemptID, m.Info)
+		if err != nil || missing != nil {
 			return err
-		}
-		switch {
-		case !c.WatchPairing:
-			return ErrNotOffered
-		case settings.DeviceSignature == SignatureRequire && vouched != nil:
-			return vouched
-		}
-		if missing == nil {
-			organisation = cmp.Or(settings.Organisation.Name, s.organisation)
-			a, missing, err = s.attemptOfWatch(tx, settings, token, attemptID, m.Info)
-			if err != nil {
-				return err
-			}
-		}
-		if missing != nil {
-			return pairings.Put(tx, pairing{SecurityToken: securityToken, WatchUDID: m.UDID, ExpiresAt: s.now().UTC().Add(pairingLife)})
 		}
 		row.AttemptID, row.Round = a.ID, a.Round
 		if a.Topic, err = s.topics.Topic(tx); err != nil {
@@ -162,10 +181,7 @@ func (s *Service) EnrollWatch(ctx context.Context, body []byte) (signed []byte, 
 		return putAttempt(tx, a)
 	})
 	if err == nil && missing != nil {
-		err = &PairingTokenMissing{SecurityToken: securityToken, Err: missing}
-		if errors.Is(missing, errNoPairing) {
-			err = &PairingTokenMissing{SecurityToken: securityToken}
-		}
+		err = s.pairingTokenMissing(m, missing)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("enroll watch: %w", err)
@@ -178,6 +194,34 @@ func (s *Service) EnrollWatch(ctx context.Context, body []byte) (signed []byte, 
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "product", m.Product)
 	return signed, nil
+}
+
+// watches returns the settings, if such a Watch is enrolled at all. vouched is why nobody
+// vouches for it.
+func watches(tx storage.Tx, vouched error) (Settings, error) {
+	c, err := getAccountDriven(tx)
+	if err != nil {
+		return Settings{}, err
+	}
+	settings, err := GetSettings(tx)
+	if err != nil {
+		return Settings{}, err
+	}
+	switch {
+	case !c.WatchPairing:
+		return Settings{}, ErrNotOffered
+	case settings.DeviceSignature == SignatureRequire && vouched != nil:
+		return Settings{}, vouched
+	}
+	return settings, nil
+}
+
+// pairingTokenMissing sends a Watch to its iPhone.
+func (s *Service) pairingTokenMissing(m machineinfo.Message, why error) error {
+	if errors.Is(why, errNoPairing) {
+		why = nil
+	}
+	return &PairingTokenMissing{SecurityToken: s.securityToken(m.UDID, s.now().UTC().Truncate(pairingSlot)), Err: why}
 }
 
 var errNoPairing = errors.New("there is none")
@@ -197,17 +241,17 @@ func (s *Service) openPairing(m machineinfo.Message) (t pairingToken, why error)
 	if err != nil || !strings.EqualFold(t.WatchUDID, m.UDID) {
 		return t, errPairing
 	}
+	if !s.now().Before(t.ExpiresAt) {
+		return t, fmt.Errorf("%w: it has expired", errPairing)
+	}
 	return t, nil
 }
 
 // attemptOfWatch returns the attempt of a Watch: a new one, or that which the same token made
 // before. missing says why its token is good for nothing.
 func (s *Service) attemptOfWatch(tx storage.Tx, settings Settings, t pairingToken, id string, info machineinfo.Info) (a Attempt, missing, err error) {
-	p, err := pairings.Get(tx, t.SecurityToken)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && !s.now().Before(p.ExpiresAt) {
-		return a, fmt.Errorf("%w: it has expired", errPairing), nil
-	}
-	if err != nil {
+	p, err := pairings.Get(tx, t.ID)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return a, nil, err
 	}
 	phone, err := mdm.GetDevice(tx, t.PhoneID)
@@ -229,8 +273,7 @@ func (s *Service) attemptOfWatch(tx storage.Tx, settings Settings, t pairingToke
 		a = Attempt{ID: id, User: phone.User, Ownership: phone.Ownership, StageAt: make(map[Stage]time.Time)}
 		a.enter(Opened, now)
 		a.enter(Authenticated, now)
-		p.AttemptID = id
-		if err := pairings.Put(tx, p); err != nil {
+		if err := pairings.Put(tx, pairing{ID: t.ID, ExpiresAt: t.ExpiresAt, AttemptID: id}); err != nil {
 			return a, nil, err
 		}
 	}
