@@ -251,7 +251,7 @@ func (s *SignIns) confirmation(r *http.Request, v *visit) (view.AccountConfirm, 
 	around.Here, around.Keep, around.User = v.path, hidden(v.query), ""
 	page := view.AccountConfirm{
 		Portal: around, Action: v.address(), Other: v.login(true), UserID: v.user.ID, Again: v.Again, Fresh: v.fresh,
-		Rights: rightsOf(settings, v.Mode),
+		Rights: rightsOf(settings, v.Mode, v.mac()),
 	}
 	if v.Again {
 		page.Title = t.Say("account.confirm.heading.again")
@@ -286,9 +286,12 @@ func hidden(query url.Values) (list []view.Hidden) {
 	return list
 }
 
+// mac says that the device is one.
+func (v *visit) mac() bool { return enroll.FamilyOf(v.Product) == "Mac" }
+
 // rightsOf says what a device lets the organisation do that enrolls in a mode.
-func rightsOf(settings enroll.Settings, mode enroll.AccountMode) view.Rights {
-	can, cannot := privacy.Of(settings.Way(mdm.Institutional).Rights.Bits(), mode == enroll.ModeBYOD)
+func rightsOf(settings enroll.Settings, mode enroll.AccountMode, mac bool) view.Rights {
+	can, cannot := privacy.Of(settings.Way(mdm.Institutional).Rights.Bits(), mode == enroll.ModeBYOD, mac)
 	return view.Rights{Can: can, Cannot: cannot}
 }
 

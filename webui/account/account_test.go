@@ -183,6 +183,31 @@ func TestAnOldSessionGivesNothingUnasked(t *testing.T) {
 	}
 }
 
+// TestWhatIsSaidOfAPersonalMacIsTrue: Apple allows no DeviceLock there (PROTOCOL 5.5).
+func TestWhatIsSaidOfAPersonalMacIsTrue(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	p := h.person(t)
+	p.signIn(p.get("/login?next=/me"), "ana").at(t, "/me")
+	lock := func(at page) bool {
+		t.Helper()
+		can, cannot, _ := strings.Cut(at.has(t, 200, "Your organization can’t").body, "Your organization can’t")
+		if strings.Contains(can, "<li>Lock the screen</li>") == strings.Contains(cannot, "<li>Lock the screen</li>") {
+			t.Errorf("it is not said whether the screen is locked:\n%s", at.body)
+		}
+		return strings.Contains(can, "<li>Lock the screen</li>")
+	}
+	if !lock(p.get(h.iPhone(t).challenge("ana"))) {
+		t.Error("the organisation is said not to lock the screen of an iPhone")
+	}
+	h.policy(t, func(c *enroll.AccountDriven) { c.Domains[0].Policy["Mac"] = enroll.ModeBYOD })
+	d := h.mac(t)
+	d.mode = enroll.ModeBYOD
+	if lock(p.get(d.challenge("ana")).has(t, 200, "Set up this device?", "Mac")) {
+		t.Error("the organisation is said to lock the screen of a Mac")
+	}
+}
+
 // TestAFormIsSentByWhoWasAsked signs somebody else in while the page is on the screen.
 func TestAFormIsSentByWhoWasAsked(t *testing.T) {
 	t.Parallel()

@@ -27,12 +27,13 @@ func (s *SignIns) start(mode enroll.AccountMode) webui.HandlerFunc {
 			return err
 		}
 		t := around.T
-		page := view.AccountStart{Portal: around, Lead: t.Say("account.start.lead." + string(mode)), Rights: rightsOf(settings, mode)}
+		page := view.AccountStart{Portal: around, Lead: t.Say("account.start.lead." + string(mode))}
 		touch, mac := false, false
 		for _, d := range driven.Domains {
 			touch = touch || d.Policy["iPhone"] == mode || d.Policy["iPad"] == mode || d.Policy["RealityDevice"] == mode
 			mac = mac || d.Policy["Mac"] == mode
 		}
+		page.Rights = rightsOf(settings, mode, mac && !touch)
 		account := t.HTML("account.start.account")
 		row := strings.TrimRight(t.Apple("sign_in_work_school", 0), ".… ") // a sentence ends behind it
 		if touch {

@@ -108,7 +108,7 @@ func (m *Me) device(w http.ResponseWriter, r *http.Request) error {
 		page.Lost = &view.MeLost{State: view.State{Text: t.Say("me.state.lost"), Tone: view.Bad}, Time: m.ago(t, o.Lost.At), Note: o.Lost.Note}
 	}
 	if o.Managed() {
-		can, cannot := privacy.Of(o.AccessRights, o.Type == mdm.TypeUser)
+		can, cannot := privacy.Of(o.AccessRights, o.Type == mdm.TypeUser, isMac(o.Device))
 		page.Rights = &view.MeRights{Can: can, Cannot: cannot}
 	}
 	for _, c := range o.Channels {

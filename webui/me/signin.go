@@ -46,7 +46,7 @@ func (m *Me) askSignIn(w http.ResponseWriter, r *http.Request) error {
 	page.Heading = t.Say("me.sign_in.heading", "device", deviceName(t, o.Device))
 	page.Lead = t.Say("me.sign_in.lead")
 	until := t.Say("me.sign_in.until")
-	if command.PlatformOf(cmp.Or(o.ProductName, o.Model)) == command.MacOS {
+	if isMac(o.Device) {
 		until = t.Say("me.sign_in.until.mac") // only its users show tokens (PROTOCOL 2.6)
 	}
 	page.Points = []string{until, t.Say("me.sign_in.keeps")}
@@ -72,4 +72,9 @@ func (m *Me) requireSignIn(w http.ResponseWriter, r *http.Request) error {
 		return refuse(storage.ErrNotFound, devicePath(o.ID))
 	}
 	return seeOther(w, r, devicePath(o.ID), "sign_in")
+}
+
+// isMac says that d is a Mac, as far as is known.
+func isMac(d mdm.Device) bool {
+	return command.PlatformOf(cmp.Or(d.ProductName, d.Model)) == command.MacOS
 }

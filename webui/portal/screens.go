@@ -68,11 +68,11 @@ func (p *Portal) rights(v *visit, o mdm.Ownership) view.Rights {
 		visit.UserEnrollment, visit.Declined = false, false
 		as.Ownership, as.Visit = o, &visit
 	}
-	return rightsOf(v.settings, o, o == mdm.Personal && as.comes() != byProfile)
+	return rightsOf(v.settings, o, o == mdm.Personal && as.comes() != byProfile, v.platform() == Mac)
 }
 
-func rightsOf(s enroll.Settings, o mdm.Ownership, userEnrollment bool) view.Rights {
-	can, cannot := privacy.Of(s.Way(o).Rights.Bits(), userEnrollment)
+func rightsOf(s enroll.Settings, o mdm.Ownership, userEnrollment, mac bool) view.Rights {
+	can, cannot := privacy.Of(s.Way(o).Rights.Bits(), userEnrollment, mac)
 	return view.Rights{Can: can, Cannot: cannot}
 }
 
@@ -130,7 +130,7 @@ func (p *Portal) accountPage(v *visit, typed, problem string) view.PortalAccount
 		Error:   problem,
 		Domains: v.settings.AccountDomains,
 		Decline: v.mayDecline(),
-		Rights:  rightsOf(v.settings, mdm.Personal, true),
+		Rights:  rightsOf(v.settings, mdm.Personal, true, v.platform() == Mac),
 	}
 }
 
@@ -142,7 +142,7 @@ func (p *Portal) accountDrivenPage(v *visit) view.PortalAccountDriven {
 		Managed: v.options.ManagedAppleAccount,
 		Cards:   p.device(v).accountDrivenCards(v.typed[v.Ownership] != ""),
 		Decline: v.mayDecline(),
-		Rights:  rightsOf(v.settings, v.Ownership, v.Ownership == mdm.Personal),
+		Rights:  rightsOf(v.settings, v.Ownership, v.Ownership == mdm.Personal, v.platform() == Mac),
 		Events:  visitPath(v.ID) + "/events",
 	}
 	if v.User != "" { // else nobody could tell that it is this enrollment
@@ -163,7 +163,7 @@ func (p *Portal) profilePage(v *visit) view.PortalProfile {
 		Events:   visitPath(v.ID) + "/events",
 		Cards:    p.device(v).profileCards(v.Visit.UserEnrollment),
 		Payloads: p.payloads(),
-		Rights:   rightsOf(v.settings, v.Ownership, v.Visit.UserEnrollment),
+		Rights:   rightsOf(v.settings, v.Ownership, v.Visit.UserEnrollment, v.platform() == Mac),
 		Verified: p.Verified(),
 		Mac:      v.platform() == Mac,
 	}
@@ -533,10 +533,10 @@ func (p *Portal) firstPage(a arrival) (view.Page, error) {
 	page.Steps = len(v.way())
 	switch owned := v.settings.Ownerships(); {
 	case v.Ownership != "":
-		rights := rightsOf(v.settings, v.Ownership, false)
+		rights := rightsOf(v.settings, v.Ownership, false, v.platform() == Mac)
 		page.Rights = &rights
 	case len(owned) == 1:
-		rights := rightsOf(v.settings, owned[0], false)
+		rights := rightsOf(v.settings, owned[0], false, v.platform() == Mac)
 		page.Rights = &rights
 	}
 	if b.Platform == Mac && b.App == "" && a.said == "" {

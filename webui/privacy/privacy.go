@@ -5,7 +5,11 @@
 // It knows no device and no language: package text has the texts, in the room privacy.
 package privacy
 
-import "github.com/gatehouse-mdm/gatehouse/enroll"
+import (
+	"slices"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll"
+)
 
 // item is one thing that there are two texts for: that the organisation can, and that
 // it can't.
@@ -47,11 +51,16 @@ var never = []string{"messages", "photos", "browsing"}
 // Of returns what the organisation can and cannot do with a device that enrolls, or has
 // enrolled, with these AccessRights, a sum of Apple's bits, as keys of texts
 // ("privacy.can.erase"). The rights of a User Enrollment are fixed: rights don't count
-// then. Rights of 0 without one are not known, as of a device that enrolled before they
-// were kept, and so taken for all.
-func Of(rights int, userEnrollment bool) (can, cannot []string) {
+// then, and a Mac has fewer than other devices. Rights of 0 without one are not known, as
+// of a device that enrolled before they were kept, and so taken for all.
+func Of(rights int, userEnrollment, mac bool) (can, cannot []string) {
 	if userEnrollment {
-		return keys("can", userCan), append(keys("cannot", userCannot), keys("cannot", never)...)
+		can, cannot := userCan, userCannot
+		if mac { // DeviceLock is not for it
+			can = slices.DeleteFunc(slices.Clone(can), func(name string) bool { return name == "lock_screen" })
+			cannot = slices.Insert(slices.Clone(cannot), 1, "lock_screen")
+		}
+		return keys("can", can), append(keys("cannot", cannot), keys("cannot", never)...)
 	}
 	if rights == 0 {
 		rights = enroll.AllRights

@@ -17,7 +17,7 @@ func TestWhatTheOrganisationCanDoFollowsFromItsRights(t *testing.T) {
 	reduced := enroll.DefaultSettings().Personal.Rights.Bits()
 	for name, tt := range map[string]struct {
 		rights      int
-		user        bool
+		user, mac   bool
 		can, cannot string // keys that must be there, without what they begin with
 	}{
 		"with all rights, all but what nobody can": {
@@ -40,27 +40,33 @@ func TestWhatTheOrganisationCanDoFollowsFromItsRights(t *testing.T) {
 			can:    "lock_screen apps_user profiles_user see_device_user",
 			cannot: "erase passcode see_apps see_identifiers see_network location messages",
 		},
+		"a Mac in a User Enrollment is not locked": {
+			rights: enroll.AllRights, user: true, mac: true,
+			can:    "apps_user profiles_user see_device_user removed",
+			cannot: "erase lock_screen passcode see_apps location messages",
+		},
+		"a Mac of the organisation's is": {rights: enroll.AllRights, mac: true, can: "erase lock", cannot: "messages"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			can, cannot := privacy.Of(tt.rights, tt.user)
+			can, cannot := privacy.Of(tt.rights, tt.user, tt.mac)
 			for _, list := range []struct {
 				prefix, want string
 				keys, others []string
 			}{{"privacy.can.", tt.can, can, cannot}, {"privacy.cannot.", tt.cannot, cannot, can}} {
 				for key := range strings.FieldsSeq(list.want) {
 					if !slices.Contains(list.keys, list.prefix+key) {
-						t.Errorf("Of(%d, %v) lacks %s: %v", tt.rights, tt.user, list.prefix+key, list.keys)
+						t.Errorf("Of(%d, %v, %v) lacks %s: %v", tt.rights, tt.user, tt.mac, list.prefix+key, list.keys)
 					}
 				}
 				for _, key := range list.keys {
 					if !strings.HasPrefix(key, list.prefix) {
-						t.Errorf("Of(%d, %v) has %s among %s…", tt.rights, tt.user, key, list.prefix)
+						t.Errorf("Of(%d, %v, %v) has %s among %s…", tt.rights, tt.user, tt.mac, key, list.prefix)
 					}
 				}
 			}
 			for _, key := range can {
 				if other := strings.Replace(key, ".can.", ".cannot.", 1); slices.Contains(cannot, other) {
-					t.Errorf("Of(%d, %v) says both %s and %s", tt.rights, tt.user, key, other)
+					t.Errorf("Of(%d, %v, %v) says both %s and %s", tt.rights, tt.user, tt.mac, key, other)
 				}
 			}
 		})
@@ -79,8 +85,8 @@ func TestEveryKeyHasAText(t *testing.T) {
 	}
 	used := map[string]bool{"privacy.can": true, "privacy.cannot": true}
 	for bit := range 14 { // each right alone, and 0
-		for _, user := range []bool{false, true} {
-			can, cannot := privacy.Of(1<<bit>>1, user)
+		for _, of := range [][2]bool{{}, {true, false}, {true, true}} {
+			can, cannot := privacy.Of(1<<bit>>1, of[0], of[1])
 			for _, key := range append(can, cannot...) {
 				used[key] = true
 			}
