@@ -78,8 +78,19 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 	if got := put(whole); !reflect.DeepEqual(got, whole) {
 		t.Errorf("sent back, it is %v, want %v", got, whole)
 	}
-	if got := put(`{"domains":null}`); !reflect.DeepEqual(got, initial) {
+	if got := put(`{}`); !reflect.DeepEqual(got, initial) {
 		t.Errorf("without anything it is %v, want %v", got, initial)
+	}
+	put(all)
+	nothing := make(map[string]any)
+	for field := range initial {
+		nothing[field] = nil
+	}
+	if got := put(nothing); !reflect.DeepEqual(got, initial) {
+		t.Errorf("with null for all it is %v, want %v", got, initial)
+	}
+	if got := put(`{"domains":[{"domain":"example.com","policy":null,"message":null}]}`); !reflect.DeepEqual(got["domains"], []any{map[string]any{"domain": "example.com", "policy": map[string]any{}, "message": ""}}) {
+		t.Errorf("domains are %v, want one without a policy", got["domains"])
 	}
 }
 
