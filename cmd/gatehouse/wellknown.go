@@ -396,11 +396,11 @@ func (c *wellknownSnippetCommand) known() error {
 	}
 	switch {
 	case !servers[c.WebServer]:
-		message := fmt.Sprintf("there is no snippet for %q", c.WebServer)
+		meant := ";"
 		if near := nearest(strings.ToLower(c.WebServer), servers); near != "" {
-			message += fmt.Sprintf(", did you mean %q?", near)
+			meant = fmt.Sprintf(", did you mean %q?", near)
 		}
-		return usageError(errors.New(message + " \"gatehouse wellknown snippet\" lists those that there are"))
+		return usageError(fmt.Errorf("there is no snippet for %q%s \"gatehouse wellknown snippet\" lists those that there are", c.WebServer, meant))
 	case c.Kind != "" && !slices.Contains(kinds, c.Kind):
 		return usageError(fmt.Errorf("--kind: for %s there is %s only", c.WebServer, strings.Join(kinds, ", ")))
 	}
