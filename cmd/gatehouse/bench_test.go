@@ -178,6 +178,43 @@ func BenchmarkIdleCheckIn(b *testing.B) {
 	})
 }
 
+// BenchmarkIdleCheckInByAccount is BenchmarkIdleCheckIn for phones whose users have signed in
+// on them: each poll shows an access token, too.
+func BenchmarkIdleCheckInByAccount(b *testing.B) {
+	const phones = 100
+	onEngines(b, func(b *testing.B, on benchStore) {
+		s := startProcess(b, on.dir)
+		s.api(b, "POST", "/users", map[string]any{"email": "ana@example.com", "password": anaPassword, "managed_apple_account": "ana@example.com"}, nil)
+		s.api(b, "PUT", "/account-driven", map[string]any{
+			"domains": []map[string]any{{"domain": "example.com", "policy": map[string]any{"iPhone": "byod"}}},
+		}, nil)
+		person := &mdmtest.Browser{Login: "ana@example.com", Password: anaPassword, KeepCookies: true}
+		pool, err := keyPool()
+		if err != nil {
+			b.Fatal(err)
+		}
+		devices := make([]*mdmtest.Device, phones)
+		for i := range devices {
+			d, err := mdmtest.NewDevice(mdmtest.Options{
+				UserEnrollment: true, PlainHTTP: true, Keys: pool, Transport: s.http.Transport,
+				Account: &mdmtest.Account{Identifier: "ana@example.com", Person: person, Reach: func(string) string { return s.url }},
+			})
+			if err == nil {
+				err = d.EnrollAccount(b.Context())
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			devices[i] = d
+		}
+		idles := prepareIdles(b, devices)
+		on.measured(b, s.cmd.Process.Pid, benchClients, max(b.N, 5000), func(i int) error {
+			_, err := send(s.http, idles[i%len(idles)])
+			return err
+		})
+	})
+}
+
 // BenchmarkIdleCheckInAmongMany is the same beside many other devices. The memory
 // includes the pages of the database that the system has mapped for the process.
 func BenchmarkIdleCheckInAmongMany(b *testing.B) {
