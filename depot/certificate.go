@@ -194,6 +194,21 @@ func (d *Depot) ByDevice(tx storage.Tx, deviceID string) iter.Seq2[Certificate, 
 	return certificates.Lookup(tx, "device", deviceID)
 }
 
+// PayloadsByDevice yields the certificates that are bound to a device, but for its
+// identities.
+func (d *Depot) PayloadsByDevice(tx storage.Tx, deviceID string) iter.Seq2[Certificate, error] {
+	return func(yield func(Certificate, error) bool) {
+		for c, err := range d.ByDevice(tx, deviceID) {
+			if err == nil && c.Authority == identityName {
+				continue
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
 // ByAttempt yields the certificates that were issued for an enrollment attempt.
 func (d *Depot) ByAttempt(tx storage.Tx, attemptID string) iter.Seq2[Certificate, error] {
 	return certificates.Lookup(tx, "attempt", attemptID)
@@ -318,6 +333,17 @@ func (d *Depot) RevokeDevice(tx storage.Tx, deviceID, reason string, at time.Tim
 		return err
 	}
 	return d.revokeAll(tx, d.ByDevice(tx, deviceID), reason, at)
+}
+
+// RevokePayloads is RevokeDevice for a device that stays: its identities go on.
+func (d *Depot) RevokePayloads(tx storage.Tx, deviceID, reason string, at time.Time) error {
+	if _, ok := ReasonCode(reason); !ok {
+		return fmt.Errorf("%w: %q", ErrReason, reason)
+	}
+	if err := touch(tx, "device", deviceID); err != nil {
+		return err
+	}
+	return d.revokeAll(tx, d.PayloadsByDevice(tx, deviceID), reason, at)
 }
 
 // RevokeUser revokes all certificates that belong to a user and to no device.

@@ -134,8 +134,8 @@ type AccountDriven struct {
 	TokenExpired AfterToken `json:"token_expired"`
 	TokenRevoked AfterToken `json:"token_revoked"`
 	// UserDisabled is for devices whose user may not sign in any more. With AfterSignIn they
-	// stay enrolled without their payload certificates, and are asked in vain until the user
-	// may again.
+	// stay enrolled, and are asked in vain until the user may again. Their payload
+	// certificates are revoked, and those that were assigned to them are sent again then.
 	UserDisabled AfterToken `json:"user_disabled"`
 
 	// RequiredAppID is the App Store's number of an app that devices may be given without

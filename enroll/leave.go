@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -120,24 +119,31 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 	return nil
 }
 
-// suspend leaves a device enrolled whose user may not have it for now: it is told nothing
-// but that its user must sign in, and its certificates are revoked but for its identity.
+// suspend leaves a device enrolled whose user may not have it for now. It is told nothing but
+// that its user must sign in, which nobody can. The certificates that it and its users have are
+// revoked but for its identity, and it gets none: what was assigned to it is sent again when
+// its user may have it.
 func (s *Service) suspend(tx storage.Tx, d mdm.Device) error {
-	var theirs []depot.Certificate
-	for c, err := range s.depot.ByDevice(tx, string(d.ID)) {
+	now := s.now().UTC()
+	channels := []mdm.Device{d}
+	for u, err := range mdm.UserChannels(tx, d.ID) {
 		if err != nil {
 			return err
 		}
-		if c.Authority != s.depot.Identity().Name() {
-			theirs = append(theirs, c)
-		}
+		channels = append(channels, u)
 	}
-	for _, c := range theirs {
-		if _, err := s.revoke(tx, c, reasonPrivilege, ourselves); err != nil {
+	for _, ch := range channels {
+		if err := s.tellRevoked(tx, s.depot.PayloadsByDevice(tx, string(ch.ID)), reasonPrivilege, ourselves); err != nil {
+			return err
+		}
+		if err := s.depot.RevokePayloads(tx, string(ch.ID), reasonPrivilege, now); err != nil {
+			return err
+		}
+		if err := s.payloads.Suspended(tx, ch.ID); err != nil {
 			return err
 		}
 	}
-	return s.revokeAuthorizations(tx, d, ourselves)
+	return s.revokeAuthorizations(tx, d, ourselves) // writes d: a channel that begins at the same moment meets it
 }
 
 // ourselves is who did what nobody asked for by name.

@@ -47,6 +47,9 @@ type Payloads interface {
 	Answered(tx storage.Tx, e mdm.Entry) error
 	// DeviceGone follows up the end of an enrollment, or its beginning anew.
 	DeviceGone(tx storage.Tx, id mdm.DeviceID) error
+	// Suspended follows up that a device's user may not have it for now: it gets no payload
+	// certificates, until the user may again.
+	Suspended(tx storage.Tx, id mdm.DeviceID) error
 	// Assigned returns up to limit certificates that devices are to have, and the cursor
 	// of the next page, empty at the end. There may be fewer on a page that is not the last.
 	Assigned(tx storage.Tx, cursor string, limit int) (page []Assigned, next string, err error)
@@ -152,6 +155,7 @@ func (noPayloads) RenewBy(storage.Tx, string, mdm.DeviceID, time.Time) (bool, er
 }
 func (noPayloads) Answered(storage.Tx, mdm.Entry) error        { return nil }
 func (noPayloads) DeviceGone(storage.Tx, mdm.DeviceID) error   { return nil }
+func (noPayloads) Suspended(storage.Tx, mdm.DeviceID) error    { return nil }
 func (noPayloads) Revoked(storage.Tx, depot.Certificate) error { return nil }
 
 // noRefusals is for a server that keeps no record of them.

@@ -79,6 +79,9 @@ const (
 	// stuckAfter is how many tries in a row must fail for an assignment to be stuck.
 	stuckAfter = 3
 
+	// suspendedTick is how often it is looked whether the user of a device may have it again.
+	suspendedTick = time.Hour
+
 	renewalTick  = time.Minute
 	renewalBatch = 100
 	sweepTick    = time.Hour
@@ -359,6 +362,41 @@ func failure(e mdm.Entry) string {
 // certificates are revoked by whoever ends it.
 func (s *Service) DeviceGone(tx storage.Tx, id mdm.DeviceID) error {
 	return s.end(tx, assignments.Lookup(tx, assignmentsByDevice, string(id)), "the enrollment has ended")
+}
+
+// Suspended takes back what is on its way to a device whose user may not have it for now. Its
+// certificates are revoked by whoever says so, and what it was assigned is sent to it again
+// once the user may have it. What another authority has issued to it stays.
+func (s *Service) Suspended(tx storage.Tx, id mdm.DeviceID) error {
+	var found []Assignment
+	for a, err := range assignments.Lookup(tx, assignmentsByDevice, string(id)) {
+		if err != nil {
+			return err
+		}
+		elsewhere := a.Current == "" && !a.RenewAt.IsZero()
+		if a.State == Ended || elsewhere && len(a.Tries) == 0 {
+			continue
+		}
+		found = append(found, a)
+	}
+	now := s.now().UTC()
+	for _, a := range found {
+		for _, t := range a.Tries {
+			if err := s.mdm.CancelCommand(tx, a.DeviceID, t.UUID, mdm.Cancelled); err != nil {
+				return err
+			}
+		}
+		a.setTries(nil)
+		if a.Current != "" {
+			a.Current, a.RenewAt = "", time.Time{}
+		}
+		a.Candidates = nil
+		a.State, a.Failures, a.FailedAt, a.Reason, a.DueAt = Failing, 0, now, suspendedReason, now.Add(suspendedTick)
+		if err := assignments.Put(tx, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Revoked ends the assignment that a certificate belongs to which was revoked by hand.

@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -131,6 +132,9 @@ func (s *Service) grantByHand(tx storage.Tx, o Order, asked guard.Asked) (g gran
 		}
 		if err != nil {
 			return grant{}, err
+		}
+		if off, err := s.suspended(tx, d); err != nil || off {
+			return grant{}, cmp.Or[error](err, &template.FieldError{Field: "device_id", Reason: "names a device whose user is disabled"})
 		}
 		if g, err = s.forDevice(tx, t, d); err != nil {
 			return grant{}, err

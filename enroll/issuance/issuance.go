@@ -412,6 +412,31 @@ func (s *Service) facts(tx storage.Tx, d mdm.Device, id string) (template.Facts,
 	return ofUser(f, u), nil
 }
 
+// suspended says whether the user of a device, or of the device that d is a channel of, is
+// disabled. One that we don't know is known elsewhere, or to an administrator.
+func (s *Service) suspended(tx storage.Tx, d mdm.Device) (bool, error) {
+	if d.ParentID != "" {
+		var err error
+		if d, err = mdm.GetDevice(tx, d.ParentID); err != nil {
+			return false, err
+		}
+	}
+	if d.User == "" {
+		return false, nil
+	}
+	u, err := identity.UserByLogin(tx, d.User)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return u.Disabled, err
+}
+
+const (
+	// codeUserDisabled is the Code of a Rejection of a device that is suspended.
+	codeUserDisabled = "user_disabled"
+	suspendedReason  = "The device’s user is disabled."
+)
+
 // requestKey is the same for a request and its exact repetition only. A client that
 // keeps its key, and its request, renews by the certificate that it has: each of them
 // makes the request another one.

@@ -69,7 +69,7 @@ func (s *Service) renewOne(ctx context.Context, a Assignment, down map[string]*r
 		case codeUpstream:
 			down[a.Template] = no
 		}
-		return s.postpone(ctx, a, no.Reason)
+		return s.postpone(ctx, a, no.Rejection)
 	case errors.Is(err, storage.ErrNotFound):
 		return s.endNow(ctx, a, "the template was deleted")
 	}
@@ -86,15 +86,21 @@ func (s *Service) endNow(ctx context.Context, a Assignment, reason string) error
 	})
 }
 
-// postpone notes that a try could not be made.
-func (s *Service) postpone(ctx context.Context, a Assignment, reason string) error {
+// postpone notes that a try could not be made, and why. That its user may not have the device
+// is no failure, and ends when somebody says so.
+func (s *Service) postpone(ctx context.Context, a Assignment, no Rejection) error {
 	return s.db.Update(ctx, func(tx storage.Tx) error {
 		now, err := assignments.Get(tx, assignmentKey(a.Template, a.DeviceID))
 		if err != nil || now.Try != a.Try || now.DueAt.IsZero() {
 			return err
 		}
 		at := s.now().UTC()
-		now.State, now.Failures, now.FailedAt, now.Reason, now.DueAt = Failing, now.Failures+1, at, reason, at.Add(retryAfter)
+		now.State, now.FailedAt, now.Reason = Failing, at, no.Reason
+		if no.Code == codeUserDisabled {
+			now.DueAt = at.Add(suspendedTick)
+		} else {
+			now.Failures, now.DueAt = now.Failures+1, at.Add(retryAfter)
+		}
 		return assignments.Put(tx, now)
 	})
 }

@@ -170,6 +170,9 @@ func (s *Service) belonging(tx storage.Tx, g grant) (grant, error) {
 		if err != nil {
 			return grant{}, err
 		}
+		if off, err := s.suspended(tx, d); err != nil || off {
+			return grant{}, cmp.Or[error](err, &depot.FieldError{Field: "san.uri", Reason: "names a device whose user is disabled"})
+		}
 		g.record.DeviceID, g.record.User = string(d.ID), d.User
 		return g, nil
 	}

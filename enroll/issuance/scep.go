@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -136,6 +137,9 @@ func (s *Service) grantDevice(tx storage.Tx, c challenge) (grant, error) {
 	}
 	if !d.Live() {
 		return grant{}, fmt.Errorf("%w: its device is %s", ErrChallenge, d.State)
+	}
+	if off, err := s.suspended(tx, d); err != nil || off {
+		return grant{}, cmp.Or(err, fmt.Errorf("%w: the user of its device is disabled", ErrChallenge))
 	}
 	a, err := assignments.Get(tx, assignmentKey(c.Template, c.DeviceID))
 	if errors.Is(err, storage.ErrNotFound) || err == nil && a.try(c.Try) < 0 {
@@ -342,6 +346,13 @@ func (s *Service) holderStays(tx storage.Tx, c depot.Certificate) error {
 		d, err := mdm.GetDevice(tx, mdm.DeviceID(c.DeviceID))
 		if err == nil && !d.Live() {
 			return fmt.Errorf("%w: its device is %s", ErrRenewal, d.State)
+		}
+		if err != nil {
+			return err
+		}
+		off, err := s.suspended(tx, d)
+		if err == nil && off {
+			err = fmt.Errorf("%w: the user of its device is disabled", ErrRenewal)
 		}
 		return err
 	}

@@ -288,6 +288,9 @@ func (s *Service) mayHave(tx storage.Tx, t template.Template, id mdm.DeviceID) (
 	case !d.Live():
 		return d, e, no("not_enrolled", "", "The device is not enrolled.")
 	}
+	if off, err := s.suspended(tx, d); err != nil || off {
+		return d, e, cmp.Or(err, no(codeUserDisabled, "", suspendedReason))
+	}
 	// Only a Mac's user channel takes SCEP payloads (PROTOCOL 3.4).
 	if d.ParentID != "" {
 		parent, err := mdm.GetDevice(tx, d.ParentID)
