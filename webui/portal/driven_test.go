@@ -237,6 +237,148 @@ func TestAnEnrollmentGoesOnInTheDevicesSettings(t *testing.T) {
 	}
 }
 
+// TestAnotherDeviceDoesNotTakeTheEnrollmentOver has Ana led to the settings of one device, and
+// sign in on an iPhone.
+func TestAnotherDeviceDoesNotTakeTheEnrollmentOver(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	h.serve(t, "example.com", enroll.ModeBYOD)
+	h.account(t, h.ana, "ana@appleid.example.com")
+	for name, tt := range map[string]struct{ agent, step string }{
+		"the page is open on a Mac":        {macOS14, "account-driven"},
+		"the page is open on that iPhone":  {safari26, "status"},
+		"the page is open on a Vision Pro": {visionPro, "account-driven"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ana := h.person(t, tt.agent)
+			where, at := ana.begin()
+			ana.signIn(at, "ana")
+			ana.post(where+"/device", "ownership", string(mdm.Personal)).at(t, "account-driven")
+			must(t, h.signsIn(t, h.ana, "ana@example.com").EnrollAccount(t.Context()))
+			ana.get(where).at(t, tt.step)
+		})
+	}
+}
+
+// TestNobodyIsLedToASignInThatCanOnlyFail is about what is known before: where no device of the
+// kind signs in, and where the system is older than the oldest that may.
+func TestNobodyIsLedToASignInThatCanOnlyFail(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{ownCA: true})
+	for _, tt := range []struct {
+		name    string
+		agent   string
+		owner   mdm.Ownership
+		method  enroll.PersonalMethod
+		mode    enroll.AccountMode
+		minimum string
+		step    string
+		code    string // of a refusal
+		says    string
+	}{
+		{name: "User Enrollment alone, which the policy does not serve", agent: safari26, method: enroll.PersonalUser, mode: enroll.ModeOff, code: "GH-E505", says: "with a work account only"},
+		{name: "User Enrollment alone, and the policy is for work", agent: safari26, method: enroll.PersonalUser, mode: enroll.ModeADDE, code: "GH-E505"},
+		{name: "User Enrollment alone, and a device for work", agent: safari26, owner: mdm.Institutional, method: enroll.PersonalUser, mode: enroll.ModeOff, step: "profile"},
+		{name: "User Enrollment alone, by a profile", agent: safari15, method: enroll.PersonalUser, mode: enroll.ModeOff, step: "account"},
+		{name: "User Enrollment alone, by a profile on a Mac", agent: macOS14, method: enroll.PersonalUser, mode: enroll.ModeOff, step: "account"},
+		{name: "User Enrollment alone, on a Mac without it by a profile", agent: macSafari, method: enroll.PersonalUser, mode: enroll.ModeOff, code: "GH-E505"},
+		{name: "another way is left", agent: safari26, method: enroll.PersonalAuto, mode: enroll.ModeOff, step: "profile"},
+		{name: "iOS 15 signs in by the web alone, whatever the method", agent: safari15, method: enroll.PersonalAuto, mode: enroll.ModeBYOD, step: "account-driven"},
+		{name: "too old, and there is User Enrollment by a profile", agent: safari15, method: enroll.PersonalUser, mode: enroll.ModeBYOD, minimum: "18.2", step: "account"},
+		{name: "too old, and there is User Enrollment by a profile among others", agent: safari15, method: enroll.PersonalAuto, mode: enroll.ModeBYOD, minimum: "18.2", step: "account"},
+		{name: "too old, and no other way is left", agent: safari26, method: enroll.PersonalUser, mode: enroll.ModeBYOD, minimum: "27", code: "GH-E506", says: "Version 27 or later is needed"},
+		{name: "too old, and another way is left", agent: safari26, method: enroll.PersonalAuto, mode: enroll.ModeBYOD, minimum: "27", step: "profile"},
+		{name: "too old, and for work", agent: safari26, owner: mdm.Institutional, method: enroll.PersonalAuto, mode: enroll.ModeADDE, minimum: "27", step: "profile"},
+		{name: "maybe too old", agent: safari26, method: enroll.PersonalUser, mode: enroll.ModeBYOD, minimum: "26.4", step: "account-driven"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h.set(t, func(s *enroll.Settings) { s.PersonalMethod = tt.method })
+			h.serve(t, "example.com", tt.mode)
+			h.account(t, h.ana, "ana@appleid.example.com")
+			_, err := h.UpdateAccountDriven(t.Context(), func(c *enroll.AccountDriven) error {
+				c.Method, c.MinimumOS = enroll.MethodOAuth2, nil
+				if tt.minimum != "" {
+					c.MinimumOS = map[enroll.ModelFamily]string{"iPhone": tt.minimum}
+				}
+				return nil
+			})
+			must(t, err)
+			if tt.owner == "" {
+				tt.owner = mdm.Personal
+			}
+			ana := h.person(t, tt.agent)
+			where, at := ana.begin()
+			ana.signIn(at, "ana").at(t, "device")
+			at = ana.post(where+"/device", "ownership", string(tt.owner))
+			if tt.code == "" {
+				at.at(t, "certificate")
+				ana.post(where+"/trust").at(t, tt.step)
+				return
+			}
+			refused := func(at page) {
+				t.Helper()
+				if at.has(t, tt.code, tt.says); at.status != http.StatusForbidden {
+					t.Errorf("%s = %d", at.path, at.status)
+				}
+			}
+			refused(at)
+			ana.get(where).at(t, "device") // nothing was noted
+
+			link := h.link(t, enroll.NewLink{Ownership: tt.owner})
+			where, at = ana.begin("link", link.Code) // nothing is left to choose
+			refused(at)
+			for _, step := range []string{"certificate", "trust", "profile", "enroll.mobileconfig"} {
+				if step == "enroll.mobileconfig" {
+					ana.post(where + "/trust")
+				}
+				refused(ana.get(where + "/" + step))
+			}
+		})
+	}
+}
+
+// TestTheFirstPageTellsTheRightsOfTheWayThatWillBeTaken reads what is promised before the
+// sign-in, where whose device it is is settled.
+func TestTheFirstPageTellsTheRightsOfTheWayThatWillBeTaken(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, plan{})
+	h.account(t, h.ana, "ana@appleid.example.com")
+	h.serve(t, "example.com", enroll.ModeBYOD)
+	for _, tt := range []struct {
+		name   string
+		method enroll.PersonalMethod
+		link   enroll.NewLink
+		signed bool // in, before
+		erases bool // the organisation, the device
+	}{
+		{name: "a link for a person with an account", method: enroll.PersonalAuto, link: enroll.NewLink{User: "ana@example.com"}},
+		{name: "a link for a person with an account, who need not sign in", method: enroll.PersonalAuto, link: enroll.NewLink{User: "ana@example.com", Login: enroll.LoginNone}},
+		{name: "a link for a person without an account", method: enroll.PersonalAuto, link: enroll.NewLink{User: "ben@example.com"}, erases: true},
+		{name: "a link for anybody", method: enroll.PersonalAuto, erases: true},
+		{name: "a link for anybody, and who is signed in has an account", method: enroll.PersonalAuto, signed: true},
+		{name: "User Enrollment alone", method: enroll.PersonalUser},
+		{name: "Device Enrollment alone", method: enroll.PersonalDevice, link: enroll.NewLink{User: "ana@example.com"}, erases: true},
+		{name: "a link for certain devices", method: enroll.PersonalUser, link: enroll.NewLink{User: "ana@example.com", SerialNumbers: []string{"C02ABC123DEF"}}, erases: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h.set(t, func(s *enroll.Settings) {
+				s.PersonalMethod, s.Personal.Rights = tt.method, enroll.Rights{Preset: enroll.PresetFull}
+			})
+			tt.link.Ownership = mdm.Personal
+			l := h.link(t, tt.link)
+			ana := h.person(t, safari26)
+			if tt.signed {
+				ana.get("/login?as=ana&next=/enroll")
+			}
+			body := ana.get("/enroll/l/"+l.Code).at(t, l.Code).body
+			can, _, ok := strings.Cut(body, `class="cannot"`)
+			if erases := strings.Contains(can, "Erase the device"); !ok || erases != tt.erases {
+				t.Errorf("the organization is said to erase the device: %v\n%s", erases, body)
+			}
+		})
+	}
+}
+
 func TestWhoStartsOverSignsInAnew(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, plan{})

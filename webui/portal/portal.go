@@ -142,7 +142,7 @@ func (p *Portal) welcome(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return explain(err)
 	}
-	page, err := p.firstPage(a)
+	page, err := p.firstPage(r.Context(), a)
 	if err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (p *Portal) wrongCode(w http.ResponseWriter, r *http.Request, typed string,
 		typed = ""
 	}
 	a.code = view.ShortCode{Typed: typed, Error: a.page.T.Say(refused.Texts+".text") + " (" + refused.Code + ")"}
-	page, err := p.firstPage(a)
+	page, err := p.firstPage(r.Context(), a)
 	if err != nil {
 		return err
 	}
@@ -374,6 +374,11 @@ func (p *Portal) chooseDevice(w http.ResponseWriter, r *http.Request, v *visit) 
 		page := p.devicePage(v, problems)
 		page.Agreed = c.Agreed
 		return p.Pages.Write(w, http.StatusUnprocessableEntity, page)
+	}
+	if c.Ownership != "" {
+		if err := v.as(c.Ownership).barred(); err != nil {
+			return err // nothing is noted: the person may have taken the wrong one
+		}
 	}
 	if c.Ownership != v.Ownership && c.Ownership != "" {
 		c.UserEnrollment, c.ManagedAppleAccount, c.Declined = false, "", false
@@ -535,6 +540,9 @@ func (p *Portal) sendProfile(w http.ResponseWriter, r *http.Request) error {
 	// Trust in the authority is for the person to judge; all else must be said first.
 	if due := v.due(); due.before(stepProfile) && due != stepCertificate && due != stepTrust || !v.open() || v.method == byAccountDriven {
 		return see(w, r, visitPath(v.ID))
+	}
+	if err := v.barred(); err != nil {
+		return err
 	}
 	if r.Method == http.MethodHead {
 		webui.SendFile(w, contentProfile, "enroll.mobileconfig", nil)

@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -50,7 +51,7 @@ func (p *Portal) preview(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	around.User = "ana@example.com"
-	status, page, err := p.sample(screen, around, settings, sampleBrowser(query.Get("device")))
+	status, page, err := p.sample(r.Context(), screen, around, settings, sampleBrowser(query.Get("device")))
 	if err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func sampleBrowser(device string) Browser {
 }
 
 // sample draws a screen of somebody who is called Ana.
-func (p *Portal) sample(screen string, around view.Portal, settings enroll.Settings, b Browser) (status int, page view.Page, err error) {
+func (p *Portal) sample(ctx context.Context, screen string, around view.Portal, settings enroll.Settings, b Browser) (status int, page view.Page, err error) {
 	now := p.Now().UTC()
 	arrived := arrival{page: around, settings: settings, browser: b, ready: true}
 	arrived.settings.Portal = true
@@ -100,20 +101,20 @@ func (p *Portal) sample(screen string, around view.Portal, settings enroll.Setti
 	status = http.StatusOK
 	switch screen {
 	case "welcome":
-		page, err = p.firstPage(arrived)
+		page, err = p.firstPage(ctx, arrived)
 	case "elsewhere":
 		arrived.browser = Browser{Platform: Windows}
 		arrived.link = &enroll.Link{Code: "preview", ShortCode: "7Q4MW2KD"}
-		page, err = p.firstPage(arrived)
+		page, err = p.firstPage(ctx, arrived)
 	case "safari":
 		arrived.browser = Browser{Platform: IPhone, App: "Chrome", Major: b.Major}
-		page, err = p.firstPage(arrived)
+		page, err = p.firstPage(ctx, arrived)
 	case "closed":
 		arrived.settings.Portal = false
-		page, err = p.firstPage(arrived)
+		page, err = p.firstPage(ctx, arrived)
 	case "not-ready":
 		arrived.ready = false
-		page, err = p.firstPage(arrived)
+		page, err = p.firstPage(ctx, arrived)
 	case "device":
 		at(stepDevice, byProfile)
 		page = p.devicePage(v, nil)

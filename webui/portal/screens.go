@@ -2,6 +2,8 @@ package portal
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"html/template"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/privacy"
@@ -62,13 +65,9 @@ func (p *Portal) devicePage(v *visit, errors map[string]string) view.PortalDevic
 // rights are what the organisation can do with a device of an ownership, as it would be
 // enrolled.
 func (p *Portal) rights(v *visit, o mdm.Ownership) view.Rights {
-	as := *v
-	if as.Ownership != o { // a choice takes back what was said of the other
-		visit := *v.Visit
-		visit.UserEnrollment, visit.Declined = false, false
-		as.Ownership, as.Visit = o, &visit
-	}
-	return rightsOf(v.settings, o, o == mdm.Personal && as.comes() != byProfile, v.platform() == Mac)
+	as := v.as(o)
+	user := o == mdm.Personal && as.comes() != byProfile || as.userOnly()
+	return rightsOf(v.settings, o, user, v.platform() == Mac)
 }
 
 func rightsOf(s enroll.Settings, o mdm.Ownership, userEnrollment, mac bool) view.Rights {
@@ -293,7 +292,7 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 	case !v.mine:
 	case f.Account != nil:
 		if stuck && f.Stage != enroll.CheckedIn {
-			page.Over = p.firstPath(v)
+			page.Over = v.firstPath()
 		}
 	case f.Stage == enroll.Opened, f.Stage == enroll.Authenticated:
 		page.Profile = visitPath(f.ID)
@@ -306,14 +305,6 @@ func (p *Portal) statusPage(v *visit, f enroll.Followed) (view.Page, error) {
 	var err error
 	page.QR, err = p.qr(t, v.path(stepStatus))
 	return page, err
-}
-
-// firstPath is where the person began.
-func (p *Portal) firstPath(v *visit) string {
-	if v.link != nil {
-		return linkPath(v.link.Code)
-	}
-	return "/enroll"
 }
 
 // lead says what is to be done, or awaited.
@@ -497,7 +488,7 @@ func (a arrival) others(not ...Platform) []view.Link {
 }
 
 // firstPage is what somebody sees who arrives.
-func (p *Portal) firstPage(a arrival) (view.Page, error) {
+func (p *Portal) firstPage(ctx context.Context, a arrival) (view.Page, error) {
 	t := a.page.T
 	b := a.browser
 	switch {
@@ -523,26 +514,57 @@ func (p *Portal) firstPage(a arrival) (view.Page, error) {
 	v := &visit{settings: a.settings, page: a.page, ownCA: p.OwnCA, login: true, Attempt: enroll.Attempt{
 		Stage: enroll.Opened, Visit: &enroll.Visit{MayAsk: true, Platform: b.Platform.system(), Major: b.Major},
 	}}
-	if a.link != nil {
+	if v.link = a.link; a.link != nil {
 		page.Link = a.link.Code
 		page.Expires = a.link.ExpiresAt.UTC().Format("2006-01-02 15:04 UTC")
 		v.login = a.link.Login != enroll.LoginNone
 		v.Ownership, v.Visit.MayAsk = a.link.Ownership, a.link.Ownership == ""
 	}
 	page.Login = v.login
-	page.Steps = len(v.way())
-	switch owned := v.settings.Ownerships(); {
-	case v.Ownership != "":
-		rights := rightsOf(v.settings, v.Ownership, false, v.platform() == Mac)
-		page.Rights = &rights
-	case len(owned) == 1:
-		rights := rightsOf(v.settings, owned[0], false, v.platform() == Mac)
+	if owned := v.settings.Ownerships(); v.Ownership == "" && len(owned) == 1 {
+		v.Ownership = owned[0]
+	}
+	if v.Ownership != "" {
+		if err := p.foresee(ctx, v); err != nil {
+			return nil, err
+		}
+		rights := p.rights(v, v.Ownership)
 		page.Rights = &rights
 	}
+	page.Steps = len(v.way())
 	if b.Platform == Mac && b.App == "" && a.said == "" {
 		page.Fingers = a.path() + "?platform=" + string(IPad)
 	}
 	return page, nil
+}
+
+// foresee finds out how a device will come in that nobody has begun to enroll yet, if that is
+// known: where it depends on who the person is, a link may say so, or a session.
+func (p *Portal) foresee(ctx context.Context, v *visit) (err error) {
+	switch {
+	case v.link != nil && v.link.User != "":
+		v.User = v.link.User
+	case v.login:
+		if v.user, v.signedIn, err = p.signedIn(ctx); err != nil || !v.signedIn {
+			return err
+		}
+		v.User = v.user.Login()
+	}
+	if v.User != "" {
+		v.options, err = p.Enroll.Options(ctx, v.Attempt)
+		if errors.Is(err, identity.ErrMayNotEnroll) || errors.Is(err, enroll.ErrOwnershipOff) {
+			return nil // who begins is told
+		}
+		if err != nil {
+			return err
+		}
+	}
+	v.hasAccount = v.options.ManagedAppleAccount != ""
+	if err := p.findTyped(ctx, v); err != nil {
+		return err
+	}
+	v.method = v.comes()
+	return nil
 }
 
 func (p *Portal) elsewherePage(a arrival) (view.Page, error) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,6 +77,10 @@ type visit struct {
 	// typed is what that person types into the device's settings to enrol it, by whose
 	// device it is; those that can't be enrolled so are not in it.
 	typed map[mdm.Ownership]string
+
+	// needed is the oldest system that the sign-in in the settings is for, by whose device it
+	// is, where this one's is older.
+	needed map[mdm.Ownership]string
 
 	page     view.Portal
 	login    bool          // it asks who the person is
@@ -262,6 +267,51 @@ func (v *visit) offers() method {
 	return byProfile
 }
 
+// as is the visit with another answer to whose device it is, which takes back what was said
+// of the one before.
+func (v *visit) as(o mdm.Ownership) *visit {
+	as := *v
+	if as.Ownership != o {
+		said := *v.Visit
+		said.UserEnrollment, said.Declined = false, false
+		as.Ownership, as.Visit = o, &said
+	}
+	return &as
+}
+
+// userOnly says that the device must be enrolled by User Enrollment, or not at all.
+func (v *visit) userOnly() bool {
+	return v.Ownership == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalUser && !v.byLists()
+}
+
+// barred is the refusal of a device that must be enrolled by User Enrollment and can't be,
+// nil for others: a profile would do more than the organisation wants with it.
+func (v *visit) barred() error {
+	if !v.userOnly() || v.offers() != byProfile {
+		return nil
+	}
+	if needed := v.needed[v.Ownership]; needed != "" {
+		r := refusal(errTooOld).(*frame.Refusal)
+		r.Texts, r.Values, r.Action = "portal.refused.old_needed", []any{"needed", needed}, v.firstPath()
+		r.Err = &enroll.MinimumOSError{Needed: needed}
+		return r
+	}
+	r := refusal(enroll.ErrModeOff).(*frame.Refusal)
+	r.Texts, r.Action = "portal.refused.user_only", ""
+	if len(v.choices()) > 0 {
+		r.Action = v.path(stepDevice)
+	}
+	return r
+}
+
+// firstPath is where the person began.
+func (v *visit) firstPath() string {
+	if v.link != nil {
+		return linkPath(v.link.Code)
+	}
+	return "/enroll"
+}
+
 // comes is how the device comes in.
 func (v *visit) comes() method {
 	if v.Account == nil && v.Visit.Declined && v.mayDecline() {
@@ -274,7 +324,7 @@ func (v *visit) comes() method {
 // Without a Managed Apple Account that leads nowhere, but for a person whose device must not
 // come in any other way: the sign-in then says what is missing.
 func (p *Portal) findTyped(ctx context.Context, v *visit) error {
-	v.typed = nil
+	v.typed, v.needed = nil, nil
 	if v.byLists() {
 		return nil
 	}
@@ -295,9 +345,20 @@ func (p *Portal) findTyped(ctx context.Context, v *visit) error {
 			continue
 		}
 		owner := mode.Ownership()
-		needed := owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalUser && !v.profileDriven()
+		needed, err := p.newerNeeded(ctx, v)
+		if err != nil {
+			return err
+		}
+		if needed != "" {
+			if v.needed == nil {
+				v.needed = make(map[mdm.Ownership]string)
+			}
+			v.needed[owner] = needed
+			continue
+		}
+		only := owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalUser && !v.profileDriven()
 		switch _, found := v.typed[owner]; {
-		case found, !v.hasAccount && !needed, owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalDevice:
+		case found, !v.hasAccount && !only, owner == mdm.Personal && v.settings.PersonalMethod == enroll.PersonalDevice:
 			continue
 		case v.typed == nil:
 			v.typed = make(map[mdm.Ownership]string)
@@ -305,6 +366,22 @@ func (p *Portal) findTyped(ctx context.Context, v *visit) error {
 		v.typed[owner] = identifier
 	}
 	return nil
+}
+
+// newerNeeded is the oldest system that may sign in in its settings, if that of the visit is
+// older for sure: what a browser tells is the major version, and that of a Mac or a Vision Pro
+// may be less than it seems.
+func (p *Portal) newerNeeded(ctx context.Context, v *visit) (string, error) {
+	driven, err := p.Enroll.AccountDriven(ctx)
+	if err != nil || v.Visit.Major == 0 {
+		return "", err
+	}
+	needed := driven.MinimumOS[v.platform().family()]
+	major, _, _ := strings.Cut(needed, ".")
+	if least, err := strconv.Atoi(major); err != nil || v.Visit.Major >= least {
+		return "", nil
+	}
+	return needed, nil
 }
 
 // leadsSomebody is [enroll.Service.LeadsHere] for who has not said who they are: they are
@@ -424,6 +501,9 @@ func (p *Portal) at(s step, show func(w http.ResponseWriter, r *http.Request, v 
 		due := v.due()
 		if due == stepLogin {
 			return see(w, r, visitPath(v.ID))
+		}
+		if err := v.barred(); err != nil && v.open() && (s != stepDevice || len(v.choices()) == 0) {
+			return err
 		}
 		if !v.open() || !v.has(s) || due.before(s) {
 			return see(w, r, v.path(due))
