@@ -94,7 +94,7 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("authenticate: %w", s.afterBearer(ctx, err))
+		return fmt.Errorf("authenticate: %w", s.refuseBearer(ctx, p, m.ID, attemptID, err))
 	}
 	s.mdm.Saw(d.ID)
 	s.log.InfoContext(ctx, "device authenticated", "device", d.ID, "step", step, "attempt", d.AttemptID)
@@ -330,7 +330,7 @@ func (s *Service) Identify(ctx context.Context, p Peer, id mdm.AppleID) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("identify: %w", s.afterBearer(ctx, err))
+		return fmt.Errorf("identify: %w", s.refuseBearer(ctx, p, id, "", err))
 	}
 	return nil
 }

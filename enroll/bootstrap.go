@@ -24,7 +24,7 @@ func (s *Service) SetBootstrapToken(ctx context.Context, p Peer, id mdm.AppleID,
 		return mdm.PutDevice(tx, c.device) // meets whoever ends the enrollment at the same moment
 	})
 	if err != nil {
-		return fmt.Errorf("set bootstrap token: %w", s.afterBearer(ctx, err))
+		return fmt.Errorf("set bootstrap token: %w", s.refuseBearer(ctx, p, id, "", err))
 	}
 	return nil
 }
@@ -40,7 +40,7 @@ func (s *Service) GetBootstrapToken(ctx context.Context, p Peer, id mdm.AppleID)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("get bootstrap token: %w", s.afterBearer(ctx, err))
+		return nil, fmt.Errorf("get bootstrap token: %w", s.refuseBearer(ctx, p, id, "", err))
 	}
 	return token, nil
 }

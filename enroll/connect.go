@@ -50,7 +50,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", s.afterBearer(ctx, err))
+			return nil, fmt.Errorf("connect: %w", s.refuseBearer(ctx, p, m.ID, "", err))
 		}
 	}
 	var entry *mdm.Entry
@@ -63,7 +63,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", s.afterBearer(ctx, err))
+			return nil, fmt.Errorf("connect: %w", s.refuseBearer(ctx, p, m.ID, "", err))
 		}
 	}
 	s.mdm.Saw(id)

@@ -73,7 +73,7 @@ func (s *Service) GetToken(ctx context.Context, p Peer, m GetTokenMessage) (data
 		data, err = s.tokens.MAIDToken(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get token: %w", s.afterBearer(ctx, err))
+		return nil, fmt.Errorf("get token: %w", s.refuseBearer(ctx, p, m.ID, "", err))
 	}
 	s.log.InfoContext(ctx, "token given", "service", m.Service)
 	return data, nil

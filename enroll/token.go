@@ -52,7 +52,7 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("token update: %w", s.afterBearer(ctx, err))
+		return fmt.Errorf("token update: %w", s.refuseBearer(ctx, p, m.ID, "", err))
 	}
 	s.mdm.Saw(id)
 	if enrolled {

@@ -38,10 +38,10 @@ type (
 )
 
 // peer is who sent r.
-func peer(r *mdm.Request) enroll.Peer {
+func (s *Service) peer(r *mdm.Request) enroll.Peer {
 	at, _ := r.Context().Value(signedAtKey{}).(time.Time)
 	bearer, _ := r.Context().Value(bearerKey{}).(string)
-	return enroll.Peer{Certificate: r.Certificate, SignedAt: at, Bearer: bearer}
+	return enroll.Peer{Certificate: r.Certificate, SignedAt: at, Address: s.address(r.Context()), Bearer: bearer}
 }
 
 func withSignedAt(ctx context.Context, at time.Time) context.Context {
@@ -82,9 +82,7 @@ func (s *Service) Authenticate(r *mdm.Request, m *mdm.Authenticate) error {
 	if err := guard.DecodePlist(m.Raw, &facts, guard.PlistLimits{Bytes: maxCheckIn}); err != nil {
 		return err
 	}
-	from := peer(r)
-	from.Address = s.address(r.Context())
-	return s.enroll.Authenticate(r.Context(), from, enroll.AuthenticateMessage{
+	return s.enroll.Authenticate(r.Context(), s.peer(r), enroll.AuthenticateMessage{
 		ID: id, Topic: m.Topic,
 		Facts: gatehouse.Facts{
 			SerialNumber: facts.SerialNumber, DeviceName: facts.DeviceName, Model: facts.Model, ModelName: facts.ModelName,
@@ -99,7 +97,7 @@ func (s *Service) TokenUpdate(r *mdm.Request, m *mdm.TokenUpdate) error {
 	if err != nil {
 		return err
 	}
-	return s.enroll.TokenUpdate(r.Context(), peer(r), enroll.TokenUpdateMessage{
+	return s.enroll.TokenUpdate(r.Context(), s.peer(r), enroll.TokenUpdateMessage{
 		ID:          id,
 		Push:        gatehouse.Push{Topic: m.Topic, Token: m.Token, Magic: m.PushMagic},
 		UnlockToken: m.UnlockToken, UserShortName: m.UserShortName, UserLongName: m.UserLongName,
@@ -112,7 +110,7 @@ func (s *Service) CheckOut(r *mdm.Request, m *mdm.CheckOut) error {
 	if err != nil {
 		return err
 	}
-	return s.enroll.CheckOut(r.Context(), peer(r), id)
+	return s.enroll.CheckOut(r.Context(), s.peer(r), id)
 }
 
 // SetBootstrapToken implements service.Checkin.
@@ -121,7 +119,7 @@ func (s *Service) SetBootstrapToken(r *mdm.Request, m *mdm.SetBootstrapToken) er
 	if err != nil {
 		return err
 	}
-	return s.enroll.SetBootstrapToken(r.Context(), peer(r), id, m.BootstrapToken.BootstrapToken)
+	return s.enroll.SetBootstrapToken(r.Context(), s.peer(r), id, m.BootstrapToken.BootstrapToken)
 }
 
 // GetBootstrapToken implements service.Checkin. Without one the value is empty
@@ -131,7 +129,7 @@ func (s *Service) GetBootstrapToken(r *mdm.Request, m *mdm.GetBootstrapToken) (*
 	if err != nil {
 		return nil, err
 	}
-	token, err := s.enroll.GetBootstrapToken(r.Context(), peer(r), id)
+	token, err := s.enroll.GetBootstrapToken(r.Context(), s.peer(r), id)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +144,7 @@ func (s *Service) UserAuthenticate(r *mdm.Request, m *mdm.UserAuthenticate) ([]b
 	if err != nil {
 		return nil, err
 	}
-	if err := s.enroll.IdentifyDevice(r.Context(), peer(r), id); err != nil {
+	if err := s.enroll.IdentifyDevice(r.Context(), s.peer(r), id); err != nil {
 		return nil, err
 	}
 	return nil, service.NewHTTPStatusError(http.StatusGone, errors.New("directory users are not managed"))
@@ -168,7 +166,7 @@ func (s *Service) GetToken(r *mdm.Request, m *mdm.GetToken) (*mdm.GetTokenRespon
 	if p := m.TokenParameters; p != nil {
 		message.SecurityToken, message.PhoneUDID, message.WatchUDID = p.SecurityToken, p.PhoneUDID, p.WatchUDID
 	}
-	data, err := s.enroll.GetToken(r.Context(), peer(r), message)
+	data, err := s.enroll.GetToken(r.Context(), s.peer(r), message)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +179,7 @@ func (s *Service) refuse(r *mdm.Request, e *mdm.Enrollment) error {
 	if err != nil {
 		return err
 	}
-	if err := s.enroll.Identify(r.Context(), peer(r), id); err != nil {
+	if err := s.enroll.Identify(r.Context(), s.peer(r), id); err != nil {
 		return err
 	}
 	return errNotOffered
@@ -212,7 +210,7 @@ func (s *Service) CommandAndReportResults(r *mdm.Request, m *mdm.CommandResults)
 			return nil, err
 		}
 	}
-	plist, err := s.enroll.Connect(r.Context(), peer(r), msg)
+	plist, err := s.enroll.Connect(r.Context(), s.peer(r), msg)
 	if err != nil || plist == nil {
 		return nil, err
 	}
