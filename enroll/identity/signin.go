@@ -26,11 +26,14 @@ func CallbackPath(providerID string) string { return "/login/with/" + providerID
 // signIn is a sign-in that was begun at a provider. It is good for one return of the
 // browser that began it.
 type signIn struct {
-	State     string    `json:"state"`             // hash; the state itself went with the browser
-	Browser   string    `json:"browser,omitempty"` // hash of what the browser's session holds; empty: a trial
-	Provider  string    `json:"provider"`
-	ReturnURL string    `json:"return_url"`
-	LoginHint string    `json:"login_hint,omitempty"`
+	State     string `json:"state"`             // hash; the state itself went with the browser
+	Browser   string `json:"browser,omitempty"` // hash of what the browser's session holds; empty: a trial
+	Provider  string `json:"provider"`
+	ReturnURL string `json:"return_url"`
+	LoginHint string `json:"login_hint,omitempty"`
+
+	SelectAccount bool `json:"select_account,omitempty"`
+
 	Next      string    `json:"next,omitempty"`
 	Use       Use       `json:"use,omitempty"`
 	Peer      string    `json:"peer,omitempty"`
@@ -52,8 +55,13 @@ type NewSignIn struct {
 	ReturnURL string // where the browser comes back: the server's URL and CallbackPath
 	Next      string // where it goes then; FinishSignIn returns it
 	LoginHint string // who is probably signing in; may be empty
-	Use       Use    // what for; empty: whatever the provider is for
-	Peer      string // network address that it is begun from
+
+	// SelectAccount is for who wants to be somebody else than the provider remembers: it
+	// asks.
+	SelectAccount bool
+
+	Use  Use    // what for; empty: whatever the provider is for
+	Peer string // network address that it is begun from
 
 	// Browser is what the browser's session holds of a sign-in that was begun before: both
 	// can be finished then, as in two tabs. Empty: there was none.
@@ -81,7 +89,8 @@ func (s *Service) BeginSignIn(ctx context.Context, providerID string, n NewSignI
 		browser = Secret(rand.Text())
 	}
 	to, err = s.begin(ctx, p, signIn{
-		Browser: hashSecret(browser.Reveal()), ReturnURL: n.ReturnURL, LoginHint: n.LoginHint, Next: n.Next, Use: n.Use, Peer: n.Peer,
+		Browser: hashSecret(browser.Reveal()), ReturnURL: n.ReturnURL, LoginHint: n.LoginHint, SelectAccount: n.SelectAccount,
+		Next: n.Next, Use: n.Use, Peer: n.Peer,
 	})
 	if err != nil {
 		return "", "", fmt.Errorf("begin sign-in: %w", err)
@@ -102,7 +111,7 @@ func (s *Service) begin(ctx context.Context, p Provider, in signIn) (to string, 
 	asking, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	state := rand.Text()
-	to, keep, err := redirects.Begin(asking, Redirect{ReturnURL: in.ReturnURL, State: state, LoginHint: in.LoginHint})
+	to, keep, err := redirects.Begin(asking, Redirect{ReturnURL: in.ReturnURL, State: state, LoginHint: in.LoginHint, SelectAccount: in.SelectAccount})
 	if err != nil {
 		if !errors.Is(err, ErrSource) {
 			err = fmt.Errorf("%w: %w", ErrSource, err)
@@ -127,6 +136,10 @@ type Finished struct {
 	SignedIn
 	Next string // as NewSignIn had it
 
+	// AuthenticatedAt is when they last proved to the provider who they are, by its own
+	// account; zero: it does not say.
+	AuthenticatedAt time.Time
+
 	// Trial is set where an administrator has only tried the provider: nobody is signed in.
 	Trial *Trial
 }
@@ -148,7 +161,7 @@ func (s *Service) FinishSignIn(ctx context.Context, providerID, browser string, 
 		return f, s.signInFailed(ctx, p, peer, err)
 	}
 	err = s.db.Update(ctx, func(tx storage.Tx) (err error) {
-		f.SignedIn = SignedIn{Provider: p.ID}
+		f.SignedIn, f.AuthenticatedAt = SignedIn{Provider: p.ID}, person.AuthenticatedAt
 		fresh, err := getProvider(tx, p.ID)
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
@@ -168,7 +181,7 @@ func (s *Service) FinishSignIn(ctx context.Context, providerID, browser string, 
 		return s.recordLogin(tx, f.SignedIn, peer, nil)
 	})
 	if err != nil {
-		f.SignedIn = SignedIn{}
+		f.SignedIn, f.AuthenticatedAt = SignedIn{}, time.Time{}
 		return f, s.signInFailed(ctx, p, peer, err)
 	}
 	s.log.InfoContext(ctx, "login", "user", f.User.ID, "provider", p.Name, "peer", peer)

@@ -32,7 +32,7 @@ func (w *world) begin(t *testing.T, p identity.Provider, n identity.NewSignIn) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at.Query().Get("redirect_uri") != returnURL || at.Query().Get("login_hint") != n.LoginHint {
+	if at.Query().Get("redirect_uri") != returnURL || at.Query().Get("login_hint") != n.LoginHint || at.Query().Has("prompt") != n.SelectAccount {
 		t.Errorf("the browser is sent to %s", to)
 	}
 	return sent{p.ID, browser.Reveal(), at.Query().Get("state")}
@@ -61,7 +61,7 @@ func TestSomebodySignsInAtAProvider(t *testing.T) {
 	if to := w.LogoutURL(ctx, p.ID, "https://mdm.example.com/login"); to != "https://id/logout?back=https%3A%2F%2Fmdm.example.com%2Flogin" {
 		t.Errorf("LogoutURL = %s", to)
 	}
-	again := w.begin(t, p, identity.NewSignIn{})
+	again := w.begin(t, p, identity.NewSignIn{SelectAccount: true})
 	if f, err := w.FinishSignIn(ctx, p.ID, again.browser, back(again, "ana"), ""); err != nil || w.all(t) != "ana@example.com" {
 		t.Errorf("a second time: %+v, %v; users are %s", f, err, w.all(t))
 	}

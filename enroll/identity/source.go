@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 )
 
 // Errors of sources, beside ErrBadLogin.
@@ -64,6 +65,10 @@ type Person struct {
 	// name to log in with.
 	Email      string
 	Unverified bool
+
+	// AuthenticatedAt is when they last proved to the source who they are; zero: it does
+	// not say. A provider may let people in whom it remembers.
+	AuthenticatedAt time.Time
 }
 
 // First returns the first value of an attribute, empty if there is none.
@@ -104,6 +109,10 @@ type Redirect struct {
 	ReturnURL string // registered with the provider; the same for Begin and Finish
 	State     string // random; comes back with the browser
 	LoginHint string // who is probably signing in; may be empty
+
+	// SelectAccount has the provider ask who it is, even if it remembers somebody. It
+	// counts for Begin only.
+	SelectAccount bool
 }
 
 // Directory is a PasswordSource that can be asked about people without their password.

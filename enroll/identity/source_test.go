@@ -188,6 +188,9 @@ func (s sso) Begin(_ context.Context, r identity.Redirect) (to, keep string, err
 		return "", "", err
 	}
 	query := url.Values{"state": {r.State}, "redirect_uri": {r.ReturnURL}, "login_hint": {r.LoginHint}}
+	if r.SelectAccount {
+		query.Set("prompt", "select_account")
+	}
 	return s.url + "?" + query.Encode(), "the nonce of " + r.State, nil
 }
 

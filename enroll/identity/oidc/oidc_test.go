@@ -110,6 +110,81 @@ func TestAPersonSignsIn(t *testing.T) {
 	}
 }
 
+func TestWhoWantsToBeSomebodyElseIsAsked(t *testing.T) {
+	storagetest.AnyEngine(t)
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		setting string
+		known   []string // prompts that the provider says it knows
+		want    string
+	}{
+		"to choose":                                       {want: "select_account"},
+		"to choose, and what is asked each time":          {setting: "consent", want: "select_account consent"},
+		"nothing more where they can choose each time":    {setting: "select_account", want: "select_account"},
+		"nothing more where they sign in each time":       {setting: "login consent", want: "login consent"},
+		"to choose, where that is known":                  {known: []string{"none", "login", "select_account"}, want: "select_account"},
+		"to sign in, where nobody can choose":             {known: []string{"none", "login", "consent"}, want: "login"},
+		"to choose, where neither is said to be there":    {known: []string{"create"}, want: "select_account"},
+		"to sign in and consent, where nobody can choose": {setting: "consent", known: []string{"login"}, want: "login consent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClock()
+			p := oidctest.NewStandIn(t, c.now)
+			if tt.known != nil {
+				p.Change(func(b *oidctest.Behaviour) { b.Metadata = map[string]any{"prompt_values_supported": tt.known} })
+			}
+			source := open(t, p, c.now, map[string]any{"prompt": tt.setting})
+			for _, somebodyElse := range []bool{false, true} {
+				r, want := redirect, tt.setting
+				if r.SelectAccount = somebodyElse; somebodyElse {
+					want = tt.want
+				}
+				to, _, err := source.Begin(t.Context(), r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				u, err := url.Parse(to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := u.Query().Get("prompt"); got != want {
+					t.Errorf("prompt = %q with SelectAccount %v, want %q", got, somebodyElse, want)
+				}
+			}
+		})
+	}
+}
+
+// A provider may let in whom it remembers: it says itself when it last asked them.
+func TestWhenSomebodyProvedWhoTheyAre(t *testing.T) {
+	storagetest.AnyEngine(t)
+	t.Parallel()
+	c := newClock()
+	p := oidctest.NewStandIn(t, c.now)
+	source := open(t, p, c.now, map[string]any{"userinfo": true})
+	hour := c.now().Add(-time.Hour).Unix()
+	for name, tt := range map[string]struct {
+		token, userInfo any // auth_time
+		want            time.Time
+	}{
+		"an hour ago":                          {token: hour, want: time.Unix(hour, 0)},
+		"it does not say":                      {},
+		"a text":                               {token: "1"},
+		"userinfo may be about something else": {userInfo: hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.Change(func(b *oidctest.Behaviour) {
+				b.Claims = map[string]any{"sub": "1", "auth_time": tt.token}
+				b.UserInfo = map[string]any{"sub": "1", "auth_time": tt.userInfo}
+			})
+			who, err := signIn(t, p, source)
+			if err != nil || !who.AuthenticatedAt.Equal(tt.want) {
+				t.Errorf("they proved it at %v, %v; want %v", who.AuthenticatedAt, err, tt.want)
+			}
+		})
+	}
+}
+
 func TestTheBrowserIsSentWithAllThatProtectsIt(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()

@@ -42,6 +42,7 @@ type provider struct {
 	EndSession           string   `json:"end_session_endpoint"`
 	Authentication       []string `json:"token_endpoint_auth_methods_supported"`
 	Algorithms           []string `json:"id_token_signing_alg_values_supported"`
+	Prompts              []string `json:"prompt_values_supported"`                        // Initiating User Registration via OpenID Connect 1.0, 4
 	IssuerInItsResponses bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
 
 	style oauth2.AuthStyle

@@ -72,7 +72,7 @@ func (s *Source) Begin(ctx context.Context, r identity.Redirect) (to, keep strin
 	for name, value := range s.settings.ExtraAuthorizationParameters {
 		add(name, value)
 	}
-	add("prompt", s.settings.Prompt)
+	add("prompt", s.prompt(p, r))
 	add("acr_values", strings.Join(s.settings.ACR, " "))
 	if s.settings.MaxAge != nil {
 		add("max_age", strconv.FormatInt(*s.settings.MaxAge, 10))
@@ -81,6 +81,21 @@ func (s *Source) Begin(ctx context.Context, r identity.Redirect) (to, keep strin
 		add("login_hint", r.LoginHint)
 	}
 	return s.oauth(p, r).AuthCodeURL(r.State, options...), string(sealed), nil
+}
+
+// prompt is what the provider asks the person in any case (OpenID Connect Core 1.0,
+// 3.1.2.1).
+func (s *Source) prompt(p *provider, r identity.Redirect) string {
+	prompts := strings.Fields(s.settings.Prompt)
+	asks := func(prompt string) bool { return prompt == "select_account" || prompt == "login" }
+	if !r.SelectAccount || slices.ContainsFunc(prompts, asks) {
+		return s.settings.Prompt
+	}
+	ask := "select_account"
+	if !slices.Contains(p.Prompts, ask) && slices.Contains(p.Prompts, "login") { // Keycloak
+		ask = "login"
+	}
+	return strings.Join(append([]string{ask}, prompts...), " ")
 }
 
 func (s *Source) oauth(p *provider, r identity.Redirect) *oauth2.Config {
@@ -123,6 +138,7 @@ func (s *Source) finish(ctx context.Context, r identity.Redirect, keep string, r
 	if err != nil {
 		return identity.Person{}, err
 	}
+	signedIn, _ := claims.time("auth_time") // of the token, whatever userinfo says
 	if s.settings.UserInfo {
 		more, err := s.userInfo(ctx, p, token)
 		if err != nil {
@@ -132,7 +148,12 @@ func (s *Source) finish(ctx context.Context, r identity.Redirect, keep string, r
 			return identity.Person{}, err
 		}
 	}
-	return s.person(claims)
+	person, err := s.person(claims)
+	if err != nil {
+		return identity.Person{}, err
+	}
+	person.AuthenticatedAt = signedIn
+	return person, nil
 }
 
 // codeOf returns the code of an authorization response (RFC 6749, 4.1.2), or what the
