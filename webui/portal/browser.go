@@ -106,6 +106,10 @@ func Detect(userAgent string) Browser {
 	return b
 }
 
+// frozenIOS is the version that the User-Agent of iOS and iPadOS tells from there on
+// (whatwg/compat 283).
+const frozenIOS = 18
+
 // major finds the version of the system.
 func (b Browser) major(userAgent string) int {
 	system := numberAfter(userAgent, " OS ") // "CPU iPhone OS 18_6 like Mac OS X", "CPU OS 13_2 like Mac OS X"
@@ -116,6 +120,9 @@ func (b Browser) major(userAgent string) int {
 	}
 	if b.App != "" {
 		// Of others, Version is their own where they have one.
+		if b.Platform != Mac && system == frozenIOS {
+			return 0 // or a later one
+		}
 		return system
 	}
 	safari := numberAfter(userAgent, "Version/")
