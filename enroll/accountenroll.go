@@ -183,8 +183,17 @@ func (s *Service) offerAccount(tx storage.Tx, a *Attempt, settings Settings, inf
 // takeBack revokes what was issued for an attempt whose installation has failed, and returns
 // it to the step before the profile.
 func (s *Service) takeBack(tx storage.Tx, a *Attempt, by string) error {
+	if err := s.revokeUnused(tx, a.ID, reasonSuperseded, by); err != nil {
+		return err
+	}
+	a.back(s.now())
+	return nil
+}
+
+// revokeUnused revokes the certificates of an attempt that no device has come with.
+func (s *Service) revokeUnused(tx storage.Tx, attemptID, reason, by string) error {
 	var issued []depot.Certificate
-	for c, err := range s.depot.ByAttempt(tx, a.ID) {
+	for c, err := range s.depot.ByAttempt(tx, attemptID) {
 		if err != nil {
 			return err
 		}
@@ -193,14 +202,13 @@ func (s *Service) takeBack(tx storage.Tx, a *Attempt, by string) error {
 		}
 	}
 	for _, c := range issued {
-		if err := s.tellRevoked(tx, one(c), reasonSuperseded, by); err != nil {
+		if err := s.tellRevoked(tx, one(c), reason, by); err != nil {
 			return err
 		}
-		if err := s.depot.Revoke(tx, c.Fingerprint, reasonSuperseded, s.now().UTC()); err != nil {
+		if err := s.depot.Revoke(tx, c.Fingerprint, reason, s.now().UTC()); err != nil {
 			return err
 		}
 	}
-	a.back(s.now())
 	return nil
 }
 

@@ -237,7 +237,14 @@ func (s *Service) failLateAttempts(ctx context.Context, linkID string, why error
 	}
 }
 
+// failAttempt ends an attempt. What was issued for it is revoked: no device has come with it,
+// and none will.
 func (s *Service) failAttempt(tx storage.Tx, a Attempt, code string) error {
+	if a.Stage == IdentityIssued {
+		if err := s.revokeUnused(tx, a.ID, reasonCessation, ourselves); err != nil {
+			return fmt.Errorf("fail attempt %s: %w", a.ID, err)
+		}
+	}
 	a.ErrorCode = code
 	a.enter(AttemptFailed, s.now())
 	if err := putAttempt(tx, a); err != nil {

@@ -31,9 +31,9 @@ func TestNobodyClaimsAnothersDevice(t *testing.T) {
 			} {
 				thief := h.withIdentity(t, l, id)
 				wantErr(t, "Authenticate by "+user, thief.authenticate(), enroll.ErrDeviceOwned)
-				wantErr(t, "TokenUpdate by "+user, thief.tokenUpdate("stolen"), enroll.ErrNotAuthenticated)
+				wantErr(t, "TokenUpdate by "+user, thief.tokenUpdate("stolen"), enroll.ErrRetired)
 				_, err := thief.idle()
-				wantErr(t, "a poll by "+user, err, enroll.ErrNotAuthenticated)
+				wantErr(t, "a poll by "+user, err, enroll.ErrRetired)
 				a := h.attempt(t, h.record(t, thief.cert).AttemptID)
 				if a.Stage != enroll.AttemptFailed || a.ErrorCode != "device_owned" {
 					t.Errorf("attempt of %s = %+v", user, a)

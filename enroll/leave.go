@@ -112,11 +112,26 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 		} else {
 			err = s.end(tx, d, mdm.Unenrolled, ourselves)
 		}
+		if err == nil && d.State == mdm.Pending {
+			err = s.failComing(tx, d, codeOf(ErrUserDisabled))
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// failComing ends the attempt of a device that was about to be enrolled.
+func (s *Service) failComing(tx storage.Tx, d mdm.Device, code string) error {
+	a, err := attempts.Get(tx, d.AttemptID)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && a.Stage != CheckedIn {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.failAttempt(tx, a, code)
 }
 
 // suspend leaves a device enrolled whose user may not have it for now. It is told nothing but
@@ -167,6 +182,11 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 		}
 		if err := s.end(tx, d, state, actor(ctx)); err != nil {
 			return err
+		}
+		if d.State == mdm.Pending && state == mdm.Blocked {
+			if err := s.failComing(tx, d, codeOf(mdm.ErrBlocked)); err != nil {
+				return err
+			}
 		}
 		d, err = mdm.GetDevice(tx, id)
 		return err
