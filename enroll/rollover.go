@@ -99,9 +99,28 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 	case prior.ActivatedAt.IsZero() && s.depot.Authority(prior.To) != nil:
 		return s.forceRollover(ctx, *prior)
 	}
+	// overtaken says whether another server has begun one since.
+	overtaken := func(tx storage.Tx) error {
+		now, err := rollovers.Get(tx, name)
+		switch {
+		case errors.Is(err, storage.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case now.FinishedAt.IsZero() && (prior == nil || !now.StartedAt.Equal(prior.StartedAt)):
+			return ErrRolloverUnderWay
+		}
+		return nil
+	}
 	next := s.depot.Next(name)
 	if next == nil {
-		next, err = s.depot.Generate(ctx, name, s.tellAuthority(ctx, "ca.generated"))
+		tell := s.tellAuthority(ctx, "ca.generated")
+		next, err = s.depot.Generate(ctx, name, func(tx storage.Tx, a *depot.Authority) error {
+			if err := overtaken(tx); err != nil {
+				return err // what it put in force is no next one any more
+			}
+			return tell(tx, a)
+		})
 		if errors.Is(err, depot.ErrNextExists) {
 			next, err = s.depot.Next(name), nil
 		}
@@ -118,12 +137,8 @@ func (s *Service) RollOver(ctx context.Context, name string, o StartRollover) (r
 	by, now := actor(ctx), s.now().UTC()
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		r = Rollover{Authority: name, To: next.ID(), PerHour: o.PerHour, StartedAt: now, StartedBy: by, NextTurn: now}
-		now, err := rollovers.Get(tx, name)
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if err := overtaken(tx); err != nil {
 			return err
-		}
-		if err == nil && now.FinishedAt.IsZero() && (prior == nil || !now.StartedAt.Equal(prior.StartedAt)) {
-			return ErrRolloverUnderWay // another one was faster
 		}
 		arrive := s.activate
 		if wait {
