@@ -44,7 +44,8 @@ func (s *SignIns) start(mode enroll.AccountMode) webui.HandlerFunc {
 		}
 		if mac {
 			page.Mac = []template.HTML{
-				t.HTML("account.start.open", "settings", t.Apple("mac_system_settings", 0), "general", t.Apple("mac_general", 0), "menu", t.Apple("mac_device_management", 0)),
+				t.HTML("account.start.open_mac", "settings", t.Apple("mac_system_settings", 0), "general", t.Apple("mac_general", 0), "menu", t.Apple("mac_device_management", 0),
+					"privacy", t.Apple("mac_privacy_security", 14), "profiles", t.Apple("mac_device_management", 14)),
 				t.HTML("account.start.click", "row", row), account,
 			}
 		}
