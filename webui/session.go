@@ -99,6 +99,10 @@ const (
 	// SessionSignedInFor is the path that somebody signed in to go on to, where that
 	// matters: with an older session, a device is given nothing unasked.
 	SessionSignedInFor SessionValue = "signed_in_for"
+
+	// SessionVouchedFor is the same where a provider said who it is, and has perhaps asked
+	// nobody: with it, a device is given nothing unasked either.
+	SessionVouchedFor SessionValue = "vouched_for"
 )
 
 // Value returns what the session of ctx remembers, empty if nothing.

@@ -81,6 +81,10 @@ type visit struct {
 	user  identity.User // who is signed in, if known
 	known bool
 	fresh bool // and signed in for this device, now
+
+	// vouched: or a provider, to which they went for this device, said so; perhaps without
+	// asking them.
+	vouched bool
 }
 
 // address is this page's own, with all that the device has said.
@@ -91,12 +95,12 @@ func (v *visit) address() string {
 	return v.path + "?" + v.query.Encode()
 }
 
-// login is where people say who they are, and come back here. Somebody else than who is
-// signed in says it anew.
-func (v *visit) login(somebodyElse bool) string {
+// login is where people say who they are, probably hint, and come back here. Somebody else
+// than who is signed in says it anew.
+func (v *visit) login(hint string, somebodyElse bool) string {
 	query := url.Values{"next": {v.address()}}
-	if v.typed != "" {
-		query.Set("login_hint", v.typed)
+	if hint != "" {
+		query.Set("login_hint", hint)
 	}
 	if somebodyElse {
 		query.Set("switch", "1")
@@ -153,7 +157,7 @@ func (s *SignIns) at(mode enroll.AccountMode, method enroll.SignInMethod, then f
 			return err
 		}
 		if !v.known {
-			return see(w, r, v.login(false))
+			return see(w, r, v.login(v.typed, false))
 		}
 		return then(w, r, v)
 	}
@@ -177,14 +181,15 @@ func (s *SignIns) recognise(ctx context.Context, v *visit) (err error) {
 	}
 	v.known = err == nil
 	v.fresh = v.known && s.Sessions.Value(ctx, webui.SessionSignedInFor) == v.path
+	v.vouched = v.known && s.Sessions.Value(ctx, webui.SessionVouchedFor) == v.path
 	return err
 }
 
 // arrive answers who comes from the device, or from the login. Who has just signed in for
 // it goes back with what it waits for; whoever only looks gets nothing.
 func (s *SignIns) arrive(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if !v.fresh && !v.mayBe(v.user) {
-		return see(w, r, v.login(true))
+	if !v.fresh && !v.vouched && !v.mayBe(v.user) {
+		return see(w, r, v.login(v.typed, true))
 	}
 	page, err := s.confirmation(r, v)
 	if err != nil {
@@ -250,7 +255,7 @@ func (s *SignIns) confirmation(r *http.Request, v *visit) (view.AccountConfirm, 
 	t := around.T
 	around.Here, around.Keep, around.User = v.path, hidden(v.query), ""
 	page := view.AccountConfirm{
-		Portal: around, Action: v.address(), Other: v.login(true), UserID: v.user.ID, Again: v.Again, Fresh: v.fresh,
+		Portal: around, Action: v.address(), Other: v.login("", true), UserID: v.user.ID, Again: v.Again, Fresh: v.fresh,
 		Rights: rightsOf(settings, v.Mode, v.mac()),
 	}
 	if v.Again {

@@ -1,6 +1,8 @@
 package account_test
 
 import (
+	"html"
+	"maps"
 	"net/url"
 	"regexp"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc/oidctest"
 	"github.com/gatehouse-mdm/gatehouse/webui/account"
 )
 
@@ -124,6 +127,131 @@ func TestPeopleSignInAtAProvider(t *testing.T) {
 			refused.has(t, 404, "GH-E212")
 		})
 	}
+}
+
+// zoe is known to a provider, which sends her back at once.
+var zoe = map[string]any{"sub": "1", "preferred_username": "zoe", "email": "zoe@example.com", "email_verified": true}
+
+// goes begins a sign-in at a provider, and returns where it leads the browser.
+func (p *person) goes(at page, provider identity.Provider) (to string) {
+	p.t.Helper()
+	_, to, _ = strings.Cut(p.send(at.at(p.t, "/login"), "/login/with/"+provider.ID).header.Get("Refresh"), "url=")
+	return to
+}
+
+// otherLink follows the link by which somebody else signs in.
+func (p *person) otherLink(at page) page {
+	p.t.Helper()
+	link := regexp.MustCompile(`class="button(?: plain)?" href="(/login[^"]*)"`).FindStringSubmatch(at.body)
+	if link == nil {
+		p.t.Fatalf("nobody else can sign in:\n%s", at.body)
+	}
+	return p.get(html.UnescapeString(link[1])).at(p.t, "/login")
+}
+
+// TestAProviderThatAsksNobody has signed in whom it remembers: any app could open the address
+// and catch what is handed back.
+func TestAProviderThatAsksNobody(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
+	d := h.iPhone(t)
+	account := "zoe@work.example.com"
+	for name, tt := range map[string]struct {
+		authenticated any
+		asked         bool
+	}{
+		"who has proved it just now goes on":     {h.now().Unix(), false},
+		"who has done so four minutes ago, too":  {h.now().Add(-4 * time.Minute).Unix(), false},
+		"who has done so long ago is asked":      {h.now().Add(-6 * time.Minute).Unix(), true},
+		"who will have done so is asked":         {h.now().Add(2 * time.Minute).Unix(), true},
+		"who has done so nobody knows when, too": {nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claims := maps.Clone(zoe)
+			claims["auth_time"], claims["managed_apple_account"] = tt.authenticated, account
+			idp.Change(func(b *oidctest.Behaviour) { b.Claims = claims })
+			who := h.person(t)
+			// By a name that is not known to be theirs: they come back to be asked, and not
+			// to sign in for ever.
+			to := who.goes(who.get(d.challenge("z.example@example.com")), p)
+			back := who.get("/login/with/" + p.ID + "/callback?" + idp.Authorize(t, to).Encode())
+			u := h.user(t, "zoe")
+			if u.ManagedAppleAccount == "" {
+				_, err := h.people.UpdateUser(t.Context(), identity.Local(), u.ID, identity.UserChange{ManagedAppleAccount: &account})
+				must(t, err)
+				back = who.get(back.path)
+			}
+			if tt.asked {
+				back = who.send(back.has(t, 200, "Set up this device?", "zoe@example.com", "Continue only if"), "/enroll/byod/")
+			}
+			d.wantProfile(d.redeem(back.handedBack(t)), account)
+		})
+	}
+}
+
+// TestSomebodyElseCanSignInAtAProvider: providers remember people, and would sign the same
+// person in again.
+func TestSomebodyElseCanSignInAtAProvider(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
+	d, who := h.iPhone(t), h.person(t)
+	to := who.goes(who.get(d.challenge("zoe@example.com")), p)
+	back := "/login/with/" + p.ID + "/callback?" + idp.Authorize(t, to).Encode()
+	refused := who.get(back).has(t, 403, "GH-E502")
+	// The provider's page and on again, by a state that was used: they are in, and go on to
+	// the device.
+	if again := who.get(back).has(t, 403, "GH-E502"); again.path != refused.path {
+		t.Errorf("they come to %s", again.path)
+	}
+	asked := func(at page) url.Values {
+		t.Helper()
+		to, err := url.Parse(who.goes(at, p))
+		must(t, err)
+		return to.Query()
+	}
+	sent := asked(who.otherLink(refused))
+	if sent.Get("prompt") != "select_account" || sent.Has("login_hint") {
+		t.Errorf("the provider is asked with prompt %q, for %q", sent.Get("prompt"), sent.Get("login_hint"))
+	}
+	// They say no there, and it is somebody else still.
+	denied := who.get("/login/with/"+p.ID+"/callback?"+url.Values{"state": {sent.Get("state")}, "error": {"access_denied"}, "iss": {idp.Issuer}}.Encode()).has(t, 403, "GH-E211")
+	if sent := asked(who.otherLink(denied)); sent.Get("prompt") != "select_account" {
+		t.Errorf("then the provider is asked with prompt %q", sent.Get("prompt"))
+	}
+	// Who the device says it is, and is not signed in, is whom the provider is told of.
+	if sent := asked(who.get(d.challenge("ana"))); sent.Get("prompt") != "select_account" || sent.Get("login_hint") != "ana" {
+		t.Errorf("for another person the provider is asked with prompt %q, for %q", sent.Get("prompt"), sent.Get("login_hint"))
+	}
+}
+
+// TestSomebodyElseMayMistypeAPassword, and look at the page in another language.
+func TestSomebodyElseMayMistypeAPassword(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	p := h.person(t)
+	p.signIn(p.get("/login?next=/me"), "ana").at(t, "/me")
+	d := h.iPhone(t)
+	at := p.otherLink(p.get(d.challenge("ana")))
+	wrong := p.send(at, "/login", "email", "ben", "password", "wrong").has(t, 401, "GH-E201")
+	link := regexp.MustCompile(`href="(/login[^"]*lang=de[^"]*)"`).FindStringSubmatch(wrong.body)
+	if link == nil {
+		t.Fatalf("no other language:\n%s", wrong.body)
+	}
+	d.wantProfile(d.redeem(p.signIn(p.get(html.UnescapeString(link[1])), "ben").handedBack(t)), "ben@work.example.com")
+}
+
+// TestNobodySignsOutInTheView, as the way to the device would be lost: somebody else signs in.
+func TestNobodySignsOutInTheView(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, enroll.MethodWeb)
+	p := h.person(t)
+	refused := p.signIn(p.get(h.iPhone(t).challenge("carl")), "carl").has(t, 403, "GH-E502")
+	if strings.Contains(refused.body, "/logout") {
+		t.Errorf("they can sign out:\n%s", refused.body)
+	}
+	p.signIn(p.otherLink(refused), "ana").handedBack(t)
 }
 
 func (h *house) user(t testing.TB, login string) identity.User {
@@ -307,9 +435,9 @@ func TestWhatStandsInTheWay(t *testing.T) {
 		d := h.mac(t)
 		path := d.challenge("ana")
 		h.policy(t, func(c *enroll.AccountDriven) { c.MinimumOS = map[enroll.ModelFamily]string{"Mac": "26.1"} })
-		h.person(t).get(path).has(t, 403, "GH-E506", "26.1", "15.5", "Software Update")
+		h.person(t).get(path).has(t, 403, "GH-E506", "26.1", "15.5", "System Settings", "Software Update")
 		d.version = ""
-		h.person(t).get(d.challenge("ana")).has(t, 403, "GH-E506", "26.1")
+		h.person(t).get(d.challenge("ana")).has(t, 403, "GH-E506", "26.1", "System Settings")
 	})
 	t.Run("a mode that was switched off", func(t *testing.T) {
 		path := h.mac(t).challenge("ana")
@@ -506,7 +634,7 @@ func TestStartingInABrowser(t *testing.T) {
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
 	p.get("/enroll/byod").has(t, 200, "Sign In to Work or School Account", "VPN & Device Management", "only what is for work", "iPhone")
-	p.get("/enroll/adde").has(t, 200, "Sign In to Work or School Account", "System Settings", "the whole device", "On a Mac")
+	p.get("/enroll/adde").has(t, 200, "Sign In to Work or School Account", "System Settings", "Device Management", "On macOS 14", "Privacy & Security", "Profiles", "the whole device", "On a Mac")
 	p.get("/enroll/byod?lang=de").has(t, 200, "Einstellungen", `lang="de"`)
 }
 

@@ -73,14 +73,19 @@ func explain(v *visit, err error) error {
 			continue
 		}
 		r := refusals[i].refusal
-		r.Err, r.Keep = err, hidden(v.query)
+		r.Err, r.Keep, r.NoUser = err, hidden(v.query), true
 		r.Values = []any{"user", v.user.Login()}
 		if r.Action == other {
-			r.Action = v.login(true)
+			r.Action = v.login("", true)
 		}
 		if old != nil {
 			r.Values = []any{"needed", old.Needed, "has", old.Has}
-			if old.Has == "" {
+			switch known := old.Has != ""; {
+			case known && v.mac():
+				r.Texts = "account.refused.old_mac"
+			case !known && v.mac():
+				r.Texts = "account.refused.old_unknown_mac"
+			case !known:
 				r.Texts = "account.refused.old_unknown"
 			}
 		}

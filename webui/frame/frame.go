@@ -141,6 +141,7 @@ type Refusal struct {
 	Action string        // path that the one action leads to
 	Keep   []view.Hidden // parameters of the page, instead of those that all pages keep
 	Values []any         // for the texts: name, value, …
+	NoUser bool          // who is signed in can't sign out at its foot: that would lead them astray
 
 	Detail string // for programs, and for who helps; nothing secret
 	Err    error  // what happened, for the log; may be nil
@@ -224,6 +225,9 @@ func (f *Frame) refused(r *http.Request, around view.Portal, refusal *Refusal) v
 	page.Title = page.Heading
 	if len(refusal.Keep) > 0 {
 		page.Keep = refusal.Keep
+	}
+	if refusal.NoUser {
+		page.User = ""
 	}
 	if refusal.Action != "" {
 		page.Action = view.Link{Label: t.Say(refusal.Texts + ".action"), URL: refusal.Action}

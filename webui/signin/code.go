@@ -17,7 +17,11 @@ type pending struct {
 	// Browser ties sign-ins that were begun at providers to this browser.
 	Browser string `json:"browser,omitempty"`
 
-	Next string `json:"next,omitempty"` // where they want to go on to
+	// Next is where they want to go on to, or went: who comes back to a page that is over
+	// goes there again.
+	Next string `json:"next,omitempty"`
+
+	Switch bool `json:"switch,omitempty"` // they want to be somebody else than who is signed in
 
 	// User has given the password, and is to give a code until Until, or until their
 	// sessions are ended: then they have another Stamp.
@@ -57,9 +61,10 @@ func (s *SignIn) keep(r *http.Request, p pending) error {
 
 // askForCode sends who gave the right password to where the second factor is asked for.
 // The session is a new one: nobody can have planted its cookie before.
-func (s *SignIn) askForCode(w http.ResponseWriter, r *http.Request, in identity.SignedIn, next string) error {
+func (s *SignIn) askForCode(w http.ResponseWriter, r *http.Request, in identity.SignedIn, next string, somebodyElse bool) error {
 	p := s.pending(r)
-	p.User, p.Stamp, p.Until, p.Next = in.User.ID, in.User.Stamp(), s.Now().UTC().Add(codeLife), next
+	p.User, p.Stamp, p.Until = in.User.ID, in.User.Stamp(), s.Now().UTC().Add(codeLife)
+	p.Next, p.Switch = next, somebodyElse
 	if err := s.Sessions.Rotate(r.Context()); err != nil {
 		return err
 	}
@@ -86,7 +91,7 @@ func (s *SignIn) codeForm(w http.ResponseWriter, r *http.Request) error {
 	p, u, err := s.waiting(r)
 	switch {
 	case errors.Is(err, errWaited):
-		return see(w, r, loginPath(p.Next))
+		return see(w, r, loginPath(p.Next, p.Switch))
 	case err != nil:
 		return err
 	}
@@ -119,7 +124,7 @@ func (s *SignIn) code(w http.ResponseWriter, r *http.Request) error {
 	}
 	p, u, err := s.waiting(r)
 	if errors.Is(err, errWaited) {
-		return s.again(w, r, p.Next, "", err)
+		return s.again(w, r, p.Next, p.Switch, "", err)
 	}
 	if err != nil {
 		return err
@@ -128,13 +133,13 @@ func (s *SignIn) code(w http.ResponseWriter, r *http.Request) error {
 	why := mistakeOf(err)
 	switch {
 	case err == nil:
-		return s.letIn(w, r, in, p.Next)
+		return s.letIn(w, r, in, p.Next, true)
 	case errors.Is(err, identity.ErrSecondFactor), errors.Is(err, identity.ErrStale): // taken away, or ended, meanwhile
-		return s.again(w, r, p.Next, "", errWaited)
+		return s.again(w, r, p.Next, p.Switch, "", errWaited)
 	case why == nil:
 		return err
 	case errors.Is(err, identity.ErrDisabled):
-		return s.again(w, r, p.Next, u.Login(), err)
+		return s.again(w, r, p.Next, p.Switch, u.Login(), err)
 	}
 	recovery := r.PostForm.Get("recovery") != ""
 	page, failed := s.codePage(r, u, p, recovery)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
 // purpose is what somebody signs in for, by where they go on to.
@@ -140,10 +141,26 @@ func nextOf(address, next string) string {
 	return next
 }
 
-// loginPath is the address of the form that leads to next.
-func loginPath(next string) string {
-	if next == "" {
+// hidden are the parameters of the form that leads to next. It shows itself to who is
+// signed in and wants to be somebody else, too.
+func hidden(next string, somebodyElse bool) (list []view.Hidden) {
+	if next != "" {
+		list = append(list, view.Hidden{Name: "next", Value: next})
+	}
+	if somebodyElse {
+		list = append(list, view.Hidden{Name: "switch", Value: "1"})
+	}
+	return list
+}
+
+// loginPath is the address of that form.
+func loginPath(next string, somebodyElse bool) string {
+	query := url.Values{}
+	for _, h := range hidden(next, somebodyElse) {
+		query.Set(h.Name, h.Value)
+	}
+	if len(query) == 0 {
 		return pathLogin
 	}
-	return pathLogin + "?next=" + url.QueryEscape(next)
+	return pathLogin + "?" + query.Encode()
 }

@@ -1,7 +1,6 @@
 package signin
 
 import (
-	"cmp"
 	"errors"
 	"math"
 	"net/http"
@@ -19,17 +18,18 @@ import (
 func (s *SignIn) form(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	next := nextOf(r.URL.Path, query.Get("next"))
-	if on := s.signedIn(r, next); on != "" && query.Get("switch") == "" {
+	somebodyElse := query.Get("switch") != ""
+	if on := s.signedIn(r, next); on != "" && !somebodyElse {
 		return see(w, r, on)
 	}
-	page, err := s.page(r, next)
+	page, err := s.page(r, next, somebodyElse)
 	if err != nil {
 		return err
 	}
-	if query.Get("switch") != "" {
-		page.Keep = append(page.Keep, view.Hidden{Name: "switch", Value: "1"})
+	if hint := shortHint(query.Get("login_hint")); hint != "" {
+		page.Hint = hint
+		page.Keep = append(page.Keep, view.Hidden{Name: "login_hint", Value: hint})
 	}
-	page.Hint = cmp.Or(shortHint(query.Get("login_hint")), page.Hint)
 	page.Login = page.Hint
 	switch {
 	case query.Get("out") != "":
@@ -64,24 +64,25 @@ func (s *SignIn) signedIn(r *http.Request, next string) string {
 	return "" // a setup link makes nobody somebody
 }
 
-// page is the form that leads to next.
-func (s *SignIn) page(r *http.Request, next string) (view.SignIn, error) {
+// page is the form that leads to next. Who has told the device to be somebody, and wants to
+// be somebody else, is not taken for the one.
+func (s *SignIn) page(r *http.Request, next string, somebodyElse bool) (view.SignIn, error) {
 	around, _, err := s.Frame.Portal(r, "signin.heading")
 	if err != nil {
 		return view.SignIn{}, err
 	}
 	why := purposeOf(next)
-	around.Here, around.Keep = pathLogin, nil
-	if next != "" {
-		around.Keep = []view.Hidden{{Name: "next", Value: next}}
-	}
+	around.Here, around.Keep = pathLogin, hidden(next, somebodyElse)
 	around.User = "" // who wants to be somebody else has just said so
 	if why == toEnroll && s.Progress != nil {
 		around.Progress = s.Progress(r, next)
 	}
 	page := view.SignIn{
-		Portal: around, Next: next, Action: pathLogin,
-		Lead: around.T.Say(why.lead()), NewServer: why == toAdminister, Hint: hintOf(next),
+		Portal: around, Next: next, Switch: somebodyElse, Action: pathLogin,
+		Lead: around.T.Say(why.lead()), NewServer: why == toAdminister,
+	}
+	if !somebodyElse {
+		page.Hint = hintOf(next)
 	}
 	if r.URL.Path == pathAdminLogin {
 		page.Action, page.Here = pathAdminLogin, pathAdminLogin
@@ -107,25 +108,25 @@ func (s *SignIn) password(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
 	}
-	next := nextOf(r.URL.Path, r.PostForm.Get("next"))
+	next, somebodyElse := nextOf(r.URL.Path, r.PostForm.Get("next")), r.PostForm.Get("switch") != ""
 	login := r.PostForm.Get("email")
 	in, err := s.People.Login(r.Context(), login, r.PostForm.Get("password"), peer(r))
 	if err != nil {
-		return s.again(w, r, next, login, err)
+		return s.again(w, r, next, somebodyElse, login, err)
 	}
 	if in.NeedsCode {
-		return s.askForCode(w, r, in, next)
+		return s.askForCode(w, r, in, next, somebodyElse)
 	}
-	return s.letIn(w, r, in, next)
+	return s.letIn(w, r, in, next, true)
 }
 
 // again shows the form again with what was wrong.
-func (s *SignIn) again(w http.ResponseWriter, r *http.Request, next, login string, failed error) error {
+func (s *SignIn) again(w http.ResponseWriter, r *http.Request, next string, somebodyElse bool, login string, failed error) error {
 	why := mistakeOf(failed)
 	if why == nil {
 		return failed
 	}
-	page, err := s.page(r, next)
+	page, err := s.page(r, next, somebodyElse)
 	if err != nil {
 		return err
 	}

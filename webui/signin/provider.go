@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -21,18 +22,18 @@ func (s *SignIn) begin(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id, p := r.PathValue("provider"), s.pending(r)
-	p.Next = localPath(r.PostForm.Get("next"))
+	p.Next, p.Switch = localPath(r.PostForm.Get("next")), r.PostForm.Get("switch") != ""
 	n := identity.NewSignIn{
 		ReturnURL: s.address(identity.CallbackPath(id)), Next: p.Next, Browser: p.Browser, Peer: peer(r),
 	}
-	n.LoginHint, n.Use = shortHint(r.PostForm.Get("login_hint")), purposeOf(p.Next).one()
+	n.LoginHint, n.SelectAccount, n.Use = shortHint(r.PostForm.Get("login_hint")), p.Switch, purposeOf(p.Next).one()
 	to, browser, err := s.People.BeginSignIn(r.Context(), id, n)
 	if id == identity.LocalProvider {
 		err = storage.ErrNotFound // nobody is sent to where they are
 	}
 	if err != nil {
 		wait(w, err)
-		return s.refusal(r, id, p.Next, err)
+		return s.refusal(r, id, p.Next, p.Switch, err)
 	}
 	p.Browser = browser.Reveal()
 	if err := s.keep(r, p); err != nil {
@@ -74,7 +75,7 @@ func (s *SignIn) finish(w http.ResponseWriter, r *http.Request) error {
 	case err == nil && f.Trial != nil:
 		return s.trial(w, r, f.Trial)
 	case err == nil:
-		return s.letIn(w, r, f.SignedIn, next)
+		return s.letIn(w, r, f.SignedIn, next, s.justNow(f.AuthenticatedAt))
 	}
 	if errors.Is(err, identity.ErrSignIn) {
 		next = p.Next
@@ -82,18 +83,30 @@ func (s *SignIn) finish(w http.ResponseWriter, r *http.Request) error {
 			next = localPath("/enroll/a/" + attempt)
 		}
 		// The page again, or Back: they are in already.
-		if on := s.signedIn(r, next); on != "" {
+		if on := s.signedIn(r, next); on != "" && !p.Switch {
 			return see(w, r, on)
 		}
 	}
 	// What the address holds is of no use to anybody any more. In another language it is
 	// the login's page that comes.
-	again, parseErr := url.Parse(loginPath(next))
+	again, parseErr := url.Parse(loginPath(next, p.Switch))
 	if parseErr != nil {
 		return parseErr
 	}
 	r.URL = again
-	return s.refusal(r, id, next, err)
+	return s.refusal(r, id, next, p.Switch, err)
+}
+
+// lately is how long ago somebody may have proved to a provider who they are, who is taken
+// to have done so for this sign-in.
+const lately = 5 * time.Minute
+
+// justNow says that a provider has asked people who they are for this sign-in, as far as can
+// be told. One that remembers them from before lets them in without a word: by a link that
+// another app has opened, as well.
+func (s *SignIn) justNow(authenticated time.Time) bool {
+	ago := s.Now().Sub(authenticated)
+	return ago < lately && ago > -time.Minute // its clock may be off
 }
 
 // refusals say what follows from the errors of signing in at a provider: the first that
@@ -124,13 +137,14 @@ func Refusals() (all []frame.Refusal) {
 }
 
 // refusal says what follows from err.
-func (s *SignIn) refusal(r *http.Request, providerID, next string, err error) error {
+func (s *SignIn) refusal(r *http.Request, providerID, next string, somebodyElse bool, err error) error {
 	for _, known := range refusals {
 		if !errors.Is(err, known.err) {
 			continue
 		}
 		refused := known.refusal
-		refused.Action, refused.Err = loginPath(next), err
+		refused.Action, refused.Err = loginPath(next, somebodyElse), err
+		refused.Keep, refused.NoUser = hidden(next, somebodyElse), true
 		refused.Values = []any{"provider", s.nameOf(r, providerID)}
 		return &refused
 	}

@@ -81,14 +81,22 @@ func (s *SignIn) Mount(r webui.Router) {
 	r.Handle("POST /admin/logout", s.logout)
 }
 
-// letIn begins the session of who has proved to be somebody, and sends them on.
-func (s *SignIn) letIn(w http.ResponseWriter, r *http.Request, in identity.SignedIn, next string) error {
+// letIn begins the session of who has proved to be somebody, and sends them on. now says that
+// they did so themselves, just now.
+func (s *SignIn) letIn(w http.ResponseWriter, r *http.Request, in identity.SignedIn, next string, now bool) error {
 	if err := s.Sessions.StartUser(r.Context(), in.User); err != nil {
+		return err
+	}
+	if err := s.keep(r, pending{Next: next}); err != nil {
 		return err
 	}
 	if purposeOf(next).byAccount() {
 		path, _, _ := strings.Cut(next, "?")
-		if err := s.Sessions.SetValue(r.Context(), webui.SessionSignedInFor, path); err != nil {
+		mark := webui.SessionVouchedFor
+		if now {
+			mark = webui.SessionSignedInFor
+		}
+		if err := s.Sessions.SetValue(r.Context(), mark, path); err != nil {
 			return err
 		}
 	}

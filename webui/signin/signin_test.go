@@ -748,8 +748,9 @@ func TestSignInAtAProvider(t *testing.T) {
 	if who := b.who(); who != "user:zoe@example.com" || b.cookie() == before.Value {
 		t.Errorf("signed in as %s, session rotated: %v", who, b.cookie() != before.Value)
 	}
-	// The same page again, as Back or a reload asks for: they are in.
-	want(t, b.get(back), 303, "/me")
+	// The same page again, as Back or a reload asks for: they are in, and go on
+	// as before.
+	want(t, b.get(back), 303, "/enroll/a/7")
 
 	// Who came from a provider is told that they may be signed in there.
 	out := b.post("/logout")

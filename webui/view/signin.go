@@ -17,6 +17,7 @@ type SignIn struct {
 
 	Providers []SignInProvider
 	Next      string // path to go to afterwards; empty: where people of this role begin
+	Switch    bool   // for somebody else than who is signed in, here or at a provider
 	Hint      string // who is probably signing in; may be empty
 	NewServer bool   // it is for administrators, who can also have a setup link
 }

@@ -7,7 +7,7 @@ func signInSamples(full, bare Portal) []Page {
 		SignIn{Portal: bare, Lead: "For you.", Passwords: true, Action: "/login"},
 		SignIn{
 			Portal: full, Lead: long, Description: "<p>Own <b>words</b></p>", Notice: long, Error: long, Code: "GH-E201",
-			Passwords: true, Action: "/login", Login: hostile, Next: hostile, Hint: hostile, NewServer: true,
+			Passwords: true, Action: "/login", Login: hostile, Next: hostile, Switch: true, Hint: hostile, NewServer: true,
 			Providers: []SignInProvider{{Name: long, Action: "/login/with/1"}, {Name: rightToLeft, Action: "/login/with/2"}},
 		},
 		SignIn{Portal: full, Lead: hostile, Providers: []SignInProvider{{Name: hostile, Action: "/login/with/1", Primary: true}}},
