@@ -28,7 +28,7 @@ func TestDisabledBesideSignInAgain(t *testing.T) {
 	a, b := r.atOnce(t,
 		func(s *house) (err error) { h, err = s.FinishAccountSignIn(ctx, ticket, r.ana, nil); return err },
 		func(s *house) error {
-			people := must2(identity.New(identity.Config{DB: s.db, Log: slog.New(slog.DiscardHandler), Now: s.now,
+			people := must2(identity.New(identity.Config{DB: s.db, Log: slog.New(slog.DiscardHandler), Now: s.now, HashMemory: 64,
 				OnDisable: func(tx storage.Tx, u identity.User) error { return s.EndUser(tx, u.Logins()...) }}))(t)
 			_, err := people.UpdateUser(ctx, identity.Local(), r.ana.ID, identity.UserChange{Disabled: &yes})
 			return err
@@ -338,5 +338,28 @@ func TestThePortalsAttemptIsNotTakenAway(t *testing.T) {
 	must(t, g.poll(g.id, granted.access))
 	if _, err := r.Attempt(ctx, p.ID); err != nil {
 		t.Errorf("the page that the person looks at: %v", err)
+	}
+}
+
+// TestAMacGoesOnWhenItsTokenIsGoodAgain is by an operator who allows longer silence.
+func TestAMacGoesOnWhenItsTokenIsGoodAgain(t *testing.T) {
+	ctx := context.Background()
+	r := newReception(t, func(c *enroll.AccountDriven) { c.TokenLife = time.Hour })
+	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)
+	user := mdm.AppleID{UDID: mac.UDID, UserID: "U1"}
+	must(t, g.tokenUpdate(user, g.access))
+	r.enqueue(t, "CMD-1", g.device(t).ID)
+	r.pass(2 * time.Hour)
+	askedIn(t, g.poll(user, g.access))
+	idle := func() []byte {
+		return must2(r.Connect(ctx, g.peer(""), enroll.ConnectMessage{ID: g.id, Idle: true}))(t)
+	}
+	if cmd := idle(); cmd != nil {
+		t.Errorf("it gets a command: %s", cmd)
+	}
+	r.policy(t, func(c *enroll.AccountDriven) { c.TokenLife = 0 })
+	must(t, g.poll(user, g.access))
+	if idle() == nil {
+		t.Error("it gets no command")
 	}
 }

@@ -154,19 +154,24 @@ func (s *Service) spend(tx storage.Tx, a authorization, of string) error {
 	return putAttempt(tx, at)
 }
 
-// stale says that the record should learn of this use of the token.
-func (t *shownToken) stale(s *Service) bool {
-	return t != nil && (t.DeviceID == "" || t.UsedAt.IsZero() || t.pair > 0 || s.now().Sub(t.UsedAt) >= useTick)
+// stale says that the records should learn of this use of the token by d.
+func (t *shownToken) stale(s *Service, d mdm.Device) bool {
+	return t != nil && (t.first(d) || s.now().Sub(t.UsedAt) >= useTick)
+}
+
+// first says that d has this token anew, or again.
+func (t *shownToken) first(d mdm.Device) bool {
+	return t.DeviceID == "" || t.UsedAt.IsZero() || !d.SignInRequiredAt.IsZero() ||
+		t.pair > 0 // which may be of a refresh before it came
 }
 
 // touch notes that device d has shown a token: what it has from before is good for nothing
 // then, and it gets commands again. It writes *d where that changes it.
 func (s *Service) touch(tx storage.Tx, t *shownToken, d *mdm.Device) error {
-	if !t.stale(s) {
+	if !t.stale(s, *d) {
 		return nil
 	}
-	a := t.authorization
-	first := a.UsedAt.IsZero() || a.DeviceID == "" || t.pair > 0 // which may be of a refresh before it came
+	a, first := t.authorization, t.first(*d)
 	if err := s.spend(tx, a, d.AttemptID); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			if err != nil {
 				return err
 			}
-			if s.pollTells(c, m.ID) || c.shown.stale(s) || e != nil && e.State != mdm.Delivered {
+			if s.pollTells(c, m.ID) || c.shown.stale(s, c.device) || e != nil && e.State != mdm.Delivered {
 				writes, head = true, e
 				return nil
 			}
