@@ -61,7 +61,7 @@ func newReception(t testing.TB, change ...func(*enroll.AccountDriven)) *receptio
 	r := &reception{db: &counted{DB: storagetest.Open(t)}}
 	r.house = houseOn(t, r.db, &clock{time: time.Now().UTC().Truncate(time.Second)}, func(c *enroll.Config) { c.DeviceCAs = &pinned })
 	r.people = must2(identity.New(identity.Config{
-		DB: r.db, Log: slog.New(slog.DiscardHandler), Now: r.now,
+		DB: r.db, Log: slog.New(slog.DiscardHandler), Now: r.now, HashMemory: 64,
 		OnDisable: func(tx storage.Tx, u identity.User) error { return r.EndUser(tx, u.Logins()...) },
 		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
 			return r.RenameUser(tx, gone, u.Login())

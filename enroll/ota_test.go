@@ -800,7 +800,7 @@ func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
 		"the person is given up": {func(t *testing.T, g *gate, id string) {
 			u := g.person(t, identity.NewUser{Email: "ana@example.com", Password: "correct horse"})
 			never := true
-			_, err := must2(identity.New(identity.Config{DB: g.db, Log: slog.New(slog.DiscardHandler), Now: g.now}))(t).UpdateUser(ctx, identity.Local(), u.ID, identity.UserChange{NoEnroll: &never})
+			_, err := must2(identity.New(identity.Config{DB: g.db, Log: slog.New(slog.DiscardHandler), Now: g.now, HashMemory: 64}))(t).UpdateUser(ctx, identity.Local(), u.ID, identity.UserChange{NoEnroll: &never})
 			must(t, err)
 		}, enroll.ErrUserDisabled},
 		"the link expires": {func(t *testing.T, g *gate, id string) { g.clock.pass(45 * time.Minute) }, nil},

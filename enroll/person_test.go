@@ -29,7 +29,7 @@ func (h *house) profile(t testing.TB, n enroll.NewVisit, u identity.User, c enro
 // people is who knows the users of the house.
 func (h *house) people(t testing.TB) *identity.Service {
 	t.Helper()
-	return must2(identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now}))(t)
+	return must2(identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64}))(t)
 }
 
 // uses sets what accounts of the house are for.

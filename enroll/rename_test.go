@@ -199,7 +199,7 @@ func TestADeviceOfAUserWhoIsRenamedByAnotherName(t *testing.T) {
 	h := newHouse(t)
 	people := func(h *house) *identity.Service {
 		s, err := identity.New(identity.Config{
-			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now,
+			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64,
 			OnRename: func(tx storage.Tx, gone []string, u identity.User) error { return h.RenameUser(tx, gone, u.Login()) },
 		})
 		must(t, err)
@@ -242,7 +242,7 @@ func TestACertificateForAUserWhoIsRenamed(t *testing.T) {
 	h := newHouse(t)
 	people := func(h *house) *identity.Service {
 		s, err := identity.New(identity.Config{
-			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now,
+			DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64,
 			OnRename: func(tx storage.Tx, gone []string, u identity.User) error { return h.RenameUser(tx, gone, u.Login()) },
 		})
 		must(t, err)

@@ -20,7 +20,7 @@ func (r *reception) disable(t testing.TB, h *house, u identity.User) error {
 	t.Helper()
 	yes := true
 	people := must2(identity.New(identity.Config{
-		DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now,
+		DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64,
 		OnDisable: func(tx storage.Tx, u identity.User) error { return h.EndUser(tx, u.Logins()...) },
 	}))(t)
 	_, err := people.UpdateUser(context.Background(), identity.Local(), u.ID, identity.UserChange{Disabled: &yes})

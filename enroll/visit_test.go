@@ -20,7 +20,7 @@ import (
 // person makes a user of the house.
 func (h *house) person(t testing.TB, n identity.NewUser) identity.User {
 	t.Helper()
-	people, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now})
+	people, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

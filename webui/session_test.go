@@ -51,7 +51,7 @@ func TestSessions(t *testing.T) {
 			db, log := storagetest.Open(t), slog.New(slog.DiscardHandler)
 			now := time.Now()
 			clock := func() time.Time { return now }
-			people, err := identity.New(identity.Config{DB: db, Log: log, Now: clock})
+			people, err := identity.New(identity.Config{DB: db, Log: log, Now: clock, HashMemory: 64})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ type loginBook struct {
 func newLoginBook(t *testing.T, db storage.DB) *loginBook {
 	t.Helper()
 	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
-	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestASessionInUseIsNotWrittenForEachRequest(t *testing.T) {
 // A page that takes its time must not take back what another request has remembered.
 func TestARequestThatChangesNothingForgetsNothing(t *testing.T) {
 	db, log := storagetest.Open(t), slog.New(slog.DiscardHandler)
-	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

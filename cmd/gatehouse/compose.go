@@ -150,7 +150,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	people, err := identity.New(identity.Config{
-		DB: s.db, Box: s.box, Kinds: kinds, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events},
+		DB: s.db, Box: s.box, Kinds: kinds, Log: log, Now: now, Replica: replicaName(cfg), Audit: peopleAudit{events}, HashMemory: cfg.hashMemory,
 		OnDisable: func(tx storage.Tx, u identity.User) error { return enrollment.EndUser(tx, u.Logins()...) },
 		OnRename: func(tx storage.Tx, gone []string, u identity.User) error {
 			return enrollment.RenameUser(tx, gone, u.Login())

@@ -110,6 +110,8 @@ type config struct {
 	probe string // URL of the trust probe, once it listens; "": there is none
 
 	tuneCollector bool // nobody else decides when garbage is collected
+
+	hashMemory uint32 // KiB that hashing a password takes; 0, but in tests: identity's own
 }
 
 // tlsMode says where the server's TLS certificate comes from.

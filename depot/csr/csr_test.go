@@ -83,7 +83,7 @@ func open(t *testing.T) *site {
 	t.Helper()
 	db := storagetest.Open(t)
 	log := slog.New(slog.DiscardHandler)
-	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now})
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ func open(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	people, err := identity.New(identity.Config{DB: db, Box: box, Log: log, Now: time.Now})
+	people, err := identity.New(identity.Config{DB: db, Box: box, Log: log, Now: time.Now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,9 @@ var (
 // PruneSignIns is what Run does from time to time.
 func (s *Service) PruneSignIns(ctx context.Context) error { return s.pruneSignIns(ctx) }
 
+// DecoyHash is what the password of nobody is checked against.
+func (s *Service) DecoyHash() string { return s.decoyHash() }
+
 // CountHashes returns how many password hashes were computed since the last call. It is
 // called before anything else uses s.
 func (s *Service) CountHashes(t *testing.T) (since func() int64) {

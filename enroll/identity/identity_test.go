@@ -37,7 +37,7 @@ func open(t *testing.T) (*identity.Service, storage.DB, *clock) {
 	t.Helper()
 	db := storagetest.Open(t)
 	at := &clock{now: time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)}
-	s, err := identity.New(identity.Config{DB: db, Log: slog.New(slog.DiscardHandler), Now: at.Now})
+	s, err := identity.New(identity.Config{DB: db, Log: slog.New(slog.DiscardHandler), Now: at.Now, HashMemory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

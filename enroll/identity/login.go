@@ -141,7 +141,7 @@ func (s *Service) checkPassword(ctx context.Context, hash, password string) erro
 
 // checkDecoy takes as long as checkPassword of a user's.
 func (s *Service) checkDecoy(ctx context.Context, password string) error {
-	if err := s.checkPassword(ctx, decoyHash, password); err != nil && !errors.Is(err, ErrBadLogin) {
+	if err := s.checkPassword(ctx, s.decoyHash(), password); err != nil && !errors.Is(err, ErrBadLogin) {
 		return err
 	}
 	return nil

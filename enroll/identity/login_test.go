@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,27 @@ func TestASourceThatIsDownIsNotGoneAround(t *testing.T) {
 
 // Whoever measures how long a refusal takes must not learn who exists (ENR-03): each takes
 // the hash of a password, whoever knows the login.
+func TestWhatAHashCostsWhereNothingIsConfigured(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s, err := identity.New(identity.Config{DB: storagetest.Open(t), Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateOwner(ctx, ownerEmail, ownerPassword); err != nil {
+		t.Fatal(err)
+	}
+	in, err := s.Login(ctx, ownerEmail, ownerPassword, "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const cost, length = "$argon2id$v=19$m=19456,t=2,p=1$", 97
+	for name, hash := range map[string]string{"somebody": in.User.Password, "nobody": s.DecoyHash()} {
+		if !strings.HasPrefix(hash, cost) || len(hash) != length {
+			t.Errorf("the password of %s is checked against %d characters, %.31s; want %d, %s", name, len(hash), hash, length, cost)
+		}
+	}
+}
+
 func TestEachRefusalTakesAHash(t *testing.T) {
 	w := newWorld(t)
 	hashes := w.CountHashes(t)

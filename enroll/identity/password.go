@@ -30,7 +30,9 @@ const maxPassword = 1024
 
 // decoyHash belongs to nobody. Checking a password against it takes as long as
 // against a real hash, so that time doesn't tell which users exist.
-const decoyHash = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+func (s *Service) decoyHash() string {
+	return s.phc(make([]byte, argonSalt), make([]byte, argonKey))
+}
 
 // MinPassword is the least number of characters of a password. There are no
 // rules beside it.
@@ -50,13 +52,18 @@ func checkPassword(password string) error {
 func (s *Service) hashPassword(ctx context.Context, password string) (string, error) {
 	salt := make([]byte, argonSalt)
 	_, _ = rand.Read(salt)
-	key, err := s.argon(ctx, password, salt, argonTime, argonMemory, argonThreads, argonKey)
+	key, err := s.argon(ctx, password, salt, argonTime, s.hashMemory, argonThreads, argonKey)
 	if err != nil {
 		return "", err
 	}
+	return s.phc(salt, key), nil
+}
+
+// phc returns the string that is kept of a hash at the cost of new ones.
+func (s *Service) phc(salt, key []byte) string {
 	b64 := base64.RawStdEncoding.EncodeToString
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s",
-		argon2.Version, argonMemory, argonTime, argonThreads, b64(salt), b64(key)), nil
+		argon2.Version, s.hashMemory, argonTime, argonThreads, b64(salt), b64(key))
 }
 
 // checkHash reports whether phc was made of password.

@@ -18,7 +18,7 @@ import (
 // replica is another server on the same database, and the same time.
 func replica(t *testing.T, db storage.DB, at *clock, name string) *identity.Service {
 	t.Helper()
-	s, err := identity.New(identity.Config{DB: db, Log: slog.New(slog.DiscardHandler), Now: at.Now, Replica: name})
+	s, err := identity.New(identity.Config{DB: db, Log: slog.New(slog.DiscardHandler), Now: at.Now, HashMemory: 64, Replica: name})
 	if err != nil {
 		t.Fatal(err)
 	}

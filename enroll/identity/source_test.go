@@ -250,7 +250,7 @@ func (w *world) replica(t *testing.T, db storage.DB) *identity.Service {
 		t.Fatal(err)
 	}
 	s, err := identity.New(identity.Config{
-		DB: db, Box: box, Now: w.at.Now, Audit: auditLog{w.events},
+		DB: db, Box: box, Now: w.at.Now, HashMemory: 64, Audit: auditLog{w.events},
 		Kinds: []identity.SourceKind{kind{w.elsewhere, "directory"}, kind{w.elsewhere, "sso"}},
 		Log:   slog.New(slog.NewTextHandler(w.log, nil)),
 		OnDisable: func(tx storage.Tx, u identity.User) error {

@@ -47,7 +47,7 @@ func newTown(t *testing.T) *town {
 		t.Fatal(err)
 	}
 	w.Service, err = identity.New(identity.Config{
-		DB: w.db, Log: log, Now: w.at.Now, Audit: auditLog{w.events},
+		DB: w.db, Log: log, Now: w.at.Now, HashMemory: 64, Audit: auditLog{w.events},
 		OnDisable: func(tx storage.Tx, u identity.User) error {
 			if w.onDisable == nil {
 				return nil

@@ -106,7 +106,7 @@ func houseOn(t *testing.T, db storage.DB, c *clock, server *mailtest.Server) *ho
 		ServerURL: &url.URL{Scheme: "https", Host: "mdm.example.com"}, Log: log, Now: c.now,
 	})
 	must(err)
-	h.people, err = identity.New(identity.Config{DB: db, Log: log, Now: c.now})
+	h.people, err = identity.New(identity.Config{DB: db, Log: log, Now: c.now, HashMemory: 64})
 	must(err)
 	h.mail, err = mail.New(mail.Config{DB: db, Box: box, Name: "mdm.example.com", Roots: server.Roots, Log: log, Now: c.now})
 	must(err)

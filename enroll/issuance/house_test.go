@@ -72,7 +72,7 @@ func houseOn(t testing.TB, db storage.DB) *house {
 	h.mdm, err = mdm.New(mdm.Config{DB: db, Box: box, Log: log, Now: h.now})
 	must(t, err)
 	h.people, err = identity.New(identity.Config{
-		DB: db, Log: log, Now: h.now, Replica: "test",
+		DB: db, Log: log, Now: h.now, HashMemory: 64, Replica: "test",
 		OnDisable: func(tx storage.Tx, u identity.User) error { // a part of what package enroll does
 			return h.depot.RevokeUser(tx, u.Login(), "privilegeWithdrawn", h.now())
 		},

@@ -37,7 +37,7 @@ func (h *house) byAccount(t testing.TB, mode enroll.AccountMode, o mdmtest.Optio
 	}
 	_, rest, _ := strings.Cut(asked.Challenge, "/sign-in/")
 	ticket, _, _ := strings.Cut(rest, `"`)
-	people, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now})
+	people, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, HashMemory: 64})
 	must(t, err)
 	users, _, err := people.Users(ctx, "", 1)
 	must(t, err)

@@ -112,7 +112,7 @@ func newHouse(t testing.TB, method enroll.SignInMethod) *house {
 	must(t, err)
 	kind, err := oidc.New(h.now)
 	must(t, err)
-	h.people, err = identity.New(identity.Config{DB: h.db, Box: box, Kinds: []identity.SourceKind{kind}, Log: log, Now: h.now})
+	h.people, err = identity.New(identity.Config{DB: h.db, Box: box, Kinds: []identity.SourceKind{kind}, Log: log, Now: h.now, HashMemory: 64})
 	must(t, err)
 	for u, n := range map[*identity.User]identity.NewUser{
 		&h.ana:  {Username: "ana", Email: "ana@example.com", Password: password, ManagedAppleAccount: "ana@work.example.com", Role: identity.RoleOwner},

@@ -132,7 +132,7 @@ func newHouse(t testing.TB) *house {
 	})
 	must(err)
 	h.identity, err = identity.New(identity.Config{
-		DB: h.db, Box: box, Log: log, Now: h.now, Audit: auditLog{h.events},
+		DB: h.db, Box: box, Log: log, Now: h.now, HashMemory: 64, Audit: auditLog{h.events},
 		Kinds: []identity.SourceKind{sources{redirects: false}, sources{redirects: true}},
 	})
 	must(err)

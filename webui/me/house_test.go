@@ -137,7 +137,7 @@ func newHouse(t *testing.T) *house {
 	})
 	must(t, err)
 	h.people, err = identity.New(identity.Config{
-		DB: h.db, Box: box, Log: log, Now: h.now, Audit: peopleAudit{h.events}, Kinds: []identity.SourceKind{directory{}},
+		DB: h.db, Box: box, Log: log, Now: h.now, HashMemory: 64, Audit: peopleAudit{h.events}, Kinds: []identity.SourceKind{directory{}},
 		OnDisable: func(tx storage.Tx, u identity.User) error { return h.enroll.EndUser(tx, u.Logins()...) },
 	})
 	must(t, err)

@@ -122,7 +122,7 @@ func newHouse(t testing.TB, pl plan) *house {
 	must(t, err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(t, err)
-	h.people, err = identity.New(identity.Config{DB: db, Box: box, Log: log, Now: h.now})
+	h.people, err = identity.New(identity.Config{DB: db, Box: box, Log: log, Now: h.now, HashMemory: 64})
 	must(t, err)
 	h.ana, err = h.people.CreateUser(t.Context(), identity.Local(), identity.NewUser{Email: "ana@example.com", Role: identity.RoleOwner})
 	must(t, err)

@@ -103,7 +103,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.people, err = identity.New(identity.Config{
-		DB: db, Box: box, Kinds: []identity.SourceKind{kind, scripted{}}, Log: log, Now: h.now,
+		DB: db, Box: box, Kinds: []identity.SourceKind{kind, scripted{}}, Log: log, Now: h.now, HashMemory: 64,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func withUsers(t *testing.T) (*identity.Service, identity.Provider) {
 		t.Fatal(err)
 	}
 	people, err := identity.New(identity.Config{
-		DB: storagetest.Open(t), Box: box, Kinds: []identity.SourceKind{kind}, Log: log, Now: func() time.Time { return now },
+		DB: storagetest.Open(t), Box: box, Kinds: []identity.SourceKind{kind}, Log: log, Now: func() time.Time { return now }, HashMemory: 64,
 	})
 	if err != nil {
 		t.Fatal(err)
