@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // saying is each kind of message of a channel, but for those that begin and end an enrollment.
@@ -33,6 +34,7 @@ var errSignIn = errors.New("a challenge")
 // TestTokensOfMessages is who may say something with which token: PROTOCOL 2.6, by
 // platform and channel.
 func TestTokensOfMessages(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	type outcomes map[string]error
 	demanded := outcomes{
@@ -328,6 +330,7 @@ func TestASignInAsIfToEnrolAnew(t *testing.T) {
 
 // TestWhatThePolicyMakesOfBadTokens is for tokens of which the device has no better one.
 func TestWhatThePolicyMakesOfBadTokens(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	all := func(c *enroll.AccountDriven) {
 		c.TokenExpired, c.TokenRevoked = enroll.AfterUnenroll, enroll.AfterUnenroll

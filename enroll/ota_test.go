@@ -290,6 +290,7 @@ func modern(t testing.TB) *mdmtest.BuiltIn {
 }
 
 func TestSignaturesOfStrangers(t *testing.T) {
+	storagetest.AnyEngine(t)
 	stranger := must2(must2(impostor())(t).Issue("stranger"))(t)
 	for check, want := range map[enroll.SignatureCheck]error{
 		enroll.SignatureOff: nil, enroll.SignatureLog: nil, enroll.SignatureRequire: machineinfo.ErrNotApple,
@@ -313,6 +314,7 @@ func TestSignaturesOfStrangers(t *testing.T) {
 
 // TestStatementsThatAreRefused changes one thing of each.
 func TestStatementsThatAreRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	g := newGate(t, enroll.SignatureRequire)
 	ctx := context.Background()
 	type story struct {

@@ -270,6 +270,7 @@ func TestWhatChangesInTheMiddleOfAnEnrollment(t *testing.T) {
 // TestWrongTurnsOfAnEnrollmentByAccount has each end in its documented status, and leave
 // nothing behind.
 func TestWrongTurnsOfAnEnrollmentByAccount(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	for _, name := range []string{"ana", "ben"} {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // scepClient is a client that shares no line with this project. It is built
@@ -52,6 +53,7 @@ func installTool(dir, pkg string) error {
 // TestAnIndependentSCEPClientGetsOneCertificate enrolls for an identity as a
 // device would, by a client that was not written for this server.
 func TestAnIndependentSCEPClientGetsOneCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("builds another program")
 	}

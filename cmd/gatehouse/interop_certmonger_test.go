@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // certmonger is Debian's daemon of that name on a message bus of its own.
@@ -71,6 +73,7 @@ func (c *certmonger) status(t *testing.T, request string) string {
 // TestCertmongerEnrolsAndRenews has certmonger make keys and requests, so that what
 // scep-submit sends is all its own.
 func TestCertmongerEnrolsAndRenews(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "getcert")
 	s := startProcess(t, "")

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // curl sends requests as a script does. It trusts the authority in a file alone.
@@ -72,6 +73,7 @@ func contentOf(t *testing.T, file string) string {
 // TestCurlGetsCertificates enrols by EST and by /api/csr with nothing but curl and
 // openssl, as scripts do.
 func TestCurlGetsCertificates(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "openssl")
 	tool(t, "curl")

@@ -5,12 +5,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestMicroMDMsClientGetsACertificateAndRenewsIt is about a client that keeps its key,
 // and even its request with the challenge in it: only who signs it tells a renewal from
 // a repetition.
 func TestMicroMDMsClientGetsACertificateAndRenewsIt(t *testing.T) {
+	storagetest.AnyEngine(t)
 	if testing.Short() {
 		t.Skip("builds another program")
 	}

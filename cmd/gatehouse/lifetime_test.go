@@ -228,6 +228,7 @@ func dial(t *testing.T, addr net.Addr, secure bool, text string) net.Conn {
 }
 
 func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	s := start(t, t.TempDir())
 	ca := filepath.Join(t.TempDir(), "ca.pem")

@@ -24,6 +24,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // api calls the REST API as the operator of the machine, and decodes the answer.
@@ -332,6 +333,7 @@ func extension(cert *x509.Certificate, id int) []byte {
 
 // TestAPayloadCertificateEndsWithTrust has enrollments and users end in every way.
 func TestAPayloadCertificateEndsWithTrust(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "openssl")
 	c := newComposed(t, nil)

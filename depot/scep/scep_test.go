@@ -616,6 +616,7 @@ func TestRequestsThatGetACertificate(t *testing.T) {
 }
 
 func TestRequestsThatAreRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	edwards := func(curve elliptic.Curve) *ecdsa.PrivateKey {
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)
 		if err != nil {

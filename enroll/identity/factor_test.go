@@ -293,6 +293,7 @@ func TestWhereNobodyCanBeAskedForACode(t *testing.T) {
 
 // Whoever is asked for a code has the password, and may have many addresses.
 func TestCodesFromManyAddressesAreThrottled(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, _ := w.setUp(t)
 	n, address := 0, 0

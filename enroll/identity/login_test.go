@@ -135,6 +135,7 @@ func TestWhatAHashCostsWhereNothingIsConfigured(t *testing.T) {
 }
 
 func TestEachRefusalTakesAHash(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	hashes := w.CountHashes(t)
 	w.provider(t, "directory", "one")
@@ -666,6 +667,7 @@ func TestHowPeopleCanSignIn(t *testing.T) {
 }
 
 func TestTheWaitGrows(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.create(t, identity.NewUser{Username: "ana", Password: "a good password"})
 	fail := func() time.Duration {
@@ -803,6 +805,7 @@ func TestWhereTheOwnerLoggedInTheWaitStaysShort(t *testing.T) {
 }
 
 func TestASchoolSharesAnAddress(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	for i := range 300 {
 		if _, err := w.Login(ctx, fmt.Sprint("pupil", i), "", peer); !errors.Is(err, identity.ErrBadLogin) {

@@ -463,6 +463,7 @@ func TestATemplateThatChangesUnderARequest(t *testing.T) {
 // of: whatever a request asks for, the certificate says nothing that its caller and
 // template don't allow.
 func TestNoRequestGetsMoreThanItsCallerMay(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.staticTemplate(t, "others")
 	h.template(t, "wifi", nil)

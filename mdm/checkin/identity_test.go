@@ -16,6 +16,7 @@ import (
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // refused wants a 4xx that is not one which removes a profile.
@@ -138,6 +139,7 @@ func TestIdentifiersKeepToTheirGrammar(t *testing.T) {
 }
 
 func TestCertificatesThatIdentifyNobody(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	enrolled := h.enrolled(t, mdmtest.Options{})
 	// issue makes a certificate of an authority of ours for a fresh key, recorded or not.
