@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
 )
 
 // environment is the process's environment variables.
@@ -202,7 +204,7 @@ func (s *settings) flatten(prefix string, node ast.Node, known map[string]bool) 
 				continue
 			}
 			message := fmt.Sprintf("unknown key %q", tok.Value)
-			if near := nearest(key, known); near != "" {
+			if near := apiv1.Nearest(key, known); near != "" {
 				message += fmt.Sprintf(", did you mean %q?", near)
 			}
 			return s.at(tok, message)
@@ -319,7 +321,7 @@ func (s *settings) strangers(flags []*kong.Flag) []string {
 	for name := range s.env {
 		if strings.HasPrefix(name, envPrefix) && !known[name] {
 			warning := "unknown environment variable " + name
-			if near := nearest(name, known); near != "" {
+			if near := apiv1.Nearest(name, known); near != "" {
 				warning += ", did you mean " + near + "?"
 			}
 			warnings = append(warnings, warning)
@@ -327,39 +329,6 @@ func (s *settings) strangers(flags []*kong.Flag) []string {
 	}
 	slices.Sort(warnings)
 	return warnings
-}
-
-// nearest returns the known name that is most like name, or "" if none is.
-func nearest(name string, known map[string]bool) string {
-	best, bestDistance := "", len(name)/3+2
-	for candidate := range known {
-		d := distance(name, candidate)
-		if d < bestDistance || d == bestDistance && best != "" && candidate < best {
-			best, bestDistance = candidate, d
-		}
-	}
-	return best
-}
-
-// distance is the number of bytes to insert, remove or change between a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // readSecret reads a secret from a file; a final newline is not part of it.

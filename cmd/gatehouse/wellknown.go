@@ -397,7 +397,7 @@ func (c *wellknownSnippetCommand) known() error {
 	switch {
 	case !servers[c.WebServer]:
 		meant := ";"
-		if near := nearest(strings.ToLower(c.WebServer), servers); near != "" {
+		if near := apiv1.Nearest(strings.ToLower(c.WebServer), servers); near != "" {
 			meant = fmt.Sprintf(", did you mean %q?", near)
 		}
 		return usageError(fmt.Errorf("there is no snippet for %q%s \"gatehouse wellknown snippet\" lists those that there are", c.WebServer, meant))

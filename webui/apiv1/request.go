@@ -76,38 +76,11 @@ func fieldsOf(v any) map[string]bool {
 func stranger(name string, known map[string]bool) string {
 	const what = "is not a field of this request"
 	name = clip(name)
-	nearest, least := "", len(name)/3+2
-	for candidate := range known {
-		d := distance(name, candidate)
-		if candidate != "" && (d < least || d == least && nearest != "" && candidate < nearest) {
-			nearest, least = candidate, d
-		}
-	}
+	nearest := Nearest(name, known)
 	if nearest == "" {
 		return what
 	}
 	return what + fmt.Sprintf(": the nearest is %q", nearest)
-}
-
-// distance is the number of bytes to insert, remove or change between a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // inJSON names the kind of JSON value that a Go type is read from.
