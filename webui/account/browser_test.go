@@ -1,11 +1,15 @@
 package account_test
 
 import (
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	cdpnetwork "github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -93,16 +97,18 @@ func TestABrowserFollowsToTheDevice(t *testing.T) {
 	browser.Go(h.url + h.iPhone(t).challenge("ana"))
 	browsertest.Eval[int](browser, `window.refused = [], document.addEventListener("securitypolicyviolation", (e) => { window.refused.push(e.violatedDirective + " " + e.blockedURI); }), 0`)
 	browser.Fill("#password", password)
-	browser.Click(".form button[type=submit]")
-	deadline := time.Now().Add(10 * time.Second)
-	for len(attempts(h.log.String())) == 0 && time.Now().Before(deadline) {
-		browsertest.Eval[bool](browser, `new Promise((done) => setTimeout(() => done(true), 50))`)
+	var end cdpnetwork.EventLoadingFailed
+	browser.Do(func(ctx context.Context, target *chromedp.Target) (_ chromedp.Void, err error) {
+		end, err = chromedp.WaitEvent(cdpnetwork.LoadingFailed, func(e cdpnetwork.EventLoadingFailed) bool { return e.Type == cdpnetwork.ResourceTypeDocument },
+			chromedp.Evaluate[any](`void document.querySelector(".form button[type=submit]").click()`))(ctx, target)
+		return chromedp.Void{}, err
+	})
+	if n := len(attempts(h.log.String())); n != 1 {
+		t.Errorf("%d sign-ins were finished; the browser ends with %q", n, end.ErrorText)
 	}
-	if len(attempts(h.log.String())) != 1 {
-		t.Fatal("the sign-in was not finished")
-	}
-	// Nobody takes the scheme here: the page stays, and nothing was refused.
-	browsertest.Eval[bool](browser, `new Promise((done) => setTimeout(() => done(true), 300))`)
+	// Nobody takes the scheme here: the page stays, and learns what its policy has refused
+	// before anything that it asks for from now on.
+	browsertest.Eval[bool](browser, `fetch("/enroll/byod").then(() => true)`)
 	if refused := browsertest.Eval[[]string](browser, `window.refused || ["the page went away"]`); len(refused) > 0 {
 		t.Errorf("the policy refused %v", refused)
 	}
