@@ -114,7 +114,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 func (s *Service) attemptFor(tx storage.Tx, c AccountDriven, r AccountRequest, fresh ticket) (Attempt, error) {
 	b, _, err := s.openBearer(tx, c, r.Bearer)
 	switch {
-	case errors.Is(err, errTokenUnknown), errors.Is(err, errTokenExpired), errors.Is(err, errTokenRevoked):
+	case isLapsed(err):
 		return Attempt{}, s.signInRequired(fresh, err)
 	case err != nil:
 		return Attempt{}, err

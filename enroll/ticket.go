@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -193,16 +194,10 @@ func tooOld(needed string, family ModelFamily, version, build string) bool {
 	if family == "iPad" {
 		family = "iPhone"
 	}
-	digits := 0
-	for digits < len(build) && build[digits] >= '0' && build[digits] <= '9' {
-		digits++
-	}
-	first := 0
-	if digits > 0 && digits <= 3 {
-		_, _ = fmt.Sscan(build[:digits], &first)
-	}
+	digits := build[:len(build)-len(strings.TrimLeft(build, "0123456789"))]
+	first, err := strconv.Atoi(digits)
 	major, known := firstBuilds[family][first]
-	return known && major < least[0]
+	return err == nil && known && major < least[0]
 }
 
 // handBack is the address by which a browser view gives a device what it waits for.
