@@ -60,7 +60,7 @@ func Sign(profile []byte, cert *x509.Certificate, signer crypto.Signer, chain ..
 //
 // Errors wrap ErrNotProfile, with guard's about the encoding.
 func Unwrap(data []byte) (plist []byte, signer *x509.Certificate, err error) {
-	if isSigned(data) {
+	if data = unarmor(data); isSigned(data) {
 		signature, err := guard.VerifyAttached(data, MaxSize)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", ErrNotProfile, err)
@@ -77,7 +77,7 @@ func Unwrap(data []byte) (plist []byte, signer *x509.Certificate, err error) {
 // device replaces one profile by another. A signature is not checked, since the
 // device goes by the name in any case; errors are as of Unwrap.
 func Identifier(data []byte) (string, error) {
-	if isSigned(data) {
+	if data = unarmor(data); isSigned(data) {
 		message, err := guard.ParseCMS(data, MaxSize)
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", ErrNotProfile, err)

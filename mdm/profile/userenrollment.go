@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
-	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // Finding is one thing that is wrong with a profile.
@@ -34,10 +33,11 @@ const CodeUserEnrollment = command.CodeUserEnrollment
 // The profile may be signed; the signature is not checked. Errors wrap ErrNotProfile, with
 // guard's about the encoding.
 func CheckUserEnrollment(data []byte, p command.Platform) (findings []Finding, refused bool, err error) {
-	top, err := read(data)
+	profile, err := Parse(data)
 	if err != nil {
 		return nil, false, err
 	}
+	top := profile.Top
 	if p == command.IOS || p == command.MacOS || p == command.VisionOS {
 		findings, refused = checkUserEnrollment(top, p)
 		return findings, refused, nil
@@ -48,22 +48,6 @@ func CheckUserEnrollment(data []byte, p command.Platform) (findings []Finding, r
 		}
 	}
 	return findings, true, nil
-}
-
-// read returns the dictionary of a profile, signed or not.
-func read(data []byte) (map[string]any, error) {
-	if isSigned(data) {
-		message, err := guard.ParseCMS(data, MaxSize)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNotProfile, err)
-		}
-		data = message.Content
-	}
-	var top map[string]any
-	if err := guard.DecodePlist(data, &top, guard.PlistLimits{Bytes: MaxSize}); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotProfile, err)
-	}
-	return top, nil
 }
 
 // checkUserEnrollment is CheckUserEnrollment for a platform that has User Enrollment.

@@ -107,7 +107,7 @@ func TestCheckUserEnrollment(t *testing.T) {
 			[]byte(`<plist version="1.0"><dict><key>PayloadType</key><string>Configuration</string><key>EncryptedPayloadContent</key><data>AA==</data></dict></plist>`), command.IOS, false, nil,
 		},
 		"payloads that are none": {
-			[]byte(`<plist version="1.0"><dict><key>PayloadContent</key><array><string>x</string><dict/></array></dict></plist>`), command.MacOS, false, nil,
+			[]byte(`<plist version="1.0"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array><string>x</string><dict/></array></dict></plist>`), command.MacOS, false, nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
