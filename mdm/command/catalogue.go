@@ -104,6 +104,11 @@ type Key struct {
 	Keys      []Key                      `json:"subkeys"` // of a dictionary; of a scalar: its allowed values
 	Items     []Key                      `json:"items"`   // shapes that an array's elements may have
 	Platforms map[Platform]*Availability `json:"platforms"`
+
+	// What only payloads of profiles have:
+	Format    string `json:"format"`          // regular expression that a string must match
+	MoreEnum  []any  `json:"enumAddedInDocs"` // allowed beside Enum
+	Recursive bool   `json:"recursive"`       // has the keys of the ancestor of this name
 }
 
 // Kind is a property list type, as Apple's schema names it.
@@ -136,6 +141,11 @@ type Availability struct {
 	UserEnrollment      string     `json:"userEnrollment"`      // allowed, forbidden, or empty where there is none
 	UserEnrollmentSince string     `json:"userEnrollmentSince"` // OS version from which it is allowed
 	SharedIPad          SharedIPad `json:"sharedIPad"`
+
+	// What only payloads of profiles have:
+	UserApproved  bool  `json:"userApproved"`  // macOS: the user must have approved the enrollment
+	ManualInstall *bool `json:"manualInstall"` // false: it must come by MDM; nil: as the parent
+	Multiple      *bool `json:"multiple"`      // false: a device has at most one
 }
 
 // SharedIPad says how a command or key works on an iPad that has several users.
