@@ -21,6 +21,32 @@ type ConnectMessage struct {
 // next, nil if there is none. The report, the identity check and the next
 // command's delivery are one transaction; a poll that changes nothing is read-only.
 func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (command []byte, err error) {
+	next, err := s.exchange(ctx, p, m)
+	// A command that can't be made is not to stand before the others.
+	for tries := 0; err == nil && next != nil && tries < maxSpoilt; tries++ {
+		if command, err = s.mdm.Plist(next); err == nil {
+			return command, nil
+		}
+		if !errors.Is(err, mdm.ErrSpoilt) {
+			break
+		}
+		s.log.ErrorContext(ctx, "command can't be sent", "device", next.Entry.DeviceID, "command", next.Entry.UUID, "request_type", next.Entry.RequestType, "error", err)
+		if err = s.mdm.Spoilt(ctx, next.Entry); err != nil {
+			break
+		}
+		next, err = s.exchange(ctx, p, ConnectMessage{ID: m.ID, Idle: true})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return nil, nil
+}
+
+// maxSpoilt is how many commands that can't be made are passed over in one poll.
+const maxSpoilt = 8
+
+// exchange is Connect up to the command that is to be sent, nil if there is none.
+func (s *Service) exchange(ctx context.Context, p Peer, m ConnectMessage) (command *mdm.Delivery, err error) {
 	var id mdm.DeviceID
 	writes := !m.Idle
 	var head *mdm.Entry
@@ -36,7 +62,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 				writes = s.pollTells(c, m.ID)
 				return nil
 			}
-			e, err := mdm.Head(tx, ch.ID, false)
+			e, err := s.mdm.Head(tx, ch.ID, false)
 			if err != nil {
 				return err
 			}
@@ -50,20 +76,20 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", s.refuseBearer(ctx, p, m.ID, "", err))
+			return nil, s.refuseBearer(ctx, p, m.ID, "", err)
 		}
 	}
 	var entry *mdm.Entry
 	if writes {
 		err = s.db.Update(ctx, func(tx storage.Tx) error {
 			if head != nil {
-				tx.Prefetch(mdm.ReadPayload(*head))
+				tx.Prefetch(mdm.ReadPayload(*head)...)
 			}
 			id, entry, command, err = s.connect(tx, p, m)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", s.refuseBearer(ctx, p, m.ID, "", err))
+			return nil, s.refuseBearer(ctx, p, m.ID, "", err)
 		}
 	}
 	s.mdm.Saw(id)
@@ -106,7 +132,7 @@ func (s *Service) pollTells(c caller, id mdm.AppleID) bool {
 	return r != nil && r.Candidate != "" && id.UserID == "" && r.InUse != c.candidate()
 }
 
-func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.DeviceID, entry *mdm.Entry, command []byte, err error) {
+func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.DeviceID, entry *mdm.Entry, command *mdm.Delivery, err error) {
 	c, ch, err := s.connected(tx, p, m.ID)
 	if err != nil {
 		return "", nil, nil, err
@@ -140,7 +166,7 @@ func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.Devic
 	if c.withheld() {
 		return ch.ID, entry, nil, nil
 	}
-	next, err := mdm.Head(tx, ch.ID, !m.Idle)
+	next, err := s.mdm.Head(tx, ch.ID, !m.Idle)
 	if err != nil || next == nil {
 		return ch.ID, entry, nil, err
 	}

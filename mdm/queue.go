@@ -2,15 +2,14 @@ package mdm
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +22,7 @@ var (
 	ErrCommandExists    = errors.New("another command has this CommandUUID")
 	ErrCommandDelivered = errors.New("the device has the command already")
 	ErrCommandFinished  = errors.New("the command is finished")
+	ErrSpoilt           = errors.New("the command can't be made") // now or later
 )
 
 // CommandState is how far a command has come with one device.
@@ -52,10 +52,39 @@ type Command struct {
 	RequestType string     `json:"request_type"`
 	Identifier  string     `json:"identifier,omitempty"` // of an InstallProfile: the profile's PayloadIdentifier
 	Digest      string     `json:"digest"`               // hex SHA-256 of the plist
+	Priority    Priority   `json:"priority,omitempty"`
+	Batch       string     `json:"batch,omitempty"`  // ID of the batch that it is one of
+	Origin      string     `json:"origin,omitempty"` // of whom it was made, for who can make it again: "profile/ID/3"
+	RetryOf     string     `json:"retry_of,omitempty"`
 	CreatedAt   time.Time  `json:"created_at"`
+	ExpiresAt   time.Time  `json:"expires_at,omitzero"` // zero: after commandLife
 	CreatedBy   string     `json:"created_by,omitempty"`
 	Targets     []DeviceID `json:"targets"`
-	Closed      bool       `json:"closed,omitempty"` // so old that nobody waits for it any more
+	Personal    bool       `json:"personal,omitempty"` // each target has values of its own
+	Closed      bool       `json:"closed,omitempty"`   // so old that nobody waits for it any more, or all have finished it
+	Tally       Tally      `json:"tally,omitzero"`     // once it is closed
+}
+
+// Priority says which commands a device gets before others.
+type Priority string
+
+// The priorities. Commands of one priority keep the order in which they were queued.
+const (
+	Urgent     Priority = "urgent"     // before all others: a lost device is to be locked now
+	Normal     Priority = ""           // what a person asks for
+	Background Priority = "background" // what the server asks by itself
+)
+
+// place begins the key of an entry in its device's queue, before the sequence, which begins
+// with a hexadecimal digit.
+func (p Priority) place() string {
+	switch p {
+	case Urgent:
+		return "!"
+	case Background:
+		return "~"
+	}
+	return ""
 }
 
 // Entry is one command for one device: in the device's queue until it is
@@ -72,6 +101,11 @@ type Entry struct {
 	FinishedAt  time.Time    `json:"finished_at,omitzero"`
 	NotNowCount int          `json:"not_now_count,omitempty"`
 	Oversized   int          `json:"oversized,omitempty"` // results refused for their size so far
+	Priority    Priority     `json:"priority,omitempty"`
+	ExpiresAt   time.Time    `json:"expires_at,omitzero"`
+	Personal    bool         `json:"personal,omitempty"` // it has values of its own, see Values
+	// SupersededBy is the UUID of the newer command for which it was cancelled.
+	SupersededBy string `json:"superseded_by,omitempty"`
 	// UserEnrolled is whether the device is one of a User Enrollment, which is asked less and of
 	// which less is kept.
 	UserEnrolled bool `json:"user_enrolled,omitempty"`
@@ -95,16 +129,30 @@ var (
 			}
 			return []string{c.Seq}
 		}},
+		storage.Index[Command]{Name: commandsExpiring, Values: func(c Command) []string {
+			if c.Closed || c.ExpiresAt.IsZero() {
+				return nil
+			}
+			return []string{c.ExpiresAt.UTC().Format(time.RFC3339)}
+		}},
+		storage.Index[Command]{Name: commandsByBatch, Values: func(c Command) []string {
+			if c.Batch == "" {
+				return nil
+			}
+			return []string{c.Batch}
+		}},
 	)
-	queue   = storage.NewCollection(queueBucket, 1, entryKey)
-	history = storage.NewCollection(historyBucket, 1, entryKey)
+	queue   = storage.NewCollection(queueBucket, 1, func(e Entry) string { return queueKey(e.DeviceID, e.Priority, e.Seq) })
+	history = storage.NewCollection(historyBucket, 1, func(e Entry) string { return historyKey(e.DeviceID, e.Seq) })
 )
 
-func entryKey(e Entry) string { return queueKey(e.DeviceID, e.Seq) }
+func queueKey(id DeviceID, p Priority, seq string) string {
+	return string(storage.Key(string(id), p.place()+seq))
+}
 
-func queueKey(id DeviceID, seq string) string { return string(storage.Key(string(id), seq)) }
+func historyKey(id DeviceID, seq string) string { return string(storage.Key(string(id), seq)) }
 
-// pending yields the queue of a device, oldest first.
+// pending yields the queue of a device in the order in which it gets its commands.
 func pending(tx storage.Tx, id DeviceID) iter.Seq2[Entry, error] {
 	return queue.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))})
 }
@@ -118,15 +166,28 @@ func ReadQueue(id DeviceID) storage.Read {
 }
 
 // ReadPayload is what [Service.Deliver] reads for an entry.
-func ReadPayload(e Entry) storage.Read {
-	return storage.Read{Bucket: payloadBucket, Key: []byte(e.UUID)}
+func ReadPayload(e Entry) []storage.Read {
+	reads := []storage.Read{{Bucket: payloadBucket, Key: []byte(e.UUID)}}
+	if e.Personal {
+		reads = append(reads, storage.Read{Bucket: valuesBucket, Key: valuesKey(e.UUID, e.DeviceID)})
+	}
+	return reads
 }
 
-// readEntries is what reads one command's entries in the queue or the history.
-func readEntries(c *storage.Collection[Entry], ids []DeviceID, seq string) []storage.Read {
+// readQueued and readFinished are what reads one command's entries in the queue and in
+// the history.
+func readQueued(c Command, ids []DeviceID) []storage.Read {
 	reads := make([]storage.Read, len(ids))
 	for i, id := range ids {
-		reads[i] = c.Read(queueKey(id, seq))
+		reads[i] = queue.Read(queueKey(id, c.Priority, c.Seq))
+	}
+	return reads
+}
+
+func readFinished(c Command, ids []DeviceID) []storage.Read {
+	reads := make([]storage.Read, len(ids))
+	for i, id := range ids {
+		reads[i] = history.Read(historyKey(id, c.Seq))
 	}
 	return reads
 }
@@ -143,16 +204,16 @@ func CountPending(tx storage.Tx, id DeviceID) (int, error) {
 	return n, nil
 }
 
-// Head returns the command to offer a device next: the oldest pending one,
-// passing over those it answered NotNow when skipNotNow is set, because a
+// Head returns the command to offer a device next: the oldest pending one of the highest
+// priority, passing over those it answered NotNow when skipNotNow is set, because a
 // device that said NotNow comes back by itself only if that was its last word
-// (PROTOCOL 5.2). It returns nil when there is none.
-func Head(tx storage.Tx, id DeviceID, skipNotNow bool) (*Entry, error) {
+// (PROTOCOL 5.2), and over those whose time is up. It returns nil when there is none.
+func (s *Service) Head(tx storage.Tx, id DeviceID, skipNotNow bool) (*Entry, error) {
 	for e, err := range pending(tx, id) {
 		if err != nil {
 			return nil, fmt.Errorf("queue of %s: %w", id, err)
 		}
-		if skipNotNow && e.State == NotNow {
+		if skipNotNow && e.State == NotNow || e.expired(s.now()) {
 			continue
 		}
 		return &e, nil
@@ -160,29 +221,63 @@ func Head(tx storage.Tx, id DeviceID, skipNotNow bool) (*Entry, error) {
 	return nil, nil
 }
 
-// Deliver marks e as delivered and returns its plist. It writes nothing when e
-// was delivered before, so that a View is enough for an entry in that state.
-func (s *Service) Deliver(tx storage.Tx, e *Entry) ([]byte, error) {
-	sealed, err := tx.Get(payloadBucket, []byte(e.UUID))
-	if err != nil {
+// expired says that e is not to be sent any more, though the sweep has not come yet.
+func (e *Entry) expired(now time.Time) bool {
+	return !e.ExpiresAt.IsZero() && !now.Before(e.ExpiresAt)
+}
+
+// Delivery is a command on its way to a device: [Service.Plist] makes what is sent.
+type Delivery struct {
+	Entry          Entry
+	sealed, values []byte
+}
+
+// Deliver marks e as delivered and returns what it takes to send it. It writes nothing
+// when e was delivered before, so that a View is enough for an entry in that state.
+func (s *Service) Deliver(tx storage.Tx, e *Entry) (*Delivery, error) {
+	d := new(Delivery)
+	var err error
+	if d.sealed, err = tx.Get(payloadBucket, []byte(e.UUID)); err != nil {
 		return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
 	}
-	plist, err := s.box.Open(payloadPurpose(e.UUID), sealed)
+	if e.Personal {
+		if d.values, err = tx.Get(valuesBucket, valuesKey(e.UUID, e.DeviceID)); err != nil {
+			return nil, fmt.Errorf("values of command %s for %s: %w", e.UUID, e.DeviceID, err)
+		}
+	}
+	if e.State != Delivered {
+		e.State = Delivered
+		e.DeliveredAt = s.now().UTC()
+		if err := queue.Put(tx, *e); err != nil {
+			return nil, fmt.Errorf("deliver command %s: %w", e.UUID, err)
+		}
+	}
+	d.Entry = *e
+	return d, nil
+}
+
+// Plist returns the property list that d brings to its device. It is for after the
+// transaction: it may take the time of a signature. The error wraps ErrSpoilt where trying
+// again is of no use.
+func (s *Service) Plist(d *Delivery) ([]byte, error) {
+	e := d.Entry
+	plist, err := s.box.Open(payloadPurpose(e.UUID), d.sealed)
 	if err != nil {
 		return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
 	}
 	if e.UserEnrolled && e.RequestType == "DeviceInformation" {
 		if plist, err = command.Reduce(plist); err != nil {
-			return nil, fmt.Errorf("payload of command %s: %w", e.UUID, err)
+			return nil, fmt.Errorf("payload of command %s: %w: %w", e.UUID, ErrSpoilt, err)
 		}
 	}
-	if e.State == Delivered {
-		return plist, nil
-	}
-	e.State = Delivered
-	e.DeliveredAt = s.now().UTC()
-	if err := queue.Put(tx, *e); err != nil {
-		return nil, fmt.Errorf("deliver command %s: %w", e.UUID, err)
+	if e.Personal {
+		values, err := s.box.Open(valuesPurpose(e.UUID, e.DeviceID), d.values)
+		if err != nil {
+			return nil, fmt.Errorf("values of command %s for %s: %w", e.UUID, e.DeviceID, err)
+		}
+		if plist, err = s.complete(plist, values, e.UUID); err != nil {
+			return nil, fmt.Errorf("complete command %s for %s: %w: %w", e.UUID, e.DeviceID, ErrSpoilt, err)
+		}
 	}
 	return plist, nil
 }
@@ -258,6 +353,19 @@ func (s *Service) RecordOversized(tx storage.Tx, id DeviceID) (*Entry, error) {
 	return nil, nil
 }
 
+// Spoilt fails a command that was to be sent and could not be made. It does nothing if
+// that is no longer pending.
+func (s *Service) Spoilt(ctx context.Context, e Entry) error {
+	return s.db.Update(ctx, func(tx storage.Tx) error {
+		now, err := findPending(tx, e.DeviceID, e.UUID)
+		if err != nil || now == nil {
+			return err
+		}
+		now.ErrorChain = []command.ChainedError{{ErrorDomain: "Gatehouse", USEnglishDescription: "This server could not make the command: its log says why."}}
+		return s.finish(tx, now, Failed)
+	})
+}
+
 // PendingState returns the state of a command that a device has not answered for good;
 // ok is false if there is none.
 func PendingState(tx storage.Tx, id DeviceID, uuid string) (state CommandState, ok bool, err error) {
@@ -287,7 +395,7 @@ func findPending(tx storage.Tx, id DeviceID, uuid string) (*Entry, error) {
 func (s *Service) finish(tx storage.Tx, e *Entry, state CommandState) error {
 	e.State = state
 	e.FinishedAt = s.now().UTC()
-	if err := queue.Delete(tx, entryKey(*e)); err != nil {
+	if err := queue.Delete(tx, queueKey(e.DeviceID, e.Priority, e.Seq)); err != nil {
 		return fmt.Errorf("finish command %s: %w", e.UUID, err)
 	}
 	if err := history.Put(tx, *e); err != nil {
@@ -296,8 +404,21 @@ func (s *Service) finish(tx storage.Tx, e *Entry, state CommandState) error {
 	if err := tx.Notify(commandTopic(e.Seq)); err != nil {
 		return fmt.Errorf("finish command %s: %w", e.UUID, err)
 	}
+	for _, observe := range s.observers {
+		if err := observe(tx, *e); err != nil {
+			return fmt.Errorf("follow up command %s for %s: %w", e.UUID, e.DeviceID, err)
+		}
+	}
 	return nil
 }
+
+// Observer is told of every entry that has become final, in the transaction in which it
+// did: acknowledged, failed, cancelled or expired. The record of its device may be about
+// to be written by whoever caused that: an observer that changes it reads it first.
+type Observer func(tx storage.Tx, e Entry) error
+
+// Observe adds an observer. It is for the time before the server serves.
+func (s *Service) Observe(o Observer) { s.observers = append(s.observers, o) }
 
 // CancelPending ends every pending command of a device.
 func (s *Service) CancelPending(tx storage.Tx, id DeviceID) error {
@@ -320,146 +441,6 @@ func (s *Service) CancelCommand(tx storage.Tx, id DeviceID, uuid string, state C
 		return err
 	}
 	return s.finish(tx, e, state)
-}
-
-// NewCommand is a command to be queued.
-type NewCommand struct {
-	UUID        string // as in Plist
-	RequestType string // as in Plist
-	Identifier  string // of an InstallProfile: the profile's PayloadIdentifier; a newer one replaces an undelivered older one
-	Plist       []byte // the whole command
-	CreatedBy   string
-	Targets     []DeviceID
-}
-
-// Rejection says why a device did not get a command.
-type Rejection struct {
-	DeviceID DeviceID
-	Code     string
-	Reason   string // a sentence
-}
-
-// Queue queues c for each of its targets that may have it, and says which may
-// not and why. Queueing the same command again adds the targets that it lacked;
-// another command with its UUID is refused with ErrCommandExists.
-func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, error) {
-	tx.Prefetch(commands.Read(c.UUID), commands.ReadLast(commandsByAge))
-	for _, id := range c.Targets {
-		tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(id)})
-		if c.Identifier != "" {
-			tx.Prefetch(ReadQueue(id))
-		}
-	}
-	cmd, err := s.admit(tx, c)
-	if err != nil {
-		return Command{}, nil, err
-	}
-	gate := newGate(c)
-	had := make(map[DeviceID]bool, len(cmd.Targets))
-	for _, id := range cmd.Targets {
-		had[id] = true
-	}
-	var rejected []Rejection
-	for _, id := range c.Targets {
-		if had[id] {
-			continue
-		}
-		had[id] = true
-		verdict, err := gate.judge(tx, id)
-		if errors.Is(err, storage.ErrNotFound) {
-			rejected = append(rejected, Rejection{id, "not_found", "No device has this id."})
-			continue
-		}
-		if err != nil {
-			return Command{}, nil, err
-		}
-		if verdict.code != "" {
-			rejected = append(rejected, Rejection{id, verdict.code, verdict.reason})
-			continue
-		}
-		if err := s.supersede(tx, id, c); err != nil {
-			return Command{}, nil, err
-		}
-		err = queue.Put(tx, Entry{
-			DeviceID: id, Seq: cmd.Seq, UUID: cmd.UUID, RequestType: cmd.RequestType, Identifier: cmd.Identifier,
-			State: Queued, CreatedAt: cmd.CreatedAt, UserEnrolled: verdict.userEnrolled,
-		})
-		if err != nil {
-			return Command{}, nil, fmt.Errorf("queue command %s for %s: %w", c.UUID, id, err)
-		}
-		cmd.Targets = append(cmd.Targets, id)
-	}
-	if len(cmd.Targets) == 0 {
-		return cmd, rejected, nil // nobody may have it: nothing to keep
-	}
-	if err := commands.Put(tx, cmd); err != nil {
-		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
-	}
-	if err := tx.Put(payloadBucket, []byte(cmd.UUID), s.box.Seal(payloadPurpose(cmd.UUID), c.Plist)); err != nil {
-		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
-	}
-	return cmd, rejected, nil
-}
-
-// admit returns the command record to add targets to.
-func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
-	sum := sha256.Sum256(c.Plist)
-	digest := hex.EncodeToString(sum[:])
-	cmd, err := commands.Get(tx, c.UUID)
-	switch {
-	case errors.Is(err, storage.ErrNotFound):
-		seq, err := s.sequence(tx)
-		if err != nil {
-			return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
-		}
-		return Command{
-			UUID: c.UUID, Seq: seq, RequestType: c.RequestType, Identifier: c.Identifier, Digest: digest,
-			CreatedAt: s.now().UTC(), CreatedBy: c.CreatedBy,
-		}, nil
-	case err != nil:
-		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
-	case cmd.Digest != digest:
-		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, ErrCommandExists)
-	}
-	return cmd, nil
-}
-
-// supersede cancels older undelivered installations of the profile that c brings.
-func (s *Service) supersede(tx storage.Tx, id DeviceID, c NewCommand) error {
-	if c.Identifier == "" {
-		return nil
-	}
-	for e, err := range pending(tx, id) {
-		if err != nil {
-			return fmt.Errorf("queue of %s: %w", id, err)
-		}
-		if e.RequestType != c.RequestType || e.Identifier != c.Identifier || e.State == Delivered {
-			continue
-		}
-		if err := s.finish(tx, &e, Cancelled); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sequence returns a name that sorts after those of all commands that there are, also
-// when the clock steps back or another replica's is ahead. Two that are made at the same
-// time sort in either order.
-func (s *Service) sequence(tx storage.Tx) (string, error) {
-	last, found, err := commands.Last(tx, commandsByAge)
-	if err != nil {
-		return "", err
-	}
-	next := s.now().UnixNano()
-	if found && isSeq(last) {
-		nanos, err := strconv.ParseInt(last[:len(seqAt(0))], 16, 64)
-		if err != nil {
-			return "", fmt.Errorf("sequence %q: %w", last, storage.ErrCorrupt)
-		}
-		next = max(next, nanos+1)
-	}
-	return seqAt(next) + rand.Text()[:seqRandom], nil
 }
 
 // isSeq says that s has the form of a sequence.
@@ -496,12 +477,9 @@ func GetCommand(tx storage.Tx, uuid string) (Command, []Entry, error) {
 	for i, id := range c.Targets {
 		if i%readChunk == 0 {
 			ids := c.Targets[i:min(i+readChunk, len(c.Targets))]
-			tx.Prefetch(append(readEntries(queue, ids, c.Seq), readEntries(history, ids, c.Seq)...)...)
+			tx.Prefetch(append(readQueued(c, ids), readFinished(c, ids)...)...)
 		}
-		e, err := queue.Get(tx, queueKey(id, c.Seq))
-		if errors.Is(err, storage.ErrNotFound) {
-			e, err = history.Get(tx, queueKey(id, c.Seq))
-		}
+		e, err := getEntry(tx, c, id)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // swept
 		}
@@ -513,20 +491,35 @@ func GetCommand(tx storage.Tx, uuid string) (Command, []Entry, error) {
 	return c, entries, nil
 }
 
+// getEntry returns a command's entry for one of its targets.
+func getEntry(tx storage.Tx, c Command, id DeviceID) (Entry, error) {
+	e, err := queue.Get(tx, queueKey(id, c.Priority, c.Seq))
+	if errors.Is(err, storage.ErrNotFound) {
+		e, err = history.Get(tx, historyKey(id, c.Seq))
+	}
+	return e, err
+}
+
 // deviceCommands returns up to limit commands of a device, newest first, older
 // than the sequence before (all when it is empty), and the next before, empty at the end.
 func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Entry, string, error) {
-	r := storage.Range{Prefix: storage.KeyPrefix(string(id)), Reverse: true, Limit: limit + 1}
-	if before != "" {
-		if !isSeq(before) {
-			return nil, "", storage.ErrBadCursor
-		}
-		r.End = storage.Key(string(id), before)
+	if before != "" && !isSeq(before) {
+		return nil, "", storage.ErrBadCursor
+	}
+	type part struct {
+		of *storage.Collection[Entry]
+		storage.Range
+	}
+	parts := []part{{history, newestFirst(id, Normal, before, limit+1)}}
+	reads := []storage.Read{{Bucket: historyBucket, Range: parts[0].Range}}
+	for _, p := range []Priority{Urgent, Normal, Background} {
+		parts = append(parts, part{queue, newestFirst(id, p, before, limit+1)})
+		reads = append(reads, storage.Read{Bucket: queueBucket, Range: parts[len(parts)-1].Range})
 	}
 	var all []Entry
-	tx.Prefetch(storage.Read{Bucket: queueBucket, Range: r}, storage.Read{Bucket: historyBucket, Range: r})
-	for _, c := range []*storage.Collection[Entry]{queue, history} {
-		for e, err := range c.All(tx, r) {
+	tx.Prefetch(reads...)
+	for _, p := range parts {
+		for e, err := range p.of.All(tx, p.Range) {
 			if err != nil {
 				return nil, "", fmt.Errorf("commands of %s: %w", id, err)
 			}
@@ -538,4 +531,14 @@ func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Ent
 		return all, "", nil
 	}
 	return all[:limit], all[limit-1].Seq, nil
+}
+
+// newestFirst is the range of a device's entries of one priority in its queue, or of
+// those in its history, older than the sequence before.
+func newestFirst(id DeviceID, p Priority, before string, limit int) storage.Range {
+	const afterDigits = "g" // sorts after every sequence, which begins with a hexadecimal digit
+	return storage.Range{
+		Start: storage.Key(string(id), p.place()+"0"), End: storage.Key(string(id), p.place()+cmp.Or(before, afterDigits)),
+		Reverse: true, Limit: limit,
+	}
 }

@@ -81,19 +81,34 @@ func (b *bench) enqueue(t testing.TB, uuid string, to ...mdm.DeviceID) {
 	}
 }
 
-// next delivers what the device is to do next, after Idle or another status.
-func (b *bench) next(t testing.TB, id mdm.DeviceID, idle bool) string {
+// deliver returns the plist that the device gets next, after Idle or another status; nil if
+// there is none.
+func (b *bench) deliver(t testing.TB, id mdm.DeviceID, idle bool) []byte {
 	t.Helper()
-	var plist []byte
+	var d *mdm.Delivery
 	b.update(t, func(tx storage.Tx) error {
-		plist = nil
-		e, err := mdm.Head(tx, id, !idle)
+		d = nil
+		e, err := b.Head(tx, id, !idle)
 		if err != nil || e == nil {
 			return err
 		}
-		plist, err = b.Deliver(tx, e)
+		d, err = b.Deliver(tx, e)
 		return err
 	})
+	if d == nil {
+		return nil
+	}
+	plist, err := b.Plist(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plist
+}
+
+// next delivers what the device is to do next, after Idle or another status.
+func (b *bench) next(t testing.TB, id mdm.DeviceID, idle bool) string {
+	t.Helper()
+	plist := b.deliver(t, id, idle)
 	if plist == nil {
 		return ""
 	}

@@ -100,7 +100,10 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return storage.Schedule{
 			DB: s.db, Log: s.log, Now: s.now,
-			Jobs: []storage.Job{{Name: "mdm/sweep", Every: sweepEvery, Do: s.sweep}},
+			Jobs: []storage.Job{
+				{Name: "mdm/sweep", Every: sweepEvery, Do: s.sweep},
+				{Name: "mdm/expire", Every: expireEvery, Do: s.sweepExpiring},
+			},
 		}.Run(ctx)
 	})
 	return group.Wait()

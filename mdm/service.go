@@ -12,12 +12,15 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 )
 
-// Config says what a Service needs: all of it.
+// Config says what a Service needs: all of it but Sign.
 type Config struct {
 	DB  storage.DB
 	Box *seal.Box
 	Log *slog.Logger
 	Now func() time.Time
+
+	// Sign signs a profile that was made for one device as it is sent; nil: it goes unsigned.
+	Sign func(profile []byte) ([]byte, error)
 }
 
 // Service is what the server knows of devices and asks of them.
@@ -27,6 +30,9 @@ type Service struct {
 	log *slog.Logger
 	now func() time.Time
 
+	sign      func([]byte) ([]byte, error)
+	observers []Observer
+
 	seen seen
 }
 
@@ -35,7 +41,7 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("mdm: DB, Box, Log and Now are required")
 	}
-	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now}, nil
+	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign}, nil
 }
 
 // Overview is a device with what is kept apart from its record.
@@ -175,9 +181,9 @@ func (s *Service) commandHead(ctx context.Context, uuid string) (c Command, pend
 			return fmt.Errorf("command %s: %w", uuid, err)
 		}
 		for ids := range slices.Chunk(c.Targets, readChunk) {
-			tx.Prefetch(readEntries(queue, ids, c.Seq)...)
+			tx.Prefetch(readQueued(c, ids)...)
 			for _, id := range ids {
-				if pending, err = queue.Has(tx, queueKey(id, c.Seq)); err != nil || pending {
+				if pending, err = queue.Has(tx, queueKey(id, c.Priority, c.Seq)); err != nil || pending {
 					return err
 				}
 			}
@@ -202,7 +208,7 @@ func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid string) error {
 			if err != nil {
 				return err
 			}
-			if _, err := history.Get(tx, queueKey(id, c.Seq)); err != nil {
+			if _, err := history.Get(tx, historyKey(id, c.Seq)); err != nil {
 				return err
 			}
 			return ErrCommandFinished

@@ -15,13 +15,17 @@ const (
 	// historyLife is how long a command is kept from its creation, answers and all.
 	historyLife = 180 * 24 * time.Hour
 
-	sweepEvery = time.Hour
-	sweepBatch = 10_000 // devices' entries in one transaction, so that it holds nobody up
+	sweepEvery  = time.Hour
+	expireEvery = 30 * time.Second // of commands that have a time of their own
+	closeChunk  = 500
+	sweepBatch  = 10_000 // devices' entries in one transaction, so that it holds nobody up
 )
 
 const (
-	commandsByAge = "seq"
-	commandsOpen  = "open"
+	commandsByAge    = "seq"
+	commandsOpen     = "open"
+	commandsExpiring = "expires"
+	commandsByBatch  = "batch"
 )
 
 // sweep expires what devices never fetched, deletes what is old, and cancels what waits
@@ -31,7 +35,56 @@ func (s *Service) sweep(ctx context.Context) error {
 		s.sweepOlder(ctx, commandsByAge, historyLife, s.deleteCommand),
 		s.sweepOlder(ctx, commandsOpen, commandLife, s.expireCommand),
 		s.sweepLeft(ctx),
+		s.closeFinished(ctx),
 	)
+}
+
+// sweepExpiring expires the commands that have a time of their own.
+func (s *Service) sweepExpiring(ctx context.Context) error {
+	return commands.Sweep(ctx, s.db, commandsExpiring, s.now().UTC().Format(time.RFC3339), s.expireCommand)
+}
+
+// closeFinished closes the commands that all devices have finished, so that lists need not
+// count their devices any more.
+func (s *Service) closeFinished(ctx context.Context) error {
+	from, last := "", ""
+	for more := true; more; from = last {
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			more, last = false, from
+			var finished []Command
+			entries := 0
+			for c, err := range commands.Ascend(tx, commandsOpen, from, "", closeChunk) {
+				if err != nil {
+					return err
+				}
+				if c.Seq == from {
+					continue // the one that the last round ended with
+				}
+				if entries += len(c.Targets); entries > sweepBatch && last != from {
+					break
+				}
+				last, more = c.Seq, true
+				t, err := tally(tx, c)
+				if err != nil {
+					return err
+				}
+				if t.Pending() == 0 {
+					c.Closed, c.Tally = true, t
+					finished = append(finished, c)
+				}
+			}
+			for _, c := range finished {
+				if err := commands.Put(tx, c); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("close commands: %w", err)
+		}
+	}
+	return nil
 }
 
 // sweepOlder calls fn, which takes it out of the index, for every command in the
@@ -139,7 +192,7 @@ func (s *Service) leftWaiting(ctx context.Context, start []byte) (waiting []Devi
 // expireCommand ends c for the devices that have not finished it.
 func (s *Service) expireCommand(tx storage.Tx, c Command) error {
 	for _, id := range c.Targets {
-		e, err := queue.Get(tx, queueKey(id, c.Seq))
+		e, err := queue.Get(tx, queueKey(id, c.Priority, c.Seq))
 		if errors.Is(err, storage.ErrNotFound) {
 			continue
 		}
@@ -150,6 +203,10 @@ func (s *Service) expireCommand(tx storage.Tx, c Command) error {
 			return err
 		}
 	}
+	var err error
+	if c.Tally, err = tally(tx, c); err != nil {
+		return err
+	}
 	c.Closed = true
 	return commands.Put(tx, c)
 }
@@ -157,11 +214,16 @@ func (s *Service) expireCommand(tx storage.Tx, c Command) error {
 // deleteCommand deletes c and what became of it.
 func (s *Service) deleteCommand(tx storage.Tx, c Command) error {
 	for _, id := range c.Targets {
-		if err := queue.Delete(tx, queueKey(id, c.Seq)); err != nil {
+		if err := queue.Delete(tx, queueKey(id, c.Priority, c.Seq)); err != nil {
 			return err
 		}
-		if err := history.Delete(tx, queueKey(id, c.Seq)); err != nil {
+		if err := history.Delete(tx, historyKey(id, c.Seq)); err != nil {
 			return err
+		}
+		if c.Personal {
+			if err := tx.Delete(valuesBucket, valuesKey(c.UUID, id)); err != nil {
+				return err
+			}
 		}
 	}
 	if err := tx.Delete(payloadBucket, []byte(c.UUID)); err != nil {

@@ -475,6 +475,21 @@ func (c *records) ascend(tx Tx, index string, from, to string, limit int) iter.S
 	return c.viaIndex(tx, index, r)
 }
 
+// Descend yields records from the highest value in the index to the lowest: those with a
+// value < before, all if that is "", and at most limit of them unless it is 0. Otherwise it
+// is as [Collection.Ascend].
+func (c *Collection[T]) Descend(tx Tx, index string, before string, limit int) iter.Seq2[T, error] {
+	return typedSeq[T](c.descend(tx, index, before, limit))
+}
+
+func (c *records) descend(tx Tx, index string, before string, limit int) iter.Seq2[any, error] {
+	r := Range{Reverse: true, Limit: limit}
+	if before != "" {
+		r.End = Key(before)
+	}
+	return c.viaIndex(tx, index, r)
+}
+
 func (c *records) viaIndex(tx Tx, index string, r Range) iter.Seq2[any, error] {
 	return func(yield func(any, error) bool) { c.yieldViaIndex(tx, index, r, yield) }
 }

@@ -218,21 +218,25 @@ func (s *NanoStore) StoreCommandReport(r *mdm.Request, results *mdm.CommandResul
 
 // RetrieveNextCommand implements storage.CommandAndReportResultsStore.
 func (s *NanoStore) RetrieveNextCommand(r *mdm.Request, skipNotNow bool) (*mdm.Command, error) {
-	var raw []byte
+	var next *gatehouse.Delivery
 	err := s.db.Update(r.Context(), func(tx storage.Tx) error {
-		raw = nil
+		next = nil
 		d, err := gatehouse.FindDevice(tx, appleIDOf(r.EnrollID))
 		if err != nil || !d.Live() {
 			return err
 		}
-		e, err := gatehouse.Head(tx, d.ID, skipNotNow)
+		e, err := s.mdm.Head(tx, d.ID, skipNotNow)
 		if err != nil || e == nil {
 			return err
 		}
-		raw, err = s.mdm.Deliver(tx, e)
+		next, err = s.mdm.Deliver(tx, e)
 		return err
 	})
-	if err != nil || raw == nil {
+	if err != nil || next == nil {
+		return nil, err
+	}
+	raw, err := s.mdm.Plist(next)
+	if err != nil {
 		return nil, err
 	}
 	return mdm.DecodeCommand(raw)

@@ -1,0 +1,24 @@
+package command
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/internal/plistxml"
+)
+
+// urgent are the commands with which somebody answers to a loss: they overtake what waits.
+var urgent = []string{"DeviceLock", "EnableLostMode", "EraseDevice"}
+
+// Urgent says that a command is to reach its device before others that wait for it.
+func Urgent(requestType string) bool { return slices.Contains(urgent, requestType) }
+
+// Encode returns the property list of a command whose Command dictionary, RequestType and
+// all, is params, as [Params] reads it. It fails for a text that no property list can hold.
+func Encode(params map[string]any, uuid string) ([]byte, error) {
+	raw, err := plistxml.Marshal(map[string]any{"Command": params, "CommandUUID": uuid})
+	if err != nil {
+		return nil, fmt.Errorf("command: encode: %w", err)
+	}
+	return raw, nil
+}

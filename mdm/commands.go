@@ -1,0 +1,417 @@
+package mdm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// Tally counts the devices of a command, or of a batch, by how far they are.
+type Tally struct {
+	Queued       int `json:"queued,omitempty"`
+	Delivered    int `json:"delivered,omitempty"`
+	NotNow       int `json:"not_now,omitempty"`
+	Acknowledged int `json:"acknowledged,omitempty"`
+	Failed       int `json:"error,omitempty"`
+	Cancelled    int `json:"cancelled,omitempty"`
+	Expired      int `json:"expired,omitempty"`
+}
+
+// Total is how many devices are counted, and Pending how many of them are not finished.
+func (t Tally) Total() int {
+	return t.Pending() + t.Acknowledged + t.Failed + t.Cancelled + t.Expired
+}
+
+// Pending is how many devices have not finished.
+func (t Tally) Pending() int { return t.Queued + t.Delivered + t.NotNow }
+
+func (t *Tally) add(s CommandState) {
+	switch s {
+	case Queued:
+		t.Queued++
+	case Delivered:
+		t.Delivered++
+	case NotNow:
+		t.NotNow++
+	case Acknowledged:
+		t.Acknowledged++
+	case Failed:
+		t.Failed++
+	case Cancelled:
+		t.Cancelled++
+	case Expired:
+		t.Expired++
+	}
+}
+
+func (t *Tally) addAll(o Tally) {
+	t.Queued += o.Queued
+	t.Delivered += o.Delivered
+	t.NotNow += o.NotNow
+	t.Acknowledged += o.Acknowledged
+	t.Failed += o.Failed
+	t.Cancelled += o.Cancelled
+	t.Expired += o.Expired
+}
+
+// tally counts c's targets. A command that is closed has been counted.
+func tally(tx storage.Tx, c Command) (t Tally, err error) {
+	if c.Closed && c.Tally != (Tally{}) {
+		return c.Tally, nil
+	}
+	for ids := range slices.Chunk(c.Targets, readChunk) {
+		tx.Prefetch(append(readQueued(c, ids), readFinished(c, ids)...)...)
+		for _, id := range ids {
+			e, err := getEntry(tx, c, id)
+			if errors.Is(err, storage.ErrNotFound) {
+				continue // swept
+			}
+			if err != nil {
+				return Tally{}, fmt.Errorf("count command %s: %w", c.UUID, err)
+			}
+			t.add(e.State)
+		}
+	}
+	return t, nil
+}
+
+// CommandStatus is a command with how far it is.
+type CommandStatus struct {
+	Command
+	Tally Tally
+	// Counted is false where there were too many devices to count for a list: ask for that
+	// command by itself.
+	Counted bool
+}
+
+// CommandFilter says which commands are listed; zero fields say nothing.
+type CommandFilter struct {
+	RequestType string
+	CreatedBy   string
+	Batch       string
+	Open        bool // only those that a device has not finished
+}
+
+const (
+	// countMost is how many entries a page of commands may read to count them.
+	countMost = 20_000
+	// lookMost is how many commands are looked at for a page of those that a filter lets pass.
+	lookMost  = 5_000
+	lookChunk = 100
+)
+
+func (f CommandFilter) passes(c Command) bool {
+	return (f.RequestType == "" || c.RequestType == f.RequestType) && (f.CreatedBy == "" || c.CreatedBy == f.CreatedBy) &&
+		(f.Batch == "" || c.Batch == f.Batch) && !(f.Open && c.Closed)
+}
+
+// Commands returns a page of commands, the newest first, and the cursor of the next one,
+// empty at the end. A page may hold fewer than limit, even none, and yet not be the last:
+// the work for each is bounded.
+func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, limit int) (page []CommandStatus, next string, err error) {
+	if cursor != "" && !isSeq(cursor) {
+		return nil, "", storage.ErrBadCursor
+	}
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		page, next = nil, ""
+		counted, looked, last := 0, 0, cursor
+		for {
+			chunk := 0
+			for c, err := range commands.Descend(tx, commandsByAge, last, lookChunk) {
+				if err != nil {
+					return err
+				}
+				if len(page) == limit || looked == lookMost {
+					next = last
+					return nil
+				}
+				chunk++
+				looked++
+				last = c.Seq
+				if !f.passes(c) {
+					continue
+				}
+				cs := CommandStatus{Command: c}
+				if c.Closed || counted+len(c.Targets) <= countMost {
+					if !c.Closed {
+						counted += len(c.Targets)
+					}
+					if cs.Tally, err = tally(tx, c); err != nil {
+						return err
+					}
+					cs.Counted = true
+					if f.Open && cs.Tally.Pending() == 0 {
+						continue
+					}
+				}
+				page = append(page, cs)
+			}
+			if chunk < lookChunk {
+				break
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list commands: %w", err)
+	}
+	return page, next, nil
+}
+
+// CommandStatus returns a command with how far it is, without what each device said, or an
+// error that wraps storage.ErrNotFound.
+func (s *Service) CommandStatus(ctx context.Context, uuid string) (cs CommandStatus, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		c, err := commands.Get(tx, uuid)
+		if err != nil {
+			return fmt.Errorf("command %s: %w", uuid, err)
+		}
+		t, err := tally(tx, c)
+		cs = CommandStatus{Command: c, Tally: t, Counted: true}
+		return err
+	})
+	return cs, err
+}
+
+// CommandEntries returns a page of how far a command is with each of its devices, in their
+// order, only of those in one of states unless there are none, and the cursor of the next
+// page, empty at the end.
+func (s *Service) CommandEntries(ctx context.Context, uuid string, states []CommandState, cursor string, limit int) (page []Entry, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		page, next = nil, ""
+		c, err := commands.Get(tx, uuid)
+		if err != nil {
+			return fmt.Errorf("command %s: %w", uuid, err)
+		}
+		from := 0
+		if cursor != "" {
+			if from = slices.Index(c.Targets, DeviceID(cursor)) + 1; from == 0 {
+				return storage.ErrBadCursor
+			}
+		}
+		for ids := range slices.Chunk(c.Targets[from:], readChunk) {
+			tx.Prefetch(append(readQueued(c, ids), readFinished(c, ids)...)...)
+			for _, id := range ids {
+				e, err := getEntry(tx, c, id)
+				if errors.Is(err, storage.ErrNotFound) {
+					continue // swept
+				}
+				if err != nil {
+					return fmt.Errorf("command %s: %w", uuid, err)
+				}
+				if len(states) > 0 && !slices.Contains(states, e.State) {
+					continue
+				}
+				if len(page) == limit {
+					next = string(page[limit-1].DeviceID)
+					return nil
+				}
+				page = append(page, e)
+			}
+		}
+		return nil
+	})
+	return page, next, err
+}
+
+// Batch is several commands that were asked for together.
+type Batch struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name,omitempty"` // what a person calls it
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty"`
+	Commands  []string  `json:"commands"` // their UUIDs, in their order
+}
+
+const batchesByAge = "age"
+
+var batches = storage.NewCollection("command_batches", 1, func(b Batch) string { return b.ID },
+	storage.Index[Batch]{Name: batchesByAge, Values: func(b Batch) []string {
+		return []string{seqAt(b.CreatedAt.UnixNano())}
+	}},
+)
+
+// BatchStatus is a batch with how far its commands are.
+type BatchStatus struct {
+	Batch
+	Tally Tally // of all of its commands and their devices
+	Each  []CommandStatus
+}
+
+// QueuedCommand is what became of one command of a batch when it was queued.
+type QueuedCommand struct {
+	Command  Command
+	Rejected []Rejection
+}
+
+// EnqueueBatch queues several commands at once: each device gets those that it may have, in
+// their order, and either all of them wait or, if there is an error, none. A command that no
+// device may have is not kept.
+func (s *Service) EnqueueBatch(ctx context.Context, name, by string, all []NewCommand) (b Batch, queued []QueuedCommand, err error) {
+	id := NewUUID()
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		b, queued, err = s.QueueBatch(tx, id, name, by, all)
+		return err
+	})
+	if err != nil {
+		return Batch{}, nil, err
+	}
+	s.log.InfoContext(ctx, "batch queued", "batch", b.ID, "commands", len(b.Commands), "by", by)
+	return b, queued, nil
+}
+
+// QueueBatch is EnqueueBatch in a transaction of the caller's; id is the batch's.
+func (s *Service) QueueBatch(tx storage.Tx, id, name, by string, all []NewCommand) (b Batch, queued []QueuedCommand, err error) {
+	b = Batch{ID: id, Name: name, CreatedAt: s.now().UTC(), CreatedBy: by}
+	for _, c := range all {
+		c.Batch, c.CreatedBy = id, by
+		cmd, rejected, err := s.Queue(tx, c)
+		if err != nil {
+			return Batch{}, nil, err
+		}
+		queued = append(queued, QueuedCommand{cmd, rejected})
+		if len(cmd.Targets) > 0 {
+			b.Commands = append(b.Commands, cmd.UUID)
+		}
+	}
+	if len(b.Commands) == 0 {
+		return b, queued, nil
+	}
+	if err := batches.Put(tx, b); err != nil {
+		return Batch{}, nil, fmt.Errorf("queue batch %s: %w", id, err)
+	}
+	return b, queued, nil
+}
+
+// Batch returns a batch with how far it is, or an error that wraps storage.ErrNotFound.
+func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		b, err := batches.Get(tx, id)
+		if err != nil {
+			return fmt.Errorf("batch %s: %w", id, err)
+		}
+		bs = BatchStatus{Batch: b}
+		for c, err := range commands.Lookup(tx, commandsByBatch, id) {
+			if err != nil {
+				return err
+			}
+			t, err := tally(tx, c)
+			if err != nil {
+				return err
+			}
+			bs.Each = append(bs.Each, CommandStatus{c, t, true})
+			bs.Tally.addAll(t)
+		}
+		slices.SortFunc(bs.Each, func(x, y CommandStatus) int {
+			return slices.Index(b.Commands, x.UUID) - slices.Index(b.Commands, y.UUID)
+		})
+		return nil
+	})
+	return bs, err
+}
+
+// Batches returns a page of batches, the newest first, and the cursor of the next page,
+// empty at the end.
+func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page []Batch, next string, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		page, next = nil, ""
+		if cursor != "" && len(cursor) != len(seqAt(0)) {
+			return storage.ErrBadCursor
+		}
+		for b, err := range batches.Descend(tx, batchesByAge, cursor, limit+1) {
+			if err != nil {
+				return err
+			}
+			if len(page) == limit {
+				next = seqAt(page[limit-1].CreatedAt.UnixNano())
+				return nil
+			}
+			page = append(page, b)
+		}
+		return nil
+	})
+	return page, next, err
+}
+
+// CancelAll ends a command for every device that does not have it, and returns for how many
+// that is: devices that were sent it, or have finished it, keep it as it is.
+func (s *Service) CancelAll(ctx context.Context, uuid string) (cancelled int, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		cancelled = 0
+		c, err := commands.Get(tx, uuid)
+		if err != nil {
+			return err
+		}
+		for ids := range slices.Chunk(c.Targets, readChunk) {
+			tx.Prefetch(readQueued(c, ids)...)
+			for _, id := range ids {
+				e, err := queue.Get(tx, queueKey(id, c.Priority, c.Seq))
+				if errors.Is(err, storage.ErrNotFound) || err == nil && e.State == Delivered {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				if err := s.finish(tx, &e, Cancelled); err != nil {
+					return err
+				}
+				cancelled++
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cancel command %s: %w", uuid, err)
+	}
+	s.log.InfoContext(ctx, "command cancelled", "command", uuid, "devices", cancelled)
+	return cancelled, nil
+}
+
+// ErrNothingToRetry means that no device has failed, or never had, a command.
+var ErrNothingToRetry = errors.New("no device needs the command again")
+
+// Again is what it takes to queue a command again for those devices with which it came to
+// nothing.
+type Again struct {
+	Command Command
+	Params  map[string]any // the Command dictionary, without what was personal
+	Targets []DeviceID
+}
+
+// Again returns what to queue for another try of a command: for those of ids, or, if there
+// are none, of all its devices, with which it failed, expired or was cancelled. The error
+// wraps ErrNothingToRetry or storage.ErrNotFound.
+func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Again, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		c, entries, err := GetCommand(tx, uuid)
+		if err != nil {
+			return err
+		}
+		a = Again{Command: c}
+		for _, e := range entries {
+			wanted := len(ids) == 0 || slices.Contains(ids, e.DeviceID)
+			if wanted && (e.State == Failed || e.State == Expired || e.State == Cancelled) {
+				a.Targets = append(a.Targets, e.DeviceID)
+			}
+		}
+		if len(a.Targets) == 0 {
+			return fmt.Errorf("command %s: %w", uuid, ErrNothingToRetry)
+		}
+		sealed, err := tx.Get(payloadBucket, []byte(uuid))
+		if err != nil {
+			return fmt.Errorf("payload of command %s: %w", uuid, err)
+		}
+		plist, err := s.box.Open(payloadPurpose(uuid), sealed)
+		if err != nil {
+			return fmt.Errorf("payload of command %s: %w", uuid, err)
+		}
+		a.Params, err = command.Params(plist)
+		return err
+	})
+	return a, err
+}
