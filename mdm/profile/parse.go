@@ -30,7 +30,7 @@ type Profile struct {
 	Payloads          []Payload
 
 	Signer *Signer        // nil: it is not signed
-	XML    []byte         // the property list, to the byte as it was signed
+	XML    []byte         // the property list, to the byte as it was signed; nil if it was not parsed
 	Top    map[string]any // all of the property list: string, bool, int64 or uint64, float64, time.Time, []byte, []any, map[string]any
 }
 
@@ -64,23 +64,31 @@ func Parse(data []byte) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Profile{Signer: signer, XML: data}
-	if err := guard.DecodePlist(data, &p.Top, guard.PlistLimits{Bytes: MaxSize}); err != nil {
+	var top map[string]any
+	if err := guard.DecodePlist(data, &top, guard.PlistLimits{Bytes: MaxSize}); err != nil {
 		return nil, describe(data, err)
 	}
-	if err := configuration(p.Top); err != nil {
+	if err := configuration(top); err != nil {
 		return nil, err
 	}
-	p.Identifier, _ = p.Top["PayloadIdentifier"].(string)
-	p.UUID, _ = p.Top["PayloadUUID"].(string)
-	p.DisplayName, _ = p.Top["PayloadDisplayName"].(string)
-	p.Description, _ = p.Top["PayloadDescription"].(string)
-	p.Organization, _ = p.Top["PayloadOrganization"].(string)
-	p.Scope, _ = p.Top["PayloadScope"].(string)
-	p.Version = version(p.Top["PayloadVersion"])
-	p.RemovalDisallowed, _ = p.Top["PayloadRemovalDisallowed"].(bool)
-	_, p.Encrypted = p.Top["EncryptedPayloadContent"].([]byte)
-	content, _ := p.Top["PayloadContent"].([]any)
+	p := read(top)
+	p.Signer, p.XML = signer, data
+	return p, nil
+}
+
+// read returns the profile whose property list is top, which it shares.
+func read(top map[string]any) *Profile {
+	p := &Profile{Top: top}
+	p.Identifier, _ = top["PayloadIdentifier"].(string)
+	p.UUID, _ = top["PayloadUUID"].(string)
+	p.DisplayName, _ = top["PayloadDisplayName"].(string)
+	p.Description, _ = top["PayloadDescription"].(string)
+	p.Organization, _ = top["PayloadOrganization"].(string)
+	p.Scope, _ = top["PayloadScope"].(string)
+	p.Version = version(top["PayloadVersion"])
+	p.RemovalDisallowed, _ = top["PayloadRemovalDisallowed"].(bool)
+	_, p.Encrypted = top["EncryptedPayloadContent"].([]byte)
+	content, _ := top["PayloadContent"].([]any)
 	for i, v := range content {
 		d, ok := v.(map[string]any)
 		if !ok {
@@ -93,7 +101,7 @@ func Parse(data []byte) (*Profile, error) {
 		payload.DisplayName, _ = d["PayloadDisplayName"].(string)
 		p.Payloads = append(p.Payloads, payload)
 	}
-	return p, nil
+	return p
 }
 
 func version(v any) int {
