@@ -1,0 +1,105 @@
+package profile
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+)
+
+// CertificateTemplateKey is our own key in the PayloadContent of a com.apple.security.scep:
+// such a payload is the place for a request that is made for each device, by the certificate
+// template of this name. Expand and Template put the request there. The PayloadUUID stays, so
+// that a Wi-Fi or VPN payload can refer to the certificate.
+//
+// No device understands it: a profile with it must not be sent as it is.
+const CertificateTemplateKey = "CertificateTemplate"
+
+const scepType = "com.apple.security.scep"
+
+// ErrNoCertificate means that there is no request for a place that a profile has for one.
+var ErrNoCertificate = errors.New("no request for a certificate")
+
+// certificate returns the name of the certificate template whose request belongs in p; is
+// says that p is the place for one. A name that is no text, or empty, is empty.
+func (p Payload) certificate() (name string, is bool) {
+	content, _ := p.Content["PayloadContent"].(map[string]any)
+	v, is := content[CertificateTemplateKey]
+	if !is || p.Type != scepType {
+		return "", false
+	}
+	name, _ = v.(string)
+	return name, true
+}
+
+// Certificates returns the names of the certificate templates of which the profile brings
+// certificates, sorted, each once. Such a profile goes to a device by Expand or a Template only.
+func (p *Profile) Certificates() []string {
+	var names []string
+	for _, payload := range p.Payloads {
+		if name, is := payload.certificate(); is {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Content returns the PayloadContent of a com.apple.security.scep, for Expand: all of s but
+// its PayloadUUID, in whose place the profile has one of its own.
+func (s SCEP) Content() (map[string]any, error) {
+	if s.PayloadUUID == "" {
+		s.PayloadUUID = "of the profile"
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s.payload(heading{}, "")["PayloadContent"].(map[string]any), nil
+}
+
+// request returns the PayloadContent that is to fill the place of a certificate template.
+// It may have been through JSON, which knows neither integers nor data.
+func request(template string, certificates map[string]map[string]any) (map[string]any, error) {
+	content := certificates[template]
+	url, _ := content["URL"].(string)
+	if _, unfilled := content[CertificateTemplateKey]; url == "" || unfilled {
+		return nil, fmt.Errorf("%w of the template %q", ErrNoCertificate, clip(template))
+	}
+	content = maps.Clone(content)
+	for _, key := range scepKeys() {
+		var err error
+		switch v := content[key.Name].(type) {
+		case string:
+			if key.Kind == command.Data {
+				content[key.Name], err = base64.StdEncoding.DecodeString(v)
+			}
+		case json.Number:
+			content[key.Name], err = v.Int64()
+		case float64:
+			if v == math.Trunc(v) && key.Kind == command.Integer {
+				content[key.Name] = int64(v)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("request for a certificate of the template %q: %s: %w", clip(template), key.Name, err)
+		}
+	}
+	return content, nil
+}
+
+// scepKeys are the keys of a SCEP payload's content.
+func scepKeys() []command.Key {
+	for _, facts := range Lookup(scepType) {
+		for _, key := range facts.Keys {
+			if key.Name == "PayloadContent" {
+				return key.Keys
+			}
+		}
+	}
+	return nil
+}
