@@ -341,7 +341,7 @@ func learnFacts(d *mdm.Device, f mdm.Facts) {
 	if d.Type == mdm.TypeUser {
 		f.SerialNumber, f.IMEI, f.MEID = "", "", ""
 	}
-	f.Supervised = d.Supervised
+	f.Supervised, f.SharedIPad, f.UserApproved, f.EnrolledViaDEP = d.Supervised, d.SharedIPad, d.UserApproved, d.EnrolledViaDEP
 	f.UserShortName, f.UserLongName = "", ""
 	f.ProductName = cmp.Or(f.ProductName, d.ProductName) // a device may tell it once, before it enrolls
 	d.Facts = f

@@ -182,6 +182,13 @@ type Facts struct {
 	UserShortName string `json:"user_short_name,omitempty"` // of a user channel
 	UserLongName  string `json:"user_long_name,omitempty"`  // of a user channel
 	Supervised    *bool  `json:"supervised,omitempty"`      // nil until asked
+
+	// SharedIPad, UserApproved and EnrolledViaDEP are nil until asked, too: of an iPad whether
+	// it is shared, of a Mac whether its user has approved the enrollment, and whether
+	// Automated Device Enrollment brought it.
+	SharedIPad     *bool `json:"shared_ipad,omitempty"`
+	UserApproved   *bool `json:"user_approved,omitempty"`
+	EnrolledViaDEP *bool `json:"enrolled_via_dep,omitempty"`
 }
 
 // Push is where Apple's push service finds an enrollment.

@@ -315,7 +315,7 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 	}
 	e.ErrorChain, e.Result = r.ErrorChain, r.Result
 	if e.UserEnrolled && e.Result != nil {
-		if e.Result, err = impersonal(tx, *e); err != nil {
+		if e.Result, err = s.impersonal(tx, *e); err != nil {
 			return nil, err
 		}
 	}

@@ -32,6 +32,7 @@ type Service struct {
 
 	sign      func([]byte) ([]byte, error)
 	observers []Observer
+	screens   []Screen
 
 	seen seen
 }
@@ -90,7 +91,7 @@ func (s *Service) Device(ctx context.Context, id DeviceID) (o Overview, err erro
 		if o, err = s.overview(tx, d); err != nil {
 			return err
 		}
-		o.Attributes, err = attributes(tx, id)
+		o.Attributes, err = Attributes(tx, id)
 		return err
 	})
 	return o, err
