@@ -27,8 +27,9 @@ var protocolKeys = []string{
 // FDE_PersonalRecoveryKeyCMS is encrypted, but not for those who read results.
 var secretKeys = []string{
 	"password", "passwordhash", "passcode",
-	"unlocktoken", "bypasscode", "bootstraptoken", "pushtoken", "pushmagic",
+	"bypasscode", "pushmagic",
 	"recoverykey", "recoverykeycms", "challenge",
+	"token", "secret", "apikey", "privatekey", // in what apps are configured with
 }
 
 // DecodeResult turns a device's answer to a command into a JSON object: keys as
