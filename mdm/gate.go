@@ -3,6 +3,7 @@ package mdm
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -14,13 +15,12 @@ import (
 // all that are alike: a command may go to a hundred thousand of them.
 type gate struct {
 	command NewCommand
-	judged  map[string]verdict // by encoded eligibility
-	params  map[string]any     // of the command, once they were looked at
+	judged  map[string]verdict             // by encoded eligibility
+	params  func() (map[string]any, error) // of the command
 	inside  map[command.Platform]refusal
 }
 
-// refusal is what a gate found in the command against user-enrolled devices of one
-// platform; code is empty for nothing.
+// refusal is what a gate found in the command against devices; code is empty for nothing.
 type refusal struct{ code, reason string }
 
 // verdict is what a gate says of a device: code is empty for one that may pass.
@@ -30,7 +30,10 @@ type verdict struct {
 }
 
 func newGate(c NewCommand) *gate {
-	return &gate{command: c, judged: make(map[string]verdict), inside: make(map[command.Platform]refusal)}
+	return &gate{
+		command: c, judged: make(map[string]verdict), inside: make(map[command.Platform]refusal),
+		params: sync.OnceValues(func() (map[string]any, error) { return command.Params(c.Plist) }),
+	}
 }
 
 // judge returns the verdict on a device, or an error that wraps storage.ErrNotFound.
@@ -47,53 +50,61 @@ func (g *gate) judge(tx storage.Tx, id DeviceID) (verdict, error) {
 		return verdict{}, fmt.Errorf("eligibility of %s: %w", id, err)
 	}
 	v := verdict{userEnrolled: e.target.UserEnrollment}
-	if v.code, v.reason = e.refuse(g.command.RequestType); v.code == "" && v.userEnrolled {
-		found, ok := g.inside[e.target.Platform]
-		if !ok {
-			if found, err = g.lookInside(e.target); err != nil {
-				return verdict{}, err
-			}
-			g.inside[e.target.Platform] = found
+	if v.code, v.reason = e.refuse(g.command.RequestType); v.code == "" {
+		if v.refusal, err = g.lookInside(e.target); err != nil {
+			return verdict{}, err
 		}
-		v.refusal = found
 	}
 	g.judged[string(b)] = v
 	return v, nil
 }
 
-// lookInside looks into the command for what Apple forbids in a User Enrollment, which
-// depends on nothing but the platform of target.
+// lookInside looks into the command for what target may not get.
 func (g *gate) lookInside(target command.Target) (refusal, error) {
-	if g.params == nil {
-		var err error
-		if g.params, err = command.Params(g.command.Plist); err != nil {
-			return refusal{}, fmt.Errorf("command %s: %w", g.command.UUID, err)
-		}
-	}
-	t, _ := command.Lookup(g.command.RequestType)
-	var no *command.Refusal
-	if errors.As(t.CheckParams(target, g.params), &no) {
-		return refusal{no.Code, no.Reason}, nil
-	}
-	if g.command.RequestType != "InstallProfile" {
+	params, err := g.params()
+	switch {
+	case err != nil && target.UserEnrollment: // nobody knows what it would be asked
+		return refusal{}, fmt.Errorf("command %s: %w", g.command.UUID, err)
+	case err != nil:
 		return refusal{}, nil
 	}
-	if _, ok := g.params["Payload"]; !ok {
-		return refusal{}, nil // nothing to install
+	t, _ := command.Lookup(g.command.RequestType)
+	if no, ok := errors.AsType[*command.Refusal](t.CheckParams(target, params)); ok {
+		return refusal{no.Code, no.Reason}, nil
 	}
-	payload, _ := g.params["Payload"].([]byte)
+	if !target.UserEnrollment {
+		return refusal{}, nil
+	}
+	found, ok := g.inside[target.Platform]
+	if !ok {
+		found = g.profileFor(target, params)
+		g.inside[target.Platform] = found
+	}
+	return found, nil
+}
+
+// profileFor looks into the profile that the command installs, if it does, for what Apple
+// forbids in a User Enrollment, which depends on nothing but the platform of target.
+func (g *gate) profileFor(target command.Target, params map[string]any) refusal {
+	if g.command.RequestType != "InstallProfile" {
+		return refusal{}
+	}
+	if _, ok := params["Payload"]; !ok {
+		return refusal{} // nothing to install
+	}
+	payload, _ := params["Payload"].([]byte)
 	findings, refused, err := profile.CheckUserEnrollment(payload, target.Platform)
 	switch {
 	case err != nil: // the device may read it all the same: of two equal keys, say, it takes one
-		return refusal{command.CodeUserEnrollment, unreadable(err)}, nil
+		return refusal{command.CodeUserEnrollment, unreadable(err)}
 	case !refused:
-		return refusal{}, nil
+		return refusal{}
 	}
 	reason := findings[0].Reason
 	if n := len(findings) - 1; n > 0 {
 		reason += fmt.Sprintf(" There is more like it in the profile (%d).", n)
 	}
-	return refusal{findings[0].Code, reason}, nil
+	return refusal{findings[0].Code, reason}
 }
 
 // unreadable is the reason against a profile that package profile could not read for err.

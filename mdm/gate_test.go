@@ -211,6 +211,7 @@ func TestOtherDevicesMayTellAll(t *testing.T) {
 }
 
 func TestWhoCameByAutomatedDeviceEnrollment(t *testing.T) {
+	yes := true
 	mac := func(change func(*mdm.Device)) func(*mdm.Device) {
 		return func(d *mdm.Device) {
 			d.ProductName, d.OSVersion = "Mac14,2", "15.2"
@@ -223,7 +224,8 @@ func TestWhoCameByAutomatedDeviceEnrollment(t *testing.T) {
 	}{
 		"a Mac that enrolled by a page":     {mac(func(d *mdm.Device) { d.AttemptID = "attempt" }), "automated_device_enrollment_required"},
 		"a Mac that enrolled by an account": {mac(func(d *mdm.Device) { d.Type = mdm.TypeAccountDevice }), "automated_device_enrollment_required"},
-		"a Mac from elsewhere":              {mac(func(*mdm.Device) {}), ""},
+		"a Mac from elsewhere":              {mac(func(*mdm.Device) {}), "automated_device_enrollment_unknown"},
+		"a Mac that says so":                {mac(func(d *mdm.Device) { d.EnrolledViaDEP = &yes }), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -258,6 +260,13 @@ func TestEligibilityOfAnOlderVersionIsRead(t *testing.T) {
 	}
 	if rejected, err := queue("2", "ProfileList"); err != nil || len(rejected) > 0 {
 		t.Errorf("ProfileList by a record of seven fields: %+v, %v", rejected, err)
+	}
+	put("enrolled\x00ios\x0018.2\x00false\x00false\x00true\x000\x00")
+	if rejected, err := queue("4", "RestartDevice"); err != nil || len(rejected) > 0 {
+		t.Errorf("RestartDevice by a record of eight fields: %+v, %v", rejected, err)
+	}
+	if rejected, err := queue("5", "LogOutUser"); err != nil || len(rejected) != 1 || rejected[0].Code != "shared_ipad_unknown" {
+		t.Errorf("LogOutUser by a record of eight fields: %+v, %v", rejected, err)
 	}
 	put("enrolled\x00ios")
 	if _, err := queue("3", "ProfileList"); !errors.Is(err, storage.ErrCorrupt) {

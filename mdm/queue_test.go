@@ -220,7 +220,7 @@ func TestWhoMayGetACommand(t *testing.T) {
 		"a personal device of no known kind, erased":  {asUnknownUserEnrollment, "EraseDevice", "forbidden_in_user_enrollment"},
 		"a personal device, to be asked":              {asUserEnrollment, "DeviceInformation", ""},
 		"an iPhone that is not supervised, restarted": {func(d *mdm.Device) { d.Supervised = &no }, "RestartDevice", "supervision_required"},
-		"an iPhone that may be supervised, restarted": {func(*mdm.Device) {}, "RestartDevice", ""},
+		"an iPhone that may be supervised, restarted": {func(*mdm.Device) {}, "RestartDevice", "supervision_unknown"},
 		"rights that exclude it":                      {func(d *mdm.Device) { d.AccessRights = 3 }, "EraseDevice", "access_right_missing"},
 		"a user channel, to be erased":                {asMacUser, "EraseDevice", "wrong_channel"},
 		"a user channel, to be asked":                 {asMacUser, "DeviceInformation", ""},

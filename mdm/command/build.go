@@ -15,8 +15,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/internal/plistxml"
 )
 
-// ErrUnknownType means that Build does not offer the command that was asked for.
-var ErrUnknownType = errors.New("not an offered command type")
+// ErrUnknownType means that Apple's table has no command of the name that was asked for.
+var ErrUnknownType = errors.New("not a command type")
 
 // ParamError says which parameter of a command is wrong, and why.
 type ParamError struct {
@@ -40,16 +40,14 @@ const maxNesting = 32
 // params has the keys as Apple spells them and values as encoding/json decodes
 // them with UseNumber: data is a base64 string, a date is RFC 3339. []byte, int
 // and time.Time stand for themselves. A DeviceInformation without Queries asks
-// for DefaultQueries(false).
+// for DefaultQueries(false). The keys in [Type.Filled] may be missing: what is built is then
+// a command that whoever queues it has to complete for each device.
 //
 // The error is a *ParamError, or wraps ErrUnknownType.
 func Build(requestType string, params map[string]any, uuid string) ([]byte, error) {
 	t, known := Lookup(requestType)
-	switch {
-	case !known:
-		return nil, fmt.Errorf("%q: %w", clip(requestType), ErrUnknownType)
-	case !t.Offered:
-		return nil, fmt.Errorf("%s: %w; send it as a raw command", requestType, ErrUnknownType)
+	if !known {
+		return nil, unknownType(requestType)
 	}
 	if !validUUID(uuid) {
 		return nil, fmt.Errorf("command: %q is no command UUID", clip(uuid))
@@ -74,12 +72,24 @@ func Build(requestType string, params map[string]any, uuid string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := obey(requestType, body); err != nil {
+		return nil, err
+	}
 	body["RequestType"] = requestType
 	raw, err := plistxml.Marshal(map[string]any{"Command": body, "CommandUUID": uuid})
 	if err != nil {
 		return nil, fmt.Errorf("command: encode %s: %w", requestType, err)
 	}
 	return raw, nil
+}
+
+// unknownType wraps ErrUnknownType for a name, with the one that may be meant.
+func unknownType(requestType string) error {
+	var suggestion string
+	if nearest := Nearest(requestType, slices.Sorted(maps.Keys(catalogue()))); nearest != "" {
+		suggestion = "; did you mean " + nearest + "?"
+	}
+	return fmt.Errorf("%q: %w%s", clip(requestType), ErrUnknownType, suggestion)
 }
 
 // deviceQueries is what we want to know of a device unless told otherwise: what
@@ -130,7 +140,7 @@ func (b builder) dictionary(path string, in map[string]any, keys []Key, depth in
 		if i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name }); i >= 0 {
 			key = &keys[i]
 		} else if key = wildcard; key == nil {
-			return nil, &ParamError{at, "is not a key of " + b.requestType + takes(keys)}
+			return nil, &ParamError{at, "is not a key of " + b.requestType + takes(keys) + meant(name, names(keys))}
 		}
 		if !plistxml.Carries(name) {
 			return nil, &ParamError{at, "has a name that a property list can't hold"}
@@ -158,15 +168,12 @@ func (b builder) value(path string, v any, k Key, depth int) (any, error) {
 		return nil, err
 	}
 	if allowed := values(k); len(allowed) > 0 && !slices.Contains(allowed, fmt.Sprint(out)) {
-		return nil, &ParamError{path, "must be one of " + list(allowed)}
+		return nil, &ParamError{path, "must be one of " + list(allowed) + meant(fmt.Sprint(out), allowed)}
 	}
 	if n, ok := number(out); ok && (k.Min != nil && n < *k.Min || k.Max != nil && n > *k.Max) {
 		return nil, &ParamError{path, "is out of range" + bounds(k)}
 	}
-	if k.Name == "PIN" && !sixDigits(out) {
-		return nil, &ParamError{path, "must be a string of six digits"}
-	}
-	if k.Required && empty(out) {
+	if k.Required && empty(out) && k.Name != mayBeEmpty {
 		return nil, &ParamError{path, "must not be empty"}
 	}
 	return out, nil
@@ -272,15 +279,15 @@ func variant(path string, v any, shapes []Key) (Key, error) {
 	case 1:
 		return shapes[0], nil
 	}
-	names := make([]string, len(shapes))
-	d, _ := v.(map[string]any)
-	for i, shape := range shapes {
-		if d["Item"] == any(shape.Name) {
-			return shape, nil
-		}
-		names[i] = shape.Name
+	d, isObject := v.(map[string]any)
+	if !isObject {
+		return Key{}, &ParamError{path, "must be " + Dictionary.article()}
 	}
-	return Key{}, &ParamError{path + ".Item", "must be one of " + list(names)}
+	item, _ := d["Item"].(string)
+	if i := slices.IndexFunc(shapes, func(k Key) bool { return k.Name == item }); i >= 0 {
+		return shapes[i], nil
+	}
+	return Key{}, &ParamError{path + ".Item", "must be one of " + list(names(shapes)) + meant(item, names(shapes))}
 }
 
 // anything maps free values by their JSON type. Data and dates can't be told from
@@ -376,13 +383,6 @@ func bounds(k Key) string {
 	return ""
 }
 
-// sixDigits holds for the PIN of DeviceLock and EraseDevice, which a Mac refuses
-// in any other form; the schema does not say so.
-func sixDigits(v any) bool {
-	s, ok := v.(string)
-	return ok && len(s) == 6 && strings.Trim(s, "0123456789") == ""
-}
-
 func empty(v any) bool {
 	switch v := v.(type) {
 	case string:
@@ -418,11 +418,23 @@ func takes(keys []Key) string {
 	if len(keys) == 0 {
 		return ", which takes none"
 	}
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = k.Name
+	return "; it takes " + list(names(keys))
+}
+
+// meant appends the name that may be meant instead of one that is not known.
+func meant(name string, known []string) string {
+	if nearest := Nearest(name, known); nearest != "" {
+		return "; did you mean " + nearest + "?"
 	}
-	return "; it takes " + list(names)
+	return ""
+}
+
+func names(keys []Key) []string {
+	all := make([]string, len(keys))
+	for i, k := range keys {
+		all[i] = k.Name
+	}
+	return all
 }
 
 // list joins names for a sentence, and stops where nobody reads on.

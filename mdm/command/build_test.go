@@ -157,10 +157,13 @@ func TestBuildNamesTheWrongKey(t *testing.T) {
 	}
 }
 
-func TestBuildTakesOfferedCommandsOnly(t *testing.T) {
-	for _, requestType := range []string{"", "MakeCoffee", "ScheduleOSUpdate", "Settings", "devicelock"} {
-		if _, err := command.Build(requestType, nil, uuid); !errors.Is(err, command.ErrUnknownType) {
-			t.Errorf("Build(%q) = %v, want ErrUnknownType", requestType, err)
+func TestBuildKnowsTheCommandsOfTheTableOnly(t *testing.T) {
+	for requestType, meant := range map[string]string{
+		"": "", "MakeCoffee": "", "devicelock": "did you mean DeviceLock?", "Setings": "did you mean Settings?",
+	} {
+		_, err := command.Build(requestType, nil, uuid)
+		if !errors.Is(err, command.ErrUnknownType) || !strings.HasSuffix(err.Error(), meant) {
+			t.Errorf("Build(%q) = %v, want ErrUnknownType … %s", requestType, err, meant)
 		}
 	}
 }

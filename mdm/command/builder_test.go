@@ -28,7 +28,7 @@ func TestTheBuilderKnowsEveryShapeOfTheCatalogue(t *testing.T) {
 			keysOf(t, "Settings"), `{"Settings":[{"Item":"Bluetooth","Enabled":true},{"Item":"Lights"}]}`, nil, "params.Settings[1].Item", "must be one of",
 		},
 		"an element that is no object": {
-			keysOf(t, "Settings"), `{"Settings":["Bluetooth"]}`, nil, "params.Settings[0].Item", "must be one of",
+			keysOf(t, "Settings"), `{"Settings":["Bluetooth"]}`, nil, "params.Settings[0]", "must be an object",
 		},
 		"a key of another shape": {
 			keysOf(t, "Settings"), `{"Settings":[{"Item":"HostName","HostName":"mac","Enabled":true}]}`, nil, "params.Settings[0].Enabled", "is not a key",

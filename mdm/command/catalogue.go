@@ -11,6 +11,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -87,8 +88,13 @@ type Type struct {
 	RightBit    int                        `json:"accessRightBit"`               // 0: none needed, or it depends on the platform or key
 	Tether      bool                       `json:"requestRequiresNetworkTether"` // may carry RequestRequiresNetworkTether
 	Platforms   map[Platform]*Availability `json:"platforms"`
-	Offered     bool                       `json:"-"` // Build takes it; others go as raw commands
 	Destructive bool                       `json:"-"` // what it removes can't be brought back: ask twice
+	// Filled are keys of the Command dictionary that the server fills in for each device where
+	// they are missing: none of them is Required.
+	Filled []string `json:"-"`
+
+	RemovedFromSchema   string              `json:"removedFromSchema"` // OS version, on all platforms
+	RemovedFromSchema27 map[string][]string `json:"removedInSchema27"` // by array: elements that version 27.0 removes
 }
 
 // Key is one parameter of a command: a key of its dictionary, or the shape of an
@@ -104,6 +110,7 @@ type Key struct {
 	Keys      []Key                      `json:"subkeys"` // of a dictionary; of a scalar: its allowed values
 	Items     []Key                      `json:"items"`   // shapes that an array's elements may have
 	Platforms map[Platform]*Availability `json:"platforms"`
+	Source    string                     `json:"source"` // "docs": Platforms names all that have it
 
 	// What only payloads of profiles have:
 	Format    string `json:"format"`          // regular expression that a string must match
@@ -155,24 +162,33 @@ type SharedIPad struct {
 	UserChannel   *bool  `json:"userChannel"`
 }
 
-// offered are the commands that Build takes: an allow-list, so that a type is
-// offered when its parameters and its answer have been looked at, not before.
-var offered = []string{
-	"CertificateList",
-	"DeviceInformation",
-	"DeviceLock",
+// destructive are the commands that lose somebody's data, or lock somebody out, for good.
+//
+// Not among them is what can be done again: a removed profile, app or book is one that the
+// server installed, a lock has a passcode or PIN, and the passwords and keys that
+// SetFirmwarePassword, SetRecoveryLock, SetAutoAdminPassword and RotateFileVaultKey replace are
+// kept by the server. A restart, a shutdown or a logout costs no more than unsaved work.
+var destructive = []string{
+	// A device tells its bypass code within 15 days of supervision only. Without it, an
+	// Activation Lock is opened by nobody but the person who set it.
+	"ClearActivationLockBypassCode",
+	"DeleteUser",
 	"EraseDevice",
-	"InstallProfile",
-	"InstalledApplicationList",
-	"ProfileList",
-	"RemoveProfile",
-	"RestartDevice",
-	"SecurityInfo",
 }
 
-// destructive are the commands that lose somebody's data for good. A lock, a
-// restart or a removed profile can be undone.
-var destructive = []string{"DeleteUser", "EraseDevice"}
+// filled are the keys that the server knows better than whoever sends a command: what a
+// device has entrusted to it, and secrets that it makes up and keeps.
+var filled = map[string][]string{
+	"ClearPasscode":          {"UnlockToken"},
+	"DeviceLock":             {"PIN"}, // of a Mac
+	"EraseDevice":            {"PIN"}, // of a Mac
+	"RotateFileVaultKey":     {"FileVaultUnlock", "ReplyEncryptionCertificate"},
+	"SetAutoAdminPassword":   {"passwordHash"},
+	"SetFirmwarePassword":    {"CurrentPassword", "NewPassword"},
+	"SetRecoveryLock":        {"CurrentPassword", "NewPassword"},
+	"VerifyFirmwarePassword": {"Password"},
+	"VerifyRecoveryLock":     {"Password"},
+}
 
 //go:embed commands.json
 var commandsJSON []byte
@@ -189,6 +205,9 @@ var catalogue = sync.OnceValue(func() map[string]Type {
 
 func parseCatalogue(data []byte) (map[string]Type, error) {
 	var file struct {
+		Meta struct {
+			AccessRightBits map[string]int `json:"accessRightBits"`
+		} `json:"_meta"`
 		Commands []Type `json:"commands"`
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -198,24 +217,96 @@ func parseCatalogue(data []byte) (map[string]Type, error) {
 	}
 	types := make(map[string]Type, len(file.Commands))
 	for _, t := range file.Commands {
-		t.Offered = slices.Contains(offered, t.RequestType)
 		t.Destructive = slices.Contains(destructive, t.RequestType)
+		t.Filled = filled[t.RequestType]
+		for i := range t.Keys {
+			t.Keys[i].Required = t.Keys[i].Required && !slices.Contains(t.Filled, t.Keys[i].Name)
+		}
+		if t.RemovedFromSchema != "" {
+			remove(t.Platforms, t.RemovedFromSchema)
+		}
+		for _, keys := range [][]Key{t.Keys, t.Response} {
+			Settle(keys)
+			grant(keys, file.Meta.AccessRightBits)
+			for array, names := range t.RemovedFromSchema27 {
+				remove27(keys, array, names)
+			}
+		}
+		limit(t.RequestType, t.Keys)
 		types[t.RequestType] = t
 	}
 	return types, nil
 }
 
-// Types returns the commands that Build takes, by RequestType.
+// Settle writes out what Apple's tables leave to be understood: a key that was taken from
+// Apple's pages is on no platform but those that its page names.
+func Settle(keys []Key) {
+	for i := range keys {
+		if k := &keys[i]; k.Source == "docs" && len(k.Platforms) > 0 {
+			for _, p := range Platforms() {
+				if _, named := k.Platforms[p]; !named {
+					k.Platforms[p] = nil
+				}
+			}
+		}
+		Settle(keys[i].Keys)
+		Settle(keys[i].Items)
+	}
+}
+
+// grant sets the bits of the access rights that keys need, of which the file has the names.
+func grant(keys []Key, bits map[string]int) {
+	for i := range keys {
+		for _, a := range keys[i].Platforms {
+			if a != nil {
+				a.RightBit = bits[a.Right]
+			}
+		}
+		grant(keys[i].Keys, bits)
+		grant(keys[i].Items, bits)
+	}
+}
+
+// remove27 notes that elements of an array, or their values, or keys of a dictionary, are gone
+// in version 27.0.
+func remove27(keys []Key, container string, names []string) {
+	i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == container })
+	if i < 0 {
+		return
+	}
+	mark := func(keys []Key) {
+		for _, k := range keys {
+			if slices.Contains(names, k.Name) {
+				remove(k.Platforms, "27.0")
+			}
+		}
+	}
+	mark(keys[i].Keys)
+	mark(keys[i].Items)
+	for _, item := range keys[i].Items {
+		mark(item.Keys)
+	}
+}
+
+func remove(from map[Platform]*Availability, version string) {
+	for _, a := range from {
+		if a != nil && a.Removed == "" {
+			a.Removed = version
+		}
+	}
+}
+
+// Types returns all commands in the order of their RequestTypes.
 func Types() []Type {
-	types := make([]Type, 0, len(offered))
-	for _, name := range offered {
+	types := make([]Type, 0, len(catalogue()))
+	for _, name := range slices.Sorted(maps.Keys(catalogue())) {
 		types = append(types, catalogue()[name])
 	}
 	return types
 }
 
-// Lookup returns what is known of a command, also of one that Build does not take.
-// A raw command may be of a type that it does not know.
+// Lookup returns what is known of a command. A raw command may be of a type that it does not
+// know.
 func Lookup(requestType string) (Type, bool) {
 	t, ok := catalogue()[requestType]
 	return t, ok

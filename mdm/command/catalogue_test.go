@@ -11,8 +11,8 @@ import (
 // so that a newer file that breaks it fails.
 func TestCatalogueHoldsWhatTheCodeReliesOn(t *testing.T) {
 	types := command.Types()
-	if len(types) != 10 {
-		t.Fatalf("Types() has %d entries, want the 10 offered", len(types))
+	if len(types) != 68 {
+		t.Fatalf("Types() has %d entries, want 68", len(types))
 	}
 	kinds := []command.Kind{
 		command.String, command.Integer, command.Real, command.Boolean, command.Data,
@@ -30,7 +30,7 @@ func TestCatalogueHoldsWhatTheCodeReliesOn(t *testing.T) {
 	}
 	for _, typ := range types {
 		t.Run(typ.RequestType, func(t *testing.T) {
-			if typ.RequestType == "" || typ.Title == "" || !typ.Offered {
+			if typ.RequestType == "" || typ.Title == "" {
 				t.Errorf("Types() holds %+v", typ)
 			}
 			known := 0
@@ -49,20 +49,19 @@ func TestCatalogueHoldsWhatTheCodeReliesOn(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	for name, tt := range map[string]struct {
-		requestType                 string
-		known, offered, destructive bool
+		requestType        string
+		known, destructive bool
 	}{
-		"an offered command":                     {"DeviceLock", true, true, false},
-		"one that loses data":                    {"EraseDevice", true, true, true},
-		"one that is known but not offered":      {"ScheduleOSUpdate", true, false, false},
-		"one that Apple does not have":           {"MakeCoffee", false, false, false},
-		"names are spelled as Apple spells them": {"devicelock", false, false, false},
+		"one that can be undone":                 {"DeviceLock", true, false},
+		"one that loses data":                    {"EraseDevice", true, true},
+		"one that locks out":                     {"ClearActivationLockBypassCode", true, true},
+		"one that Apple does not have":           {"MakeCoffee", false, false},
+		"names are spelled as Apple spells them": {"devicelock", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, known := command.Lookup(tt.requestType)
-			if known != tt.known || got.Offered != tt.offered || got.Destructive != tt.destructive {
-				t.Errorf("Lookup(%q) = %v, offered %v, destructive %v; want %v, %v, %v",
-					tt.requestType, known, got.Offered, got.Destructive, tt.known, tt.offered, tt.destructive)
+			if known != tt.known || got.Destructive != tt.destructive {
+				t.Errorf("Lookup(%q) = %v, destructive %v; want %v, %v", tt.requestType, known, got.Destructive, tt.known, tt.destructive)
 			}
 		})
 	}

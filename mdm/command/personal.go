@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -60,65 +59,6 @@ func forbiddenInUserEnrollment(k Key) bool {
 		}
 	}
 	return false
-}
-
-// Params returns the Command dictionary of a whole command, as [guard.DecodePlist] reads
-// it. Errors wrap ErrRaw, with guard's about the property list.
-func Params(raw []byte) (map[string]any, error) {
-	var cmd struct{ Command map[string]any }
-	if err := guard.DecodePlist(raw, &cmd, guard.PlistLimits{Bytes: MaxRaw}); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRaw, err)
-	}
-	return cmd.Command, nil
-}
-
-// CheckParams returns nil when target may get a command of type t with params, which are
-// as of Params, else a *Refusal that names the keys. It is for types that Check lets pass,
-// and looks at what Apple forbids in a User Enrollment. The Queries that Build chooses
-// pass: see Reduce.
-func (t Type) CheckParams(target Target, params map[string]any) error {
-	if !target.UserEnrollment || asksDefaults(t.RequestType, params) {
-		return nil
-	}
-	names := forbiddenParams(nil, params, t.Keys, target.Platform)
-	if len(names) == 0 {
-		return nil
-	}
-	return refuse(CodeUserEnrollment, "%s with %s is not allowed on a personal device (User Enrollment).", t.RequestType, list(names))
-}
-
-// forbiddenParams appends the names of those keys, elements and enumerated values of
-// params that Apple forbids in a User Enrollment.
-func forbiddenParams(names []string, params map[string]any, keys []Key, p Platform) []string {
-	for _, name := range slices.Sorted(maps.Keys(params)) {
-		if i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name }); i >= 0 {
-			names = forbiddenValue(names, params[name], keys[i], p)
-		}
-	}
-	return names
-}
-
-func forbiddenValue(names []string, v any, k Key, p Platform) []string {
-	if k.ForbiddenInUserEnrollment(p) {
-		return append(names, k.Name)
-	}
-	switch v := v.(type) {
-	case map[string]any:
-		return forbiddenParams(names, v, k.Keys, p)
-	case []any:
-		for _, element := range v {
-			if shape, err := variant("", element, k.Items); err == nil {
-				names = forbiddenValue(names, element, shape, p)
-			}
-		}
-		return names
-	}
-	for _, value := range k.Keys { // of a scalar: the values that it may have
-		if value.Name == fmt.Sprint(v) && value.ForbiddenInUserEnrollment(p) {
-			return append(names, value.Name)
-		}
-	}
-	return names
 }
 
 // asksDefaults holds for a DeviceInformation that asks what Build chose.

@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 			"RestartDevice", command.Target{Platform: command.MacOS, OSVersion: "10.13"}, "", "",
 		},
 		"the first version that has it": {
-			"RestartDevice", command.Target{Platform: command.IOS, OSVersion: "10.3.0"}, "", "",
+			"RestartDevice", command.Target{Platform: command.IOS, OSVersion: "10.3.0", Supervised: &yes}, "", "",
 		},
 		"nobody erases a personal iPhone": {
 			"EraseDevice", command.Target{Platform: command.IOS, UserEnrollment: true}, command.CodeUserEnrollment, "personal",
@@ -81,13 +81,13 @@ func TestCheck(t *testing.T) {
 			"ActiveNSExtensions", command.Target{Platform: command.MacOS}, command.CodeChannel, "not to the device",
 		},
 		"a Shared iPad's user gets profiles": {
-			"InstallProfile", command.Target{Platform: command.IOS, SharedIPad: true, UserChannel: true}, "", "",
+			"InstallProfile", command.Target{Platform: command.IOS, SharedIPad: &yes, UserChannel: true}, "", "",
 		},
 		"a Shared iPad's user is not asked for certificates": {
-			"CertificateList", command.Target{Platform: command.IOS, SharedIPad: true, UserChannel: true}, command.CodeChannel, "not to one of its users",
+			"CertificateList", command.Target{Platform: command.IOS, SharedIPad: &yes, UserChannel: true}, command.CodeChannel, "not to one of its users",
 		},
 		"what a Shared iPad forbids": {
-			"RequestUnlockToken", command.Target{Platform: command.IOS, SharedIPad: true}, command.CodeSharedIPad, "Shared iPad",
+			"RequestUnlockToken", command.Target{Platform: command.IOS, SharedIPad: &yes}, command.CodeSharedIPad, "Shared iPad",
 		},
 		"an Apple TV has no users": {
 			"ProfileList", command.Target{Platform: command.TVOS, UserChannel: true}, command.CodeChannel, "not to one of its users",
@@ -98,8 +98,38 @@ func TestCheck(t *testing.T) {
 		"a supervised one does": {
 			"RestartDevice", command.Target{Platform: command.IOS, Supervised: &yes}, "", "",
 		},
-		"an iPhone that was not asked may try": {
-			"RestartDevice", command.Target{Platform: command.IOS}, "", "",
+		"an iPhone that was not asked is asked first": {
+			"RestartDevice", command.Target{Platform: command.IOS}, command.CodeSupervisionUnknown, "needs a supervised device, and it is not known whether the device is supervised: refresh its information first",
+		},
+		"what is certain goes before what is not known": {
+			"EnableLostMode", command.Target{Platform: command.IOS, OSVersion: "9.2"}, command.CodeOSVersion, "9.3 or later",
+		},
+		"a device of an unknown platform that may be one that needs no supervision": {
+			"RestartDevice", command.Target{}, "", "",
+		},
+		"a device of an unknown platform, all of which need supervision": {
+			"EnableLostMode", command.Target{}, command.CodeSupervisionUnknown, "refresh its information",
+		},
+		"an iPad that may be shared": {
+			"LogOutUser", command.Target{Platform: command.IOS}, command.CodeSharedIPadUnknown, "not known whether it is a Shared iPad",
+		},
+		"an iPad of one person": {
+			"LogOutUser", command.Target{Platform: command.IOS, SharedIPad: &no}, command.CodeSharedIPadRequired, "needs a Shared iPad",
+		},
+		"an iPad of many": {
+			"LogOutUser", command.Target{Platform: command.IOS, SharedIPad: &yes}, "", "",
+		},
+		"what a Shared iPad alone forbids is not refused where that is not known": {
+			"ClearPasscode", command.Target{Platform: command.IOS}, "", "",
+		},
+		"what is gone in 27": {
+			"ScheduleOSUpdateScan", command.Target{Platform: command.MacOS, OSVersion: "27.0.1", Supervised: &yes}, command.CodeOSVersion, "was removed in macOS 27.0; this device runs 27.0.1",
+		},
+		"what was there in 26": {
+			"ScheduleOSUpdateScan", command.Target{Platform: command.MacOS, OSVersion: "26.9", Supervised: &yes}, "", "",
+		},
+		"a version that can't be read removes nothing": {
+			"ScheduleOSUpdateScan", command.Target{Platform: command.MacOS, OSVersion: "beta", Supervised: &yes}, "", "",
 		},
 		"what Automated Device Enrollment alone may": {
 			"SetAutoAdminPassword", command.Target{Platform: command.MacOS, ADE: &no}, command.CodeADE, "Automated Device Enrollment",
@@ -107,14 +137,14 @@ func TestCheck(t *testing.T) {
 		"a Mac that came by it": {
 			"SetAutoAdminPassword", command.Target{Platform: command.MacOS, ADE: &yes}, "", "",
 		},
-		"a Mac that came in an unknown way may try": {
-			"SetAutoAdminPassword", command.Target{Platform: command.MacOS}, "", "",
+		"a Mac that came in an unknown way is asked first": {
+			"SetAutoAdminPassword", command.Target{Platform: command.MacOS}, command.CodeADEUnknown, "ask for its security information first",
 		},
 		"what needs no such enrollment": {
 			"DeviceLock", command.Target{Platform: command.MacOS, ADE: &no}, "", "",
 		},
 		"a right that was not granted": {
-			"EraseDevice", command.Target{Platform: command.IOS, AccessRights: allRights &^ 8}, command.CodeAccessRight, "AllowDeviceErase (8)",
+			"EraseDevice", command.Target{Platform: command.IOS, AccessRights: allRights &^ 8}, command.CodeAccessRight, "AllowDeviceErase (8): this enrollment's rights do not cover it",
 		},
 		"rights that are not known": {
 			"EraseDevice", command.Target{Platform: command.IOS}, "", "",
