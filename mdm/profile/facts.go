@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 
@@ -61,6 +62,12 @@ func parseFacts(compressed []byte) (map[string][]PayloadFacts, error) {
 	}
 	facts := make(map[string][]PayloadFacts, len(file.Payloads))
 	for _, f := range file.Payloads {
+		command.Settle(f.Keys)
+		for _, p := range command.Platforms() {
+			if _, said := f.Platforms[p]; !said {
+				f.Platforms[p] = nil
+			}
+		}
 		facts[f.PayloadType] = append(facts[f.PayloadType], f)
 	}
 	return facts, nil
@@ -81,4 +88,161 @@ func PayloadTypes() []string {
 	types = slices.DeleteFunc(types, func(t string) bool { return t == topLevel || t == commonKeys })
 	slices.Sort(types)
 	return types
+}
+
+// shape is what a dictionary may hold, indexed by key.
+type shape struct {
+	keys     map[string]*field
+	names    []string // of keys, sorted
+	required []*field
+	free     *field // any other key is one like this; nil: there is no other
+}
+
+// field is a key with what follows from where it stands.
+type field struct {
+	command.Key
+	allowed   []string // values; empty: any
+	format    *regexp.Regexp
+	dict      *shape   // of a dictionary; nil: anything
+	items     []*field // of an array; none: anything
+	platforms map[command.Platform]*command.Availability
+	tells     []tell // what a person should know who sets it
+}
+
+// tell is that code holds for a key on a platform, and not for all of its payload.
+type tell struct {
+	code     string
+	platform command.Platform
+}
+
+// use is one use of a type of payload: most have one.
+type use struct {
+	PayloadFacts
+	*shape
+}
+
+// uses has the uses of all types of payloads. What is common to all payloads is in the shape
+// of each; the profile itself is under topLevel.
+var uses = sync.OnceValue(func() map[string][]use {
+	facts := payloadFacts()
+	common := facts[commonKeys][0]
+	all := make(map[string][]use, len(facts))
+	for payloadType, known := range facts {
+		for _, f := range known {
+			s := newShape(f.Keys, f.Platforms, nil)
+			if payloadType != topLevel {
+				s.add(common.Keys, f.Platforms, nil)
+			}
+			all[payloadType] = append(all[payloadType], use{f, s})
+		}
+	}
+	return all
+})
+
+// commonShape is what every payload has, and otherwise anything: of payloads that are not known.
+var commonShape = sync.OnceValue(func() *shape {
+	common := payloadFacts()[commonKeys][0]
+	s := newShape(common.Keys, common.Platforms, nil)
+	s.free = &field{Key: command.Key{Name: "ANY", Kind: command.Any}}
+	return s
+})
+
+func newShape(keys []command.Key, on map[command.Platform]*command.Availability, above []*field) *shape {
+	s := &shape{keys: make(map[string]*field, len(keys))}
+	s.add(keys, on, above)
+	return s
+}
+
+// placeholders are names of keys that stand for any of the sender's choice, as "ANY" does.
+var placeholders = []string{"ANY", "ConsentTextItem"}
+
+func (s *shape) add(keys []command.Key, on map[command.Platform]*command.Availability, above []*field) {
+	for _, k := range keys {
+		f := newField(k, on, above)
+		if k.Name == "ConsentTextItem" { // {default: text, en: text}: the schema has a dictionary too many
+			f.Kind, f.dict = command.String, nil
+		}
+		if slices.Contains(placeholders, k.Name) {
+			s.free = f
+			continue
+		}
+		s.keys[k.Name] = f
+		if k.Required {
+			s.required = append(s.required, f)
+		}
+	}
+	s.names = slices.Sorted(maps.Keys(s.keys))
+}
+
+// newField returns a key whose parents are above, the innermost last, and exist on platforms.
+func newField(k command.Key, on map[command.Platform]*command.Availability, above []*field) *field {
+	f := &field{Key: k, allowed: k.Values(), platforms: make(map[command.Platform]*command.Availability, len(on))}
+	if len(f.allowed) > 0 {
+		for _, v := range k.MoreEnum {
+			f.allowed = append(f.allowed, fmt.Sprint(v))
+		}
+	}
+	if k.Format != "" {
+		f.format = regexp.MustCompile(k.Format)
+	}
+	for p, a := range on {
+		own, said := k.Platforms[p]
+		if a == nil || said && own == nil {
+			a = nil
+		} else if said {
+			f.tells = append(f.tells, tells(p, own, a)...)
+			a = own
+		}
+		f.platforms[p] = a
+	}
+	above = append(slices.Clip(above), f)
+	if k.Recursive {
+		for _, up := range slices.Backward(above[:len(above)-1]) {
+			if up.Name == k.Name {
+				f.dict, f.items = up.dict, up.items
+				return f
+			}
+		}
+	}
+	switch {
+	case k.Kind == command.Dictionary && len(k.Keys) > 0:
+		f.dict = &shape{keys: make(map[string]*field, len(k.Keys))} // first, for what refers to it from inside
+		f.dict.add(k.Keys, f.platforms, above)
+	case k.Kind == command.Array:
+		f.items = make([]*field, len(k.Items))
+		for i, item := range k.Items {
+			f.items[i] = newField(item, f.platforms, above)
+		}
+	}
+	return f
+}
+
+// tells returns what is special about a key whose parent has the availability whole.
+func tells(p command.Platform, a, whole *command.Availability) []tell {
+	var all []tell
+	for _, c := range []struct {
+		code string
+		is   bool
+	}{
+		{CodeSupervision, a.Supervised && !whole.Supervised},
+		{CodeDeprecated, a.Deprecated != "" && a.Removed == ""},
+		{CodeRemoved, a.Removed != ""},
+		{CodeUserEnrollment, a.UserEnrollment == "forbidden" && whole.UserEnrollment != "forbidden"},
+	} {
+		if c.is {
+			all = append(all, tell{c.code, p})
+		}
+	}
+	return all
+}
+
+// on returns the platforms that have what has the availability.
+func on(availability map[command.Platform]*command.Availability, that func(*command.Availability) bool) []command.Platform {
+	var platforms []command.Platform
+	for _, p := range command.Platforms() {
+		if a := availability[p]; a != nil && that(a) {
+			platforms = append(platforms, p)
+		}
+	}
+	return platforms
 }

@@ -216,6 +216,8 @@ func configuration(top map[string]any) error {
 		return fmt.Errorf("%w: it is an app's provisioning profile (.mobileprovision)", ErrNotProfile)
 	case has("Command") && has("CommandUUID"):
 		return fmt.Errorf("%w: it is a command for a device", ErrNotProfile)
+	case payloadType != "" && has("PayloadContent"):
+		return fmt.Errorf("%w: its PayloadType is %q and must be Configuration; a single payload belongs into the PayloadContent of a profile", ErrNotProfile, clip(payloadType))
 	case payloadType != "":
 		return fmt.Errorf("%w: it is a single payload of the type %q; put it into the PayloadContent of a profile whose PayloadType is Configuration", ErrNotProfile, clip(payloadType))
 	case isText || has("PayloadType"):

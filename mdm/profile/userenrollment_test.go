@@ -86,7 +86,7 @@ func TestCheckUserEnrollment(t *testing.T) {
 		"a payload of a Mac on an iPhone":     {configuration("", dock), command.IOS, true, []string{dock}},
 		"a payload of tomorrow, or of an app": {configuration("", "com.example.app"), command.IOS, false, nil},
 		"what can't be removed":               {configuration("<key>PayloadRemovalDisallowed</key><true/>", root), command.IOS, true, []string{"Configuration PayloadRemovalDisallowed"}},
-		"what a Vision Pro does not know":     {configuration("<key>PayloadRemovalDisallowed</key><true/>", root), command.VisionOS, false, nil},
+		"what a Vision Pro does not know":     {configuration("<key>PayloadRemovalDisallowed</key><true/>", root), command.VisionOS, false, []string{"Configuration PayloadRemovalDisallowed"}},
 		"what can be removed, in words":       {configuration("<key>PayloadRemovalDisallowed</key><false/>", root), command.IOS, false, nil},
 		"a Wi-Fi network with a proxy": {
 			configuration("", wifi+"<key>ProxyType</key><string>Manual</string><key>ProxyServer</key><string>proxy</string>"), command.IOS, true,
