@@ -73,8 +73,8 @@ func TestDiff(t *testing.T) {
 			},
 		},
 		"one of several without names": {
-			a: []map[string]any{{"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "1"}, {"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "2"}},
-			b: []map[string]any{{"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "1"}, {"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "3"}},
+			a:    []map[string]any{{"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "1"}, {"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "2"}},
+			b:    []map[string]any{{"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "1"}, {"PayloadType": "x", "PayloadIdentifier": "", "PayloadUUID": "", "K": "3"}},
 			want: []string{"changed x x K: 2 -> 3"},
 		},
 		"elements of a list of dictionaries": {
