@@ -358,6 +358,8 @@ var meanings = map[string]map[int64]meaning{
 
 	// From here on: seen in the field, in public issues and test data of open-source servers.
 	"MDMClientError": { // macOS
+		74: {means: "The command needs a Mac that came by Automated Device Enrollment", vague: true},
+		89: {means: "There is no such profile on the Mac", next: "Ask the device for its profiles first.", vague: true},
 		91: {means: "This Mac does not know the command", next: "Its system may be too old, or the command is for the user's channel.", vague: true},
 		97: {means: "The command lacks a key", next: "Check the command's keys and values.", vague: true},
 	},
