@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 )
 
 // Codes of what is wrong with the variables of a profile.
@@ -24,15 +26,15 @@ func (p *Profile) Variables(known func(name string) bool) (names []string, probl
 	v := variables{known: known, names: map[string]bool{}}
 	for _, key := range slices.Sorted(maps.Keys(p.Top)) {
 		if key != "PayloadContent" || len(p.Payloads) == 0 {
-			v.look("Configuration", key, key, p.Top[key])
+			v.look(Payload{Type: configurationType, Index: -1}, key, key, p.Top[key])
 		}
 	}
 	for _, payload := range p.Payloads {
 		for _, key := range slices.Sorted(maps.Keys(payload.Content)) {
-			v.look(payload.Type, key, key, payload.Content[key])
+			v.look(payload, key, key, payload.Content[key])
 		}
 		if name, is := payload.certificate(); is && name == "" {
-			v.problem(CodeCertificate, payload.Type, "PayloadContent."+CertificateTemplateKey, "%s must be the name of a certificate template.", CertificateTemplateKey)
+			v.problem(CodeCertificate, payload, "PayloadContent."+CertificateTemplateKey, "%s must be the name of a certificate template.", CertificateTemplateKey)
 		}
 	}
 	return slices.Sorted(maps.Keys(v.names)), v.problems
@@ -45,46 +47,48 @@ type variables struct {
 	problems []Finding
 }
 
-func (v *variables) problem(code, payloadType, path, format string, args ...any) {
-	v.problems = append(v.problems, Finding{Code: code, PayloadType: payloadType, Key: path, Reason: fmt.Sprintf(format, args...)})
+func (v *variables) problem(code string, in Payload, path, format string, args ...any) {
+	v.problems = append(v.problems, Finding{
+		Code: code, Severity: SeverityError, PayloadType: in.Type, PayloadIndex: in.Index, Key: path, Reason: fmt.Sprintf(format, args...),
+	})
 }
 
 // look walks what stands at a path of a payload, under a key.
-func (v *variables) look(payloadType, path, key string, value any) {
+func (v *variables) look(in Payload, path, key string, value any) {
 	switch value := value.(type) {
 	case string:
 		if isFixed(key) {
-			v.fixed(payloadType, path, value)
+			v.fixed(in, path, value)
 		} else {
-			v.text(payloadType, path, value)
+			v.text(in, path, value)
 		}
 	case []any:
 		for i, element := range value {
-			v.look(payloadType, fmt.Sprintf("%s[%d]", path, i), key, element)
+			v.look(in, fmt.Sprintf("%s[%d]", path, i), key, element)
 		}
 	case map[string]any:
 		for _, key := range slices.Sorted(maps.Keys(value)) {
-			v.look(payloadType, path+"."+key, key, value[key])
+			v.look(in, path+"."+key, key, value[key])
 		}
 	}
 }
 
 // fixed looks for variables where none is replaced.
-func (v *variables) fixed(payloadType, path, text string) {
+func (v *variables) fixed(in Payload, path, text string) {
 	for _, piece := range pieces(text) {
 		if piece.variable != "" {
-			v.problem(CodeMisplaced, payloadType, path, "%s holds $%s, but must be the same for all devices: nothing is replaced there.", path, clip(piece.variable))
+			v.problem(CodeMisplaced, in, path, "%s holds $%s, but must be the same for all devices: nothing is replaced there.", path, clip(piece.variable))
 		}
 	}
 }
 
-func (v *variables) text(payloadType, path, text string) {
+func (v *variables) text(in Payload, path, text string) {
 	if !strings.ContainsAny(text, "$%{") {
 		return
 	}
 	foreign := foreignVariables.FindAllStringIndex(text, -1)
 	for _, at := range foreign {
-		v.foreign(payloadType, path, text[at[0]:at[1]])
+		v.foreign(in, path, text[at[0]:at[1]])
 	}
 	for _, piece := range pieces(text) {
 		switch {
@@ -93,18 +97,18 @@ func (v *variables) text(payloadType, path, text string) {
 		case v.known(piece.variable):
 			v.names[piece.variable] = true
 		default:
-			v.unknown(payloadType, path, piece.variable)
+			v.unknown(in, path, piece.variable)
 		}
 	}
 }
 
-func (v *variables) unknown(payloadType, path, name string) {
+func (v *variables) unknown(in Payload, path, name string) {
 	name = clip(name)
 	meant := ""
 	if ours := v.meant(name); ours != "" {
 		meant = fmt.Sprintf(" Did you mean $%s?", ours)
 	}
-	v.problem(CodeUnknownVariable, payloadType, path, "%s holds the unknown variable $%s.%s Write $$%[2]s for the text $%[2]s.", path, name, meant)
+	v.problem(CodeUnknownVariable, in, path, "%s holds the unknown variable $%s.%s Write $$%[2]s for the text $%[2]s.", path, name, meant)
 }
 
 // foreignVariables are the forms in which other servers write variables: Fleet, Zentral,
@@ -115,13 +119,13 @@ var foreignVariables = regexp.MustCompile(`\$\{?FLEET_(?:VAR|SECRET)_[A-Za-z0-9_
 	`|\{\{[^{}]{1,100}\}\}`)
 
 // foreign reports a variable of another server.
-func (v *variables) foreign(payloadType, path, written string) {
+func (v *variables) foreign(in Payload, path, written string) {
 	word := plainWord(written)
 	ours, whose := equivalents[word], "another server's"
 	switch {
 	case strings.HasPrefix(written, "%"):
 		// Between percent signs stands much else. A Mac replaces some words itself.
-		if ours == "" || replacedByMac(payloadType) {
+		if ours == "" || replacedByMac(in.Type) {
 			return
 		}
 		whose = "Mosyle's"
@@ -130,7 +134,7 @@ func (v *variables) foreign(payloadType, path, written string) {
 		word = strings.TrimPrefix(word, "fleetvar")
 		ours = equivalents[strings.TrimPrefix(word, "host")]
 		if strings.Contains(word, "scep") || strings.Contains(word, "digicert") || strings.Contains(word, "ndes") {
-			v.problem(CodeForeignVariable, payloadType, path, "%s holds %s, which is Fleet's. Certificates come from certificate templates here: put {%q: NAME} into the PayloadContent of the SCEP payload.", path, clip(written), CertificateTemplateKey)
+			v.problem(CodeForeignVariable, in, path, "%s holds %s, which is Fleet's. Certificates come from certificate templates here: put {%q: NAME} into the PayloadContent of the SCEP payload.", path, clip(written), CertificateTemplateKey)
 			return
 		}
 	case strings.HasPrefix(written, "$"):
@@ -148,10 +152,10 @@ func (v *variables) foreign(payloadType, path, written string) {
 		}
 	}
 	if ours != "" && v.known(ours) {
-		v.problem(CodeForeignVariable, payloadType, path, "%s holds %s, which is %s way to write $%s. Write $%[4]s.", path, clip(written), whose, ours)
+		v.problem(CodeForeignVariable, in, path, "%s holds %s, which is %s way to write $%s. Write $%[4]s.", path, clip(written), whose, ours)
 		return
 	}
-	v.problem(CodeForeignVariable, payloadType, path, "%s holds %s, which is %s variable and means nothing here: a device would take it as it is.", path, clip(written), whose)
+	v.problem(CodeForeignVariable, in, path, "%s holds %s, which is %s variable and means nothing here: a device would take it as it is.", path, clip(written), whose)
 }
 
 // replacedByMac holds for payloads in which macOS itself replaces words between percent
@@ -205,36 +209,12 @@ func (v *variables) meant(name string) string {
 	if ours := equivalents[word]; ours != "" && v.known(ours) {
 		return ours
 	}
-	best, nearest := "", 3
-	for _, theirs := range slices.Sorted(maps.Keys(equivalents)) {
-		ours := equivalents[theirs]
-		if d := distance(word, theirs); d < nearest && d <= len(word)/3 && v.known(ours) {
-			best, nearest = ours, d
+	var words []string
+	for theirs, ours := range equivalents {
+		if v.known(ours) {
+			words = append(words, theirs)
 		}
 	}
-	return best
-}
-
-// distance counts the letters to put in, take out or replace to get from a to b.
-func distance(a, b string) int {
-	if len(a) > len(b)+2 || len(b) > len(a)+2 {
-		return 3 // or more: nobody asks
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			above := row[j+1]
-			row[j+1] = min(above+1, row[j]+1, diagonal)
-			if a[i] != b[j] {
-				row[j+1] = min(above, row[j], diagonal) + 1
-			}
-			diagonal = above
-		}
-	}
-	return row[len(b)]
+	slices.Sort(words)
+	return equivalents[command.Nearest(word, words)]
 }
