@@ -110,8 +110,8 @@ func (c *Channel) tokenUpdate(ctx context.Context, id *identity) error {
 	if c.user != nil {
 		keys["NotOnConsole"] = false
 	} else {
-		keys["AwaitingConfiguration"] = false
-		if c.dev.opts.Model != Mac && !c.dev.byod.Load() && c.dev.allows(4) {
+		keys["AwaitingConfiguration"] = c.dev.isAwaiting()
+		if c.dev.unlockable() {
 			keys["UnlockToken"] = c.dev.UnlockToken()
 		}
 	}
@@ -272,6 +272,9 @@ func (c *Channel) Poll(ctx context.Context) (int, error) {
 	defer c.session.Unlock()
 	if s := c.dev.State(); s == Removed || s == Erased {
 		return 0, ErrRemoved
+	}
+	if c.user == nil {
+		c.dev.goOnWithApps()
 	}
 	cmd, err := c.Idle(ctx)
 	answered := map[string]bool{}

@@ -1,11 +1,9 @@
 package mdmtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // Handler answers a command in the device's place. own is the device's own
@@ -75,123 +73,128 @@ func failed(code int, domain, text string, causes ...problem) Result {
 
 func done(keys Dict) Result { return Result{Status: StatusAcknowledged, Keys: keys} }
 
-// permission is what PROTOCOL 5.5 says of a command.
-type permission struct {
-	right      int64 // of AccessRights; 0 when it depends or none is needed
-	ios, mac   bool  // allowed in a User Enrollment
-	user       bool  // on a Mac's user channel too
-	supervised bool  // on iOS
-}
-
-func permissionOf(requestType string) (permission, bool) {
-	switch requestType {
-	case "DeviceInformation":
-		return permission{0, true, true, true, false}, true
-	case "SecurityInfo":
-		return permission{1024, true, true, true, false}, true
-	case "ProfileList", "CertificateList":
-		return permission{1, true, true, true, false}, true
-	case "InstalledApplicationList":
-		return permission{256, true, false, true, false}, true
-	case "InstallProfile":
-		return permission{2, true, true, true, false}, true
-	case "RemoveProfile":
-		return permission{0, true, true, true, false}, true // the server's own profile needs no right
-	case "Settings":
-		return permission{2048, true, true, true, false}, true
-	case "DeviceLock":
-		return permission{4, true, false, false, false}, true
-	case "EraseDevice":
-		return permission{8, false, false, false, false}, true
-	case "RestartDevice":
-		return permission{4, false, false, false, true}, true
-	}
-	return permission{}, false
-}
-
 // perform runs cmd. after, if not nil, is what the device does once the result is
 // sent; cut is the error of a renewal that a test stopped.
 func (c *Channel) perform(ctx context.Context, cmd *Command) (r Result, after func(context.Context) error, cut error) {
-	d := c.dev
-	p, known := permissionOf(cmd.RequestType)
-	mac := d.opts.Model == Mac
-	switch {
-	case !known,
-		c.user != nil && !p.user,
-		d.byod.Load() && (mac && !p.mac || !mac && !p.ios):
-		return failed(12021, "MCMDMErrorDomain", fmt.Sprintf("“%s” is not a valid request type.", cmd.RequestType)), nil, nil
-	case !d.allows(p.right):
-		return failed(12007, "MCMDMErrorDomain", fmt.Sprintf("The MDM server does not have the right to send “%s”.", cmd.RequestType)), nil, nil
-	case p.supervised && !mac && !d.opts.Supervised:
-		return failed(12064, "MCMDMErrorDomain", "The device is not supervised."), nil, nil
+	item := documented().commands[cmd.RequestType]
+	here, known := c.dev.here(item)
+	if !known {
+		return unknownCommand(cmd), nil, nil
 	}
-	f := fields{dict: cmd.Params}
-	switch cmd.RequestType {
-	case "DeviceInformation":
-		r = c.deviceInformation(&f)
-	case "SecurityInfo":
-		r = done(Dict{"SecurityInfo": d.securityInfo()})
-	case "ProfileList":
-		r = done(Dict{"ProfileList": c.profileList()})
-	case "CertificateList":
-		r = done(Dict{"CertificateList": c.certificateList()})
-	case "InstalledApplicationList":
-		r = done(Dict{"InstalledApplicationList": d.applications(f.strings("Identifiers"), f.bool("ManagedAppsOnly"))})
-	case "Settings":
-		r = d.settings(&f)
-	case "DeviceLock":
-		r = d.lock(&f)
-	case "RestartDevice":
-		r = done(nil)
-	case "EraseDevice":
-		r = d.pin(&f)
-		if r.Status == StatusAcknowledged {
-			after = func(context.Context) error { d.uninstall(Erased); return nil }
+	switch c.obstacle(here) {
+	case unobstructed:
+	case noRight:
+		if !c.takesItsOwnProfile(cmd) {
+			return failed(12007, "MCMDMErrorDomain", fmt.Sprintf("The MDM server does not have the right to send “%s”.", cmd.RequestType)), nil, nil
 		}
-	case "InstallProfile":
-		r, after, cut = c.installProfile(ctx, &f, cmd)
-	case "RemoveProfile":
-		r, after = c.removeProfile(&f)
+	default:
+		return unknownCommand(cmd), nil, nil
+	}
+	f := fields{dict: cmd.Params, err: item.malformed(cmd.Params)}
+	if f.err == nil {
+		r, after, cut = c.run(ctx, &f, cmd)
 	}
 	if f.err != nil {
-		return Result{Status: StatusFormat, Keys: chain(12026, "MCMDMErrorDomain", f.err.Error())}, nil, nil
+		return Result{Status: StatusFormat, Keys: chain(12008, "MCMDMErrorDomain", f.err.Error())}, nil, nil
 	}
 	return r, after, cut
 }
 
-// pin checks the six digits that a Mac wants for DeviceLock and EraseDevice.
-func (d *Device) pin(f *fields) Result {
-	pin := f.string("PIN")
-	if d.opts.Model == Mac && (len(pin) != 6 || bytes.ContainsFunc([]byte(pin), func(r rune) bool { return r < '0' || r > '9' })) {
-		return failed(12026, "MCMDMErrorDomain", "The PIN must have six digits.")
-	}
-	return done(nil)
+// unknownCommand is what a device answers to all that its system, its supervision or its
+// enrollment does not give to the server.
+func unknownCommand(cmd *Command) Result {
+	return failed(12021, "MCMDMErrorDomain", fmt.Sprintf("“%s” is not a valid request type.", cmd.RequestType))
 }
 
-func (d *Device) lock(f *fields) Result {
-	r := d.pin(f)
-	if f.string("Message")+f.string("PhoneNumber") != "" && d.opts.Model != Mac && r.Status == StatusAcknowledged {
-		r.Keys = Dict{"MessageResult": "Success"}
-	}
-	return r
+// takesItsOwnProfile reports whether cmd removes the server's own profile, for which no
+// right is needed.
+func (c *Channel) takesItsOwnProfile(cmd *Command) bool {
+	enrolled := c.dev.Profile()
+	return cmd.RequestType == "RemoveProfile" && enrolled != nil && cmd.Params["Identifier"] == enrolled.Identifier
 }
 
-// settings answers each item by itself, as Apple's reply does.
-func (d *Device) settings(f *fields) Result {
-	var results []any
-	for _, item := range f.dicts("Settings") {
-		name, _ := item["Item"].(string)
-		answer := Dict{"Item": name, "Status": StatusAcknowledged}
-		needsSupervision := slices.Contains([]string{"DeviceName", "Wallpaper", "Bluetooth", "TimeZone", "AccessibilitySettings"}, name)
-		open := slices.Contains([]string{"ApplicationConfiguration", "ApplicationAttributes", "OrganizationInfo", "MDMOptions"}, name)
-		if d.byod.Load() && !open || needsSupervision && d.opts.Model != Mac && !d.opts.Supervised {
-			answer["Status"] = StatusError
-			answer["ErrorChain"] = chain(12064, "MCMDMErrorDomain", "The device is not supervised.")["ErrorChain"]
+// run does what a command that the device takes asks for. A key that is not as it should be
+// is left in f.err.
+func (c *Channel) run(ctx context.Context, f *fields, cmd *Command) (r Result, after func(context.Context) error, cut error) {
+	d := c.dev
+	switch cmd.RequestType {
+	case "InstallProfile":
+		return c.installProfile(ctx, f, cmd)
+	case "RemoveProfile":
+		r, after = c.removeProfile(f)
+		return r, after, nil
+	case "EraseDevice":
+		if r = d.pin(f); r.Status == StatusAcknowledged {
+			after = func(context.Context) error { d.uninstall(Erased); return nil }
 		}
-		results = append(results, answer)
+		return r, after, nil
+	case "DeviceInformation":
+		return c.deviceInformation(f), nil, nil
+	case "SecurityInfo":
+		return done(Dict{"SecurityInfo": c.securityInfo()}), nil, nil
+	case "ProfileList":
+		return done(Dict{"ProfileList": c.profileList(f.bool("ManagedOnly"))}), nil, nil
+	case "CertificateList":
+		return done(Dict{"CertificateList": c.certificateList(f.bool("ManagedOnly"))}), nil, nil
+	case "Restrictions":
+		return d.restrictions(f), nil, nil
+	case "Settings":
+		return c.settings(f), nil, nil
+	case "DeclarativeManagement": // what follows it, this device has not learnt
+		return done(nil), nil, nil
 	}
-	if f.dict["Settings"] == nil {
-		f.err = errors.New("no Settings")
+	if r, ok := d.runForApps(f, cmd.RequestType); ok {
+		return r, nil, nil
 	}
-	return done(Dict{"Settings": results})
+	if r, ok := d.runForSecurity(f, cmd.RequestType); ok {
+		return r, nil, nil
+	}
+	return d.runForSystem(f, cmd.RequestType), nil, nil
+}
+
+func (d *Device) runForApps(f *fields, requestType string) (Result, bool) {
+	switch requestType {
+	case "InstallApplication":
+		return d.installApplication(f), true
+	case "InstallEnterpriseApplication":
+		return d.installEnterpriseApplication(f), true
+	case "RemoveApplication":
+		return d.removeApplication(f), true
+	case "ApplyRedemptionCode":
+		return d.applyRedemptionCode(f), true
+	case "ValidateApplications":
+		return done(nil), true
+	case "InstalledApplicationList":
+		return d.installedApplicationList(f), true
+	case "ManagedApplicationList":
+		return d.managedApplicationList(f), true
+	case "ManagedApplicationAttributes":
+		return d.ofManagedApps(f, "ApplicationAttributes", "Attributes", func(a *app) Dict { return a.attributes }), true
+	case "ManagedApplicationConfiguration":
+		return d.ofManagedApps(f, "ApplicationConfigurations", "Configuration", func(a *app) Dict { return a.config }), true
+	case "ManagedApplicationFeedback":
+		return d.ofManagedApps(f, "ManagedApplicationFeedback", "Feedback", func(*app) Dict { return nil }), true
+	case "InstallMedia":
+		return d.installMedia(f), true
+	case "RemoveMedia":
+		return d.removeMedia(f), true
+	case "ManagedMediaList":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return done(Dict{"Books": lists(d.condition.books)}), true
+	case "InviteToProgram":
+		if url := f.string("InvitationURL"); checkURL(url, false) != nil {
+			return done(Dict{"InvitationResult": "InvalidInvitationURL"}), true
+		}
+		return done(Dict{"InvitationResult": "Acknowledged"}), true
+	case "InstallProvisioningProfile":
+		return d.installProvisioningProfile(f), true
+	case "RemoveProvisioningProfile":
+		return d.removeProvisioningProfile(f), true
+	case "ProvisioningProfileList":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return done(Dict{"ProvisioningProfileList": lists(d.condition.provisioning)}), true
+	}
+	return Result{}, false
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,7 +72,14 @@ type Options struct {
 	OSVersion string
 	Build     string
 
-	Supervised     bool
+	Supervised bool
+	ADE        bool // came to its enrollment through Automated Device Enrollment
+	Shared     bool // a Shared iPad
+	Intel      bool // a Mac without Apple silicon
+	Unapproved bool // a Mac whose user has not approved the enrollment
+	Awaiting   bool // waits in Setup Assistant for DeviceConfigured
+	Declines   bool // its user says no to apps that ask
+
 	UserEnrollment bool  // EnrollmentID in place of UDID, serial number, IMEI and UnlockToken; Discover decides by itself
 	AnyEnrollment  bool  // install a profile whose EnrollmentMode does not fit UserEnrollment (tests)
 	User           *User // the Mac's installing user; made up when nil
@@ -115,11 +123,13 @@ type Counters struct {
 	Acknowledged int64 // results that the server took, by status
 	Errors       int64
 	NotNow       int64
+	Commands     int64 // commands that the server delivered, again or for the first time
+	Installs     int64 // profiles that were installed, by MDM or by hand; replacements count, renewals don't
 	Failures     int64 // MDM requests that failed: no answer, or a status other than 2xx
 }
 
 type counters struct {
-	requests, idles, acknowledged, errors, notNow, failures atomic.Int64
+	requests, idles, acknowledged, errors, notNow, commands, installs, failures atomic.Int64
 }
 
 // Device is one simulated device. Its methods may be called from several
@@ -134,6 +144,7 @@ type Device struct {
 	signing    sync.Mutex  // one refresh or sign-in at a time
 
 	mu           sync.Mutex
+	condition    condition
 	state        State
 	profile      *Profile
 	enrollmentID string
@@ -193,7 +204,7 @@ func NewDevice(o Options) (*Device, error) {
 			return nil, err
 		}
 	}
-	d := &Device{opts: o}
+	d := &Device{opts: o, condition: newCondition(o)}
 	d.byod.Store(o.UserEnrollment)
 	digits, err := readRandom(o.Rand, 12)
 	if err != nil {
@@ -233,6 +244,7 @@ func (d *Device) Counters() Counters {
 	return Counters{
 		Requests: d.count.requests.Load(), Idles: d.count.idles.Load(), Acknowledged: d.count.acknowledged.Load(),
 		Errors: d.count.errors.Load(), NotNow: d.count.notNow.Load(), Failures: d.count.failures.Load(),
+		Commands: d.count.commands.Load(), Installs: d.count.installs.Load(),
 	}
 }
 
@@ -422,7 +434,7 @@ func (d *Device) install(p *Profile, mode string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.profile, d.enrollmentID, d.unlockToken, d.userChannel = p, id, unlock, user
-	d.identity, d.renewal, d.installed = nil, nil, nil
+	d.identity, d.renewal = nil, nil
 	if d.mode = mode; mode == "" {
 		d.token = Token{}
 	}
@@ -438,6 +450,7 @@ func (d *Device) rules() Rules {
 	return Rules{
 		Model: d.opts.Model, UserEnrollment: d.byod.Load(), Mode: mode,
 		PlainHTTP: d.opts.PlainHTTP, AnyEnrollment: d.opts.AnyEnrollment,
+		OSVersion: d.opts.OSVersion, Supervised: d.opts.Supervised, Unapproved: d.opts.Unapproved,
 		ByProfile: d.opts.knowsManagedAppleID(),
 	}
 }
@@ -504,7 +517,13 @@ func (d *Device) scep(ctx context.Context, p *Profile, opts ...SCEPOption) (*ide
 func (d *Device) uninstall(to State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.state, d.renewal, d.installed = to, nil, nil
+	d.state, d.renewal = to, nil
+	if to == Erased {
+		d.installed, d.condition = nil, newCondition(d.opts)
+	} else {
+		d.installed = slices.DeleteFunc(d.installed, func(p installedProfile) bool { return !p.byHand })
+		d.condition.unmanage()
+	}
 	d.dropClients()
 }
 

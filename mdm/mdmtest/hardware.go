@@ -13,11 +13,12 @@ type Model string
 
 // The families that this package plays.
 const (
-	IPhone Model = "iPhone"
-	IPad   Model = "iPad"
-	Mac    Model = "Mac"
-	Vision Model = "RealityDevice"
-	Watch  Model = "Watch"
+	IPhone  Model = "iPhone"
+	IPad    Model = "iPad"
+	Mac     Model = "Mac"
+	AppleTV Model = "AppleTV" // enrols by profile alone
+	Vision  Model = "RealityDevice"
+	Watch   Model = "Watch"
 )
 
 // hardware is what a typical device of a model says of itself.
@@ -36,6 +37,8 @@ func (m Model) hardware() hardware {
 	case Vision:
 		return hardware{"RealityDevice14,1", "Apple Vision Pro", "MQL83LL/A", "26.1", "23N47",
 			"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.1 Safari/605.1.15"}
+	case AppleTV: // has no browser: a computer brings it its profile
+		return hardware{"AppleTV14,1", "Apple TV", "MN873LL/A", "26.1", "23J582", Mac.hardware().browser}
 	case Watch: // its web session runs on the phone
 		return hardware{"Watch7,5", "Apple Watch", "MC7A4LW/A", "26.1", "23S37", IPhone.hardware().browser}
 	default:
@@ -49,6 +52,8 @@ func (m Model) target() int64 {
 	switch m {
 	case Mac:
 		return 5
+	case AppleTV:
+		return 4
 	case Vision:
 		return 6
 	case Watch:

@@ -12,6 +12,7 @@ import (
 type installedProfile struct {
 	*Profile
 	user        *User // whose channel brought it; nil: the device's
+	byHand      bool  // the user installed it: no server manages it
 	credentials []*Credential
 }
 
@@ -34,12 +35,16 @@ func (d *Device) Configuration(raw []byte) (*Profile, error) {
 // reads, then why (PROTOCOL 7.5).
 func installFailed(err error) Result {
 	reason := "The profile is invalid."
+	cause := problem{1009, "MCProfileErrorDomain", err.Error()}
 	var scep *scepProblem
-	if errors.As(err, &scep) {
+	var payload *refusedPayload
+	switch {
+	case errors.As(err, &scep):
 		reason = scep.shown
+	case errors.As(err, &payload):
+		cause.code, cause.domain = payload.code, "MCInstallationErrorDomain"
 	}
-	return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+reason,
-		problem{1009, "MCProfileErrorDomain", err.Error()})
+	return failed(4001, "MCInstallationErrorDomain", "Profile Installation Failed: "+reason, cause)
 }
 
 // installProfile installs an ordinary profile, or nothing of it: certificates
@@ -52,7 +57,9 @@ func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (
 		f.err = errors.Join(f.err, errors.New("no Payload"))
 		return Result{}, nil, nil
 	}
-	p, err := d.Configuration(raw)
+	rules := d.rules()
+	rules.User = c.user != nil
+	p, err := ParseConfiguration(raw, rules)
 	if err != nil {
 		return installFailed(err), nil, nil
 	}
@@ -69,7 +76,7 @@ func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (
 	case c.user != nil && p.Scope == "System":
 		err = errors.New("a profile for the system came on a user's channel")
 	default:
-		err = c.install(ctx, p)
+		err = c.install(ctx, p, false)
 	}
 	switch {
 	case errors.Is(err, ErrRemoved):
@@ -83,14 +90,14 @@ func (c *Channel) installProfile(ctx context.Context, f *fields, cmd *Command) (
 // install replaces the profile of the same identifier. A payload that has kept its
 // identifier and UUID keeps its credential; all others are made anew, and only when
 // the last of them is there does the old profile go.
-func (c *Channel) install(ctx context.Context, p *Profile) error {
+func (c *Channel) install(ctx context.Context, p *Profile, byHand bool) error {
 	d := c.dev
 	client, done, err := d.clientTrusting(p.Roots)
 	if err != nil {
 		return err
 	}
 	defer done()
-	next := installedProfile{Profile: p, user: c.user}
+	next := installedProfile{Profile: p, user: c.user, byHand: byHand}
 	old := c.installed(p.Identifier)
 	for _, payload := range p.SCEPs {
 		credential := old.credential(payload.Identifier, payload.UUID)
@@ -115,11 +122,12 @@ func (c *Channel) install(ctx context.Context, p *Profile) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.state == Removed || d.state == Erased {
+	if !byHand && (d.state == Removed || d.state == Erased) {
 		return ErrRemoved // while the certificates were on their way
 	}
 	d.installed = slices.DeleteFunc(d.installed, func(q installedProfile) bool { return q.Identifier == p.Identifier && q.user == c.user })
 	d.installed = append(d.installed, next)
+	d.count.installs.Add(1)
 	d.dropClients() // trust may have come, or gone with the old profile
 	return nil
 }
@@ -144,14 +152,14 @@ func (c *Channel) removeProfile(f *fields) (Result, func(context.Context) error)
 		// The identity goes with the profile: CheckOut is all the server hears.
 		return Result{}, d.Remove
 	}
-	if !d.allows(2) {
-		return failed(12007, "MCMDMErrorDomain", "The MDM server does not have the right to send “RemoveProfile”."), nil
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	i := slices.IndexFunc(d.installed, func(p installedProfile) bool { return p.Identifier == identifier && p.user == c.user })
 	if i < 0 {
 		return failed(12075, "MCMDMErrorDomain", fmt.Sprintf("The profile “%s” is not installed.", identifier)), nil
+	}
+	if d.installed[i].byHand {
+		return failed(12013, "MCMDMErrorDomain", fmt.Sprintf("The profile “%s” is not managed by this server.", identifier)), nil
 	}
 	d.installed = slices.Delete(d.installed, i, i+1)
 	d.dropClients()

@@ -2,202 +2,243 @@ package mdmtest
 
 import (
 	"crypto/x509"
-	"slices"
+	"errors"
+	"maps"
 	"strings"
+	"time"
 )
 
-// fact is one answer of DeviceInformation, and when it is given.
-type fact struct {
-	value any // nil: this model does not have it
-	right int64
-	byod  bool // also in a User Enrollment
-}
-
-// facts is what the device knows of itself (commands.json, DeviceInformation).
-func (c *Channel) facts() map[string]fact {
+// facts is what the device knows of itself, under the names of DeviceInformation. What
+// the model, its system or the enrollment lacks, facts.txt takes away. The caller holds mu.
+func (c *Channel) facts() Dict {
 	d := c.dev
 	hw, o := d.opts.Model.hardware(), d.opts
-	mac, phone := o.Model == Mac, o.Model == IPhone
-	only := func(here bool, v any) any {
-		if !here {
-			return nil
-		}
-		return v
-	}
+	mac, phone, state := o.Model == Mac, o.Model == IPhone, &d.condition
 	token, _ := c.Push()
 	battery := 0.87
-	return map[string]fact{
-		"UDID":                             {o.UDID, 0, false},
-		"ProvisioningUDID":                 {only(mac, "00006040-"+strings.ReplaceAll(o.UDID, "-", "")[:16]), 0, false},
-		"MDMOptions":                       {Dict{}, 0, true},
-		"OrganizationInfo":                 {Dict{}, 0, true},
-		"AwaitingConfiguration":            {false, 0, false},
-		"iTunesStoreAccountIsActive":       {true, 4096, false},
-		"DeviceName":                       {o.Name, 16, true},
-		"OSVersion":                        {o.OSVersion, 16, true},
-		"BuildVersion":                     {o.Build, 16, true},
-		"ModelName":                        {hw.name, 16, true},
-		"Model":                            {hw.product, 16, true},
-		"ModelNumber":                      {hw.number, 16, true},
-		"ProductName":                      {hw.product, 16, true},
-		"IsAppleSilicon":                   {only(mac, true), 16, true},
-		"SerialNumber":                     {o.Serial, 16, false},
-		"DeviceCapacity":                   {256.0, 16, true},
-		"AvailableDeviceCapacity":          {112.5, 16, true},
-		"IMEI":                             {only(phone, d.imei), 16, false},
-		"ModemFirmwareVersion":             {only(phone, "1.40.03"), 16, false},
-		"CellularTechnology":               {only(phone, 1), 16, true},
-		"BatteryLevel":                     {battery, 16, true},
-		"HasBattery":                       {only(mac, true), 16, true},
-		"IsSupervised":                     {o.Supervised, 16, true},
-		"IsMultiUser":                      {only(!mac, false), 16, true},
-		"IsDeviceLocatorServiceEnabled":    {only(!mac, true), 16, true},
-		"IsActivationLockEnabled":          {false, 16, false},
-		"IsActivationLockSupported":        {only(mac, true), 16, false},
-		"IsDoNotDisturbInEffect":           {only(!mac, false), 16, false},
-		"EASDeviceIdentifier":              {only(!mac, easID(o.Serial)), 16, true},
-		"IsCloudBackupEnabled":             {only(!mac, true), 16, false},
-		"LocalHostName":                    {only(mac, "simulated-mac"), 16, true},
-		"HostName":                         {only(mac, "simulated-mac.local"), 16, true},
-		"SystemIntegrityProtectionEnabled": {only(mac, true), 16, true},
-		"SupportsLOMDevice":                {only(mac, false), 16, true},
-		"IsMDMLostModeEnabled":             {only(!mac, false), 16, false},
-		"PushToken":                        {token, 16, mac},
-		"DiagnosticSubmissionEnabled":      {only(!mac, false), 16, true},
-		"AppAnalyticsEnabled":              {only(!mac, false), 16, true},
-		"TimeZone":                         {only(!mac, "Europe/Vienna"), 16, true},
-		"ICCID":                            {only(phone, "8943010000000000001"), 32, false},
-		"BluetoothMAC":                     {"02:00:00:aa:bb:01", 32, false},
-		"WiFiMAC":                          {"02:00:00:aa:bb:02", 32, false},
-		"EthernetMAC":                      {only(mac, "02:00:00:aa:bb:03"), 32, false},
-		"PhoneNumber":                      {only(phone, "+15555550100"), 32, false},
-		"DataRoamingEnabled":               {only(phone, false), 32, false},
-		"PersonalHotspotEnabled":           {only(phone, false), 32, false},
-		"IsNetworkTethered":                {only(!mac, false), 32, true},
-		"IsRoaming":                        {only(phone, false), 32, false},
-		"PINRequiredForEraseDevice":        {only(mac, true), 16, false},
-		"PINRequiredForDeviceLock":         {only(mac, true), 16, false},
-		"SupportsiOSAppInstalls":           {only(mac, true), 16, true},
+	facts := Dict{
+		"UDID": o.UDID, "SerialNumber": o.Serial, "DeviceName": state.name, "OSVersion": o.OSVersion, "BuildVersion": o.Build,
+		"SupplementalOSVersionExtra": "", "SupplementalBuildVersion": o.Build,
+		"ModelName": hw.name, "Model": hw.product, "ModelNumber": hw.number, "ProductName": hw.product,
+		"DeviceCapacity": 256.0, "AvailableDeviceCapacity": 112.5, "BatteryLevel": battery, "HasBattery": true,
+		"OrganizationInfo": Dict{}, "MDMOptions": Dict{}, "AwaitingConfiguration": state.awaiting,
+		"iTunesStoreAccountIsActive": true, "iTunesStoreAccountHash": easID("store " + o.Serial),
+		"IsSupervised": o.Supervised, "IsMultiUser": o.Shared, "IsMDMLostModeEnabled": state.lost,
+		"IsDeviceLocatorServiceEnabled": true, "IsActivationLockEnabled": false, "IsActivationLockSupported": true,
+		"IsDoNotDisturbInEffect": false, "EASDeviceIdentifier": easID(o.Serial), "IsCloudBackupEnabled": true,
+		"LastCloudBackupDate": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		"PushToken":           token, "DiagnosticSubmissionEnabled": false, "AppAnalyticsEnabled": false, "TimeZone": "Europe/Vienna",
+		"BluetoothMAC": "02:00:00:aa:bb:01", "WiFiMAC": "02:00:00:aa:bb:02", "EthernetMAC": "02:00:00:aa:bb:03",
+		"IsNetworkTethered": false, "AccessibilitySettings": Dict{"BoldTextEnabled": false, "TextSize": 4},
+		"SoftwareUpdateDeviceID": hw.product + "AP", "SoftwareUpdateSettings": Dict{"RecommendationCadence": 0},
+		"OSUpdateSettings": Dict{"AutomaticCheckEnabled": true}, "DeviceID": "02:00:00:aa:bb:02",
+		"IsAppleSilicon": !o.Intel, "SystemIntegrityProtectionEnabled": true, "SupportsLOMDevice": false,
+		"SupportsiOSAppInstalls": !o.Intel, "PINRequiredForEraseDevice": true, "PINRequiredForDeviceLock": true,
+		"EACSPreflight": "success", "LocalHostName": "simulated-mac", "HostName": "simulated-mac.local",
+		"AutoSetupAdminAccounts": []any{}, "ActiveManagedUsers": []any{},
 	}
+	if mac {
+		facts["ProvisioningUDID"] = "00006040-" + strings.ReplaceAll(o.UDID, "-", "")[:16]
+		if user := d.userChannel; user != nil {
+			facts["ActiveManagedUsers"] = []any{user.user.ID}
+		}
+	}
+	if phone {
+		maps.Copy(facts, Dict{
+			"IMEI": d.imei, "ModemFirmwareVersion": "1.40.03", "CellularTechnology": 1, "ICCID": "8943010000000000001",
+			"PhoneNumber": "+15555550100", "DataRoamingEnabled": false, "VoiceRoamingEnabled": false, "PersonalHotspotEnabled": false,
+			"IsRoaming": false, "CurrentCarrierNetwork": "Example", "SubscriberCarrierNetwork": "Example", "CarrierSettingsVersion": "60.1",
+			"SubscriberMCC": "232", "SubscriberMNC": "01", "CurrentMCC": "232", "CurrentMNC": "01",
+			"ServiceSubscriptions": []any{Dict{
+				"Slot": "CTSubscriptionSlotOne", "Label": "Primary", "IMEI": d.imei, "ICCID": "8943010000000000001", "PhoneNumber": "+15555550100",
+				"IsDataPreferred": true, "IsVoicePreferred": true, "IsRoaming": false, "CarrierSettingsVersion": "60.1",
+				"CurrentCarrierNetwork": "Example", "CurrentMCC": "232", "CurrentMNC": "01",
+			}},
+		})
+	}
+	if o.Shared {
+		maps.Copy(facts, Dict{
+			"MaximumResidentUsers": 4, "EstimatedResidentUsers": 4, "ResidentUsers": 4, "QuotaSize": 8192, "UserSessionTimeout": 0,
+			"TemporarySessionTimeout": 0, "TemporarySessionOnly": false, "ManagedAppleIDDefaultDomains": []any{},
+			"OnlineAuthenticationGracePeriod": 0, "SkipLanguageAndLocaleSetupForNewUsers": false,
+		})
+	}
+	maps.Copy(facts, state.changed)
+	return facts
 }
 
 // deviceInformation answers the queries that this device knows and the
 // enrollment allows; the others are just missing (PROTOCOL 5.5).
 func (c *Channel) deviceInformation(f *fields) Result {
+	d := c.dev
 	queries := f.strings("Queries")
 	if f.err == nil && len(queries) == 0 {
-		f.required("Queries")
+		f.err = errors.New("Queries is empty")
 	}
-	answers := Dict{}
+	d.mu.Lock()
 	facts := c.facts()
+	d.mu.Unlock()
+	answers := Dict{}
 	for _, q := range queries {
-		fact, known := facts[q]
-		if !known || fact.value == nil || !c.dev.allows(fact.right) || c.dev.byod.Load() && !fact.byod {
-			continue
+		here, known := d.here(documented().queries[q])
+		if v := facts[q]; known && v != nil && c.obstacle(here) == unobstructed {
+			answers[q] = v
 		}
-		answers[q] = fact.value
 	}
 	return done(Dict{"QueryResponses": answers})
 }
 
-func (d *Device) securityInfo() Dict {
+// securityInfo leaves out what a User Enrollment, or a Mac's user channel, does not get.
+func (c *Channel) securityInfo() Dict {
+	d := c.dev
 	byod := d.byod.Load()
-	info := Dict{}
-	if d.opts.Model == Mac {
-		info["FDE_Enabled"] = true
-		info["SystemIntegrityProtectionEnabled"] = true
-		info["AuthenticatedRootVolumeEnabled"] = true
-		info["FirewallSettings"] = Dict{"FirewallEnabled": false, "BlockAllIncoming": false, "StealthMode": false}
-		info["ManagementStatus"] = Dict{"EnrolledViaDEP": false, "IsUserEnrollment": byod, "UserApprovedEnrollment": true, "IsActivationLockManageable": false}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	state := &d.condition
+	if d.opts.Model != Mac {
+		info := Dict{
+			"HardwareEncryptionCaps": 3, "PasscodeCompliant": state.passcode || !d.wantsPasscode(),
+			"ManagementStatus": Dict{"IsUserEnrollment": byod},
+		}
 		if !byod {
-			info["FDE_HasPersonalRecoveryKey"] = false
-			info["FDE_HasInstitutionalRecoveryKey"] = false
-			info["RemoteDesktopEnabled"] = false
-			info["IsRecoveryLockEnabled"] = false
+			info["PasscodePresent"] = state.passcode
+			info["PasscodeCompliantWithProfiles"] = state.passcode || !d.wantsPasscode()
+			info["PasscodeLockGracePeriod"] = 0
+			info["PasscodeLockGracePeriodEnforced"] = 0
+			if d.opts.Model == IPhone || d.opts.Model == IPad {
+				info["AutoLockTime"] = 60
+			}
 		}
 		return info
 	}
-	info["HardwareEncryptionCaps"] = 3
-	info["PasscodeCompliant"] = true
+	info := Dict{"ManagementStatus": Dict{
+		"EnrolledViaDEP": d.opts.ADE, "IsUserEnrollment": byod, "UserApprovedEnrollment": !d.opts.Unapproved, "IsActivationLockManageable": d.opts.Supervised,
+	}}
+	if c.user != nil {
+		return info
+	}
+	maps.Copy(info, Dict{
+		"FDE_Enabled": true, "SystemIntegrityProtectionEnabled": true, "AuthenticatedRootVolumeEnabled": true,
+		"FirewallSettings": Dict{"FirewallEnabled": false, "BlockAllIncoming": false, "StealthMode": false, "LoggingEnabled": true, "LoggingOption": "throttled"},
+		"SecureBoot":       Dict{"SecureBootLevel": "full", "ExternalBootLevel": "disallowed"},
+	})
+	if d.opts.Intel {
+		info["FirmwarePasswordStatus"] = Dict{"PasswordExists": state.firmware != "", "ChangePending": false, "AllowOroms": false}
+	}
 	if !byod {
-		info["PasscodePresent"] = true
-		info["PasscodeCompliantWithProfiles"] = true
-		info["PasscodeLockGracePeriod"] = 0
-		info["PasscodeLockGracePeriodEnforced"] = 0
+		maps.Copy(info, Dict{
+			"FDE_HasPersonalRecoveryKey": true, "FDE_HasInstitutionalRecoveryKey": false, "RemoteDesktopEnabled": state.remoteDesktop,
+			"IsRecoveryLockEnabled": state.recoveryLock != "", "BootstrapTokenAllowedForAuthentication": "allowed",
+			"BootstrapTokenRequiredForSoftwareUpdate": !d.opts.Intel, "BootstrapTokenRequiredForKernelExtensionApproval": !d.opts.Intel,
+		})
 	}
 	return info
 }
 
-// applications is what a phone fresh from the shop might hold. A User Enrollment
-// shows managed apps only, and there are none.
-func (d *Device) applications(identifiers []string, managedOnly bool) []any {
-	list := []any{}
-	if managedOnly || d.byod.Load() {
-		return list
-	}
-	for _, app := range []Dict{
-		{"Identifier": "com.apple.Pages", "Name": "Pages", "Version": "8254.1.31", "ShortVersion": "14.4", "BundleSize": 521000000},
-		{"Identifier": "com.example.notes", "Name": "Example Notes", "Version": "312", "ShortVersion": "3.1.2", "BundleSize": 48000000},
-	} {
-		if len(identifiers) == 0 || slices.Contains(identifiers, app["Identifier"].(string)) {
-			list = append(list, app)
+// wantsPasscode reports whether a profile asks for a passcode. The caller holds mu.
+func (d *Device) wantsPasscode() bool {
+	for _, p := range d.installed {
+		for _, policy := range p.ofType("com.apple.mobiledevice.passwordpolicy") {
+			if policy["forcePIN"] == true || d.byod.Load() { // there, any policy does
+				return true
+			}
 		}
 	}
-	return list
+	return false
 }
 
-func (c *Channel) profileList() []any {
+// restrictions are those of the profiles, as the strictest has them.
+func (d *Device) restrictions(f *fields) Result {
+	each := f.bool("ProfileRestrictions")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	global, profiles := Dict{}, Dict{}
+	for _, p := range d.installed {
+		own := Dict{}
+		for _, payload := range p.ofType("com.apple.applicationaccess") {
+			for key, v := range payload {
+				if strings.HasPrefix(key, "Payload") {
+					continue
+				}
+				group := ""
+				switch v.(type) {
+				case bool:
+					group = "restrictedBool"
+				case int64:
+					group = "restrictedValue"
+				default:
+					continue
+				}
+				for _, to := range []Dict{global, own} {
+					if to[group] == nil {
+						to[group] = Dict{}
+					}
+					to[group].(Dict)[key] = Dict{"value": v}
+				}
+			}
+		}
+		if len(own) > 0 {
+			profiles[p.Identifier] = own
+		}
+	}
+	keys := Dict{"GlobalRestrictions": global}
+	if each {
+		keys["ProfileRestrictions"] = profiles
+	}
+	return done(keys)
+}
+
+// profileList lists the profiles of the channel; a User Enrollment does not show those
+// that the user installed.
+func (c *Channel) profileList(managedOnly bool) []any {
 	d := c.dev
+	managedOnly = managedOnly || d.byod.Load()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := []any{}
-	entry := func(top Dict) Dict {
-		e := Dict{"IsEncrypted": false, "HasRemovalPasscode": false}
+	add := func(p *Profile, managed bool) {
+		e := Dict{"IsEncrypted": false, "HasRemovalPasscode": len(p.ofType("com.apple.profileRemovalPassword")) > 0}
 		if d.opts.Model != Mac {
-			e["IsManaged"] = true
+			e["IsManaged"] = managed
 		}
-		for _, key := range []string{"PayloadUUID", "PayloadIdentifier", "PayloadVersion", "PayloadDisplayName", "PayloadOrganization", "PayloadDescription", "PayloadRemovalDisallowed"} {
-			if v, ok := top[key]; ok {
-				e[key] = v
-			}
-		}
-		return e
-	}
-	contents := func(payloads []Dict) []any {
-		all := []any{}
-		for _, p := range payloads {
+		copyKeys(e, p.top, "PayloadUUID", "PayloadIdentifier", "PayloadVersion", "PayloadDisplayName", "PayloadOrganization",
+			"PayloadDescription", "PayloadRemovalDisallowed")
+		contents := []any{}
+		for _, payload := range p.Payloads {
 			item := Dict{}
-			for _, key := range []string{"PayloadType", "PayloadVersion", "PayloadIdentifier", "PayloadUUID", "PayloadDisplayName"} {
-				if v, ok := p[key]; ok {
-					item[key] = v
-				}
-			}
-			all = append(all, item)
+			copyKeys(item, payload, "PayloadType", "PayloadVersion", "PayloadIdentifier", "PayloadUUID", "PayloadDisplayName",
+				"PayloadDescription", "PayloadOrganization")
+			contents = append(contents, item)
 		}
-		return all
-	}
-	add := func(p *Profile) {
-		e := entry(p.top)
-		e["PayloadContent"] = contents(p.Payloads)
+		e["PayloadContent"] = contents
 		if p.Signer != nil {
 			e["SignerCertificates"] = []any{p.Signer.Raw}
 		}
 		list = append(list, e)
 	}
 	if d.profile != nil && c.user == nil {
-		add(d.profile)
+		add(d.profile, true)
 	}
 	for _, p := range d.installed {
-		if p.user == c.user {
-			add(p.Profile)
+		if p.user == c.user && (!p.byHand || !managedOnly) {
+			add(p.Profile, !p.byHand)
 		}
 	}
 	return list
 }
 
+func copyKeys(to, from Dict, keys ...string) {
+	for _, key := range keys {
+		if v, ok := from[key]; ok {
+			to[key] = v
+		}
+	}
+}
+
 // certificateList is the system's keychain, or on a user channel that user's.
-func (c *Channel) certificateList() []any {
+func (c *Channel) certificateList(managedOnly bool) []any {
 	d := c.dev
+	managedOnly = managedOnly || d.byod.Load()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := []any{}
@@ -219,7 +260,7 @@ func (c *Channel) certificateList() []any {
 		}
 	}
 	for _, p := range d.installed {
-		if p.user != c.user {
+		if p.user != c.user || p.byHand && managedOnly {
 			continue
 		}
 		for _, credential := range p.credentials {

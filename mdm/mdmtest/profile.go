@@ -21,7 +21,12 @@ type Rules struct {
 	PlainHTTP      bool   // http URLs are fine: a TLS proxy is meant to stand before the server
 	AnyEnrollment  bool   // don't compare EnrollmentMode with UserEnrollment
 	Mode           string // EnrollmentMode that must be there: the enrollment is account-driven
-	ByProfile      bool   // the system is old enough for a User Enrollment by profile: iOS 13.1 to 17, macOS 10.15 to 14
+	OSVersion      string // decides which payloads the system knows; the newest when empty
+	Supervised     bool
+	Unapproved     bool // the Mac's user has not approved the enrollment
+	User           bool // for a Mac's user, not for its system
+	ByHand         bool // somebody installs it in Settings
+	ByProfile      bool // the system is old enough for a User Enrollment by profile: iOS 13.1 to 17, macOS 10.15 to 14
 }
 
 // Profile is a configuration profile that a device would install.
@@ -33,6 +38,7 @@ type Profile struct {
 	Scope        string            // "System", "User" or ""
 	Signer       *x509.Certificate // nil when the profile is not signed
 	MDM          MDMPayload        // of an enrollment profile
+	Fixed        bool              // PayloadRemovalDisallowed, where the system heeds it
 	SCEP         SCEPPayload       // the identity's in an enrollment profile, else the first
 	SCEPs        []SCEPPayload     // all of them
 	PKCS12s      []PKCS12Payload
@@ -183,6 +189,7 @@ func (p *Profile) read(d Dict, rules Rules) error {
 	case target != 0 && target != rules.Model.target():
 		return fmt.Errorf("TargetDeviceType %d is not this %s", target, rules.Model)
 	}
+	p.Fixed = removalDisallowed && (rules.Supervised || rules.Model == Mac)
 	if err := p.payloads(content, rules); err != nil {
 		return err
 	}
@@ -230,11 +237,12 @@ func (p *Profile) payloads(content []Dict, rules Rules) error {
 			return fmt.Errorf("payload %d: PayloadIdentifier or PayloadUUID repeats", i)
 		}
 		seen["i"+identifier], seen["u"+uuid] = true, true
-		if rules.UserEnrollment && !allowedInUserEnrollment(kind) {
-			if rules.Model == Mac {
-				continue // skipped silently (PROTOCOL 3.8)
-			}
-			return fmt.Errorf("payload %s is forbidden in a User Enrollment", kind)
+		err := rules.accept(kind)
+		if errors.Is(err, errForbidden) && rules.Model == Mac {
+			continue // skipped silently (PROTOCOL 3.8)
+		}
+		if err != nil {
+			return fmt.Errorf("payload %s %w", kind, err)
 		}
 		p.Payloads = append(p.Payloads, d)
 	}
@@ -582,17 +590,60 @@ func (f *fields) subject(key string) Subject {
 	return s
 }
 
-// allowedInUserEnrollment is PROTOCOL 3.8.
-func allowedInUserEnrollment(kind string) bool {
-	name, ok := strings.CutPrefix(kind, "com.apple.")
-	return ok && slices.Contains([]string{
-		"airplay", "airprint", "applicationaccess", "caldav.account", "carddav.account", "dnsProxy.managed", "eas.account", "education",
-		"extensiblesso", "font", "globalethernet.managed", "google-oauth", "ldap.account", "mail.managed", "mdm",
-		"mobiledevice.passwordpolicy", "relay.managed", "security.acme", "security.certificaterevocation",
-		"security.certificatetransparency", "security.pem", "security.pkcs1", "security.pkcs12", "security.root",
-		"security.scep", "sso", "subscribedcalendar.account", "vpn.managed.applayer", "webClip.managed",
-		"webcontent-filter", "wifi.managed",
-	}, name)
+// refusedPayload is why a device does not take a payload, with the code that it gives.
+type refusedPayload struct {
+	code int // of MCInstallationErrorDomain
+	text string
+}
+
+func (e *refusedPayload) Error() string { return e.text }
+
+var (
+	errForbidden   = &refusedPayload{4023, "is forbidden in a User Enrollment"}
+	errForeign     = &refusedPayload{4023, "is not for this system"}
+	errSupervised  = &refusedPayload{4025, "needs a supervised device"}
+	errOwnersOnly  = &refusedPayload{4022, "must be installed by MDM"}
+	errUnapproved  = &refusedPayload{4023, "needs an enrollment that the user approved"}
+	errOtherScope  = &refusedPayload{4031, "belongs on the other channel"}
+	errDeclaration = &refusedPayload{4023, "does not come by InstallProfile"}
+)
+
+// accept says why a device refuses a type of payload, or returns nil. What no table of
+// Apple's knows is some app's own, and is taken outside of a User Enrollment. A type that
+// Apple has for other systems only is refused, whereas some systems would carry it along
+// without effect: a server should not send it.
+func (r Rules) accept(kind string) error {
+	uses := documented().payloads[kind]
+	if kind == "com.apple.declarations" {
+		return errDeclaration
+	}
+	if len(uses) == 0 && !r.UserEnrollment {
+		return nil
+	}
+	// Where a type has several uses, the one that comes furthest counts.
+	because := errForeign
+	if r.UserEnrollment {
+		because = errForbidden
+	}
+	for _, use := range uses {
+		here, ok := use.on[r.Model.letter()]
+		switch {
+		case !ok || !here.versioned(r.OSVersion):
+		case r.UserEnrollment && !here.inUserEnrollment(r.OSVersion):
+			because = errForbidden
+		case here.supervised && !r.Supervised:
+			because = errSupervised
+		case here.mdmOnly && r.ByHand:
+			because = errOwnersOnly
+		case here.approved && r.Unapproved:
+			because = errUnapproved
+		case r.Model == Mac && (r.User && !here.user && !here.userOnly || !r.User && here.userOnly):
+			because = errOtherScope
+		default:
+			return nil
+		}
+	}
+	return because
 }
 
 // extensions are what the payload asks to be in the certificate.
