@@ -133,7 +133,7 @@ var (
 			if c.Closed || c.ExpiresAt.IsZero() {
 				return nil
 			}
-			return []string{c.ExpiresAt.UTC().Format(time.RFC3339)}
+			return []string{seqAt(c.ExpiresAt.UnixNano())}
 		}},
 		storage.Index[Command]{Name: commandsByBatch, Values: func(c Command) []string {
 			if c.Batch == "" {
@@ -461,6 +461,11 @@ func seqAt(nanos int64) string { return fmt.Sprintf("%016x", nanos) }
 func NewUUID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
+	return formatUUID(b)
+}
+
+// formatUUID writes random bytes as a UUID (RFC 9562, 5.4).
+func formatUUID(b [16]byte) string {
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%X-%X-%X-%X-%X", b[:4], b[4:6], b[6:8], b[8:10], b[10:])

@@ -41,7 +41,7 @@ func (s *Service) sweep(ctx context.Context) error {
 
 // sweepExpiring expires the commands that have a time of their own.
 func (s *Service) sweepExpiring(ctx context.Context) error {
-	return commands.Sweep(ctx, s.db, commandsExpiring, s.now().UTC().Format(time.RFC3339), s.expireCommand)
+	return commands.Sweep(ctx, s.db, commandsExpiring, seqAt(s.now().UnixNano()+1), s.expireCommand)
 }
 
 // closeFinished closes the commands that all devices have finished, so that lists need not

@@ -1,11 +1,14 @@
 package mdm
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -67,7 +70,9 @@ func (s *Service) personalize(tx storage.Tx, c NewCommand, id DeviceID) (*comman
 // complete returns the property list of a command with what its device gets of its own.
 func (s *Service) complete(plist, own []byte, uuid string) ([]byte, error) {
 	var values Values
-	if err := json.Unmarshal(own, &values); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(own))
+	dec.UseNumber() // integers stay integers
+	if err := dec.Decode(&values); err != nil {
 		return nil, err
 	}
 	params, err := command.Params(plist)
@@ -81,5 +86,45 @@ func (s *Service) complete(plist, own []byte, uuid string) ([]byte, error) {
 			params[key] = v.Text
 		}
 	}
+	if len(values.Variables)+len(values.Certificates) > 0 {
+		payload, _ := params["Payload"].([]byte)
+		if params["Payload"], err = s.fill(payload, values, uuid); err != nil {
+			return nil, err
+		}
+	}
 	return command.Encode(params, uuid)
+}
+
+// fill returns a profile with what a device has in it of its own, signed.
+//
+// A device asks for another certificate only by a SCEP payload with another PayloadUUID, so
+// those that ask for one get a UUID of the command, wherever the profile names it: the same
+// when the command is sent again.
+func (s *Service) fill(payload []byte, values Values, uuid string) ([]byte, error) {
+	p, err := profile.Parse(payload)
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.Template()
+	if err != nil {
+		return nil, err
+	}
+	own, err := t.Render(func(name string) (string, error) {
+		v, ok := values.Variables[name]
+		if !ok {
+			return "", errors.New("has no value")
+		}
+		return v, nil
+	}, values.Certificates)
+	if err != nil {
+		return nil, err
+	}
+	for _, old := range p.CertificateUUIDs() {
+		sum := sha256.Sum256([]byte(uuid + "\x00" + old))
+		own = bytes.ReplaceAll(own, []byte(old), []byte(formatUUID([16]byte(sum[:16]))))
+	}
+	if s.sign == nil {
+		return own, nil
+	}
+	return s.sign(own)
 }

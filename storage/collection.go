@@ -406,6 +406,16 @@ func (c *Collection[T]) Lookup(tx Tx, index, value string) iter.Seq2[T, error] {
 	return typedSeq[T](c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value)}))
 }
 
+// LookupAfter is [Collection.Lookup] from the record after the one whose primary key is
+// after, whether or not that is there; "" is before the first. It is not for unique indexes.
+func (c *Collection[T]) LookupAfter(tx Tx, index, value, after string) iter.Seq2[T, error] {
+	r := Range{Prefix: KeyPrefix(value)}
+	if ix := c.index(index); ix != nil && after != "" {
+		r.Start = append(ix.entry(value, []byte(after)), 0) // the least key after it
+	}
+	return typedSeq[T](c.viaIndex(tx, index, r))
+}
+
 // One returns the record with this value in the index, the first by primary key if
 // there are several, or an error that wraps [ErrNotFound].
 func (c *Collection[T]) One(tx Tx, index, value string) (T, error) {

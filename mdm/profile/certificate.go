@@ -103,3 +103,15 @@ func scepKeys() []command.Key {
 	}
 	return nil
 }
+
+// CertificateUUIDs returns the PayloadUUIDs of those payloads. They stand wherever another
+// payload refers to such a certificate, too.
+func (p *Profile) CertificateUUIDs() []string {
+	var uuids []string
+	for _, payload := range p.Payloads {
+		if _, is := payload.certificate(); is && payload.UUID != "" {
+			uuids = append(uuids, payload.UUID)
+		}
+	}
+	return uuids
+}
