@@ -188,28 +188,8 @@ var forms = sync.OnceValue(func() map[string][]payloadForm {
 			all[payloadType] = append(all[payloadType], payloadForm{facts.Title, facts, writable(facts.Keys)})
 		}
 	}
-	// Apple's pages of these say only what they have beside a VPN.
-	vpn := all[vpnType][0].keys
-	for _, payloadType := range []string{appVPNType, "com.apple.vpn.managed.appmapping"} {
-		for i := range all[payloadType] {
-			f := &all[payloadType][i]
-			for _, k := range vpn {
-				if !slices.ContainsFunc(f.keys, func(own command.Key) bool { return own.Name == k.Name }) {
-					if payloadType != appVPNType {
-						k.Required = false
-					}
-					f.keys = append(f.keys, k)
-				}
-			}
-		}
-	}
 	return all
 })
-
-const (
-	vpnType    = "com.apple.vpn.managed"
-	appVPNType = "com.apple.vpn.managed.applayer"
-)
 
 // writable returns keys with all values that Apple allows for each.
 func writable(keys []command.Key) []command.Key {

@@ -31,6 +31,11 @@ const (
 	commonKeys = "CommonPayloadKeys" // of every payload
 )
 
+const (
+	vpnType    = "com.apple.vpn.managed"
+	appVPNType = "com.apple.vpn.managed.applayer"
+)
+
 // payloads.json is embedded compressed: it is ten times smaller. A test holds one
 // against the other.
 //
@@ -69,6 +74,17 @@ func parseFacts(compressed []byte) (map[string][]PayloadFacts, error) {
 			}
 		}
 		facts[f.PayloadType] = append(facts[f.PayloadType], f)
+	}
+	// Apple's page of the VPN of an app lists only what it has beside those of a VPN.
+	for i := range facts[appVPNType] {
+		app := &facts[appVPNType][i]
+		for _, vpn := range facts[vpnType] {
+			for _, k := range vpn.Keys {
+				if !slices.ContainsFunc(app.Keys, func(own command.Key) bool { return own.Name == k.Name }) {
+					app.Keys = append(app.Keys, k)
+				}
+			}
+		}
 	}
 	return facts, nil
 }
