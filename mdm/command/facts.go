@@ -110,13 +110,7 @@ type walk struct {
 	cut   int // facts that found no room
 }
 
-func (w *walk) add(f Fact) {
-	if len(w.facts) == maxFacts {
-		w.cut++
-		return
-	}
-	w.facts = append(w.facts, f)
-}
+func (w *walk) add(f Fact) { w.facts = append(w.facts, f) }
 
 // dictionary adds the facts of d. keys are what Apple documents of it, about is what
 // it is called, empty where that says nothing.
@@ -127,6 +121,10 @@ func (w *walk) dictionary(path, about string, d map[string]any, keys []Key, dept
 }
 
 func (w *walk) value(path, about string, v any, k Key, depth int) {
+	if len(w.facts) == maxFacts {
+		w.cut++
+		return
+	}
 	label := labelOf(k.Name)
 	if about != "" {
 		label = about + ": " + uncapitalized(label)
@@ -141,7 +139,11 @@ func (w *walk) value(path, about string, v any, k Key, depth int) {
 		case len(v) == 0:
 			w.add(Fact{Path: path, Label: label, Value: "none", Raw: json.RawMessage("{}")})
 		case restrictionsOf[k.Name] != nil:
-			w.table(path, label, restrictionsOf[k.Name](path, v))
+			t := restrictionsOf[k.Name](path, v)
+			if room := w.cells / len(t.Columns); len(t.Rows) > room {
+				t.Rows, t.More = t.Rows[:room], t.More+len(t.Rows)-room
+			}
+			w.table(path, label, t)
 		case tabular(v, k):
 			w.keyed(path, label, v, k)
 		case depth > maxFlat:

@@ -301,6 +301,28 @@ func TestFactsOfALongAnswerAreCut(t *testing.T) {
 		t.Errorf("5,001 values are %d facts, the last of them %+v", len(facts), last)
 	}
 
+	var tables strings.Builder
+	rows := strings.TrimSuffix(strings.Repeat(`{"a":1,"b":2},`, 2_500), ",")
+	for i := range 30 {
+		fmt.Fprintf(&tables, `,"k%d":[%s],"r%d":{"GlobalRestrictions":{"restrictedBool":{"a":1%s}}}`, i, rows, i, wide.String())
+	}
+	facts, err = command.Facts("MakeCoffee", json.RawMessage(`{"k":1`+tables.String()+`}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn := 0
+	for _, f := range facts {
+		if f.Table != nil {
+			drawn += len(f.Table.Rows) * len(f.Table.Columns)
+			if n := len(f.Table.Rows) + f.Table.More; n != 2_500 && n != 5_001 {
+				t.Errorf("%s accounts for %d rows", f.Path, n)
+			}
+		}
+	}
+	if drawn > 60_000 {
+		t.Errorf("60 long tables have %d cells", drawn)
+	}
+
 	deep := `{"a":` + strings.Repeat(`{"a":`, 5_000) + `1` + strings.Repeat(`}`, 5_000) + `}`
 	if _, err := command.Facts("MakeCoffee", json.RawMessage(deep)); err != nil {
 		t.Errorf("Facts of a deep answer: %v", err)

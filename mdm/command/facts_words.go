@@ -48,7 +48,10 @@ var labels = map[string]string{
 	"OnlineAuthenticationGracePeriod": "Log in online every", "OSUpdateSettings": "Software updates",
 	"SoftwareUpdateSettings": "Software updates", "RecommendationsCadence": "Updates shown",
 	"SoftwareUpdateDeviceID": "Software update model", "DevicePropertiesAttestation": "Attestation by Apple",
-	"AccessibilitySettings": "Accessibility", "VoiceOverEnabled": "VoiceOver", "PreviousScanDate": "Last scan",
+	"AccessibilitySettings": "Accessibility", "VoiceOverEnabled": "VoiceOver", "BoldTextEnabled": "Bold text",
+	"IncreaseContrastEnabled": "Increased contrast", "ReduceMotionEnabled": "Reduced motion", "ReduceTransparencyEnabled": "Reduced transparency",
+	"TouchAccommodationsEnabled": "Touch accommodations", "ZoomEnabled": "Zoom", "GrayscaleEnabled": "Grayscale",
+	"PreviousScanDate":   "Last scan",
 	"PreviousScanResult": "Result of last scan",
 
 	// SecurityInfo
@@ -92,7 +95,7 @@ var labels = map[string]string{
 	"MobileAccount": "Mobile account", "HasSecureToken": "Secure token", "iTunesStoreID": "App Store ID",
 	"IsDownloaded": "Downloaded", "DownloadPercentComplete": "Download", "HumanReadableName": "Name",
 	"HumanReadableNameLocale": "Language of the name", "MetadataURL": "Metadata", "AppIdentifiersToClose": "Apps to close",
-	"IsMajorOSUpdate": "Major", "IsSecurityResponse": "Rapid Security Response", "ErrorChain": "Error", "Extensions": "Extensions",
+	"IsMajorOSUpdate": "Major", "IsSecurityResponse": "Security response", "ErrorChain": "Error", "Extensions": "Extensions",
 	"GlobalRestrictions": "Restrictions", "ProfileRestrictions": "Restrictions by profile",
 
 	// Others
@@ -103,7 +106,7 @@ var labels = map[string]string{
 	"LOMProtocolVersion": "Protocol version", "TetheratorStatus": "Tethered caching", "ServerGUID": "Server GUID",
 	"MaxCachePressureLast1Hour": "Cache pressure in the last hour", "TotalBytesAreSince": "Counted since",
 	"ac-power": "AC power", "im": "Imports and uploads", "ns": "Namespaces", "pc": "Personal caching", "sc": "Shared caching",
-	"ur": "Priorities", "guid": "GUID", "className": "Kind", "postDate": "Date", "Category Name": "Category", "VPNUUID": "Per-app VPN",
+	"ur": "Priorities", "guid": "GUID", "is-portable": "Portable", "className": "Kind", "postDate": "Date", "Category Name": "Category", "VPNUUID": "Per-app VPN",
 }
 
 // labelOf returns the name of a key in words.
@@ -255,8 +258,11 @@ var units = map[string]func(float64) string{
 	"PasscodeLockGracePeriod": graceful, "PasscodeLockGracePeriodEnforced": graceful,
 	"AutoLockTime": limited, "UserSessionTimeout": limited, "TemporarySessionTimeout": limited,
 	"OnlineAuthenticationGracePeriod": func(n float64) string {
-		if n == 0 {
+		switch n {
+		case 0:
 			return "every time"
+		case 1:
+			return "day"
 		}
 		return trimmed(n, 0) + " days"
 	},
