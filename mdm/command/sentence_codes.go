@@ -229,7 +229,7 @@ var meanings = map[string]map[int64]meaning{
 		13001: {means: "The Wi-Fi network needs a user name", next: "Add UserName, or a client certificate."},
 		13002: {means: "The Wi-Fi network needs a password", next: "Add Password."},
 		13003: {means: "The Wi-Fi settings could not be made", vague: true},
-		13004: {means: "802.1X of the Wi-Fi network could not be set up", next: "Check EAPClientConfiguration and the certificates that it refers to.", vague: true},
+		13004: {means: "The Wi-Fi network's 802.1X could not be set up", next: "Check EAPClientConfiguration and the certificates that it refers to.", vague: true},
 		13005: {means: "The proxy of the Wi-Fi network could not be set up"},
 	},
 	"MCTunnelErrorDomain": {
