@@ -33,6 +33,7 @@ type commands struct {
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
 	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
 	WellKnown wellknownCommand `cmd:"" name:"wellknown" help:"How devices find the MDM server from the domain of an account."`
+	Explain   explainCommand   `cmd:"" help:"Say what a command does, what it takes, and which devices may get it."`
 	Version   versionCommand   `cmd:"" help:"Say which version this is."`
 }
 

@@ -42,8 +42,8 @@ const (
 
 // Refusal says why a device may not get a command.
 type Refusal struct {
-	Code   string // one of the Code constants
-	Reason string // a sentence for a person
+	Code   string `json:"code"`   // one of the Code constants
+	Reason string `json:"reason"` // a sentence for a person
 }
 
 // Error returns the reason.
