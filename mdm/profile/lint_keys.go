@@ -247,12 +247,22 @@ func differs(s string) bool {
 
 var variable = regexp.MustCompile(`\$[A-Z{]|%[A-Za-z_]+%|\{\{`)
 
+// severalNames are keys of a SubjectAltName that take an array as well as a text, which
+// Apple's tables do not say (PROTOCOL 3.4).
+var severalNames = []string{"rfc822Name", "dNSName", "uniformResourceIdentifier"}
+
 // value lints a value by its key.
 func (l *linter) value(at *place, name string, v any, f *field, depth int) {
 	kind := kindOf(v)
 	if f.Kind == command.Any {
 		if depth == 1 && l.at.Index >= 0 { // of a payload of which Apple lists no keys, such as Ethernet's
 			l.notice(at, name, v)
+		}
+		return
+	}
+	if a, several := v.([]any); several && slices.Contains(severalNames, name) && f.Kind == command.String {
+		for i, v := range a {
+			l.value(&place{in: at, index: i}, "", v, f, depth+1)
 		}
 		return
 	}
