@@ -15,9 +15,10 @@ import (
 // all that are alike: a command may go to a hundred thousand of them.
 type gate struct {
 	command NewCommand
-	judged  map[string]verdict             // by encoded eligibility
-	params  func() (map[string]any, error) // of the command
-	inside  map[command.Platform]refusal
+	judged  map[string]verdict // by encoded eligibility
+	// params are those of the command, and profile what it installs: nil if it does not.
+	params  func() (map[string]any, error)
+	profile func() (*profile.Profile, error)
 }
 
 // refusal is what a gate found in the command against devices; code is empty for nothing.
@@ -30,10 +31,18 @@ type verdict struct {
 }
 
 func newGate(c NewCommand) *gate {
-	return &gate{
-		command: c, judged: make(map[string]verdict), inside: make(map[command.Platform]refusal),
-		params: sync.OnceValues(func() (map[string]any, error) { return command.Params(c.Plist) }),
-	}
+	params := sync.OnceValues(func() (map[string]any, error) { return command.Params(c.Plist) })
+	return &gate{command: c, judged: make(map[string]verdict), params: params, profile: sync.OnceValues(func() (*profile.Profile, error) {
+		params, err := params()
+		if err != nil || c.RequestType != "InstallProfile" {
+			return nil, err
+		}
+		if _, ok := params["Payload"]; !ok {
+			return nil, nil // nothing to install
+		}
+		payload, _ := params["Payload"].([]byte)
+		return profile.Parse(payload)
+	})}
 }
 
 // judge returns the verdict on a device, or an error that wraps storage.ErrNotFound.
@@ -72,37 +81,31 @@ func (g *gate) lookInside(target command.Target) (refusal, error) {
 	if no, ok := errors.AsType[*command.Refusal](t.CheckParams(target, params)); ok {
 		return refusal{no.Code, no.Reason}, nil
 	}
-	if !target.UserEnrollment {
-		return refusal{}, nil
-	}
-	found, ok := g.inside[target.Platform]
-	if !ok {
-		found = g.profileFor(target, params)
-		g.inside[target.Platform] = found
-	}
-	return found, nil
+	return g.profileFor(target), nil
 }
 
-// profileFor looks into the profile that the command installs, if it does, for what Apple
-// forbids in a User Enrollment, which depends on nothing but the platform of target.
-func (g *gate) profileFor(target command.Target, params map[string]any) refusal {
-	if g.command.RequestType != "InstallProfile" {
-		return refusal{}
-	}
-	if _, ok := params["Payload"]; !ok {
-		return refusal{} // nothing to install
-	}
-	payload, _ := params["Payload"].([]byte)
-	findings, refused, err := profile.CheckUserEnrollment(payload, target.Platform)
+// profileFor looks into the profile that the command installs, if it does.
+func (g *gate) profileFor(target command.Target) refusal {
+	p, err := g.profile()
 	switch {
-	case err != nil: // the device may read it all the same: of two equal keys, say, it takes one
+	case err != nil && target.UserEnrollment: // the device may read it all the same: of two equal keys, say, it takes one
 		return refusal{command.CodeUserEnrollment, unreadable(err)}
-	case !refused:
+	case err != nil || p == nil:
 		return refusal{}
+	}
+	findings, refused := p.Check(target)
+	if !refused {
+		return refusal{}
+	}
+	more := 0
+	for _, f := range findings[1:] {
+		if f.Severity == findings[0].Severity {
+			more++
+		}
 	}
 	reason := findings[0].Reason
-	if n := len(findings) - 1; n > 0 {
-		reason += fmt.Sprintf(" There is more like it in the profile (%d).", n)
+	if more > 0 {
+		reason += fmt.Sprintf(" There is more like it in the profile (%d).", more)
 	}
 	return refusal{findings[0].Code, reason}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -208,6 +209,65 @@ func TestOtherDevicesMayTellAll(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func TestWhatIsInACommandIsHeldAgainstEachDevice(t *testing.T) {
+	yes, no := true, false
+	carry := func(payloadType string) string {
+		profile := "<plist version=\"1.0\"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array><dict><key>PayloadType</key><string>" +
+			payloadType + "</string></dict></array></dict></plist>"
+		return "<key>Payload</key><data>" + base64.StdEncoding.EncodeToString([]byte(profile)) + "</data>"
+	}
+	settings := func(items ...string) string {
+		return "<key>Settings</key><array><dict><key>Item</key><string>" + strings.Join(items, "</string></dict><dict><key>Item</key><string>") + "</string></dict></array>"
+	}
+	for name, tt := range map[string]struct {
+		requestType, params string
+		refused             map[mdm.DeviceID]string // its code
+	}{
+		"a wallpaper": {"Settings", settings("OrganizationInfo", "Wallpaper"), map[mdm.DeviceID]string{
+			"free": "supervision_required", "unasked": "supervision_unknown", "mac": "unsupported_platform",
+		}},
+		"a name of the organization":                             {"Settings", settings("OrganizationInfo"), nil},
+		"a query of other devices":                               {"DeviceInformation", "<key>Queries</key><array><string>HostName</string></array>", nil},
+		"a PIN, which is a Mac's":                                {"DeviceLock", "<key>PIN</key><string>123456</string>", nil},
+		"a proxy for all":                                        {"InstallProfile", carry("com.apple.proxy.http.global"), map[mdm.DeviceID]string{"free": "supervision_required", "unasked": "supervision_unknown"}},
+		"a profile that can't be read is the device's to refuse": {"InstallProfile", "<key>Payload</key><data>aGVsbG8=</data>", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			ids := []mdm.DeviceID{
+				b.device(t, "office", func(d *mdm.Device) { d.Supervised = &yes }),
+				b.device(t, "free", func(d *mdm.Device) { d.Supervised = &no }),
+				b.device(t, "unasked"),
+				b.device(t, "mac", func(d *mdm.Device) {
+					d.ProductName, d.OSVersion, d.Supervised, d.UserApproved = "Mac14,2", "15.2", &yes, &yes
+				}),
+			}
+			_, rejected, err := b.Enqueue(context.Background(), rawCommand("1", tt.requestType, tt.params, ids...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(map[mdm.DeviceID]string)
+			for _, r := range rejected {
+				got[r.DeviceID] = r.Code
+			}
+			if !maps.Equal(got, tt.refused) {
+				t.Errorf("refused %+v; want %v", rejected, tt.refused)
+			}
+		})
+	}
+}
+
+func TestAnIPhoneIsNoSharedIPad(t *testing.T) {
+	b := newBench(t)
+	for product, want := range map[string]string{"iPhone17,2": "shared_ipad_required", "iPad14,3": "shared_ipad_unknown"} {
+		id := b.device(t, product, func(d *mdm.Device) { d.ProductName = product })
+		_, rejected, err := b.Enqueue(context.Background(), rawCommand(product, "LogOutUser", "", id))
+		if err != nil || len(rejected) != 1 || rejected[0].Code != want {
+			t.Errorf("LogOutUser to %s: %+v, %v; want %s", product, rejected, err, want)
+		}
+	}
 }
 
 func TestWhoCameByAutomatedDeviceEnrollment(t *testing.T) {
