@@ -106,28 +106,12 @@ type plistScanner struct {
 	elements int
 	frames   []plistFrame
 	keys     [][]byte // of all open dicts, the innermost last
+	reading  bool     // the text of other elements than keys is wanted too
 }
 
 // document reads prolog, plist element and end.
 func (s *plistScanner) document() error {
-	s.skip("\xEF\xBB\xBF")
-	if s.skip("<?xml ") {
-		if err := s.declaration(); err != nil {
-			return err
-		}
-	}
-	if err := s.misc(); err != nil {
-		return err
-	}
-	if s.skip("<!DOCTYPE") {
-		if err := s.doctype(); err != nil {
-			return err
-		}
-		if err := s.misc(); err != nil {
-			return err
-		}
-	}
-	if err := s.open(); err != nil {
+	if err := s.prolog(); err != nil {
 		return err
 	}
 	if err := s.value(); err != nil {
@@ -146,6 +130,28 @@ func (s *plistScanner) document() error {
 		return s.wrong("something follows </plist>")
 	}
 	return nil
+}
+
+// prolog reads what comes before the value.
+func (s *plistScanner) prolog() error {
+	s.skip("\xEF\xBB\xBF")
+	if s.skip("<?xml ") {
+		if err := s.declaration(); err != nil {
+			return err
+		}
+	}
+	if err := s.misc(); err != nil {
+		return err
+	}
+	if s.skip("<!DOCTYPE") {
+		if err := s.doctype(); err != nil {
+			return err
+		}
+		if err := s.misc(); err != nil {
+			return err
+		}
+	}
+	return s.open()
 }
 
 // value reads the one value of the document, without recursion.
@@ -289,10 +295,10 @@ func (s *plistScanner) remember(f *plistFrame, key []byte) error {
 }
 
 // text reads character data up to and including the end tag of name, and returns
-// it as a decoder would see it. Only a key's text matters to the caller, so the
-// text of other elements is checked and not unescaped.
+// it as a decoder would see it. Only a key's text matters to who checks, so the
+// text of other elements is not unescaped then.
 func (s *plistScanner) text(name []byte) ([]byte, error) {
-	key := string(name) == "key"
+	key := s.reading || string(name) == "key"
 	var out []byte
 	for first := true; ; first = false {
 		n := bytes.IndexByte(s.data[s.pos:], '<')
