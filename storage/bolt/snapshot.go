@@ -45,6 +45,7 @@ func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
 	bucket, lo, hi, reverse := span.Bucket, span.Lo, span.Hi, span.Reverse
 	return func(yield func(storage.Item, error) bool) {
 		var c *bbolt.Cursor
+		var memory slab
 		// One step under guard: the closure's own panics are none of our business.
 		step := func() (item storage.Item, ok bool, err error) {
 			defer s.db.caught(&err)
@@ -69,9 +70,11 @@ func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
 			if len(k) > storage.MaxKey {
 				return item, false, corrupt(s.db.path, fmt.Sprintf("a key of %d bytes in %s", len(k), bucket))
 			}
-			item.Key = bytes.Clone(k)
-			item.Value, err = s.copyValue(bucket, item.Key, v)
-			return item, err == nil, err
+			if len(v) > storage.MaxValue {
+				return item, false, s.tooLarge(bucket, k, v)
+			}
+			item.Key, item.Value = memory.copy(k), memory.copy(v)
+			return item, true, nil
 		}
 		for {
 			item, ok, err := step()
@@ -134,7 +137,35 @@ func (s *snapshot) bucket(name string) (b openBucket, ok bool) {
 // copyValue copies v, unless its length shows that the page it lies in is damaged.
 func (s *snapshot) copyValue(bucket string, key, v []byte) ([]byte, error) {
 	if len(v) > storage.MaxValue {
-		return nil, corrupt(s.db.path, fmt.Sprintf("a value of %d bytes at %s %q", len(v), bucket, key))
+		return nil, s.tooLarge(bucket, key, v)
 	}
 	return append(make([]byte, 0, len(v)), v...), nil
+}
+
+func (s *snapshot) tooLarge(bucket string, key, v []byte) error {
+	return corrupt(s.db.path, fmt.Sprintf("a value of %d bytes at %s %q", len(v), bytes.Clone(key), bucket))
+}
+
+// slab is memory for the copies of one scan: to get it for each of a hundred thousand
+// items takes longer than to read them. Whoever keeps a copy keeps the others of its
+// piece, so the first pieces are small.
+type slab struct {
+	free []byte
+	size int
+}
+
+const maxSlab = 16 << 10
+
+func (m *slab) copy(b []byte) []byte {
+	if len(b) > maxSlab/4 {
+		return bytes.Clone(b)
+	}
+	if m.free == nil || len(b) > len(m.free) { // of no bytes it is a slice, too, and not nil
+		m.size = min(max(2*m.size, 256), maxSlab)
+		m.free = make([]byte, max(m.size, len(b)))
+	}
+	n := copy(m.free, b)
+	own := m.free[:n:n]
+	m.free = m.free[n:]
+	return own
 }
