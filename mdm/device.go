@@ -310,11 +310,14 @@ func FindDevice(tx storage.Tx, a AppleID) (Device, error) {
 // PutDevice writes d, but for what Apple keeps from the server of a User Enrollment.
 func PutDevice(tx storage.Tx, d Device) error {
 	d = d.withoutPersonal()
-	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)})
+	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)}, readRow(d.ID))
 	if err := devices.Put(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
 	if err := putEligibility(tx, d); err != nil {
+		return fmt.Errorf("put device %s: %w", d.ID, err)
+	}
+	if err := putRow(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
 	return nil

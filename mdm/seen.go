@@ -103,6 +103,7 @@ func (s *Service) Run(ctx context.Context) error {
 			Jobs: []storage.Job{
 				{Name: "mdm/sweep", Every: sweepEvery, Do: s.sweep},
 				{Name: "mdm/expire", Every: expireEvery, Do: s.sweepExpiring},
+				{Name: "mdm/rows", Every: fillEvery, Do: s.fillRows},
 			},
 		}.Run(ctx)
 	})

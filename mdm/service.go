@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -34,7 +35,8 @@ type Service struct {
 	observers []Observer
 	screens   []Screen
 
-	seen seen
+	seen    seen
+	filling sync.Mutex // held by who makes the rows of devices
 }
 
 // New returns a Service, or says what c lacks.
