@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,9 +263,6 @@ func clipTo(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// secretName matches keys whose texts or data nobody should read.
-var secretName = regexp.MustCompile(`(?i)(password|passphrase|passcode|secret|challenge|psk|token|recoverykey|private_?key)$`)
-
 // isSecret holds for a value that is not shown to those who may see the profile.
 func isSecret(payloadType, key string, v any) bool {
 	switch v.(type) {
@@ -277,5 +273,5 @@ func isSecret(payloadType, key string, v any) bool {
 	if payloadType == "com.apple.security.pkcs12" && key == "PayloadContent" {
 		return true
 	}
-	return secretName.MatchString(key)
+	return hasSecretName(key)
 }

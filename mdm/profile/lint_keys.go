@@ -227,11 +227,13 @@ func (l *linter) unknownKey(at *place, name string, shapes []*shape) {
 	if slices.Contains(toolKeys, name) {
 		return
 	}
-	var names []string
-	for _, s := range shapes {
-		names = append(names, s.names...)
-	}
 	path := at.String()
+	var names []string
+	if l.others < maxFindings { // to search for what nobody will read takes long
+		for _, s := range shapes {
+			names = append(names, s.names...)
+		}
+	}
 	if nearest := command.Nearest(name, names); nearest != "" {
 		l.add(SeverityWarning, CodeUnknownKey, path, "Apple documents no key %s of %s; %s may be meant.", path, l.name(), nearest)
 		return
@@ -313,7 +315,10 @@ func (l *linter) value(at *place, name string, v any, f *field, depth int) {
 }
 
 func (l *linter) allowed(at *place, v any, f *field) {
-	if len(f.allowed) == 0 || slices.Contains(f.allowed, fmt.Sprint(v)) {
+	if len(f.allowed) == 0 {
+		return
+	}
+	if s, ok := v.(string); ok && slices.Contains(f.allowed, s) || !ok && slices.Contains(f.allowed, fmt.Sprint(v)) {
 		return
 	}
 	path := at.String()

@@ -1,15 +1,12 @@
 package profile
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 )
-
-var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // top lints the keys of the profile itself, its signature and its dates.
 func (l *linter) top() {
@@ -100,19 +97,13 @@ func (l *linter) together() {
 // identifiers lints the names by which devices tell payloads from one another.
 func (l *linter) identifiers() {
 	p := l.profile
-	type name struct{ code, key string }
-	seen := make(map[name]map[string]int, 2)
-	check := func(code, key, value string) {
+	uuids, identifiers := make(map[string]int, len(p.Payloads)+1), make(map[string]int, len(p.Payloads))
+	check := func(seen map[string]int, code, key, value string) {
 		if value == "" {
 			return
 		}
-		n := name{code, key}
-		if seen[n] == nil {
-			seen[n] = make(map[string]int)
-		}
-		folded := strings.ToUpper(value)
-		if first, twice := seen[n][folded]; !twice {
-			seen[n][folded] = l.at.Index
+		if first, twice := seen[value]; !twice {
+			seen[value] = l.at.Index
 		} else if first >= 0 {
 			l.add(SeverityError, code, key, "Payload %d (%s) has the %s of payload %d: devices tell them apart by it.", l.at.Index+1, l.name(), key, first+1)
 		} else {
@@ -120,7 +111,7 @@ func (l *linter) identifiers() {
 		}
 	}
 	form := func(uuid, identifier string) {
-		if uuid != "" && !uuidForm.MatchString(uuid) && !differs(uuid) {
+		if uuid != "" && !isUUID(uuid) && !differs(uuid) {
 			l.add(SeverityWarning, CodeBadUUID, "PayloadUUID", "PayloadUUID of %s is no UUID such as 0A1B2C3D-0000-4000-8000-000000000000.", l.name())
 		}
 		if strings.ContainsFunc(identifier, func(r rune) bool { return r <= ' ' }) && identifier != "" {
@@ -129,12 +120,12 @@ func (l *linter) identifiers() {
 	}
 	l.at = Payload{Type: configurationType, Index: -1}
 	form(p.UUID, p.Identifier)
-	check(CodeDuplicateUUID, "PayloadUUID", p.UUID)
+	check(uuids, CodeDuplicateUUID, "PayloadUUID", strings.ToUpper(p.UUID))
 	for _, payload := range p.Payloads {
 		l.at = payload
 		form(payload.UUID, payload.Identifier)
-		check(CodeDuplicateUUID, "PayloadUUID", payload.UUID)
-		check(CodeDuplicateIdentifier, "PayloadIdentifier", payload.Identifier)
+		check(uuids, CodeDuplicateUUID, "PayloadUUID", strings.ToUpper(payload.UUID))
+		check(identifiers, CodeDuplicateIdentifier, "PayloadIdentifier", payload.Identifier)
 	}
 }
 

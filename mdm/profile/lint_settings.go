@@ -88,7 +88,7 @@ func (l *linter) settings() {
 	case "com.apple.proxy.http.global":
 		l.proxy(d)
 	case "com.apple.mdm":
-		l.add(SeverityWarning, CodeEnrollment, "", "This is an enrollment profile: a device that installs it is managed by %s.", clip(text(d, "ServerURL")))
+		l.add(SeverityWarning, CodeEnrollment, "", "This is an enrollment profile: a device that installs it is managed by %s.", clip(textAt(d, "ServerURL")))
 	case "com.apple.declarations":
 		l.add(SeverityWarning, CodeDeclarations, "", "%s brings declarations, which a managed device gets from its server by declarative management instead.", t)
 	}
@@ -97,7 +97,7 @@ func (l *linter) settings() {
 	}
 }
 
-func text(d map[string]any, key string) string {
+func textAt(d map[string]any, key string) string {
 	s, _ := d[key].(string)
 	return s
 }
@@ -126,13 +126,13 @@ func (l *linter) passcode(d map[string]any) {
 }
 
 func (l *linter) wifi(d map[string]any) {
-	hotspot := text(d, "DomainName") != "" || d["RoamingConsortiumOIs"] != nil || d["NAIRealmNames"] != nil || d["MCCAndMNCs"] != nil
-	if text(d, "SSID_STR") == "" && !hotspot {
+	hotspot := textAt(d, "DomainName") != "" || d["RoamingConsortiumOIs"] != nil || d["NAIRealmNames"] != nil || d["MCCAndMNCs"] != nil
+	if textAt(d, "SSID_STR") == "" && !hotspot {
 		l.incomplete("SSID_STR", "com.apple.wifi.managed has neither the name of a network (SSID_STR) nor what a Hotspot 2.0 is found by.")
 	}
 	_, enterprise := d["EAPClientConfiguration"].(map[string]any)
-	password := text(d, "Password") != ""
-	switch encryption := text(d, "EncryptionType"); {
+	password := textAt(d, "Password") != ""
+	switch encryption := textAt(d, "EncryptionType"); {
 	case encryption == "None" && password:
 		l.conflict("Password", "The network has a password, and EncryptionType is None: devices join it without encryption.")
 	case encryption == "None" && enterprise:
@@ -141,13 +141,13 @@ func (l *linter) wifi(d map[string]any) {
 		l.add(SeverityWarning, CodeConflict, "EncryptionType", "WEP protects nothing: anybody nearby can read along.")
 	}
 	l.eap(d)
-	if text(d, "ProxyType") == "Manual" && text(d, "ProxyServer") == "" {
+	if textAt(d, "ProxyType") == "Manual" && textAt(d, "ProxyServer") == "" {
 		l.incomplete("ProxyServer", "ProxyType of the network is Manual, and no ProxyServer is named.")
 	}
-	if text(d, "ProxyType") != "Manual" && text(d, "ProxyServer") != "" {
+	if textAt(d, "ProxyType") != "Manual" && textAt(d, "ProxyServer") != "" {
 		l.conflict("ProxyServer", "A ProxyServer is named, and ProxyType is not Manual: devices do not use it.")
 	}
-	if text(d, "ProxyType") != "Auto" && text(d, "ProxyPACURL") != "" {
+	if textAt(d, "ProxyType") != "Auto" && textAt(d, "ProxyPACURL") != "" {
 		l.conflict("ProxyPACURL", "A ProxyPACURL is named, and ProxyType is not Auto: devices do not use it.")
 	}
 }
@@ -171,7 +171,7 @@ func (l *linter) eap(d map[string]any) {
 			tunnelled = true
 		}
 	}
-	if byTLS && len(accepted) == 1 && text(d, "PayloadCertificateUUID") == "" {
+	if byTLS && len(accepted) == 1 && textAt(d, "PayloadCertificateUUID") == "" {
 		l.incomplete("PayloadCertificateUUID", "The network is joined by EAP-TLS, and PayloadCertificateUUID names no certificate for it.")
 	}
 	empty := func(key string) bool { a, _ := eap[key].([]any); return len(a) == 0 }
@@ -183,7 +183,7 @@ func (l *linter) eap(d map[string]any) {
 func (l *linter) vpn(d map[string]any) {
 	ike, ok := d["IKEv2"].(map[string]any)
 	if !ok {
-		if text(d, "VPNType") == "IKEv2" {
+		if textAt(d, "VPNType") == "IKEv2" {
 			l.incomplete("IKEv2", "VPNType is IKEv2, and there is no dictionary IKEv2.")
 		}
 		return
@@ -192,9 +192,9 @@ func (l *linter) vpn(d map[string]any) {
 	if b, _ := ike["ExtendedAuthEnabled"].(bool); b {
 		extended = 1
 	}
-	switch text(ike, "AuthenticationMethod") {
+	switch textAt(ike, "AuthenticationMethod") {
 	case "Certificate":
-		if text(ike, "PayloadCertificateUUID") == "" && extended == 0 {
+		if textAt(ike, "PayloadCertificateUUID") == "" && extended == 0 {
 			l.incomplete("IKEv2.PayloadCertificateUUID", "AuthenticationMethod is Certificate, and PayloadCertificateUUID names none.")
 		}
 	case "SharedSecret":
@@ -205,13 +205,13 @@ func (l *linter) vpn(d map[string]any) {
 }
 
 func (l *linter) proxy(d map[string]any) {
-	if text(d, "ProxyType") == "Auto" {
-		if text(d, "ProxyServer") != "" {
+	if textAt(d, "ProxyType") == "Auto" {
+		if textAt(d, "ProxyServer") != "" {
 			l.conflict("ProxyServer", "A ProxyServer is named, and ProxyType is Auto: devices do not use it.")
 		}
 		return
 	}
-	if text(d, "ProxyServer") == "" {
+	if textAt(d, "ProxyServer") == "" {
 		l.incomplete("ProxyServer", "All traffic is to go through a proxy, and no ProxyServer is named.")
 	}
 }

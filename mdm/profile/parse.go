@@ -64,9 +64,13 @@ func Parse(data []byte) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	var top map[string]any
-	if err := guard.DecodePlist(data, &top, guard.PlistLimits{Bytes: MaxSize}); err != nil {
+	v, err := guard.ReadPlist(data, guard.PlistLimits{Bytes: MaxSize})
+	if err != nil {
 		return nil, describe(data, err)
+	}
+	top, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%w: it is a property list of something else than a dictionary", ErrNotProfile)
 	}
 	if err := configuration(top); err != nil {
 		return nil, err

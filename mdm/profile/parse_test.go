@@ -167,7 +167,7 @@ func TestWhatIsNoProfileIsNamed(t *testing.T) {
 		"half of a signed profile":      {signedNothing[:len(signedNothing)/2], "malformed CMS", guard.ErrCMS},
 		"a profile signed twice":        {twice, "another signature inside", nil},
 		"half of a profile":             {good[:len(good)/2], "ends too early", guard.ErrPlist},
-		"an array":                      {[]byte(xml + "<array/></plist>"), "a value has another type", guard.ErrPlist},
+		"an array":                      {[]byte(xml + "<array/></plist>"), "something else than a dictionary", nil},
 		"a provisioning profile":        {plist(`<key>TeamIdentifier</key><array/><key>Entitlements</key><dict/>`), ".mobileprovision", nil},
 		"a command":                     {plist(`<key>Command</key><dict/><key>CommandUUID</key><string>x</string>`), "a command for a device", nil},
 		"an app's preferences":          {plist(`<key>NSUserName</key><string>x</string>`), "such as an app's preferences", nil},
