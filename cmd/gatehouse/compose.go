@@ -80,6 +80,7 @@ func openState(ctx context.Context, cfg config, serverURL *url.URL, log *slog.Lo
 	}
 	s.depot, err = depot.Open(ctx, depot.Config{
 		DB: s.db, Box: s.box, Log: log, Now: now, KeyBits: cfg.caKeyBits, Name: host, URL: serverURL,
+		NewKey: cfg.newKey,
 	})
 	if errors.Is(err, seal.ErrWrongKey) {
 		hint := ""

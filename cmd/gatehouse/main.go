@@ -43,41 +43,46 @@ type process struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	settings       *settings // where each flag's value came from
+	thrift         thrift
 }
 
 // run is the program: it returns the exit code. SIGINT and SIGTERM end ctx.
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	p := &process{env: newEnvironment(env), stdin: stdin, stdout: stdout, stderr: stderr}
+	return p.run(ctx, args)
+}
+
+func (p *process) run(ctx context.Context, args []string) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 
 	var cli commands
-	p := &process{env: newEnvironment(env), stdin: stdin, stdout: stdout, stderr: stderr}
 	p.settings = &settings{env: p.env}
 	exited := false
 	parser, err := kong.New(&cli,
 		kong.Name("gatehouse"),
 		kong.Description("A lightweight MDM server for Apple devices, with its own certificate authority.\n\n"+
 			"Every flag of serve can also be set in the environment (--data-dir is GATEHOUSE_DATA_DIR) and in the YAML file that --config names (data_dir)."),
-		kong.Writers(stdout, stderr),
+		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(int) { exited = true }), // --help: printed already
 		kong.Resolvers(p.settings),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {
-		return report(stderr, err) // the struct tags above are wrong
+		return report(p.stderr, err) // the struct tags above are wrong
 	}
 	kctx, err := parser.Parse(args)
 	switch {
 	case exited:
 		return exitDone
 	case p.settings.err != nil:
-		return report(stderr, usageError(p.settings.err))
+		return report(p.stderr, usageError(p.settings.err))
 	case err != nil:
-		return report(stderr, usageError(p.settings.explain(err)))
+		return report(p.stderr, usageError(p.settings.explain(err)))
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	return report(stderr, kctx.Run(p))
+	return report(p.stderr, kctx.Run(p))
 }
 
 // exitError is an error with the exit code that it ends the program with.

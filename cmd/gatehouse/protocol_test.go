@@ -114,7 +114,7 @@ func newComposed(t testing.TB, change func(*config)) *composed {
 	})
 	must(t, err)
 	c.state = &state{db: c.db, box: box, depot: authorities}
-	cfg := config{tls: tlsProxy, hashMemory: 64}
+	cfg := config{tls: tlsProxy, thrift: thrift{hashMemory: 64}}
 	if change != nil {
 		change(&cfg)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -111,7 +112,13 @@ type config struct {
 
 	tuneCollector bool // nobody else decides when garbage is collected
 
-	hashMemory uint32 // KiB that hashing a password takes; 0, but in tests: identity's own
+	thrift
+}
+
+// thrift is what tests save on. It is zero in the program.
+type thrift struct {
+	newKey     func(authority string, bits int) (*rsa.PrivateKey, error) // makes keys of authorities; nil: depot's own
+	hashMemory uint32                                                    // KiB that hashing a password takes; 0: identity's own
 }
 
 // tlsMode says where the server's TLS certificate comes from.
@@ -130,6 +137,7 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 	if err != nil {
 		return usageError(fmt.Errorf("serve: %w", p.settings.explain(err)))
 	}
+	cfg.thrift = p.thrift
 	log := newLogger(p.stderr, cfg.logFormat, cfg.logLevel)
 	for _, warning := range p.settings.strangers(kctx.Flags()) {
 		log.WarnContext(ctx, warning)

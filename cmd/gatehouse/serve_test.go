@@ -28,6 +28,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -89,7 +90,8 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// start starts a server on dir, and returns when it is ready.
+// start starts a server on dir, and returns when it is ready. Its authorities have the keys
+// that those of other servers have; what startProcess starts makes its own.
 func start(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -97,7 +99,11 @@ func start(t *testing.T, dir string, args ...string) *running {
 	s := &running{dir: dir, stop: stop, exited: make(chan int, 1), out: newLockedBuffer()}
 	args = append([]string{"serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--ca-key-bits", "2048", "--log-level", "debug"}, append(storeArgs(t, dir), args...)...)
 	go func() {
-		code := run(ctx, args, nil, strings.NewReader(""), io.Discard, writer)
+		p := &process{
+			env: newEnvironment(nil), stdin: strings.NewReader(""), stdout: io.Discard, stderr: writer,
+			thrift: thrift{depottest.NewKey, 64},
+		}
+		code := p.run(ctx, args)
 		writer.Close()
 		s.exited <- code
 	}()
