@@ -28,6 +28,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -164,7 +166,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
-	devices, err := mdm.New(mdm.Config{DB: s.db, Box: s.box, Log: log, Now: now})
+	sign := profileSigner(s.depot.Root, cert, nil, now)
+	devices, err := mdm.New(mdm.Config{DB: s.db, Box: s.box, Sign: sign, Log: log, Now: now})
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +177,6 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 
 	// Use cases.
-	sign := profileSigner(s.depot.Root, cert, nil, now)
 	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
 	if err != nil {
 		return nil, err
@@ -186,6 +188,14 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	shelf, err := library.New(library.Config{
+		DB: s.db, Box: s.box, MDM: devices, Sign: sign, People: payloads, Log: log, Now: now,
+		Reserved: func(identifier string) bool { return profile.Reserved(serverURL.Hostname(), identifier) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	payloads.SendBy(shelf)
 	organisation, err := business.New(business.Config{
 		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
 	})
@@ -296,7 +306,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation,
 		Mail:     mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts,
+		DB: s.db, MDM: devices, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {

@@ -93,6 +93,22 @@ func variable(name string) (Variable, bool) {
 	return Variable{}, false
 }
 
+// Known says that there is a variable of this name, without the dollar sign.
+func Known(name string) bool {
+	_, ok := variable(name)
+	return ok
+}
+
+// Value returns what a variable stands for, by its name without the dollar sign; empty where
+// that is not known.
+func (f Facts) Value(name string) string {
+	v, ok := variable(name)
+	if !ok {
+		return ""
+	}
+	return strings.TrimSpace(f.value(v))
+}
+
 func (f Facts) value(v Variable) string {
 	if v.of == nil {
 		return f.Attributes[v.Name]

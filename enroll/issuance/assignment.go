@@ -42,6 +42,10 @@ type Assignment struct {
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
 
+	// Profile is the ID of the profile of the library that brings the certificate; empty: one
+	// of its own does.
+	Profile string `json:"profile,omitempty"`
+
 	// Current is the certificate that the device is known to have; empty before the
 	// first one is acknowledged.
 	Current depot.Fingerprint `json:"current,omitempty"`
@@ -361,6 +365,11 @@ func failure(e mdm.Entry) string {
 // DeviceGone ends the assignments of an enrollment that ends, or begins afresh. Its
 // certificates are revoked by whoever ends it.
 func (s *Service) DeviceGone(tx storage.Tx, id mdm.DeviceID) error {
+	if s.library != nil {
+		if err := s.library.Gone(tx, id); err != nil {
+			return err
+		}
+	}
 	return s.end(tx, assignments.Lookup(tx, assignmentsByDevice, string(id)), "the enrollment has ended")
 }
 
@@ -455,8 +464,26 @@ func (s *Service) Assignments(tx storage.Tx, cursor string, limit int) ([]Assign
 	return assignments.Page(tx, cursor, limit)
 }
 
+// takeBack ends an assignment and revokes what the device has by it.
+func (s *Service) takeBack(tx storage.Tx, a Assignment) error {
+	if err := s.end(tx, one(a), "it was taken back"); err != nil {
+		return err
+	}
+	now := s.now().UTC()
+	for _, fp := range append(slices.Clone(a.Candidates), a.Current) {
+		if fp == "" {
+			continue
+		}
+		if err := s.depot.Revoke(tx, fp, "cessationOfOperation", now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Unassign ends an assignment: nothing is sent any more, and the profile with its
-// certificate is removed from the device.
+// certificate is removed from the device. The error wraps ErrCarried where a profile of the
+// library brings it.
 func (s *Service) Unassign(ctx context.Context, by, name string, id mdm.DeviceID) error {
 	uuid := mdm.NewUUID()
 	plist, err := command.Build("RemoveProfile", map[string]any{"Identifier": s.profileIdentifier(name)}, uuid)
@@ -468,18 +495,13 @@ func (s *Service) Unassign(ctx context.Context, by, name string, id mdm.DeviceID
 		if err != nil {
 			return err
 		}
-		if err := s.end(tx, one(a), "it was taken back"); err != nil {
+		if a.carried() {
+			return fmt.Errorf("profile %s: %w", a.Profile, ErrCarried)
+		}
+		if err := s.takeBack(tx, a); err != nil {
 			return err
 		}
 		now := s.now().UTC()
-		for _, fp := range append(slices.Clone(a.Candidates), a.Current) {
-			if fp == "" {
-				continue
-			}
-			if err := s.depot.Revoke(tx, fp, "cessationOfOperation", now); err != nil {
-				return err
-			}
-		}
 		if _, _, err := s.mdm.Queue(tx, mdm.NewCommand{UUID: uuid, RequestType: "RemoveProfile", Plist: plist, CreatedBy: by, Targets: []mdm.DeviceID{id}}); err != nil {
 			return err
 		}

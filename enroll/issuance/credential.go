@@ -18,51 +18,57 @@ func (s *Service) plainProfile(t template.Template, e template.Expanded, channel
 		DisplayName:  t.Name,
 		Organization: s.organisation,
 		Scope:        profile.ScopeSystem,
-		SCEP: profile.SCEP{
-			PayloadUUID: payloadUUID,
-			URL:         s.serverURL.JoinPath(PathSCEP, t.Name).String(),
-			Name:        t.Name,
-			SANs: profile.SubjectAltName{
-				RFC822Names: e.SANs.RFC822Names, DNSNames: e.SANs.DNSNames, URIs: e.SANs.URIs, NTPrincipalName: e.SANs.NTPrincipalName,
-			},
-			Challenge:     show.secret,
-			KeySize:       t.KeySize,
-			Polling:       &profile.Polling{Retries: t.Retries, Delay: t.RetryDelay},
-			Extractable:   t.KeyExtractable,
-			AllAppsMayUse: t.AllowAllAppsAccess,
-		},
+		SCEP:         s.scep(t, e, show),
 	}
+	c.SCEP.PayloadUUID = payloadUUID
 	if channel.ParentID != "" {
 		c.Scope = profile.ScopeUser
-	}
-	if e.KeyUsage&x509.KeyUsageDigitalSignature != 0 {
-		c.SCEP.KeyUsage |= profile.Signing
-	}
-	if e.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
-		c.SCEP.KeyUsage |= profile.Encryption
-	}
-	for _, rdn := range e.Subject.ForApple() {
-		var attributes profile.RDN
-		for _, a := range rdn {
-			attributes = append(attributes, profile.Attribute{Type: a.Type, Value: a.Value})
-		}
-		c.SCEP.Subject = append(c.SCEP.Subject, attributes)
-	}
-	if t.Issuer == template.External {
-		c.SCEP.URL, c.SCEP.Name, c.SCEP.Fingerprint = t.Upstream.URL, t.Upstream.Name, t.Upstream.Fingerprint
-	} else {
-		issuer := s.depot.Payload()
-		c.SCEP.Name = enroll.SCEPName(t.Name, issuer)
-		c.SCEP.CA = issuer.Certificate() // which signs what is passed on from elsewhere, too
-	}
-	if show.token != "" {
-		c.SCEP.URL += PathToken + show.token
 	}
 	var err error
 	if c.Roots, err = s.roots(t); err != nil {
 		return nil, err
 	}
 	return c.Encode()
+}
+
+// scep returns what a device is to ask for, but for the UUID of the payload.
+func (s *Service) scep(t template.Template, e template.Expanded, show ticket) profile.SCEP {
+	c := profile.SCEP{
+		URL:  s.serverURL.JoinPath(PathSCEP, t.Name).String(),
+		Name: t.Name,
+		SANs: profile.SubjectAltName{
+			RFC822Names: e.SANs.RFC822Names, DNSNames: e.SANs.DNSNames, URIs: e.SANs.URIs, NTPrincipalName: e.SANs.NTPrincipalName,
+		},
+		Challenge:     show.secret,
+		KeySize:       t.KeySize,
+		Polling:       &profile.Polling{Retries: t.Retries, Delay: t.RetryDelay},
+		Extractable:   t.KeyExtractable,
+		AllAppsMayUse: t.AllowAllAppsAccess,
+	}
+	if e.KeyUsage&x509.KeyUsageDigitalSignature != 0 {
+		c.KeyUsage |= profile.Signing
+	}
+	if e.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
+		c.KeyUsage |= profile.Encryption
+	}
+	for _, rdn := range e.Subject.ForApple() {
+		var attributes profile.RDN
+		for _, a := range rdn {
+			attributes = append(attributes, profile.Attribute{Type: a.Type, Value: a.Value})
+		}
+		c.Subject = append(c.Subject, attributes)
+	}
+	if t.Issuer == template.External {
+		c.URL, c.Name, c.Fingerprint = t.Upstream.URL, t.Upstream.Name, t.Upstream.Fingerprint
+	} else {
+		issuer := s.depot.Payload()
+		c.Name = enroll.SCEPName(t.Name, issuer)
+		c.CA = issuer.Certificate() // which signs what is passed on from elsewhere, too
+	}
+	if show.token != "" {
+		c.URL += PathToken + show.token
+	}
+	return c
 }
 
 // roots are the authorities' certificates that t puts into the profile. With ours go

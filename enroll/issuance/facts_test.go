@@ -38,6 +38,7 @@ func TestAMacsOwnAccountNamesNobody(t *testing.T) {
 			h.device(t, "channel", func(d *mdm.Device) {
 				d.ParentID, d.AppleID, d.User = "mac", mdm.AppleID{UDID: "UDID-mac", UserID: "U1"}, tt.user
 				d.Type, d.UserShortName, d.UserLongName = mdm.TypeUserChannel, "ceo", "The CEO"
+				d.Model, d.ProductName = "Mac", "Mac14,2"
 			})
 			if tt.want == "" {
 				_, rejected, err := h.Send(ctx, "user:admin", "wifi", []mdm.DeviceID{"channel"})

@@ -177,21 +177,22 @@ func (c *command) challenge(t testing.TB) string {
 // fetch is a device's poll: its next command, nil if there is none.
 func (h *house) fetch(t testing.TB, id mdm.DeviceID) *command {
 	t.Helper()
-	var plist []byte
-	var uuid, requestType string
+	var next *mdm.Delivery
 	h.update(t, func(tx storage.Tx) error {
-		plist = nil
-		e, err := mdm.Head(tx, id, false)
+		next = nil
+		e, err := h.mdm.Head(tx, id, false)
 		if err != nil || e == nil {
 			return err
 		}
-		uuid, requestType = e.UUID, e.RequestType
-		plist, err = h.mdm.Deliver(tx, e)
+		next, err = h.mdm.Deliver(tx, e)
 		return err
 	})
-	if plist == nil {
+	if next == nil {
 		return nil
 	}
+	uuid, requestType := next.Entry.UUID, next.Entry.RequestType
+	plist, err := h.mdm.Plist(next)
+	must(t, err)
 	var cmd struct{ Command struct{ Payload []byte } }
 	must(t, guard.DecodePlist(plist, &cmd, guard.PlistLimits{}))
 	c := &command{uuid: uuid, requestType: requestType, payloads: map[string]map[string]any{}}

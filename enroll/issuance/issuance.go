@@ -68,6 +68,7 @@ type Service struct {
 	audit     *event.Recorder
 	sign      func([]byte) ([]byte, error)
 	upstream  Upstream
+	library   Library
 
 	guessing [64]sync.Mutex // by template and network: see vet
 

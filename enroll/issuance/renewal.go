@@ -58,6 +58,8 @@ func (s *Service) renewOne(ctx context.Context, a Assignment, down map[string]*r
 	no := down[a.Template]
 	if no != nil {
 		err = no
+	} else if a.Profile != "" {
+		err = s.resend(ctx, a)
 	} else {
 		_, err = s.deliver(ctx, a.Template, a.DeviceID, "")
 	}
@@ -71,6 +73,9 @@ func (s *Service) renewOne(ctx context.Context, a Assignment, down map[string]*r
 		}
 		return s.postpone(ctx, a, no.Rejection)
 	case errors.Is(err, storage.ErrNotFound):
+		if a.Profile != "" {
+			return s.endNow(ctx, a, "the profile that brings it is not on the device any more")
+		}
 		return s.endNow(ctx, a, "the template was deleted")
 	}
 	return err

@@ -150,6 +150,10 @@ func (s *Service) assign(ctx context.Context, by, name string, ids []mdm.DeviceI
 					return err
 				}
 				a, err := assignments.Get(tx, assignmentKey(name, id))
+				if err == nil && a.carried() {
+					those = append(those, carriedElsewhere(id).Rejection)
+					continue
+				}
 				if errors.Is(err, storage.ErrNotFound) || err == nil && a.State == Ended {
 					if a, err = s.afresh(tx, a); err != nil {
 						return err
@@ -228,6 +232,9 @@ func (s *Service) deliver(ctx context.Context, name string, id mdm.DeviceID, by 
 		}
 		if _, _, err := s.mayHave(tx, t, id); err != nil {
 			return err
+		}
+		if !fresh && a.carried() {
+			return carriedElsewhere(id)
 		}
 		if fresh || a.State == Ended {
 			if a, err = s.afresh(tx, a); err != nil {

@@ -80,6 +80,12 @@ func EnrollmentIdentifier(host string) string {
 	return reversed(host) + ".gatehouse.enrollment"
 }
 
+// Reserved says that the server at a host has profiles of its own under a PayloadIdentifier:
+// another profile of that name would take their place on a device, or they its.
+func Reserved(host, identifier string) bool {
+	return strings.HasPrefix(strings.ToLower(identifier)+".", reversed(host)+".gatehouse.")
+}
+
 // reversed returns a host in reverse, as identifiers begin.
 func reversed(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))

@@ -24,6 +24,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
@@ -55,6 +56,8 @@ type Config struct {
 
 	Business *business.Service
 
+	Library *library.Service
+
 	Log *slog.Logger
 	Now func() time.Time
 }
@@ -78,6 +81,7 @@ type API struct {
 	invitations *invite.Service
 
 	business *business.Service
+	library  *library.Service
 
 	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
 }
@@ -87,14 +91,14 @@ func New(c Config) (*API, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
-	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil:
-		return nil, errors.New("apiv1: Mail, Letters, Invitations and Business are required")
+	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil:
+		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business and Library are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }

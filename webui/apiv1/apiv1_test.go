@@ -34,6 +34,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
@@ -52,6 +53,7 @@ type house struct {
 	mdm      *mdm.Service
 	enroll   *enroll.Service
 	issuance *issuance.Service
+	library  *library.Service
 	depot    *depot.Depot
 	identity *identity.Service
 	events   *event.Recorder
@@ -109,7 +111,10 @@ func newHouse(t testing.TB) *house {
 		NewKey: depottest.NewKey,
 	})
 	must(err)
-	h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Log: log, Now: h.now})
+	sign := func(p []byte) ([]byte, error) {
+		return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
+	}
+	h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Sign: sign, Log: log, Now: h.now})
 	must(err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(err)
@@ -118,14 +123,17 @@ func newHouse(t testing.TB) *house {
 	templates, err := template.NewService(template.Config{DB: h.db, Box: box, Log: log, Now: h.now})
 	must(err)
 	serverURL := &url.URL{Scheme: "https", Host: "mdm.example.com"}
-	sign := func(p []byte) ([]byte, error) {
-		return profile.Sign(p, h.depot.Root().Certificate(), h.depot.Root().Signer())
-	}
 	h.issuance, err = issuance.New(issuance.Config{
 		DB: h.db, Depot: h.depot, Templates: templates, MDM: h.mdm, Audit: h.events, Sign: sign, Upstream: elsewhere{},
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)
+	h.library, err = library.New(library.Config{
+		DB: h.db, Box: box, MDM: h.mdm, Sign: sign, People: h.issuance, Log: log, Now: h.now,
+		Reserved: func(identifier string) bool { return profile.Reserved(serverURL.Hostname(), identifier) },
+	})
+	must(err)
+	h.issuance.SendBy(h.library)
 	h.enroll, err = enroll.New(enroll.Config{
 		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Sign: sign,
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
@@ -154,7 +162,7 @@ func newHouse(t testing.TB) *house {
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		ServerURL: serverURL, Log: log, Now: h.now,
+		Library: h.library, ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)
 	mux := webui.NewMux(api.Fail)
@@ -237,7 +245,7 @@ func (h *house) device(t testing.TB, id mdm.DeviceID, change func(*mdm.Device)) 
 func (h *house) deliver(t testing.TB, id mdm.DeviceID) (uuid string) {
 	t.Helper()
 	err := h.db.Update(context.Background(), func(tx storage.Tx) error {
-		e, err := mdm.Head(tx, id, false)
+		e, err := h.mdm.Head(tx, id, false)
 		if err != nil {
 			return err
 		}

@@ -68,9 +68,9 @@ func (h *house) sendTemplate(t testing.TB, name string, ids ...string) exchange 
 // install, as it is and by its payloads' types.
 func (h *house) installProfile(t testing.TB, id mdm.DeviceID) (uuid string, top map[string]any, payloads map[string]map[string]any) {
 	t.Helper()
-	var plist []byte
+	var next *mdm.Delivery
 	err := h.db.Update(context.Background(), func(tx storage.Tx) error {
-		e, err := mdm.Head(tx, id, false)
+		e, err := h.mdm.Head(tx, id, false)
 		if err != nil {
 			return err
 		}
@@ -78,9 +78,13 @@ func (h *house) installProfile(t testing.TB, id mdm.DeviceID) (uuid string, top 
 			t.Fatalf("device %s is to run %+v, want an InstallProfile", id, e)
 		}
 		uuid = e.UUID
-		plist, err = h.mdm.Deliver(tx, e)
+		next, err = h.mdm.Deliver(tx, e)
 		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plist, err := h.mdm.Plist(next)
 	if err != nil {
 		t.Fatal(err)
 	}
