@@ -30,6 +30,8 @@ type Channel struct {
 	magic   string
 	pending []Result // not taken by the server yet, oldest first
 	last    string   // status that was sent last
+	sent    bool     // a TokenUpdate was accepted
+	conduct conducting
 }
 
 func newChannel(d *Device, user *User) (*Channel, error) {
@@ -49,7 +51,7 @@ func (c *Channel) reset() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.magic, c.pending, c.last = magic, nil, ""
+	c.magic, c.pending, c.last, c.sent = magic, nil, "", false
 	return nil
 }
 
@@ -116,7 +118,19 @@ func (c *Channel) tokenUpdate(ctx context.Context, id *identity) error {
 		}
 	}
 	_, err := c.dev.checkInAs(ctx, id, c.user != nil, "TokenUpdate", c.IDs(), c.dev.topic(), keys)
+	if err == nil {
+		c.mu.Lock()
+		c.sent = true
+		c.mu.Unlock()
+	}
 	return err
+}
+
+// isAnnounced reports whether the server has the channel's push token.
+func (c *Channel) isAnnounced() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 // UnlockToken is what ClearPasscode needs from the server; new with each enrollment.
@@ -181,11 +195,11 @@ func (c *Channel) Forget() {
 }
 
 // WillPoll reports that the channel comes back by itself without a push: the
-// last status it sent was NotNow (PROTOCOL 5.2), or a result waits to be sent.
+// last status it sent was NotNow (PROTOCOL 5.2), a result waits to be sent, or it is away.
 func (c *Channel) WillPoll() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.last == StatusNotNow || len(c.pending) > 0
+	return c.last == StatusNotNow || len(c.pending) > 0 || c.conduct.away > 0
 }
 
 // Prepare signs a result, or a poll with Status Idle, and leaves it to the caller
@@ -240,7 +254,11 @@ func (c *Channel) exchange(ctx context.Context, r Result) (*Command, error) {
 	default:
 		c.dev.count.errors.Add(1)
 	}
-	return parseCommand(reply.Body)
+	cmd, err := parseCommand(reply.Body)
+	if cmd != nil {
+		c.dev.count.commands.Add(1)
+	}
+	return cmd, err
 }
 
 // parseCommand reads the answer to a poll: nothing at all, or one command.
@@ -266,12 +284,15 @@ func parseCommand(body []byte) (*Command, error) {
 // Poll does a whole session: Idle, then each command until the server has none.
 // It returns how many were answered. A server that sends a command again in the
 // session in which it took the answer, NotNow included, breaks the protocol:
-// that is an error.
+// that is an error. What [Conduct] breaks off or misses is none.
 func (c *Channel) Poll(ctx context.Context) (int, error) {
 	c.session.Lock()
 	defer c.session.Unlock()
 	if s := c.dev.State(); s == Removed || s == Erased {
 		return 0, ErrRemoved
+	}
+	if c.misses() {
+		return 0, nil
 	}
 	if c.user == nil {
 		c.dev.goOnWithApps()
@@ -286,6 +307,8 @@ func (c *Channel) Poll(ctx context.Context) (int, error) {
 			return n, fmt.Errorf("the server sends command %s again in one session", cmd.UUID)
 		}
 		answered[cmd.UUID] = true
-		cmd, err = c.Answer(ctx, cmd)
+		if cmd, err = c.Answer(ctx, cmd); errors.Is(err, ErrBroken) {
+			return n, nil
+		}
 	}
 }

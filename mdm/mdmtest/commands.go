@@ -12,7 +12,7 @@ import (
 type Handler func(ctx context.Context, c *Channel, cmd *Command, own func() Result) Result
 
 // Answer runs cmd as the device does, reports the result and returns the next
-// command.
+// command. Where [Conduct] breaks the session off, it returns [ErrBroken].
 func (c *Channel) Answer(ctx context.Context, cmd *Command) (*Command, error) {
 	var after func(context.Context) error
 	var cut error
@@ -21,10 +21,14 @@ func (c *Channel) Answer(ctx context.Context, cmd *Command) (*Command, error) {
 		r, after, cut = c.perform(ctx, cmd)
 		return r
 	}
-	var result Result
-	if h := c.dev.opts.Handler; h != nil {
+	result, broken := c.disturbed(cmd)
+	switch h := c.dev.opts.Handler; {
+	case broken:
+		return nil, c.breakOff(c.dev.opts.Conduct.Away)
+	case result.Status != "":
+	case h != nil:
 		result = h(ctx, c, cmd, own)
-	} else {
+	default:
 		result = own()
 	}
 	if cut != nil {
@@ -39,7 +43,11 @@ func (c *Channel) Answer(ctx context.Context, cmd *Command) (*Command, error) {
 		if result.CommandUUID == "" {
 			result.CommandUUID = cmd.UUID
 		}
-		next, err = c.Report(ctx, result)
+		if after != nil {
+			next, err = c.Report(ctx, result)
+		} else {
+			next, err = c.report(ctx, result)
+		}
 	}
 	if after != nil && !errors.Is(err, ErrRemoved) {
 		err = errors.Join(err, after(ctx))

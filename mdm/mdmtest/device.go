@@ -103,6 +103,12 @@ type Options struct {
 	Twice func(Step) bool
 
 	Handler Handler // answers commands before the device does
+	Conduct Conduct // comes before Handler
+
+	// Patient keeps what an enrollment has got when the server is away in the midst of it,
+	// for Resume.
+	Patient bool
+
 	Renewal Renewal
 
 	Now  func() time.Time // signing times; TLS goes by the real clock. time.Now when nil
@@ -125,11 +131,24 @@ type Counters struct {
 	NotNow       int64
 	Commands     int64 // commands that the server delivered, again or for the first time
 	Installs     int64 // profiles that were installed, by MDM or by hand; replacements count, renewals don't
+	Breaks       int64 // sessions that Conduct broke off
 	Failures     int64 // MDM requests that failed: no answer, or a status other than 2xx
 }
 
+func (c *Counters) add(d Counters) {
+	c.Requests += d.Requests
+	c.Idles += d.Idles
+	c.Acknowledged += d.Acknowledged
+	c.Errors += d.Errors
+	c.NotNow += d.NotNow
+	c.Commands += d.Commands
+	c.Installs += d.Installs
+	c.Breaks += d.Breaks
+	c.Failures += d.Failures
+}
+
 type counters struct {
-	requests, idles, acknowledged, errors, notNow, commands, installs, failures atomic.Int64
+	requests, idles, acknowledged, errors, notNow, commands, installs, breaks, failures atomic.Int64
 }
 
 // Device is one simulated device. Its methods may be called from several
@@ -244,7 +263,7 @@ func (d *Device) Counters() Counters {
 	return Counters{
 		Requests: d.count.requests.Load(), Idles: d.count.idles.Load(), Acknowledged: d.count.acknowledged.Load(),
 		Errors: d.count.errors.Load(), NotNow: d.count.notNow.Load(), Failures: d.count.failures.Load(),
-		Commands: d.count.commands.Load(), Installs: d.count.installs.Load(),
+		Commands: d.count.commands.Load(), Installs: d.count.installs.Load(), Breaks: d.count.breaks.Load(),
 	}
 }
 
@@ -336,20 +355,37 @@ func (d *Device) enroll(ctx context.Context, install func() error, opts ...SCEPO
 	if err := install(); err != nil {
 		return err
 	}
-	err := d.RequestIdentity(ctx, opts...)
-	if err == nil {
-		err = d.Authenticate(ctx)
+	return d.Resume(ctx, opts...)
+}
+
+// Resume goes on with an enrollment whose profile is installed: with the next step that the
+// server has not accepted yet. It is for [Options].Patient.
+func (d *Device) Resume(ctx context.Context, opts ...SCEPOption) error {
+	if d.unmanaged() {
+		return ErrNotInstalled
 	}
-	if err == nil {
-		err = d.TokenUpdate(ctx)
-	}
-	if user := d.User(); err == nil && user != nil {
-		err = user.TokenUpdate(ctx)
-	}
-	if err != nil && !errors.Is(err, ErrRemoved) {
+	err := d.resume(ctx, opts...)
+	if err != nil && !errors.Is(err, ErrRemoved) && (!d.opts.Patient || !noAnswer(err)) {
 		d.uninstall(New)
 	}
 	return err
+}
+
+func (d *Device) resume(ctx context.Context, opts ...SCEPOption) error {
+	steps := []func() error{
+		func() error { return d.RequestIdentity(ctx, opts...) },
+		func() error { return d.Authenticate(ctx) },
+		func() error { return d.TokenUpdate(ctx) },
+	}
+	for _, step := range steps[min(int(d.State()-Installed), len(steps)):] {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if user := d.User(); user != nil && !user.isAnnounced() {
+		return user.TokenUpdate(ctx)
+	}
+	return nil
 }
 
 // Download fetches an enrollment profile as Safari does.

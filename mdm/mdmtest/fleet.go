@@ -38,6 +38,9 @@ type FleetOptions struct {
 	// ProfileURL, which only then is required.
 	Account func(i int, model Model) *Account
 
+	// Kind, if set, says what the i-th device is; [MixedKinds] deals them. Demo has its own.
+	Kind func(i int) Kind
+
 	// Customize, if set, changes the options of the i-th device before it is made.
 	Customize func(i int, o *Options)
 
@@ -52,10 +55,12 @@ type FleetStats struct {
 	Gone     int64 // devices that left again: removed, erased, vanished
 	Polls    int64 // sessions, on all channels
 	Problems int64 // sessions that ended in an error
+	Profiles int64 // profiles on the devices now, beside those of their enrollments
 	Counters       // sums over the devices
 }
 
-// Fleet runs many devices: each enrols, then polls at an interval or when woken.
+// Fleet is many devices. Run lets them live by the clock: each enrols, then polls at an
+// interval or when woken. Enroll, Step and StepWoken leave the time to the caller.
 type Fleet struct {
 	opts    FleetOptions
 	members []*member
@@ -67,11 +72,12 @@ type Fleet struct {
 // member is one device of a fleet.
 type member struct {
 	device  *Device
-	conduct *conduct
+	playing *playing
+	counted atomic.Int32  // how the stats have it: 0 not at all, 1 enrolled, 2 gone again
 	wake    chan struct{} // holds one wake-up that came while the device was busy
 }
 
-// NewFleet makes the devices; Run lets them go.
+// NewFleet makes the devices; Run lets them go, or Enroll does.
 func NewFleet(o FleetOptions) (*Fleet, error) {
 	if o.N < 1 || o.ProfileURL == "" && o.Account == nil || o.Log == nil {
 		return nil, errors.New("mdmtest: a fleet needs N, ProfileURL and Log")
@@ -89,13 +95,20 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{opts: o, byToken: map[string]*member{}}
+	var apple *DeviceCA // of those that enrol by account
 	for i := range o.N {
-		persona, model, name := Prompt, IPhone, fmt.Sprintf("Simulated iPhone %d", i+1)
+		kind := Kind{Model: IPhone}
+		if o.Kind != nil {
+			kind = o.Kind(i)
+		}
+		model := cmp.Or(kind.Model, IPhone)
+		persona, name := Prompt, fmt.Sprintf("Simulated %s %d", model, i+1)
 		if o.Demo {
 			persona, model, name = demo(i)
 		}
 		options := Options{
 			Model: model, Name: name, RootCAs: o.RootCAs, Transport: o.Transport, PlainHTTP: o.PlainHTTP, Keys: keys, Now: o.Now,
+			OSVersion: kind.OSVersion, Supervised: kind.Supervised, ADE: kind.ADE, Conduct: kind.Conduct, Patient: true,
 		}
 		if o.Seed != "" {
 			stream := &seeded{seed: fmt.Sprintf("%s %d", o.Seed, i)}
@@ -109,7 +122,7 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 				return nil, err
 			}
 		}
-		c := &conduct{persona: persona, locked: o.Locked, pause: o.Pause, now: o.Now}
+		c := &playing{persona: persona, locked: o.Locked, pause: o.Pause, now: o.Now}
 		if persona != Prompt {
 			options.Handler = c.handle
 		}
@@ -122,11 +135,21 @@ func NewFleet(o FleetOptions) (*Fleet, error) {
 		if options.Account == nil && o.ProfileURL == "" {
 			return nil, fmt.Errorf("mdmtest: device %d has neither an account nor a ProfileURL", i)
 		}
+		if options.Account != nil && options.BuiltIn == nil {
+			if apple == nil {
+				if apple, err = NewDeviceCA(); err != nil {
+					return nil, err
+				}
+			}
+			if options.BuiltIn, err = apple.Issue(fmt.Sprintf("device %d", i)); err != nil {
+				return nil, err
+			}
+		}
 		d, err := NewDevice(options)
 		if err != nil {
 			return nil, err
 		}
-		m := &member{device: d, conduct: c, wake: make(chan struct{}, 1)}
+		m := &member{device: d, playing: c, wake: make(chan struct{}, 1)}
 		f.members = append(f.members, m)
 		token, _ := d.Channel().Push()
 		f.byToken[hex.EncodeToString(token)] = m
@@ -150,13 +173,8 @@ func (f *Fleet) Stats() FleetStats {
 		Polls: f.polls.Load(), Problems: f.problems.Load(),
 	}
 	for _, m := range f.members {
-		c := m.device.Counters()
-		s.Requests += c.Requests
-		s.Idles += c.Idles
-		s.Acknowledged += c.Acknowledged
-		s.Errors += c.Errors
-		s.NotNow += c.NotNow
-		s.Failures += c.Failures
+		s.add(m.device.Counters())
+		s.Profiles += int64(len(m.device.Profiles()))
 	}
 	return s
 }
@@ -174,13 +192,17 @@ func (f *Fleet) Wake(token []byte, magic string) bool {
 	}
 	for _, c := range m.channels() {
 		if t, current := c.Push(); hex.EncodeToString(t) == key && current == magic {
-			select {
-			case m.wake <- struct{}{}:
-			default: // a wake-up waits already
-			}
+			m.wakeUp()
 		}
 	}
 	return true
+}
+
+func (m *member) wakeUp() {
+	select {
+	case m.wake <- struct{}{}:
+	default: // a wake-up waits already
+	}
 }
 
 // byUserToken finds a user channel, which is made by the enrollment.
@@ -236,8 +258,7 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 		err := m.enroll(ctx, f.opts.ProfileURL)
 		<-turn
 		if err == nil {
-			m.conduct.since.Store(f.opts.Now().UnixNano())
-			f.enrolled.Add(1)
+			f.count(m)
 			return true
 		}
 		if ctx.Err() != nil {
@@ -255,7 +276,23 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 	}
 }
 
+// count keeps the stats of a device that has enrolled, or is gone.
+func (f *Fleet) count(m *member) {
+	s := m.device.State()
+	if s >= Enrolled && m.counted.CompareAndSwap(0, 1) {
+		m.playing.since.Store(f.opts.Now().UnixNano())
+		f.enrolled.Add(1)
+	}
+	if (s == Removed || s == Erased) && m.counted.CompareAndSwap(1, 2) {
+		f.gone.Add(1)
+	}
+}
+
+// enroll begins an enrollment, or goes on with one that the server left in the midst.
 func (m *member) enroll(ctx context.Context, profileURL string) error {
+	if !m.device.unmanaged() {
+		return m.device.Resume(ctx)
+	}
 	if m.device.opts.Account != nil {
 		return m.device.enrollAccount(ctx)
 	}
@@ -281,11 +318,11 @@ func (f *Fleet) live(ctx, sessions context.Context, m *member) {
 				again = min(again, f.opts.Locked/4)
 			}
 		}
-		if m.conduct.gone.Load() {
+		if m.playing.gone.Load() {
 			m.device.Vanish()
 		}
 		if s := m.device.State(); s == Removed || s == Erased {
-			f.gone.Add(1)
+			f.count(m)
 			return
 		}
 		timer := time.NewTimer(again)

@@ -59,7 +59,7 @@ func roundTrip(client *http.Client, req *http.Request) (*Reply, error) {
 			err = closeErr
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read answer: %w", err)
+			return nil, &url.Error{Op: "read answer of", URL: req.URL.Redacted(), Err: err}
 		}
 		if len(body) > maxReply {
 			return nil, errors.New("answer is too large")

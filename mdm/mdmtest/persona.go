@@ -3,7 +3,6 @@ package mdmtest
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -43,8 +42,8 @@ func demo(i int) (Persona, Model, string) {
 	return p, m, fmt.Sprintf("Demo %s %d (%s)", m, i+1, p)
 }
 
-// conduct is the handler of one device that plays a persona.
-type conduct struct {
+// playing is the handler of one device that plays a persona.
+type playing struct {
 	persona Persona
 	locked  time.Duration // how long Locked says NotNow
 	pause   time.Duration // how long Slow thinks
@@ -55,13 +54,10 @@ type conduct struct {
 }
 
 // handle is a [Handler].
-func (p *conduct) handle(ctx context.Context, _ *Channel, cmd *Command, own func() Result) Result {
+func (p *playing) handle(ctx context.Context, c *Channel, cmd *Command, own func() Result) Result {
 	switch p.persona {
 	case Locked:
-		// What a sleeping Mac does in spite of all (PROTOCOL 5.2).
-		always := slices.Contains([]string{"DeleteUser", "DeviceLock", "EraseDevice", "RestartDevice", "ShutDownDevice", "UserList",
-			"ActivationLockBypassCode", "ClearActivationLockBypassCode", "UnlockUserAccount"}, cmd.RequestType)
-		if !always && p.now().Sub(time.Unix(0, p.since.Load())) < p.locked {
+		if mayDefer(c.dev.opts.Model, c.user != nil, cmd.RequestType) && p.now().Sub(time.Unix(0, p.since.Load())) < p.locked {
 			return Result{Status: StatusNotNow}
 		}
 	case Slow:

@@ -52,6 +52,8 @@ func (c *Channel) set(name string, entry Dict) *problem {
 	switch name {
 	case "DeviceName":
 		state.name = entry["DeviceName"].(string)
+	case "SoftwareUpdateSettings":
+		state.changed[name] = Dict{"RecommendationsCadence": entry["RecommendationCadence"]}
 	case "HostName", "TimeZone", "MaximumResidentUsers":
 		state.changed[name] = entry[name]
 	case "OrganizationInfo", "MDMOptions":
@@ -60,9 +62,7 @@ func (c *Channel) set(name string, entry Dict) *problem {
 			value = Dict{} // without it, the setting goes
 		}
 		state.changed[name] = value
-	case "DataRoaming", "VoiceRoaming", "PersonalHotspot":
-		state.changed[name+"Enabled"] = entry["Enabled"]
-	case "DiagnosticSubmission", "AppAnalytics":
+	case "DataRoaming", "VoiceRoaming", "PersonalHotspot", "DiagnosticSubmission", "AppAnalytics":
 		state.changed[name+"Enabled"] = entry["Enabled"]
 	case "AccessibilitySettings":
 		value := maps.Clone(entry)
