@@ -38,7 +38,8 @@ const maxPayloads = 500
 // Compose returns the profile of a draft. The same draft gives the same profile.
 //
 // The error is a *command.ParamError, with a path such as
-// "payloads[0].settings.EncryptionType". What is wrong beyond single values is for Lint.
+// "payloads[0].settings.EncryptionType", or wraps ErrNotProfile where the profile is too large.
+// What is wrong beyond single values is for Lint.
 func Compose(d Draft) (*Profile, error) {
 	wrong := func(path, reason string) (*Profile, error) {
 		return nil, &command.ParamError{Path: path, Reason: reason}
@@ -63,7 +64,6 @@ func Compose(d Draft) (*Profile, error) {
 	}
 	h := heading{d.Identifier, d.Organization}
 	top := h.payload(configurationType, d.Identifier, cmp.Or(d.DisplayName, d.Identifier))
-	top["PayloadVersion"] = int64(1)
 	if d.Description != "" {
 		top["PayloadDescription"] = d.Description
 	}
@@ -105,7 +105,11 @@ func Compose(d Draft) (*Profile, error) {
 		content[i] = payload
 	}
 	top["PayloadContent"] = content
-	return read(top), nil
+	raw, err := plistxml.Marshal(top)
+	if err != nil {
+		return nil, fmt.Errorf("compose %s: %w", d.Identifier, err)
+	}
+	return Parse(raw) // what devices will read, and no larger than we read ourselves
 }
 
 // compose returns the payload of index i, which stands at path.
@@ -160,7 +164,6 @@ func compose(path string, h heading, d Draft, i int) (map[string]any, error) {
 		return nil, err
 	}
 	payload := h.payload(p.Type, identifier, cmp.Or(p.DisplayName, title))
-	payload["PayloadVersion"] = int64(1)
 	if p.UUID != "" {
 		if !isUUID(p.UUID) {
 			return wrong("uuid", "must be a UUID such as 0A1B2C3D-0000-4000-8000-000000000000")

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -121,4 +123,92 @@ func golden(t *testing.T, name string, got []byte) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("profile differs from %s; run with -update and review the difference. It is\n%s", file, got)
 	}
+}
+
+// TestComposedIsReadAsItWas holds for each type of payload, with all of its keys set as its
+// description asks: what Compose takes is written, and read back equal.
+func TestComposedIsReadAsItWas(t *testing.T) {
+	t.Parallel()
+	for _, d := range profile.DescribePayloads() {
+		settings, err := json.Marshal(answer(d.Keys))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := draft(t, fmt.Sprintf(`{"identifier":"com.example.test","payloads":[{"type":%q,"settings":%s}]}`, d.Type, settings))
+		p, err := profile.Compose(in)
+		if err != nil {
+			t.Errorf("%s (%s): %v", d.Type, d.Title, err)
+			continue
+		}
+		raw, err := p.Encode()
+		if err != nil {
+			t.Errorf("%s: %v", d.Type, err)
+			continue
+		}
+		again, err := profile.Parse(raw)
+		if err != nil {
+			t.Errorf("%s: %v", d.Type, err)
+			continue
+		}
+		if !reflect.DeepEqual(again.Top, p.Top) {
+			t.Errorf("%s (%s): what is read is not what was composed: %v", d.Type, d.Title, profile.Diff(p, again))
+		}
+		for key := range in.Payloads[0].Settings {
+			if _, there := again.Payloads[0].Content[key]; !there {
+				t.Errorf("%s: %s is lost", d.Type, key)
+			}
+		}
+	}
+}
+
+// answer fills in a form.
+func answer(keys []profile.KeyDescription) map[string]any {
+	out := map[string]any{}
+	for _, k := range keys {
+		out[k.Name] = answerTo(k)
+	}
+	return out
+}
+
+func answerTo(k profile.KeyDescription) any {
+	n := 7.0
+	switch {
+	case len(k.Allowed) > 0:
+		switch v := k.Allowed[len(k.Allowed)-1].(type) {
+		case string:
+			if k.Kind == command.Integer || k.Kind == command.Real { // as some of Apple's pages list numbers
+				return json.Number(v)
+			}
+			return v
+		default:
+			return v
+		}
+	case k.Min != nil:
+		n = *k.Min
+	case k.Max != nil:
+		n = *k.Max
+	}
+	switch k.Kind {
+	case command.Integer:
+		return int64(n)
+	case command.Real:
+		return n + 0.5
+	case command.Boolean:
+		return true
+	case command.Data:
+		return []byte{0, 1, 0xff}
+	case command.Date:
+		return "2026-08-01T10:20:30Z"
+	case command.Array:
+		if len(k.Items) > 0 {
+			return []any{answerTo(k.Items[0])}
+		}
+		return []any{"free", 1}
+	case command.Dictionary:
+		if len(k.Keys) > 0 {
+			return answer(k.Keys)
+		}
+		return map[string]any{"Free": true}
+	}
+	return "$EMAIL <&>\"' 😀"
 }

@@ -68,6 +68,7 @@ func parseFacts(compressed []byte) (map[string][]PayloadFacts, error) {
 	facts := make(map[string][]PayloadFacts, len(file.Payloads))
 	for _, f := range file.Payloads {
 		command.Settle(f.Keys)
+		widen(f.Keys)
 		for _, p := range command.Platforms() {
 			if _, said := f.Platforms[p]; !said {
 				f.Platforms[p] = nil
@@ -87,6 +88,19 @@ func parseFacts(compressed []byte) (map[string][]PayloadFacts, error) {
 		}
 	}
 	return facts, nil
+}
+
+// widen makes one range of a number that may be 0, for never, or from 1 to the most: Apple's
+// table has the 0 as an enum beside it.
+func widen(keys []command.Key) {
+	for i := range keys {
+		k := &keys[i]
+		if len(k.Enum) == 1 && k.Enum[0] == any(json.Number("0")) && k.Min != nil && *k.Min == 1 {
+			k.Enum, k.Min = nil, new(float64)
+		}
+		widen(k.Keys)
+		widen(k.Items)
+	}
 }
 
 // Lookup returns what is known of a type of payload: nothing of one that is newer than our
