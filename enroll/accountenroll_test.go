@@ -69,6 +69,7 @@ func TestFromAnAccountToAnEnrolledDevice(t *testing.T) {
 }
 
 func TestWhatIsInTheProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		mode  enroll.AccountMode
 		info  mdmtest.Dict
@@ -214,6 +215,7 @@ func fresh(t *testing.T, r *reception) tokens {
 }
 
 func TestTheProfileMayBeFetchedAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	granted, a := r.granted(t, r.ask(t, enroll.ModeBYOD, anIPhone).ticket, r.ana)
@@ -266,6 +268,7 @@ func TestTheProfileMayBeFetchedAgain(t *testing.T) {
 
 // TestWhoIsTurnedAwayWithAToken finds out at the POST what Authenticate would find out.
 func TestWhoIsTurnedAwayWithAToken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	yes := true
 	for name, tt := range map[string]struct {
@@ -311,6 +314,7 @@ func TestWhoIsTurnedAwayWithAToken(t *testing.T) {
 }
 
 func TestAPersonsDeviceEnrolsAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	first := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)
 	id := first.device(t).ID
@@ -335,6 +339,7 @@ func TestAPersonsDeviceEnrolsAgain(t *testing.T) {
 
 // TestDevicesOfAnotherKindThanTheirProfile come by a profile of one mode as the other.
 func TestDevicesOfAnotherKindThanTheirProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		mode enroll.AccountMode
 		id   mdm.AppleID
@@ -432,6 +437,7 @@ func TestStatementsThatCanNotBeRead(t *testing.T) {
 }
 
 func TestWhatAnybodyMayAskWritesNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	updates := r.db.updates.Load()
 	for range 3 {
@@ -446,6 +452,7 @@ func TestWhatAnybodyMayAskWritesNothing(t *testing.T) {
 
 // TestUsersOnTheWay changes who somebody is between the sign-in and the device's coming.
 func TestUsersOnTheWay(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	bee, yes := "bee", true
 	mail := "bee@example.com"

@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func stayAndAsk(c *enroll.AccountDriven) { c.UserDisabled = enroll.AfterSignIn }
@@ -57,6 +58,7 @@ func tokenIn(h enroll.HandBack) (string, error) {
 }
 
 func TestATokenInReserveOfADisabledUser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	yes := true
 	r := newReception(t, stayAndAsk)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -71,6 +73,7 @@ func TestATokenInReserveOfADisabledUser(t *testing.T) {
 }
 
 func TestTheWaitingAttemptIsTakenUpByTheNextTry(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, between := range map[string]func(r *reception, id string){
 		"given up before the profile": func(*reception, string) {},
@@ -101,6 +104,7 @@ func TestTheWaitingAttemptIsTakenUpByTheNextTry(t *testing.T) {
 }
 
 func TestSignInsAgainThatNobodyUsesAreSwept(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -117,6 +121,7 @@ func TestSignInsAgainThatNobodyUsesAreSwept(t *testing.T) {
 }
 
 func TestReenrolledByProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, byOAuth)
 	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, anIPhone, iphone)
 	r.enrolled(t, "ana@example.com", iphone)
@@ -132,6 +137,7 @@ func TestReenrolledByProfile(t *testing.T) {
 }
 
 func TestACodeThatCameTwiceEnrolsNoMac(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, byOAuth)
 	info := with(aMac, mdmtest.Dict{"UDID": mac.UDID})
 	values, _, err := r.signIn(r.ask(t, enroll.ModeADDE, info).ticket, r.ana)
@@ -158,6 +164,7 @@ func wantOAuth2(t *testing.T, err error) {
 }
 
 func TestADeviceDoesNotTurnIntoAMac(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -173,6 +180,7 @@ func TestADeviceDoesNotTurnIntoAMac(t *testing.T) {
 }
 
 func TestEnrolsAsAnotherFamily(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	g := r.come(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -186,6 +194,7 @@ func TestEnrolsAsAnotherFamily(t *testing.T) {
 
 // A Mac with a policy that ends enrollments whose token was revoked.
 func TestAMacThatMustSignInGetsNoCommand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)
@@ -212,6 +221,7 @@ func TestAMacThatMustSignInGetsNoCommand(t *testing.T) {
 
 // Between profile and Authenticate the token lapses: the sign-in that is asked for leads nowhere.
 func TestAskedAtAuthenticate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, lapse := range map[string]func(r *reception){
 		"life": func(r *reception) { r.pass(2 * time.Hour) },
 	} {
@@ -231,6 +241,7 @@ func TestAskedAtAuthenticate(t *testing.T) {
 
 // A reserve token outlives the administrator's order, too.
 func TestATokenInReserveAfterRequireSignIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	reserve, _ := r.granted(t, r.ask(t, enroll.ModeBYOD, anIPhone).ticket, r.ana)
@@ -243,6 +254,7 @@ func TestATokenInReserveAfterRequireSignIn(t *testing.T) {
 }
 
 func TestRightsThatChangeBetweenTwoProfiles(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	info := with(anIPhone, mdmtest.Dict{"UDID": iphone.UDID})
@@ -262,6 +274,7 @@ func TestRightsThatChangeBetweenTwoProfiles(t *testing.T) {
 
 // The same of what must never change in a renewal: RequiredAppIDForMDM, AssignedManagedAppleID.
 func TestAnAppThatChangesBetweenTwoSignIns(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t, func(c *enroll.AccountDriven) { c.RequiredAppID = 1 })
 	ticket := r.ask(t, enroll.ModeBYOD, anIPhone).ticket
@@ -288,6 +301,7 @@ func r1rights(full bool) enroll.Rights {
 }
 
 func TestAMacThatPollsIsNotSilent(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, func(c *enroll.AccountDriven) { c.TokenExpired = enroll.AfterUnenroll })
 	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)
 	user := mdm.AppleID{UDID: mac.UDID, UserID: "501"}
@@ -303,6 +317,7 @@ func TestAMacThatPollsIsNotSilent(t *testing.T) {
 
 // is enrolled goes on with apple-as-web and by profile, and must with apple-oauth2.
 func TestWhoMayNotEnrolKeepsWhatIsEnrolled(t *testing.T) {
+	storagetest.AnyEngine(t)
 	yes := true
 	for _, method := range []enroll.SignInMethod{enroll.MethodWeb, enroll.MethodOAuth2} {
 		t.Run(string(method), func(t *testing.T) {
@@ -323,6 +338,7 @@ func TestWhoMayNotEnrolKeepsWhatIsEnrolled(t *testing.T) {
 }
 
 func TestThePortalsAttemptIsNotTakenAway(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -343,6 +359,7 @@ func TestThePortalsAttemptIsNotTakenAway(t *testing.T) {
 
 // TestAMacGoesOnWhenItsTokenIsGoodAgain is by an operator who allows longer silence.
 func TestAMacGoesOnWhenItsTokenIsGoodAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t, func(c *enroll.AccountDriven) { c.TokenLife = time.Hour })
 	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)

@@ -9,9 +9,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestEveryIdentityIsInTheAuditLog(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	secret, a := h.challenge(t, h.link(t, enroll.NewLink{Name: "office", Ownership: mdm.Institutional, Uses: 1, User: "ana@example.com"}))

@@ -129,6 +129,7 @@ func TestTokensOfMessages(t *testing.T) {
 // TestTokensAtAuthenticate is the same for the message by which a device comes, and for
 // the repetition of it.
 func TestTokensAtAuthenticate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		info     mdmtest.Dict
 		token    func(t *testing.T, r *reception, g *guest) string
@@ -188,6 +189,7 @@ func TestTokensAtAuthenticate(t *testing.T) {
 }
 
 func TestDevicesByProfileNeedNoToken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	p := r.enrolled(t, "ana@example.com", iphone)
 	g := &guest{r: r, info: anIPhone, id: iphone, cert: p.cert}
@@ -208,6 +210,7 @@ func TestDevicesByProfileNeedNoToken(t *testing.T) {
 
 // TestSigningInAgain takes a device through it whose token was revoked.
 func TestSigningInAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	revoked := func(t *testing.T, r *reception) (*guest, string) {
 		g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
@@ -307,6 +310,7 @@ func TestSigningInAgain(t *testing.T) {
 // TestASignInAsIfToEnrolAnew is by a person whose device was asked to sign in again, and who
 // begins from the start instead.
 func TestASignInAsIfToEnrolAnew(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	must2(r.RequireSignIn(context.Background(), g.device(t).ID))(t)
@@ -394,6 +398,7 @@ func TestWhatThePolicyMakesOfBadTokens(t *testing.T) {
 
 // TestTokensDieWithTheEnrollment ends one in each way.
 func TestTokensDieWithTheEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	yes := true
 	for name, end := range map[string]func(t *testing.T, r *reception, g *guest){
@@ -431,6 +436,7 @@ func TestTokensDieWithTheEnrollment(t *testing.T) {
 }
 
 func TestIdlePollsWriteOnceAnHour(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	must(t, g.idle())
@@ -451,6 +457,7 @@ func TestIdlePollsWriteOnceAnHour(t *testing.T) {
 }
 
 func TestAMacsUsersShowItsToken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	g := r.come(t, enroll.ModeADDE, r.ana, aMac, mac)
 	must(t, g.authenticate(""))
@@ -472,6 +479,7 @@ func TestAMacsUsersShowItsToken(t *testing.T) {
 // as by a person who goes back: which of the two the Mac was given only it knows, and it
 // does not say at Authenticate.
 func TestAMacHasTheTokenThatItFetchedItsProfileWith(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, pick := range map[string]func(first, second tokens) tokens{
 		"the first":  func(first, _ tokens) tokens { return first },
 		"the second": func(_, second tokens) tokens { return second },
@@ -496,6 +504,7 @@ func TestAMacHasTheTokenThatItFetchedItsProfileWith(t *testing.T) {
 // TestASecondSignInTakesThePlaceOfTheFirst also where its token was refreshed before the
 // device came with it.
 func TestASecondSignInTakesThePlaceOfTheFirst(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, byOAuth)
 	g := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	must2(r.RequireSignIn(context.Background(), g.device(t).ID))(t)

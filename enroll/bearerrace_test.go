@@ -7,6 +7,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestTokensOfTwoReplicasAtOnce has two replicas do something about one authorization.
@@ -55,6 +56,7 @@ func TestTokensOfTwoReplicasAtOnce(t *testing.T) {
 
 // TestTokensThatAreNone are of strangers, who may send any bytes.
 func TestTokensThatAreNone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, byOAuth)
 	for _, token := range []string{"x", "\x00aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "\xff\xfeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"} {
 		for what, use := range map[string]func(string) (tokens, error){"code": r.exchange, "refresh token": r.refresh} {

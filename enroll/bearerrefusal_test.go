@@ -5,10 +5,12 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestTokensOfOthersAreInTheAuditLog: SECURITY ENR-16, once each, and nothing ends with it.
 func TestTokensOfOthersAreInTheAuditLog(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	anas := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	bens := r.come(t, enroll.ModeBYOD, r.ben, anIPhone, mdm.AppleID{EnrollmentID: "FB833D84-0002"})

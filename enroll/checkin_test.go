@@ -14,9 +14,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestNobodyClaimsAnothersDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, id := range map[string]mdm.AppleID{"by its UDID": iphone, "by its EnrollmentID": byod} {
 		t.Run(name, func(t *testing.T) {
 			keyring.reset()
@@ -50,6 +52,7 @@ func TestNobodyClaimsAnothersDevice(t *testing.T) {
 }
 
 func TestACertificateSpeaksForItsDeviceOnly(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -93,6 +96,7 @@ func TestOneCertificateWinsOneDevice(t *testing.T) {
 }
 
 func TestWhoIsNotHeard(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -142,6 +146,7 @@ func TestWhoIsNotHeard(t *testing.T) {
 }
 
 func TestAnExpiredIdentityStillReachesItsDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", iphone)
@@ -153,6 +158,7 @@ func TestAnExpiredIdentityStillReachesItsDevice(t *testing.T) {
 }
 
 func TestMessagesThatBreakTheRules(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -184,6 +190,7 @@ func TestMessagesThatBreakTheRules(t *testing.T) {
 }
 
 func TestACapturedTokenUpdateBringsNoOldTokenBack(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -207,6 +214,7 @@ func TestACapturedTokenUpdateBringsNoOldTokenBack(t *testing.T) {
 }
 
 func TestTheSameAuthenticateAgainClearsNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", iphone)
@@ -258,6 +266,7 @@ func TestCheckOutEndsEverythingOfAnEnrollment(t *testing.T) {
 }
 
 func TestAUserChannelIsAskedWhatItsDeviceCanAnswer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", mac)
@@ -274,6 +283,7 @@ func TestAUserChannelIsAskedWhatItsDeviceCanAnswer(t *testing.T) {
 }
 
 func TestCheckOutOfAUserEndsThatUserOnly(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", mac)
@@ -296,6 +306,7 @@ func TestCheckOutOfAUserEndsThatUserOnly(t *testing.T) {
 }
 
 func TestADeviceThatComesBackStartsAfresh(t *testing.T) {
+	storagetest.AnyEngine(t)
 	userID := mdm.AppleID{UDID: mac.UDID, UserID: "501"}
 	for name, tt := range map[string]struct {
 		leave func(*testing.T, *house, phone)
@@ -373,6 +384,7 @@ func unenroll(h *house, p phone) error {
 }
 
 func TestAnEnrollmentThatDidNotFinishCanBeTriedAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{Uses: 5})
@@ -385,6 +397,7 @@ func TestAnEnrollmentThatDidNotFinishCanBeTriedAgain(t *testing.T) {
 }
 
 func TestCheckOutLiftsNoBlockOfAUser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", mac)
@@ -401,6 +414,7 @@ func TestCheckOutLiftsNoBlockOfAUser(t *testing.T) {
 }
 
 func TestABlockedDeviceDoesNotComeBack(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -430,6 +444,7 @@ func TestABlockedDeviceDoesNotComeBack(t *testing.T) {
 }
 
 func TestAPersonalDeviceKeepsToItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "ana", byod)
@@ -452,6 +467,7 @@ func TestAPersonalDeviceKeepsToItself(t *testing.T) {
 }
 
 func TestBootstrapTokens(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)

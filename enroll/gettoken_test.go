@@ -39,6 +39,7 @@ func (h *house) decide(t testing.TB, change func(*enroll.AccountDriven)) {
 }
 
 func TestATokenIsGivenToWhoIsEnrolledWhereItIsAnnounced(t *testing.T) {
+	storagetest.AnyEngine(t)
 	apple := &maker{}
 	h := houseOn(t, storagetest.Open(t), &clock{time: time.Now().UTC().Truncate(time.Second)}, func(c *enroll.Config) { c.Tokens = apple })
 	p := h.enrolled(t, "ana@example.com", iphone)
@@ -83,6 +84,7 @@ func TestATokenIsGivenToWhoIsEnrolledWhereItIsAnnounced(t *testing.T) {
 // TestAWatchEnrollsWithItsPhone goes the way of a Watch that is paired: it is sent to its
 // iPhone for a token, and comes again with that.
 func TestAWatchEnrollsWithItsPhone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	g := newGate(t, enroll.SignatureRequire)
 	for pattern, door := range must2(account.New(account.Config{Enroll: g.Service, Log: slog.New(slog.DiscardHandler)}))(t).Routes() {
 		g.mux.Handle(pattern, door)

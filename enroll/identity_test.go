@@ -7,10 +7,12 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // The identity CA signs for its OCSP signer, whose key is not a device's.
 func TestTheOCSPSignerIsNoDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	r, err := h.depot.Responder(ctx, h.depot.Identity())

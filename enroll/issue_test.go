@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // issued counts the identities on record.
@@ -31,6 +32,7 @@ func (h *house) issued(t testing.TB) int {
 }
 
 func TestWhoIsGivenNoIdentity(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -155,6 +157,7 @@ func TestTheSameRequestGetsTheSameCertificate(t *testing.T) {
 }
 
 func TestRenewalSignedByTheOldCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)

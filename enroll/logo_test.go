@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func pngOf(t testing.TB, width, height int) []byte {
@@ -36,6 +37,7 @@ func webp(t testing.TB) []byte {
 }
 
 func TestTheLogoIsAPicture(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	ctx := context.Background()
 	var asJPEG bytes.Buffer
@@ -70,6 +72,7 @@ func TestTheLogoIsAPicture(t *testing.T) {
 }
 
 func TestWhatIsNoLogo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	good := pngOf(t, 40, 40)
 	giant := bytes.Clone(pngOf(t, 1, 1)) // claims to be larger than it is

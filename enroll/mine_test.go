@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // home is a house in which ana has a device of her own and bea one of the organisation's.
@@ -64,6 +65,7 @@ func (h *home) actions(t *testing.T, f event.Filter) string {
 }
 
 func TestEverybodySeesTheirOwnDevicesOnly(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	must(t, h.beasMac.tokenUpdateAs(mdm.AppleID{UDID: mac.UDID, UserID: "501"}, "magic"))
@@ -121,6 +123,7 @@ func TestEverybodySeesTheirOwnDevicesOnly(t *testing.T) {
 }
 
 func TestADeviceRemovesItsManagementItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	must(t, h.RemoveMine(ctx, h.ana, h.anas))
@@ -150,6 +153,7 @@ func TestADeviceRemovesItsManagementItself(t *testing.T) {
 }
 
 func TestADeviceThatWasAskedMoreThanOnceToRemoveItsManagement(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	ask := func(t *testing.T, h *home) string {
 		t.Helper()
@@ -190,6 +194,7 @@ func TestADeviceThatWasAskedMoreThanOnceToRemoveItsManagement(t *testing.T) {
 }
 
 func TestADeviceThatChecksOutInsteadOfAnswering(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHome(t)
 	must(t, h.RemoveMine(context.Background(), h.ana, h.anas))
 	_, err := h.anasPhone.idle()
@@ -201,6 +206,7 @@ func TestADeviceThatChecksOutInsteadOfAnswering(t *testing.T) {
 }
 
 func TestADeviceThatDoesNotRemoveItsManagement(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	must(t, h.RemoveMine(ctx, h.ana, h.anas))
@@ -237,6 +243,7 @@ func TestADeviceThatDoesNotRemoveItsManagement(t *testing.T) {
 }
 
 func TestWhoEndsTheManagementOfWhichDevices(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for setting, may := range map[enroll.SelfRemoval]map[mdm.Ownership]bool{
 		enroll.SelfRemovalPersonal: {mdm.Personal: true},
@@ -264,6 +271,7 @@ func TestWhoEndsTheManagementOfWhichDevices(t *testing.T) {
 }
 
 func TestADeviceIsLostAndFound(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	note := "On the train to Graz,\r\nin seat 12\x00\x1b[31m"
@@ -295,6 +303,7 @@ func TestADeviceIsLostAndFound(t *testing.T) {
 }
 
 func TestWhatWasAnothersIsNotShownToWhoHasTheDeviceNow(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	must(t, h.ReportLost(ctx, h.ana, h.anas, "at my doctor's"))
@@ -329,6 +338,7 @@ func TestWhatWasAnothersIsNotShownToWhoHasTheDeviceNow(t *testing.T) {
 }
 
 func TestTheIdentityOfADeviceIsNotRevokedByHand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHome(t)
 	list, _, err := h.MyCertificates(ctx, h.ana)

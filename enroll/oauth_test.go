@@ -222,6 +222,7 @@ func TestTokenRequests(t *testing.T) {
 }
 
 func TestACodeIsGoodOnce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Run("before the device has come a second use ends it all", func(t *testing.T) {
 		r := newReception(t, byOAuth)
 		code, a := r.code(t, enroll.AuthorizationRequest{})
@@ -413,6 +414,7 @@ func TestRefreshTokens(t *testing.T) {
 
 // TestSecretsAreNotKept looks for them in all that is stored.
 func TestSecretsAreNotKept(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, byOAuth)
 	code, _ := r.code(t, enroll.AuthorizationRequest{})
 	got, err := r.exchange(code)

@@ -404,6 +404,7 @@ func TestStatementsThatAreRefused(t *testing.T) {
 // TestWhoIsTurnedAwayBeforeTheProfile finds out at the first statement what Authenticate
 // would find out.
 func TestWhoIsTurnedAwayBeforeTheProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	const udid, serial = "00008140-0001", "C02LISTED001"
 	for name, tt := range map[string]struct {
@@ -485,6 +486,7 @@ func (h *house) wantAudited(t testing.TB, peer string, details map[string]string
 }
 
 func TestADeviceThatLostAnAnswerGetsItAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	id, raw := g.asked(t, enroll.NewLink{})
@@ -536,6 +538,7 @@ func TestADeviceThatLostAnAnswerGetsItAgain(t *testing.T) {
 }
 
 func TestTheSecondStatementIsTheFirstDevices(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureLog)
 	// Each is asked in turn, and has its certificate.
@@ -597,6 +600,7 @@ func TestTheSecondStatementIsTheFirstDevices(t *testing.T) {
 // TestOneAttemptIsForOneDevice has two devices with profiles of the same attempt: the one
 // that states last goes on.
 func TestOneAttemptIsForOneDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	id, raw := g.asked(t, enroll.NewLink{})
@@ -613,6 +617,7 @@ func TestOneAttemptIsForOneDevice(t *testing.T) {
 }
 
 func TestTheProfileIsForTheDeviceThatStated(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, o := range map[string]mdmtest.Options{
 		"another device":              {},
@@ -643,6 +648,7 @@ func TestTheProfileIsForTheDeviceThatStated(t *testing.T) {
 }
 
 func TestADeviceEnrolsInTheWayThatItsProfileSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, tt := range map[string]struct {
 		choice  enroll.Choice
@@ -686,6 +692,7 @@ func TestADeviceEnrolsInTheWayThatItsProfileSays(t *testing.T) {
 }
 
 func TestALinkIsNoWayRoundTheQuestion(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		asked bool
 		check enroll.SignatureCheck
@@ -715,6 +722,7 @@ func TestALinkIsNoWayRoundTheQuestion(t *testing.T) {
 // TestAnOldProfileSaysNothingOfALaterOne has something wrong with the first of two profiles of
 // one attempt.
 func TestAnOldProfileSaysNothingOfALaterOne(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	link := enroll.NewLink{SerialNumbers: []string{"C02LISTED001"}}
 	listed := mdmtest.Options{Serial: "C02LISTED001"}
@@ -751,6 +759,7 @@ func TestAnOldProfileSaysNothingOfALaterOne(t *testing.T) {
 }
 
 func TestAnAnswerThatWasLostHasTheRightsOfBefore(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	id, raw := g.asked(t, enroll.NewLink{Ownership: mdm.Personal})
@@ -773,6 +782,7 @@ func TestAnAnswerThatWasLostHasTheRightsOfBefore(t *testing.T) {
 
 // TestADeliveryIsAsGoodAsItsAttempt has the attempt go another way meanwhile.
 func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, tt := range map[string]struct {
 		meanwhile func(t *testing.T, g *gate, id string)
@@ -834,6 +844,7 @@ func TestADeliveryIsAsGoodAsItsAttempt(t *testing.T) {
 }
 
 func TestAUserEnrollmentIsAskedNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	a := g.visit(t, enroll.NewVisit{LinkCode: g.link(t, enroll.NewLink{Ownership: mdm.Personal}).Code})
@@ -846,6 +857,7 @@ func TestAUserEnrollmentIsAskedNothing(t *testing.T) {
 
 // TestCertificatesOfDeliveriesAreNoIdentities speaks to every door of this package.
 func TestCertificatesOfDeliveriesAreNoIdentities(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	_, raw := g.asked(t, enroll.NewLink{})
@@ -911,6 +923,7 @@ func TestTwoReplicasDeliver(t *testing.T) {
 
 // TestOnlyTheLatestProfilesAreGoodForSomething downloads for an attempt over and over.
 func TestOnlyTheLatestProfilesAreGoodForSomething(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	count := func(g *gate, bucket string) (n int) {
 		g.view(t, func(tx storage.Tx) error {
@@ -963,6 +976,7 @@ func TestOnlyTheLatestProfilesAreGoodForSomething(t *testing.T) {
 }
 
 func TestDeliveriesAreForgotten(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	id, raw := g.asked(t, enroll.NewLink{})
@@ -974,6 +988,7 @@ func TestDeliveriesAreForgotten(t *testing.T) {
 
 // TestSerialNumbersOfALink is the same list at Authenticate, where nobody was asked before.
 func TestSerialNumbersOfALink(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		id     mdm.AppleID
 		serial string

@@ -10,6 +10,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // profile is what a person at the portal gets for a device.
@@ -50,6 +51,7 @@ func (h *house) enables(t testing.TB, institutional, personal bool) {
 }
 
 func TestAPersonEnrolsTheirDeviceAgainByWhicheverName(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		first, then string // whom the link is for; empty: ana signs in without one
 		want        string // user of the device
@@ -101,6 +103,7 @@ func TestAPersonEnrolsTheirDeviceAgainByWhicheverName(t *testing.T) {
 
 // TestWhatPeopleMayCountsUntilTheDeviceHasCome takes a right away at each step.
 func TestWhatPeopleMayCountsUntilTheDeviceHasCome(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, tt := range map[string]struct {
 		take func(t *testing.T, h *house, ben identity.User)
@@ -159,6 +162,7 @@ func TestWhatPeopleMayCountsUntilTheDeviceHasCome(t *testing.T) {
 }
 
 func TestADeviceSaysWhatItIsToADoorThatHasClosed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	g := newGate(t, enroll.SignatureRequire)
 	id, raw := g.asked(t, enroll.NewLink{Ownership: mdm.Personal})
@@ -168,6 +172,7 @@ func TestADeviceSaysWhatItIsToADoorThatHasClosed(t *testing.T) {
 }
 
 func TestLinksAreForOwnershipsThatAreOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	ben := h.person(t, identity.NewUser{Email: "ben@example.com"})

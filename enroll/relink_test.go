@@ -12,9 +12,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestALinkIsChanged(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	ctx := context.Background()
 	keyring.reset()
@@ -70,6 +72,7 @@ func TestALinkIsChanged(t *testing.T) {
 }
 
 func TestUsesThatAreSpentStaySpent(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	keyring.reset()
 	l := h.link(t, enroll.NewLink{Uses: 5})
@@ -89,6 +92,7 @@ func TestUsesThatAreSpentStaySpent(t *testing.T) {
 }
 
 func TestLinksAreFoundByUserAndState(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	ctx := context.Background()
 	var ids []string
@@ -143,6 +147,7 @@ func TestLinksAreFoundByUserAndState(t *testing.T) {
 }
 
 func TestWhatBecameOfALink(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	keyring.reset()
 	ctx := context.Background()
@@ -189,6 +194,7 @@ func TestWhatBecameOfALink(t *testing.T) {
 }
 
 func TestWhatBecameOfALinkThatManyHaveOpened(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Uses: 5})
 	last := ""

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // rename takes the logins "ana" and "ana@example.com" from a user, who is bee from then on.
@@ -50,6 +51,7 @@ func (h *house) own(t *testing.T, user string) *x509.Certificate {
 }
 
 func TestWhatAUserHasFollowsToAnotherLogin(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	keyring.reset()
 	h := newHouse(t)

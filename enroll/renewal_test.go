@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // renewal is a device in the middle of one: what it holds, and the command that
@@ -139,6 +140,7 @@ func TestRenewalCommitsWhenBothProofsAreThere(t *testing.T) {
 }
 
 func TestARenewalThatFailsLeavesTheOldCertificateInForce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		steps []func(renewal) error
 		fail  func(*testing.T, *house, renewal)
@@ -214,6 +216,7 @@ func TestARenewalThatFailsLeavesTheOldCertificateInForce(t *testing.T) {
 }
 
 func TestARenewalThatIsNeverAcknowledgedCommitsIfTheDeviceLivesByIt(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -234,6 +237,7 @@ func TestARenewalThatIsNeverAcknowledgedCommitsIfTheDeviceLivesByIt(t *testing.T
 }
 
 func TestCancellingARenewalThatWasNotDelivered(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -251,6 +255,7 @@ func TestCancellingARenewalThatWasNotDelivered(t *testing.T) {
 }
 
 func TestIdentitiesAreRenewedWhenTwoThirdsOfTheirLifeAreOver(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -296,6 +301,7 @@ func TestIdentitiesAreRenewedWhenTwoThirdsOfTheirLifeAreOver(t *testing.T) {
 }
 
 func TestARenewalThatTheDeviceRefusesIsTriedAgainADayLater(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -322,6 +328,7 @@ func TestARenewalThatTheDeviceRefusesIsTriedAgainADayLater(t *testing.T) {
 }
 
 func TestARenewalProfileKeepsWhatADeviceRefusesToChange(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -355,6 +362,7 @@ func TestARenewalProfileKeepsWhatADeviceRefusesToChange(t *testing.T) {
 // The poll that first uses a renewed certificate may bring an answer that is
 // written to the device's record too.
 func TestAnAnswerUnderTheNewCertificateDoesNotUndoTheRenewal(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -385,6 +393,7 @@ func TestAnAnswerUnderTheNewCertificateDoesNotUndoTheRenewal(t *testing.T) {
 }
 
 func TestAChallengeOfARenewalIsTheDevicesOwn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -411,6 +420,7 @@ func TestAChallengeOfARenewalIsTheDevicesOwn(t *testing.T) {
 }
 
 func TestADeviceThatComesLateIsEnrolledAllTheSame(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.withIdentity(t, h.link(t, enroll.NewLink{}), iphone)
@@ -428,6 +438,7 @@ func TestADeviceThatComesLateIsEnrolledAllTheSame(t *testing.T) {
 }
 
 func TestAttemptsThatNobodyFinishesAreEnded(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)

@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // byHand records n payload certificates that no assignment stands behind.
@@ -41,6 +42,7 @@ func (h *house) byHand(t *testing.T, n int) (list []*x509.Certificate) {
 }
 
 func TestAnIssuerIsNotRetiredUnderCertificatesThatNobodyReplaces(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	certs := h.byHand(t, 102)
@@ -73,6 +75,7 @@ func TestAnIssuerIsNotRetiredUnderCertificatesThatNobodyReplaces(t *testing.T) {
 }
 
 func TestForceLeavesNoDeviceBehind(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.fleet(t, 1)[0]

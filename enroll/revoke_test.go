@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func (p phone) revoke(reason string) (depot.Certificate, error) {
@@ -19,6 +20,7 @@ func (p phone) revoke(reason string) (depot.Certificate, error) {
 }
 
 func TestRevokingAnIdentityEndsItsEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "", mac)
@@ -46,6 +48,7 @@ func TestRevokingAnIdentityEndsItsEnrollment(t *testing.T) {
 }
 
 func TestRevokingARenewedIdentityLeavesTheOldOne(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	r := h.renewing(t, h.enrolled(t, "ana", mac))
@@ -63,6 +66,7 @@ func TestRevokingARenewedIdentityLeavesTheOldOne(t *testing.T) {
 }
 
 func TestRevokingAnIdentityBeforeItsDeviceCame(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.withIdentity(t, h.link(t, enroll.NewLink{}), mac)
@@ -75,6 +79,7 @@ func TestRevokingAnIdentityBeforeItsDeviceCame(t *testing.T) {
 }
 
 func TestRevocationsThatAreNone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	p := h.enrolled(t, "", mac)
@@ -88,6 +93,7 @@ func TestRevocationsThatAreNone(t *testing.T) {
 }
 
 func TestRevocationsAreInTheAuditLog(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	first := h.enrolled(t, "ana", mac)

@@ -22,6 +22,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // fleet enrols n devices.
@@ -237,6 +238,7 @@ func TestTheIdentityCAIsRolledOverDeviceByDevice(t *testing.T) {
 }
 
 func TestAnAuthorityIsNotRetiredUnderAnEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -275,6 +277,7 @@ func TestAnAuthorityIsNotRetiredUnderAnEnrollment(t *testing.T) {
 func second[A any](_ A, err error) error { return err }
 
 func TestTheRootChangesWhenEveryDeviceTrustsTheNewOne(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	phones := h.fleet(t, 2)
@@ -342,6 +345,7 @@ func TestTheRootChangesWhenEveryDeviceTrustsTheNewOne(t *testing.T) {
 }
 
 func TestARootThatIsForcedNamesWhoIsLost(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -438,6 +442,7 @@ func ownCA(t *testing.T) []byte {
 }
 
 func TestAnImportedRootComesIntoForce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	t.Run("at once where nobody relies on the one before", func(t *testing.T) {
 		h := newHouse(t)
@@ -508,6 +513,7 @@ func TestAnImportedRootComesIntoForce(t *testing.T) {
 }
 
 func TestHowManyAnHour(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for n, ok := range map[int]bool{-1: false, 1: true, enroll.MaxPerHour: true, enroll.MaxPerHour + 1: false} {
 		_, _, err := h.RollOver(context.Background(), "payload", enroll.StartRollover{PerHour: n, Force: true})
@@ -553,6 +559,7 @@ func TestTheEndOfAnAuthorityIsTold(t *testing.T) {
 
 // TestTurnsAreApart checks that a large fleet is not asked for all at once.
 func TestTurnsAreApart(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	h.fleet(t, 5)
@@ -611,6 +618,7 @@ func TestARootIsGivenUpAsARolloverToItBegins(t *testing.T) {
 func second3[A, B any](_ A, _ B, err error) error { return err }
 
 func TestARolloverWhoseRootIsGone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)

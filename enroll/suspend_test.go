@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func staysSuspended(c *enroll.AccountDriven) { c.UserDisabled = enroll.AfterSignIn }
@@ -47,6 +48,7 @@ func (n *notices) Suspended(_ storage.Tx, id mdm.DeviceID) error {
 // TestASuspensionTakesAllButTheIdentity is of a Mac with two users, which has one more that is
 // somebody else's.
 func TestASuspensionTakesAllButTheIdentity(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	r := newReception(t, staysSuspended)
 	g := r.enrolledBy(t, enroll.ModeADDE, r.ana, aMac, mac)

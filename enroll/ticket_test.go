@@ -221,6 +221,7 @@ func TestMinimumOS(t *testing.T) {
 }
 
 func TestATicketIsForOneAttempt(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	ticket := r.ask(t, enroll.ModeBYOD, anIPhone).ticket
 	first, a := r.granted(t, ticket, r.ana)
@@ -260,6 +261,7 @@ func TestATicketIsForOneAttempt(t *testing.T) {
 }
 
 func TestTwoTicketsAreTwoAttempts(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t)
 	phone := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPhone, byod)
 	pad := r.enrolledBy(t, enroll.ModeBYOD, r.ana, anIPad, mdm.AppleID{EnrollmentID: "FB833D84-0002"})
@@ -274,6 +276,7 @@ func TestTwoTicketsAreTwoAttempts(t *testing.T) {
 
 // TestTheWaitingAttemptGoesOn leads somebody from the portal to the device's settings.
 func TestTheWaitingAttemptGoesOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, tt := range map[string]struct {
 		ownership mdm.Ownership

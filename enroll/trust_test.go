@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // takesRoots lets a device acknowledge the profile with the roots.
@@ -30,6 +31,7 @@ func (p phone) enrolsBy(t *testing.T, secret string) phone {
 // What a device trusts is what the profile brought that it enrolled by, and what it was
 // sent since: neither outlives the enrollment.
 func TestTrustInANewRootEndsWithTheEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		early bool // the profile that it enrols by again is from before the rollover
 		story func(t *testing.T, h *house, p phone)

@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // person makes a user of the house.
@@ -137,6 +138,7 @@ func TestVisitFromTheFirstPageToTheDevice(t *testing.T) {
 }
 
 func TestChoiceVoidsTheProfilesBefore(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -167,6 +169,7 @@ func TestChoiceVoidsTheProfilesBefore(t *testing.T) {
 }
 
 func TestAProfileHasTheRightsThatAreNoted(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		then enroll.Preset // when the profile is downloaded again
 		old  bool          // the first download is good for something still
@@ -205,6 +208,7 @@ func TestAProfileHasTheRightsThatAreNoted(t *testing.T) {
 }
 
 func TestFailuresAreKeptForThoseWhoAsk(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{})
@@ -233,6 +237,7 @@ func TestFailuresAreKeptForThoseWhoAsk(t *testing.T) {
 }
 
 func TestAnotherTryTakesNoSecondUse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -279,6 +284,7 @@ func TestAnotherTryTakesNoSecondUse(t *testing.T) {
 }
 
 func TestWhoMayNotVisit(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	ana := h.person(t, identity.NewUser{Email: "ana@example.com"})
@@ -331,6 +337,7 @@ func TestWhoMayNotVisit(t *testing.T) {
 }
 
 func TestManagedAppleAccountOfAVisit(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	_, err := h.UpdateSettings(ctx, func(s *enroll.Settings) error { s.AccountDomains = []string{"Example.com"}; return nil })
@@ -370,6 +377,7 @@ func TestManagedAppleAccountOfAVisit(t *testing.T) {
 }
 
 func TestAManagedAppleAccountIsThePersonsOwn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	ana := h.person(t, identity.NewUser{Email: "ana@example.com", ManagedAppleAccount: "ana@corp.example.com"})
@@ -411,6 +419,7 @@ func TestAManagedAppleAccountIsThePersonsOwn(t *testing.T) {
 }
 
 func TestUserEnrollmentByProfileKeepsItsAccount(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)
@@ -440,6 +449,7 @@ func TestUserEnrollmentByProfileKeepsItsAccount(t *testing.T) {
 }
 
 func TestShortCodes(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{})
@@ -467,6 +477,7 @@ func TestShortCodes(t *testing.T) {
 }
 
 func TestLinkWithoutLimit(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	h := newHouse(t)
 	l := h.link(t, enroll.NewLink{Unlimited: true})
@@ -483,6 +494,7 @@ func TestLinkWithoutLimit(t *testing.T) {
 }
 
 func TestSettingsAreChecked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
@@ -531,6 +543,7 @@ func TestSettingsAreChecked(t *testing.T) {
 }
 
 func TestWhoOnlyLookedInIsForgotten(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	ctx := context.Background()
 	looked := h.visit(t, enroll.NewVisit{})
@@ -548,6 +561,7 @@ func TestWhoOnlyLookedInIsForgotten(t *testing.T) {
 }
 
 func TestNamesCantChangeWhatAProfileSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	keyring.reset()
 	ctx := context.Background()
 	h := newHouse(t)

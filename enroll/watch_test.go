@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func withWatches(c *enroll.AccountDriven) { c.WatchPairing = true }
@@ -38,6 +39,7 @@ func aWatch(udid string, more ...mdmtest.Dict) mdmtest.Dict {
 
 // TestAWatchOfAnybodyWritesNothing: before its iPhone has asked for it, a Watch is nobody.
 func TestAWatchOfAnybodyWritesNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	r := newReception(t, withWatches)
 	before := r.db.updates.Load()
 	seen := map[string]bool{}
