@@ -10,8 +10,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 )
 
-// Check returns what of a profile a target does not take, the worst first, and whether it
-// refuses the profile for it. What is wrong on every device is for Lint to say; it does not
+// Check returns what of a profile a target does not take, first what it refuses the profile
+// for, and whether it refuses it. What is wrong on every device is for Lint to say; it does not
 // keep a profile from being sent, since the device knows better what it takes.
 //
 // A device refuses a profile for one payload that needs more than the device is: supervised,
@@ -43,36 +43,32 @@ func (p *Profile) Check(t command.Target) (findings []Finding, refused bool) {
 	return findings, true
 }
 
-// CheckUserEnrollment is Check for a profile that may be signed, and a User Enrollment of
-// which no more than the platform is known. Errors are as of Parse.
-func CheckUserEnrollment(data []byte, platform command.Platform) (findings []Finding, refused bool, err error) {
-	p, err := Parse(data)
-	if err != nil {
-		return nil, false, err
-	}
-	findings, refused = p.Check(command.Target{Platform: platform, UserEnrollment: true})
-	return findings, refused, nil
-}
-
 // checker collects what one target of a known platform does not take.
 type checker struct {
 	target   command.Target
 	at       Payload
-	findings []Finding
-	refused  bool
+	refusals []Finding // what the whole profile is refused for
+	leftOut  []Finding // payloads that the device does without
+	others   []Finding
+}
+
+func (c *checker) finding(severity Severity, code, key, reason string) Finding {
+	return Finding{
+		Code: code, Severity: severity, PayloadType: c.at.Type, PayloadIndex: c.at.Index, Key: key,
+		Platforms: []command.Platform{c.target.Platform}, Reason: reason,
+	}
+}
+
+func (c *checker) refuse(severity Severity, code, key, reason string) {
+	c.refusals = append(c.refusals, c.finding(severity, code, key, reason))
+}
+
+func (c *checker) leaveOut(code, reason string) {
+	c.leftOut = append(c.leftOut, c.finding(SeverityWarning, code, "", reason))
 }
 
 func (c *checker) add(severity Severity, code, key, reason string) {
-	c.findings = append(c.findings, Finding{
-		Code: code, Severity: severity, PayloadType: c.at.Type, PayloadIndex: c.at.Index, Key: key,
-		Platforms: []command.Platform{c.target.Platform}, Reason: reason,
-	})
-}
-
-// refuse is add for what the whole profile is refused for.
-func (c *checker) refuse(severity Severity, code, key, reason string) {
-	c.add(severity, code, key, reason)
-	c.refused = true
+	c.others = append(c.others, c.finding(severity, code, key, reason))
 }
 
 // strict holds where one forbidden payload or key spoils the whole profile.
@@ -94,17 +90,17 @@ func (p *Profile) check(t command.Target) ([]Finding, bool) {
 		}
 	}
 	if !left {
-		c.refused = true
-		for i := range c.findings {
-			if f := &c.findings[i]; f.PayloadIndex >= 0 && f.Key == "" && f.Severity == SeverityWarning {
-				f.Severity = SeverityError
-			}
+		for _, f := range c.leftOut {
+			f.Severity = SeverityError
+			c.refusals = append(c.refusals, f)
 		}
+		c.leftOut = nil
 	}
-	slices.SortStableFunc(c.findings, func(a, b Finding) int {
-		return slices.Index(order, a.Severity) - slices.Index(order, b.Severity)
-	})
-	return c.findings, c.refused
+	worst := func(a, b Finding) int { return slices.Index(order, a.Severity) - slices.Index(order, b.Severity) }
+	others := slices.Concat(c.leftOut, c.others)
+	slices.SortStableFunc(c.refusals, worst)
+	slices.SortStableFunc(others, worst)
+	return append(c.refusals, others...), len(c.refusals) > 0
 }
 
 // payload checks a payload, and returns whether the device takes it. Of several uses of its
@@ -134,13 +130,13 @@ func (c *checker) payload() (takes bool) {
 	}
 	switch no.Code {
 	case command.CodePlatform, command.CodeOSVersion:
-		c.add(SeverityWarning, no.Code, "", reason+" The device does without it.")
+		c.leaveOut(no.Code, reason+" The device does without it.")
 		return false
 	case command.CodeUserEnrollment:
 		if c.strict() {
 			c.refuse(SeverityError, no.Code, "", reason)
 		} else {
-			c.add(SeverityWarning, no.Code, "", reason)
+			c.leaveOut(no.Code, reason)
 		}
 		return false
 	case command.CodeSupervisionUnknown, command.CodeADEUnknown, command.CodeApprovalUnknown, command.CodeSharedIPadUnknown:
@@ -156,14 +152,17 @@ func (c *checker) payload() (takes bool) {
 func (c *checker) allowed(uses []use) {
 	best := *c
 	for i, u := range uses {
-		trial := checker{target: c.target, at: c.at, findings: slices.Clip(c.findings), refused: c.refused}
+		trial := *c
+		trial.refusals, trial.others = slices.Clip(c.refusals), slices.Clip(c.others)
 		trial.keys(nil, c.at.Content, u.shape, 0)
-		if i == 0 || len(trial.findings) < len(best.findings) {
+		if i == 0 || trial.found() < best.found() {
 			best = trial
 		}
 	}
 	*c = best
 }
+
+func (c *checker) found() int { return len(c.refusals) + len(c.others) }
 
 // keys checks the keys of a dictionary.
 func (c *checker) keys(in *place, d map[string]any, s *shape, depth int) {

@@ -28,6 +28,16 @@ func configuration(top string, payloads ...string) []byte {
 	return []byte(b.String())
 }
 
+// checkPersonal holds a profile against a User Enrollment of which the platform is known.
+func checkPersonal(raw []byte, platform command.Platform) ([]profile.Finding, bool, error) {
+	p, err := profile.Parse(raw)
+	if err != nil {
+		return nil, false, err
+	}
+	findings, refused := p.Check(command.Target{Platform: platform, UserEnrollment: true})
+	return findings, refused, nil
+}
+
 // allowedOnIOS is PROTOCOL 3.8, what an iPhone takes in a User Enrollment; the facts must
 // agree with it.
 const allowedOnIOS = `airplay airprint applicationaccess caldav.account carddav.account dnsProxy.managed eas.account education extensiblesso font
@@ -45,7 +55,7 @@ func TestPayloadsOfAUserEnrolledIPhone(t *testing.T) {
 		t.Fatalf("%d types of payloads are known", len(types))
 	}
 	for _, payloadType := range types {
-		findings, refused, err := profile.CheckUserEnrollment(configuration("", payloadType), command.IOS)
+		findings, refused, err := checkPersonal(configuration("", payloadType), command.IOS)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +73,7 @@ func TestPayloadsOfAUserEnrolledIPhone(t *testing.T) {
 	}
 }
 
-func TestCheckUserEnrollment(t *testing.T) {
+func TestWhatAPersonalDeviceRefuses(t *testing.T) {
 	const (
 		vpn  = "com.apple.vpn.managed"
 		dock = "com.apple.dock"
@@ -111,7 +121,7 @@ func TestCheckUserEnrollment(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			findings, refused, err := profile.CheckUserEnrollment(tt.profile, tt.platform)
+			findings, refused, err := checkPersonal(tt.profile, tt.platform)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,7 +133,7 @@ func TestCheckUserEnrollment(t *testing.T) {
 				}
 			}
 			if refused != tt.refused || !slices.Equal(got, tt.findings) {
-				t.Errorf("CheckUserEnrollment on %q = %q, refused %v; want %q, %v", tt.platform, got, refused, tt.findings, tt.refused)
+				t.Errorf("checkPersonal on %q = %q, refused %v; want %q, %v", tt.platform, got, refused, tt.findings, tt.refused)
 			}
 		})
 	}
@@ -136,8 +146,8 @@ func TestOurOwnProfilesSuitAUserEnrollment(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, p := range []command.Platform{command.IOS, command.MacOS, command.VisionOS, ""} {
-			if findings, refused, err := profile.CheckUserEnrollment(raw, p); len(findings) > 0 || refused || err != nil {
-				t.Errorf("CheckUserEnrollment(%s) on %q = %+v, %v, %v", name, p, findings, refused, err)
+			if findings, refused, err := checkPersonal(raw, p); len(findings) > 0 || refused || err != nil {
+				t.Errorf("checkPersonal(%s) on %q = %+v, %v, %v", name, p, findings, refused, err)
 			}
 		}
 	}
@@ -152,12 +162,12 @@ func TestASignedProfileIsLookedInto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if findings, refused, err := profile.CheckUserEnrollment(signed, command.IOS); !refused || len(findings) != 1 || err != nil {
-		t.Errorf("CheckUserEnrollment of a signed profile = %+v, %v, %v", findings, refused, err)
+	if findings, refused, err := checkPersonal(signed, command.IOS); !refused || len(findings) != 1 || err != nil {
+		t.Errorf("checkPersonal of a signed profile = %+v, %v, %v", findings, refused, err)
 	}
 	for _, bad := range []string{"", "hello", "bplist00", "\x30\x80", `<plist version="1.0"><array/></plist>`} {
-		if _, _, err := profile.CheckUserEnrollment([]byte(bad), command.IOS); !errors.Is(err, profile.ErrNotProfile) {
-			t.Errorf("CheckUserEnrollment(%q) = %v, want ErrNotProfile", bad, err)
+		if _, _, err := checkPersonal([]byte(bad), command.IOS); !errors.Is(err, profile.ErrNotProfile) {
+			t.Errorf("checkPersonal(%q) = %v, want ErrNotProfile", bad, err)
 		}
 	}
 }
