@@ -1,0 +1,197 @@
+package issuance_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
+	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+)
+
+// shelf is the house with a library of profiles.
+type shelf struct {
+	*house
+	library *library.Service
+}
+
+func newShelf(t *testing.T) *shelf {
+	t.Helper()
+	h := houseOn(t, storagetest.Open(t))
+	box, err := seal.New(make([]byte, seal.KeySize))
+	must(t, err)
+	l, err := library.New(library.Config{
+		DB: h.db, Box: box, MDM: h.mdm, People: h.Service, Log: slog.New(slog.DiscardHandler), Now: h.now,
+		Sign:     func(p []byte) ([]byte, error) { return p, nil },
+		Reserved: func(string) bool { return false },
+	})
+	must(t, err)
+	h.SendBy(l)
+	return &shelf{h, l}
+}
+
+// placeUUID names the certificate in the profile, and where Wi-Fi refers to it.
+const placeUUID = "6A0CF4B8-5C3E-4C39-9B93-6A4F3F0A8B02"
+
+// network is a profile with Wi-Fi by a certificate of the template wifi, or by none.
+func network(withCertificate bool) []byte {
+	const scep = `<dict><key>PayloadType</key><string>com.apple.security.scep</string><key>PayloadVersion</key><integer>1</integer>
+<key>PayloadIdentifier</key><string>com.example.net.scep</string><key>PayloadUUID</key><string>` + placeUUID + `</string>
+<key>PayloadContent</key><dict><key>CertificateTemplate</key><string>wifi</string></dict></dict>`
+	const wifi = `<dict><key>PayloadType</key><string>com.apple.wifi.managed</string><key>PayloadVersion</key><integer>1</integer>
+<key>PayloadIdentifier</key><string>com.example.net.wifi</string><key>PayloadUUID</key><string>6A0CF4B8-5C3E-4C39-9B93-6A4F3F0A8B03</string>
+<key>SSID_STR</key><string>of $USERNAME</string><key>EncryptionType</key><string>WPA2</string>%s</dict>`
+	refers, place := "", ""
+	if withCertificate {
+		refers, place = "<key>PayloadCertificateUUID</key><string>"+placeUUID+"</string>", scep
+	}
+	return fmt.Appendf(nil, `<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict>
+<key>PayloadType</key><string>Configuration</string><key>PayloadVersion</key><integer>1</integer>
+<key>PayloadIdentifier</key><string>com.example.net</string><key>PayloadUUID</key><string>6A0CF4B8-5C3E-4C39-9B93-6A4F3F0A8B01</string>
+<key>PayloadContent</key><array>%s%s</array></dict></plist>`, place, fmt.Sprintf(wifi, refers))
+}
+
+func (s *shelf) keep(t *testing.T, data []byte) (profile string) {
+	t.Helper()
+	a, err := s.library.Add(context.Background(), library.Upload{Data: data, By: "user:admin"})
+	must(t, err)
+	return a.Profile.ID
+}
+
+// put sends a device a profile.
+func (s *shelf) put(t *testing.T, profile string, id mdm.DeviceID) library.Sending {
+	t.Helper()
+	out, err := s.library.Send(context.Background(), library.Order{Profile: profile, Targets: library.Targets{Devices: []mdm.DeviceID{id}}, By: "user:admin"})
+	must(t, err)
+	return out
+}
+
+// take has a device install its next command and ask for the certificate that it brings.
+func (s *shelf) take(t *testing.T, id mdm.DeviceID) (*command, *x509.Certificate) {
+	t.Helper()
+	cmd := s.fetch(t, id)
+	if cmd == nil {
+		t.Fatal("nothing waits")
+	}
+	cert, err := s.IssueSCEP(context.Background(), "wifi", request(t, cmd.challenge(t), asking("whatever")))
+	must(t, err)
+	s.answer(t, id, cmd.uuid, mdm.Acknowledged)
+	return cmd, cert
+}
+
+// refersTo checks that Wi-Fi refers to the certificate that stands beside it, and returns by
+// which UUID.
+func refersTo(t *testing.T, c *command) any {
+	t.Helper()
+	at := c.payloads["com.apple.security.scep"]["PayloadUUID"]
+	if of := c.payloads["com.apple.wifi.managed"]["PayloadCertificateUUID"]; of != at || at == placeUUID {
+		t.Errorf("Wi-Fi refers to %v, the certificate is %v; want both the same, and not the one of the library", of, at)
+	}
+	return at
+}
+
+func TestAProfileBringsACertificateAndRenewsIt(t *testing.T) {
+	s := newShelf(t)
+	s.template(t, "wifi", nil) // a year, renewed 30 days before
+	s.user(t, "ana@example.com", "Ana")
+	s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+	profile := s.keep(t, network(true))
+	s.put(t, profile, "d1")
+	cmd, first := s.take(t, "d1")
+	if ssid := cmd.payloads["com.apple.wifi.managed"]["SSID_STR"]; ssid != "of ana@example.com" {
+		t.Errorf("SSID %q", ssid)
+	}
+	uuid := refersTo(t, cmd)
+	if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Installed || a.Current != depot.FingerprintOf(first) || a.Profile != profile {
+		t.Errorf("assignment %+v", a)
+	}
+
+	s.pass(336 * day)
+	must(t, s.Renew(t.Context()))
+	must(t, s.Renew(t.Context())) // a second look changes nothing
+	renewed, second := s.take(t, "d1")
+	if renewed.identifier != "com.example.net" || refersTo(t, renewed) == uuid {
+		t.Errorf("the renewal came as %s with the same PayloadUUID, by which no device asks again", renewed.identifier)
+	}
+	if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Installed || a.Current != depot.FingerprintOf(second) || s.revoked(t, first) != "superseded" {
+		t.Errorf("after the renewal: %+v, the old one is revoked for %q", a, s.revoked(t, first))
+	}
+	if again := s.fetch(t, "d1"); again != nil {
+		t.Errorf("another command: %+v", again)
+	}
+}
+
+func TestACertificateEndsWithItsProfile(t *testing.T) {
+	ctx := context.Background()
+	for name, end := range map[string]func(t *testing.T, s *shelf, profile string){
+		"the profile is removed": func(t *testing.T, s *shelf, profile string) {
+			_, err := s.library.Remove(ctx, "user:admin", profile, library.Targets{Devices: []mdm.DeviceID{"d1"}})
+			must(t, err)
+			s.answer(t, "d1", s.fetch(t, "d1").uuid, mdm.Acknowledged)
+		},
+		"a newer version does without": func(t *testing.T, s *shelf, profile string) {
+			s.keep(t, network(false))
+			s.put(t, profile, "d1")
+			s.answer(t, "d1", s.fetch(t, "d1").uuid, mdm.Acknowledged)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShelf(t)
+			s.template(t, "wifi", nil)
+			s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+			profile := s.keep(t, network(true))
+			s.put(t, profile, "d1")
+			_, cert := s.take(t, "d1")
+			end(t, s, profile)
+			if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Ended || s.revoked(t, cert) != "cessationOfOperation" {
+				t.Errorf("%+v, revoked for %q", a, s.revoked(t, cert))
+			}
+		})
+	}
+}
+
+func TestACertificateComesByOneWayOnly(t *testing.T) {
+	ctx := context.Background()
+	s := newShelf(t)
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+	s.device(t, "d2", func(d *mdm.Device) { d.User = "ana@example.com" })
+	profile := s.keep(t, network(true))
+	s.put(t, profile, "d1")
+	if _, rejected, err := s.Send(ctx, "user:admin", "wifi", []mdm.DeviceID{"d1"}); err != nil || len(rejected) != 1 || rejected[0].Code != "certificate_sent_otherwise" {
+		t.Errorf("sent by itself, too: %+v, %v", rejected, err)
+	}
+	if err := s.Unassign(ctx, "user:admin", "wifi", "d1"); !errors.Is(err, issuance.ErrCarried) {
+		t.Errorf("taken back by itself: %v", err)
+	}
+	s.install(t, "wifi", "d2")
+	out := s.put(t, profile, "d2")
+	if len(out.Sent) != 0 || len(out.Rejected) != 1 || out.Rejected[0].Code != "certificate_sent_otherwise" {
+		t.Errorf("sent by a profile, too: %+v", out)
+	}
+}
+
+func TestWhoCannotBeSentAProfileWithACertificate(t *testing.T) {
+	s := newShelf(t)
+	profile := s.keep(t, network(true))
+	s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+	if out := s.put(t, profile, "d1"); len(out.Rejected) != 1 || out.Rejected[0].Code != "certificate_template" {
+		t.Errorf("without the template: %+v", out)
+	}
+	s.template(t, "wifi", func(tm *template.Template) { tm.Subject = subject(t, "/O=Example/CN=$ASSET_TAG") })
+	if out := s.put(t, profile, "d1"); len(out.Rejected) != 1 || out.Rejected[0].Code != "template" {
+		t.Errorf("without what its subject needs: %+v", out)
+	}
+	s.device(t, "d2", nil)
+	if out := s.put(t, profile, "d2"); len(out.Rejected) != 1 || out.Rejected[0].Code != "value_missing" {
+		t.Errorf("without a user: %+v", out)
+	}
+}
