@@ -172,6 +172,7 @@ func TestServersThatStartAtOnceShareTheAuthorities(t *testing.T) {
 }
 
 func TestADatabaseWithoutPayloadAuthorityGetsOne(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	before := open(t, config(t, db))
 	update(t, db, func(tx storage.Tx) error { return tx.Delete("authority", []byte("payload")) })
@@ -188,6 +189,7 @@ func TestADatabaseWithoutPayloadAuthorityGetsOne(t *testing.T) {
 }
 
 func TestAuthoritiesThatDoNotOpen(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		spoil func(t *testing.T, c *depot.Config)
 		want  error
@@ -225,6 +227,7 @@ func TestAuthoritiesThatDoNotOpen(t *testing.T) {
 }
 
 func TestKeysAreNotStoredInTheClear(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	open(t, config(t, db))
 	err := db.View(t.Context(), func(tx storage.Tx) error {
@@ -255,6 +258,7 @@ func TestKeysAreNotStoredInTheClear(t *testing.T) {
 }
 
 func TestConfigsThatLackSomething(t *testing.T) {
+	storagetest.AnyEngine(t)
 	full := config(t, storagetest.Open(t))
 	for name, spoil := range map[string]func(*depot.Config){
 		"no database":       func(c *depot.Config) { c.DB = nil },
@@ -277,6 +281,7 @@ func TestConfigsThatLackSomething(t *testing.T) {
 }
 
 func TestLongNamesAreCutToWhatACertificateHolds(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := config(t, storagetest.Open(t))
 	c.Name = strings.Repeat("ä", 60)
 	d := open(t, c)
@@ -309,6 +314,7 @@ func template(now time.Time) depot.Contents {
 }
 
 func TestIssuedCertificates(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := config(t, storagetest.Open(t))
 	c.URL = &url.URL{Scheme: "https", Host: "mdm.example.com"}
 	d := open(t, c)
@@ -353,6 +359,7 @@ func TestIssuedCertificates(t *testing.T) {
 }
 
 func TestExtensionsThatNobodyAskedForAreLeftOut(t *testing.T) {
+	storagetest.AnyEngine(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	cert, err := d.Identity().Sign(deviceKey(t).Public(), template(time.Now()))
 	if err != nil {
@@ -366,6 +373,7 @@ func TestExtensionsThatNobodyAskedForAreLeftOut(t *testing.T) {
 }
 
 func TestWhatIsNotIssued(t *testing.T) {
+	storagetest.AnyEngine(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	now := time.Now()
 	small, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
@@ -403,6 +411,7 @@ func TestWhatIsNotIssued(t *testing.T) {
 }
 
 func TestNothingOutlivesItsAuthority(t *testing.T) {
+	storagetest.AnyEngine(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	tmpl := template(time.Now())
 	tmpl.NotBefore, tmpl.NotAfter = tmpl.NotBefore.AddDate(-1, 0, 0), tmpl.NotAfter.AddDate(100, 0, 0)
@@ -417,6 +426,7 @@ func TestNothingOutlivesItsAuthority(t *testing.T) {
 }
 
 func TestSerialNumbersAreRandom(t *testing.T) {
+	storagetest.AnyEngine(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	pub := deviceKey(t).Public()
 	seen := map[string]bool{}
@@ -471,6 +481,7 @@ func issue(t testing.TB, d *depot.Depot, db storage.DB, c depot.Certificate) dep
 }
 
 func TestRecords(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	key := deviceKey(t)
@@ -541,6 +552,7 @@ func collect(t testing.TB, seq func(func(depot.Certificate, error) bool)) []depo
 }
 
 func TestACertificateIsBoundToOneDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	c := issue(t, d, db, depot.Certificate{})
@@ -598,6 +610,7 @@ func TestRacingDevicesBindACertificateOnce(t *testing.T) {
 }
 
 func TestTheFirstRevocationCounts(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	c := issue(t, d, db, depot.Certificate{DeviceID: "A", RenewAt: time.Now()})
@@ -666,6 +679,7 @@ func TestADevicesCertificatesAreRevokedTogether(t *testing.T) {
 }
 
 func TestWhatIsDueForRenewal(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	now := time.Now()
@@ -695,6 +709,7 @@ func TestWhatIsDueForRenewal(t *testing.T) {
 }
 
 func TestPagesHoldEveryRecordOnce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	want := map[depot.Fingerprint]bool{}
@@ -727,6 +742,7 @@ func TestPagesHoldEveryRecordOnce(t *testing.T) {
 }
 
 func TestTheTLSLeafServesAClientThatTrustsTheRoot(t *testing.T) {
+	storagetest.AnyEngine(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	cert, isNew, err := d.TLSCertificate(t.Context(), []string{"mdm.example.com", "localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)})
 	if err != nil || !isNew {
@@ -758,6 +774,7 @@ func TestTheTLSLeafServesAClientThatTrustsTheRoot(t *testing.T) {
 }
 
 func TestWhenTheTLSLeafIsMadeAnew(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	now := time.Now()
 	c := config(t, db)

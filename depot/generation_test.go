@@ -221,6 +221,7 @@ func TestTwoProcessesActivateTheNextAuthorityOnce(t *testing.T) {
 }
 
 func TestTheTLSCertificateFollowsTheRoot(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	changed, stop := d.WatchTLS()
@@ -256,6 +257,7 @@ func TestTheTLSCertificateFollowsTheRoot(t *testing.T) {
 }
 
 func TestCertificatesInForceAreCountedByAuthority(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	now := time.Now()
@@ -278,6 +280,7 @@ func TestCertificatesInForceAreCountedByAuthority(t *testing.T) {
 }
 
 func TestAuthoritiesOfBeforeThereWereGenerations(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	before := open(t, config(t, db))
 	update(t, db, func(tx storage.Tx) error {

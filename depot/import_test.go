@@ -81,6 +81,7 @@ func keyPEM(t testing.TB, key any) []byte {
 }
 
 func TestImportedAuthorities(t *testing.T) {
+	storagetest.AnyEngine(t)
 	o := newOrganisation(t)
 	pkcs1 := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(o.issuerKey)})
 	//lint:ignore SA1019 it is what people have
@@ -178,6 +179,7 @@ func wantField(t testing.TB, err error, field, says string) {
 }
 
 func TestImportsThatAreRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	o := newOrganisation(t)
 	key := keyPEM(t, o.rootKey)
 	with := func(change func(*x509.Certificate)) []byte {
@@ -267,6 +269,7 @@ func TestImportsThatAreRefused(t *testing.T) {
 }
 
 func TestAnAuthorityIsImportedOnce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	o := newOrganisation(t)
 	d := open(t, config(t, storagetest.Open(t)))
 	in := depot.Import{Data: slices.Concat(certPEM(o.root), keyPEM(t, o.rootKey))}
@@ -285,6 +288,7 @@ func TestAnAuthorityIsImportedOnce(t *testing.T) {
 }
 
 func TestARootMayHaveAnECDSAKey(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	key := deviceKey(t)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // signers are keys of each kind that an authority may have.
@@ -56,6 +57,7 @@ func authorityOf(t *testing.T, key crypto.Signer) *Authority {
 }
 
 func TestListsAreThoseOfCryptoX509(t *testing.T) {
+	storagetest.AnyEngine(t)
 	now := time.Date(2026, 11, 22, 5, 4, 3, 0, time.FixedZone("", 3600))
 	entries := []Revocation{
 		{Serial: "1", At: now},
@@ -110,6 +112,7 @@ func (f faultySigner) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) (
 }
 
 func TestListsThatAreNotMade(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for _, r := range []Revocation{{Serial: ""}, {Serial: "xyz"}, {Serial: "-1"}, {Serial: "018fffffffffffffffffffffffffffffffffffffff"}, {Serial: "1", Reason: 11}, {Serial: "1", Reason: -1}} {
 		var list listEncoder
 		if err := list.add(r); !errors.Is(err, storage.ErrCorrupt) {

@@ -11,6 +11,7 @@ import (
 )
 
 func TestCertificatesFollowTheirUser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	now := time.Now()

@@ -32,6 +32,7 @@ func responder(t testing.TB, d *depot.Depot, a *depot.Authority) *depot.Responde
 }
 
 func TestAResponderMaySignOCSPAnswersAndNothingElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	c := config(t, db)
 	c.URL = &url.URL{Scheme: "https", Host: "mdm.example.com"}
@@ -98,6 +99,7 @@ func TestReplicasShareTheResponder(t *testing.T) {
 }
 
 func TestAResponderIsReplacedInTime(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	c := config(t, db)
 	now := time.Now().UTC().Truncate(time.Second)
@@ -141,6 +143,7 @@ func TestAResponderIsReplacedInTime(t *testing.T) {
 }
 
 func TestStanding(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	good := issued(t, d, db, d.Payload(), template(time.Now()), depot.Certificate{Template: "wifi"})

@@ -62,6 +62,7 @@ func serials(crl *x509.RevocationList) (list []string) {
 }
 
 func TestARevocationIsOnTheListOfItsIssuer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	now := time.Now()
@@ -153,6 +154,7 @@ func TestNumbersNeverRepeatWhenRevocationsRace(t *testing.T) {
 }
 
 func TestAListGrowsNeitherOldNorLong(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	c := config(t, db)
 	now := time.Now().UTC().Truncate(time.Second)
@@ -196,6 +198,7 @@ func TestAListGrowsNeitherOldNorLong(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	cert := issued(t, d, db, d.Payload(), template(time.Now()), depot.Certificate{Template: "wifi"})
@@ -224,6 +227,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestCertificatesOfAUserEndWithTheUser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
 	own := issued(t, d, db, d.Payload(), template(time.Now()), depot.Certificate{Template: "mail", User: "ana@example.com"})
@@ -252,6 +256,7 @@ func TestCertificatesOfAUserEndWithTheUser(t *testing.T) {
 }
 
 func TestContentsOfEveryKind(t *testing.T) {
+	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	c := config(t, db)
 	c.URL = &url.URL{Scheme: "https", Host: "mdm.example.com:8443"}

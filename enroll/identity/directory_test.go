@@ -10,9 +10,11 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestUsersWhoAreGoneFromTheDirectory(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		change  func(w *world) // after 20 people signed in, p0 to p19
 		gone    int            // of users, afterwards
@@ -98,6 +100,7 @@ func (w *world) drop(n int) {
 }
 
 func TestThreeOfFewUsersMayGo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one", func(c *identity.ProviderChange) { c.DisableMissing = ptr(true) })
 	for i := range 4 {
@@ -126,6 +129,7 @@ func TestThreeOfFewUsersMayGo(t *testing.T) {
 
 // Another base, or a filter that finds but printers: nobody has left.
 func TestNobodyIsGoneFromADirectoryOfOthers(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, left := range map[string]string{"one user": "p0", "three users": "p0 p1 p2"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -161,6 +165,7 @@ func TestNobodyIsGoneFromADirectoryOfOthers(t *testing.T) {
 }
 
 func TestWhoSignsInDuringTheCheckStays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one", func(c *identity.ProviderChange) { c.DisableMissing = ptr(true) })
 	w.add("one", person("old"), "old")
@@ -182,6 +187,7 @@ func TestWhoSignsInDuringTheCheckStays(t *testing.T) {
 }
 
 func TestASignInIsTried(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {
 		c.Enabled, c.Groups = ptr(false), &[]string{"staff"}
@@ -251,6 +257,7 @@ func TestASignInIsTried(t *testing.T) {
 }
 
 func TestASignInAtAProviderIsTried(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id", func(c *identity.ProviderChange) { c.Enabled = ptr(false) })
 	w.add("https://id", ana(), "ana")

@@ -16,6 +16,7 @@ import (
 
 // RFC 6238, appendix B, with SHA-1: the last six of its eight digits.
 func TestCodesAreThoseOfTheRFC(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for at, want := range map[int64]string{
 		59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130",
 	} {
@@ -71,6 +72,7 @@ func (w *world) setUp(t *testing.T) (bea identity.User, a app, recovery []identi
 }
 
 func TestASecondFactorIsAskedFor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, recovery := w.setUp(t)
 	if w.bucketsHold(t, string(a.key)) || len(recovery) != 10 {
@@ -109,6 +111,7 @@ func TestASecondFactorIsAskedFor(t *testing.T) {
 // A session that was begun by the password alone must not become an administrator's when
 // the administrator sets the second factor up.
 func TestSessionsOfBeforeEndWithTheSecondFactor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, identity.ProviderChange{RequireSecondFactor: ptr(true)}); err != nil {
 		t.Fatal(err)
@@ -156,6 +159,7 @@ func TestACodeWorksOnce(t *testing.T) {
 
 // Whoever gave a password that is another one by now must not get in with a code.
 func TestASignInThatWaitsForACodeIsOver(t *testing.T) {
+	storagetest.AnyEngine(t)
 	disable := func(disabled bool) identity.UserChange { return identity.UserChange{Disabled: &disabled} }
 	for name, tt := range map[string]struct {
 		meanwhile func(w *world, bea identity.User) error
@@ -208,6 +212,7 @@ func TestASignInThatWaitsForACodeIsOver(t *testing.T) {
 }
 
 func TestRecoveryCodes(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, recovery := w.setUp(t)
 	for _, code := range recovery {
@@ -238,6 +243,7 @@ func TestRecoveryCodes(t *testing.T) {
 }
 
 func TestCodesAreThrottled(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, _ := w.setUp(t)
 	n := 0
@@ -261,6 +267,7 @@ func TestCodesAreThrottled(t *testing.T) {
 }
 
 func TestWhereNobodyCanBeAskedForACode(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, _, _ := w.setUp(t)
 	w.create(t, identity.NewUser{Username: "cyd", Password: "a good password"})
@@ -325,6 +332,7 @@ func TestCodesFromManyAddressesAreThrottled(t *testing.T) {
 }
 
 func TestASecondFactorThatIsNotSetUp(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea := w.create(t, identity.NewUser{Username: "bea", Password: "a good password"})
 	confirm := func(code string) error {
@@ -359,6 +367,7 @@ func TestASecondFactorThatIsNotSetUp(t *testing.T) {
 }
 
 func TestASecondFactorGoesAway(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, _ := w.setUp(t)
 	if _, err := w.BeginSecondFactor(ctx, bea.ID, "Example"); !errors.Is(err, identity.ErrSecondFactor) {
@@ -379,6 +388,7 @@ func TestASecondFactorGoesAway(t *testing.T) {
 }
 
 func TestAnOwnerResetsASecondFactor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, recovery := w.setUp(t)
 	if _, err := w.ResetSecondFactor(ctx, admin("admin"), bea.ID); !errors.Is(err, identity.ErrForbidden) {
@@ -402,6 +412,7 @@ func TestAnOwnerResetsASecondFactor(t *testing.T) {
 }
 
 func TestWhoMustHaveASecondFactor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, identity.ProviderChange{RequireSecondFactor: ptr(true)}); err != nil {
 		t.Fatal(err)
@@ -424,6 +435,7 @@ func TestWhoMustHaveASecondFactor(t *testing.T) {
 }
 
 func TestADisabledUserIsToldByTheCode(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	bea, a, _ := w.setUp(t)
 	if _, err := w.UpdateUser(ctx, identity.Local(), bea.ID, identity.UserChange{Disabled: ptr(true)}); err != nil {

@@ -45,6 +45,7 @@ func open(t *testing.T) (*identity.Service, storage.DB, *clock) {
 }
 
 func TestTokenAuthenticatesUntilItIsRevoked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, db, _ := open(t)
 	ctx := context.Background()
 	made, secret, err := s.CreateToken(ctx, identity.Local(), identity.NewToken{Name: "ci", Scopes: []identity.Scope{identity.ScopeReadOnly}})
@@ -101,6 +102,7 @@ func holds(t *testing.T, db storage.DB, text string) (found bool) {
 }
 
 func TestTokenIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _, _ := open(t)
 	readOnly := identity.Principal{Kind: identity.KindToken, Scopes: []identity.Scope{identity.ScopeReadOnly}}
 	admin := identity.Principal{Kind: identity.KindToken, Scopes: []identity.Scope{identity.ScopeAdmin}}
@@ -127,6 +129,7 @@ func TestTokenIsRefused(t *testing.T) {
 }
 
 func TestScopesInclude(t *testing.T) {
+	storagetest.AnyEngine(t)
 	all := []identity.Scope{"owner", "admin", "helpdesk", "read_only", "cert:self", "cert:any", "cert:manage"}
 	for have, want := range map[identity.Scope]string{
 		"owner":       "owner admin helpdesk read_only cert:manage",
@@ -173,6 +176,7 @@ func TestBootstrapTokenIsTakenOnce(t *testing.T) {
 }
 
 func TestLastUseIsWrittenBehind(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _, at := open(t)
 	ctx, stop := context.WithCancel(context.Background())
 	_, secret, err := s.CreateToken(ctx, identity.Local(), identity.NewToken{Name: "ci", Scopes: []identity.Scope{"admin"}})
@@ -193,6 +197,7 @@ func TestLastUseIsWrittenBehind(t *testing.T) {
 }
 
 func TestSetupTokenIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		change func(s *identity.Service, at *clock, token string) string
 	}{
@@ -236,6 +241,7 @@ func TestSetupTokenIsRefused(t *testing.T) {
 }
 
 func TestSetupTokenForgivesTyping(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _, _ := open(t)
 	token, _, err := s.NewSetupToken(context.Background())
 	if err != nil {
@@ -312,6 +318,7 @@ func TestOwnerLogsIn(t *testing.T) {
 }
 
 func TestLoginTellsNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _ := openWithOwner(t)
 	for name, try := range map[string][2]string{
 		"wrong password":     {ownerEmail, "wrong"},
@@ -331,6 +338,7 @@ func TestLoginTellsNothing(t *testing.T) {
 }
 
 func TestLoginIsThrottled(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, at := openWithOwner(t)
 	ctx := context.Background()
 	const home, attacker = "192.0.2.1", "198.51.100.7"
@@ -364,6 +372,7 @@ func TestLoginIsThrottled(t *testing.T) {
 }
 
 func TestLoginIsThrottledAtOneIPv6Network(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _ := openWithOwner(t)
 	var err error
 	for i := range 10 {
@@ -375,6 +384,7 @@ func TestLoginIsThrottledAtOneIPv6Network(t *testing.T) {
 }
 
 func TestOwnerIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s, _, _ := open(t)
 	for name, tt := range map[string]struct{ email, password string }{
 		"with a short password": {"ana@example.com", "1234567"},

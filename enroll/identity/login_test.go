@@ -15,6 +15,7 @@ import (
 )
 
 func TestALoginIsCheckedWhereItBelongs(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "off", func(c *identity.ProviderChange) { c.Enabled = ptr(false) })
 	one := w.provider(t, "directory", "one")
@@ -74,6 +75,7 @@ func TestALoginIsCheckedWhereItBelongs(t *testing.T) {
 // The password of a user of this server never goes to a directory that has the same name,
 // and the other way round (ENR-07).
 func TestASourceThatIsDownIsNotGoneAround(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one")
 	w.provider(t, "directory", "two")
@@ -179,6 +181,7 @@ func TestEachRefusalTakesAHash(t *testing.T) {
 }
 
 func TestWhoHangsUpHasGuessed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one")
 	w.add("one", ana(), "ana")
@@ -205,6 +208,7 @@ type hangsUp struct{ cancel context.CancelFunc }
 func (h hangsUp) Error() string { h.cancel(); return "canceled" }
 
 func TestASourceSaysWhatAUserIs(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one")
 	a := w.add("one", ana(), "ana", "new name")
@@ -273,6 +277,7 @@ func TestASourceSaysWhatAUserIs(t *testing.T) {
 }
 
 func TestAPersonIsNeverKnownByAName(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		before func(w *world, t *testing.T, p identity.Provider) identity.User // who is here already
 		change func(a *account)
@@ -388,6 +393,7 @@ func TestAPersonIsNeverKnownByAName(t *testing.T) {
 // What somebody types as their address at a provider must not make them the owner whom the
 // provider is to know, whatever the mapping makes of it.
 func TestAnAddressThatIsNotVerifiedIsNobodysRole(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, m := range map[string]identity.MappingChange{
 		"its first part":               {Username: ptr("{mail:local}")},
 		"its first part in a template": {Username: ptr("{mail:local}@example.com")},
@@ -415,6 +421,7 @@ func TestAnAddressThatIsNotVerifiedIsNobodysRole(t *testing.T) {
 // An entry that was made anew in the directory has the names of the old one, and another
 // subject.
 func TestAUserIsBoundAnew(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one")
 	a := w.add("one", ana(), "ana")
@@ -448,6 +455,7 @@ func TestAUserIsBoundAnew(t *testing.T) {
 }
 
 func TestAnAddressThatIsNotVerifiedIsNotKept(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one")
 	a := ana()
@@ -477,6 +485,7 @@ func TestTwoFirstSignInsMakeOneUser(t *testing.T) {
 }
 
 func TestADisabledUserIsTold(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.provider(t, "directory", "one")
 	w.add("one", ana(), "ana")
@@ -499,6 +508,7 @@ func TestADisabledUserIsTold(t *testing.T) {
 }
 
 func TestARoleCountsWhereTheProviderIsForAdministrators(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one")
 	w.add("one", ana(), "ana")
@@ -537,6 +547,7 @@ func TestARoleCountsWhereTheProviderIsForAdministrators(t *testing.T) {
 }
 
 func TestATokenOfWhoseProviderIsOffIsNotTaken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one")
 	w.add("one", ana(), "ana")
@@ -576,6 +587,7 @@ func TestATokenOfWhoseProviderIsOffIsNotTaken(t *testing.T) {
 }
 
 func TestWhatSomebodyMayEnrolWith(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	personal := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {
 		c.Uses, c.Groups = &[]identity.Use{identity.UsePersonal}, &[]string{"STAFF", "cn=boss"}
@@ -635,6 +647,7 @@ func TestWhatSomebodyMayEnrolWith(t *testing.T) {
 }
 
 func TestHowPeopleCanSignIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	local := identity.ProviderChange{Uses: &[]identity.Use{identity.UseAdmin}}
 	if _, err := w.UpdateProvider(ctx, identity.Local(), identity.LocalProvider, local); err != nil {
@@ -784,6 +797,7 @@ func TestAllNamesOfAnAccountAreCountedTogether(t *testing.T) {
 
 // Behind one address with somebody who guesses, the owner waits, but not for hours.
 func TestWhereTheOwnerLoggedInTheWaitStaysShort(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	w.create(t, identity.NewUser{Username: "bea", Password: "a good password", Role: identity.RoleOwner})
 	for range 4 {

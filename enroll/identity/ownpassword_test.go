@@ -12,6 +12,7 @@ import (
 )
 
 func TestAPersonChangesTheirPassword(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	const old, fresh = "a good password", "a better password"
 	bea := w.create(t, identity.NewUser{Username: "bea", Password: old})
@@ -32,6 +33,7 @@ func TestAPersonChangesTheirPassword(t *testing.T) {
 }
 
 func TestWhosePasswordIsNotChanged(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	const old = "a good password"
 	bea := w.create(t, identity.NewUser{Username: "bea", Password: old})

@@ -14,6 +14,7 @@ import (
 )
 
 func TestAProviderIsSetUp(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "ldaps://one", func(c *identity.ProviderChange) { c.Groups = &[]string{" staff "} })
 	if p.Name != "ldaps://one" || !p.Enabled || slices.Contains(p.Uses, identity.UseAdmin) || p.Groups[0] != "staff" || p.Mapping.Username != "uid" {
@@ -104,6 +105,7 @@ func fieldIs(err error, name string) bool {
 }
 
 func TestTheLocalProviderStays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	for field, c := range map[string]identity.ProviderChange{
 		"enabled":  {Enabled: ptr(false)},
@@ -126,6 +128,7 @@ func TestTheLocalProviderStays(t *testing.T) {
 }
 
 func TestWhoMayChangeProviders(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	for _, who := range []identity.Scope{"owner", "admin", "helpdesk", "read_only"} {
 		for name, tt := range map[string]struct {
@@ -228,6 +231,7 @@ func TestSettingsAreChangedOneByOne(t *testing.T) {
 
 // The subjects of another directory are other people's.
 func TestWhoseSubjectsTheyAreStaysOncePeopleSignedIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "one", func(c *identity.ProviderChange) {
 		c.Settings = json.RawMessage(`{"url": "one", "base": "dc=one"}`)
@@ -283,6 +287,7 @@ func TestOfAFirstSignInAndAChangeOfWhoseSubjectsOneCounts(t *testing.T) {
 }
 
 func TestAProviderWithUsersIsNotDeleted(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "directory", "ldaps://one")
 	w.add("ldaps://one", ana(), "ana")

@@ -8,9 +8,11 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestWhatIsKeptUnderALoginMovesWhenItIsGivenUp(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		change identity.UserChange
 		gone   []string // nil: nothing moves
@@ -57,6 +59,7 @@ func TestWhatIsKeptUnderALoginMovesWhenItIsGivenUp(t *testing.T) {
 }
 
 func TestALoginStaysWhereItsThingsCantBeMoved(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	bea := w.create(t, identity.NewUser{Email: "bea@example.com"})
 	failing := errors.New("no moves today")
@@ -71,6 +74,7 @@ func TestALoginStaysWhereItsThingsCantBeMoved(t *testing.T) {
 }
 
 func TestATokenFollowsItsUserToAnotherLogin(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	token := func(name string) (id string, acts func() string) {
 		t.Helper()

@@ -68,6 +68,7 @@ func TestSomebodySignsInAtAProvider(t *testing.T) {
 }
 
 func TestASignInThatIsNotWhatWasBegun(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id")
 	other := w.provider(t, "sso", "https://other")
@@ -120,6 +121,7 @@ func (w *world) enable(t *testing.T, p identity.Provider, on bool) {
 }
 
 func TestAStrangerCantUseASignInUp(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id")
 	w.add("https://id", ana(), "ana")
@@ -133,6 +135,7 @@ func TestAStrangerCantUseASignInUp(t *testing.T) {
 }
 
 func TestTwoTabsSignIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id")
 	w.add("https://id", ana(), "ana")
@@ -170,6 +173,7 @@ func TestASignInIsFinishedOnce(t *testing.T) {
 }
 
 func TestASignInThatDoesNotBegin(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id", func(c *identity.ProviderChange) { c.Uses = &[]identity.Use{identity.UsePersonal} })
 	directory := w.provider(t, "directory", "ldaps://one")
@@ -199,6 +203,7 @@ func TestASignInThatDoesNotBegin(t *testing.T) {
 }
 
 func TestAProviderThatFailsAtTheEnd(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id")
 	w.create(t, identity.NewUser{Username: "bea"})
@@ -235,6 +240,7 @@ func TestAProviderThatFailsAtTheEnd(t *testing.T) {
 }
 
 func TestSignInsThatAreOverAreForgotten(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newWorld(t)
 	p := w.provider(t, "sso", "https://id")
 	w.begin(t, p, identity.NewSignIn{})

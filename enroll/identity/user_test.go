@@ -113,6 +113,7 @@ func admin(scope identity.Scope) identity.Principal {
 func ptr[T any](v T) *T { return &v }
 
 func TestUserIsMade(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		make   identity.NewUser
 		logins []string
@@ -153,6 +154,7 @@ func TestUserIsMade(t *testing.T) {
 }
 
 func TestUserIsNotMade(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	w.create(t, identity.NewUser{Username: "cyd", Email: "cyd@example.com", ManagedAppleAccount: "cyd@appleid.example.com"})
 	before, _, err := w.Users(ctx, "", 100)
@@ -211,6 +213,7 @@ func TestUserIsNotMade(t *testing.T) {
 }
 
 func TestOnlyOwnersMakeAndChangeAdministrators(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	targets := map[identity.Role]identity.User{}
 	roles := []identity.Role{"user", "read_only", "helpdesk", "admin", "owner"}
@@ -254,6 +257,7 @@ func TestOnlyOwnersMakeAndChangeAdministrators(t *testing.T) {
 }
 
 func TestUserIsChanged(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		change identity.UserChange
 		want   func(u *identity.User)
@@ -303,6 +307,7 @@ func TestUserIsChanged(t *testing.T) {
 }
 
 func TestUserIsNotChanged(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	w.create(t, identity.NewUser{Username: "cyd", ManagedAppleAccount: "cyd@appleid.example.com"})
 	want := w.create(t, identity.NewUser{Username: "bea", Email: "bea@example.com"})
@@ -351,6 +356,7 @@ func TestOfRacingUsersOneGetsTheName(t *testing.T) {
 }
 
 func TestWhoIsDisabledIsOut(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	bea := w.create(t, identity.NewUser{Username: "bea", Email: "bea@example.com", Password: "a good password"})
 	login := func() error {
@@ -438,6 +444,7 @@ func TestWhoIsDisabledIsOut(t *testing.T) {
 }
 
 func TestATokenStaysItsUsers(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	bea := w.create(t, identity.NewUser{Username: "bea"})
 	made, secret, err := w.CreateToken(ctx, identity.Local(), identity.NewToken{Name: "hers", Scopes: []identity.Scope{"cert:self"}, User: "bea"})
@@ -454,6 +461,7 @@ func TestATokenStaysItsUsers(t *testing.T) {
 }
 
 func TestAUserWithoutAPasswordCantLogIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	bea := w.create(t, identity.NewUser{Username: "bea"})
 	for _, password := range []string{"", "a good password"} {
@@ -473,6 +481,7 @@ func TestAUserWithoutAPasswordCantLogIn(t *testing.T) {
 }
 
 func TestTheLastOwnerStays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	disable := identity.UserChange{Disabled: ptr(true)}
 	demote := identity.UserChange{Role: ptr(identity.RoleAdmin)}
@@ -525,6 +534,7 @@ func TestOwnersWhoDisableEachOtherLeaveOne(t *testing.T) {
 }
 
 func TestLoginsAreWrittenDown(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	w.create(t, identity.NewUser{Username: "nologin"})
 	for i, try := range [][2]string{{ownerEmail, "wrong"}, {"eve", "wrong"}, {"nologin", "wrong"}, {ownerEmail, ownerPassword}} {
@@ -550,6 +560,7 @@ func TestLoginsAreWrittenDown(t *testing.T) {
 }
 
 func TestLoginsThatAreTurnedAwayAreWrittenDown(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	for range 12 {
 		if _, err := w.Login(ctx, "eve", "wrong", "192.0.2.9"); err == nil {
@@ -568,6 +579,7 @@ func TestLoginsThatAreTurnedAwayAreWrittenDown(t *testing.T) {
 }
 
 func TestTokensAndTheSetupLinkAreWrittenDown(t *testing.T) {
+	storagetest.AnyEngine(t)
 	w := newTown(t)
 	by := w.owner.Principal()
 	by.Peer = "192.0.2.1"

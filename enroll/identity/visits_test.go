@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestVisitsOfANetworkAreCounted(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h, _, at := open(t)
 	for i := range identity.MaxVisits {

@@ -91,6 +91,7 @@ func TestADeviceGetsWhatItsTemplateComesTo(t *testing.T) {
 }
 
 func TestWhoCannotBeSentACertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", func(tmpl *template.Template) { tmpl.Subject = subject(t, "/CN=$EMAIL") })
 	h.device(t, "nobodys", nil)
@@ -124,6 +125,7 @@ func TestWhoCannotBeSentACertificate(t *testing.T) {
 }
 
 func TestOneChallengeIsOneCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.template(t, "vpn", nil)
@@ -181,6 +183,7 @@ func TestRacingRequestsWithOneChallengeGiveOneCertificate(t *testing.T) {
 }
 
 func TestANewCertificateComesBeforeTheOldOneEnds(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil) // a year, renewed 30 days before
 	h.device(t, "d1", nil)
@@ -217,6 +220,7 @@ func TestANewCertificateComesBeforeTheOldOneEnds(t *testing.T) {
 }
 
 func TestATryThatFailsIsMadeAgainADayLater(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -262,6 +266,7 @@ func TestATryThatFailsIsMadeAgainADayLater(t *testing.T) {
 }
 
 func TestADeviceThatIsOffForWeeksFindsOneFreshProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -292,6 +297,7 @@ func TestADeviceThatIsOffForWeeksFindsOneFreshProfile(t *testing.T) {
 // TestALateAnswerIsNotLost: the device installed a profile and could not say so before
 // the next one was made, because its lid was closed or somebody sent another.
 func TestALateAnswerIsNotLost(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, again := range map[string]func(t *testing.T, h *house){
 		"after a week": func(t *testing.T, h *house) {
 			h.pass(8 * day)
@@ -342,6 +348,7 @@ func TestALateAnswerIsNotLost(t *testing.T) {
 }
 
 func TestWhatADeviceRenewedItselfOutlivesATryThatFails(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -370,6 +377,7 @@ func TestWhatADeviceRenewedItselfOutlivesATryThatFails(t *testing.T) {
 }
 
 func TestACandidateThatIsRevokedNeverComesIntoForce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -414,6 +422,7 @@ func TestManyDevicesAreSentTheirsBehind(t *testing.T) {
 }
 
 func TestARenewalIsNotDueWhenItIsDone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "short", func(tmpl *template.Template) { tmpl.Validity, tmpl.RenewBefore = "12h", "99%" })
 	h.device(t, "d1", nil)
@@ -433,6 +442,7 @@ func TestARenewalIsNotDueWhenItIsDone(t *testing.T) {
 }
 
 func TestAnAssignmentOfADeviceThatIsGoneEnds(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -446,6 +456,7 @@ func TestAnAssignmentOfADeviceThatIsGoneEnds(t *testing.T) {
 }
 
 func TestTrustFollowsTheDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	d := h.device(t, "d1", nil)
@@ -468,6 +479,7 @@ func TestTrustFollowsTheDevice(t *testing.T) {
 }
 
 func TestACertificateThatIsTakenBack(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)
@@ -492,6 +504,7 @@ func TestACertificateThatIsTakenBack(t *testing.T) {
 }
 
 func TestAPreviewPromisesNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", nil)
 	h.device(t, "d1", nil)

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // handTemplates are what certificates are made of by hand in these tests.
@@ -34,6 +35,7 @@ func (h *house) handTemplates(t testing.TB) {
 }
 
 func TestCertificatesAreMadeByHand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.handTemplates(t)
 	request := application(t, x509.CertificateRequest{Subject: asking("Mallory").Subject, DNSNames: []string{"evil.example.com"}})
@@ -102,6 +104,7 @@ func must1[T any](v T, err error) T {
 }
 
 func TestWhatIsNotMadeByHand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.handTemplates(t)
 	_, err := h.people.UpdateUser(context.Background(), identity.Local(), userID(t, h, "bo@example.com"), identity.UserChange{Disabled: new(true)})
@@ -162,6 +165,7 @@ func TestWhatIsNotMadeByHand(t *testing.T) {
 }
 
 func TestAKeyIsCertifiedByHandOnce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.handTemplates(t)
 	request := application(t, asking("x"))
@@ -175,6 +179,7 @@ func TestAKeyIsCertifiedByHandOnce(t *testing.T) {
 }
 
 func TestATemplateInUseIsNotDeletedByMistake(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
@@ -212,6 +217,7 @@ func TestATemplateInUseIsNotDeletedByMistake(t *testing.T) {
 }
 
 func TestAssignmentsAreFound(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for _, id := range []mdm.DeviceID{"d1", "d2", "d3"} {
 		h.device(t, id, nil)

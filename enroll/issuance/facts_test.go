@@ -8,10 +8,12 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // What an account on a Mac is called must not stand in certificates as if it were known.
 func TestAMacsOwnAccountNamesNobody(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		user     string            // that the Mac was enrolled for
 		known    *identity.NewUser // in the directory
@@ -59,6 +61,7 @@ func TestAMacsOwnAccountNamesNobody(t *testing.T) {
 // What somebody typed as a Managed Apple Account must not stand in certificates as if it
 // were known.
 func TestAManagedAppleAccountThatWasTypedNamesNobody(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		user string // that the device was enrolled for
 		want string // subject of the certificate; empty: there is none

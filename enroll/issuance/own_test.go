@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // signedIn is a user as one who acts.
@@ -22,6 +23,7 @@ func signedIn(t *testing.T, h *house, login string) identity.Principal {
 }
 
 func TestPeopleGetCertificatesOfTheirOwn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	ana := signedIn(t, h, "ana@example.com")
 	role := identity.RoleOwner
@@ -69,6 +71,7 @@ func TestPeopleGetCertificatesOfTheirOwn(t *testing.T) {
 }
 
 func TestWhatPeopleDoNotGet(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	ana := signedIn(t, h, "ana@example.com")
 	nameless := h.user(t, "zoe@example.com", "")
@@ -110,6 +113,7 @@ func TestWhatPeopleDoNotGet(t *testing.T) {
 }
 
 func TestPeopleHaveAQuota(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	ana := signedIn(t, h, "ana@example.com")
 	a := application(t, asking("Bo Cee"))

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestTheSameRequestRenews is about clients that keep their key and their request, as
 // micromdm's scepclient and strongSwan's pki do: the certificate that signs it makes it
 // another one each time.
 func TestTheSameRequestRenews(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, challenge := range map[string]string{"with the static challenge": static, "without a challenge": ""} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)

@@ -103,6 +103,7 @@ func upn(t interface{ Fatal(...any) }, name string) pkix.Extension {
 }
 
 func TestSelfService(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	user := func(change func(*x509.CertificateRequest)) x509.CertificateRequest {
 		r := asking("Ana Bee")
@@ -186,6 +187,7 @@ func TestSelfService(t *testing.T) {
 }
 
 func TestWhoMayAsk(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.template(t, "radius", func(tmpl *template.Template) {
 		tmpl.Subject, tmpl.ExtKeyUsage = subject(t, "/CN=radius.example.com"), []string{"serverAuth"}
@@ -232,6 +234,7 @@ func TestWhoMayAsk(t *testing.T) {
 }
 
 func TestCertificatesForAnybodyEndWithWhomTheyName(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	any := token("", identity.ScopeCertAny)
 	device, err := h.IssueCSR(t.Context(), any, application(t, x509.CertificateRequest{Subject: pkix.Name{CommonName: "a Mac"}, URIs: uri(t, "mdm-device://"+string(anas))}))
@@ -270,6 +273,7 @@ func TestQuota(t *testing.T) {
 }
 
 func TestReissue(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	ana := token("ana@example.com", identity.ScopeCertSelf)
 	asked := x509.CertificateRequest{Subject: pkix.Name{CommonName: "Ana Bee"}, ExtraExtensions: []pkix.Extension{upn(t, "ana@example.com")}}
@@ -397,6 +401,7 @@ func TestOneKeyIsNeverTwoUsers(t *testing.T) {
 }
 
 func TestAKeyIsAsLongAsItsTemplateWants(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	h.template(t, "long", func(tmpl *template.Template) { tmpl.Subject, tmpl.KeySize = subject(t, "/CN=printer"), 4096 })
 	short, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -412,6 +417,7 @@ func TestAKeyIsAsLongAsItsTemplateWants(t *testing.T) {
 }
 
 func TestReissuesDoNotMultiply(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := officeHouse(t)
 	asked := x509.CertificateRequest{Subject: pkix.Name{CommonName: "Ana Bee"}, ExtraExtensions: []pkix.Extension{upn(t, "ana@example.com")}}
 	first, err := h.IssueCSR(t.Context(), token("ana@example.com", identity.ScopeCertSelf), application(t, asked))

@@ -9,6 +9,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // broughtForward asks for another certificate, as a rollover does, and says whether there
@@ -23,6 +24,7 @@ func (h *house) broughtForward(t *testing.T, name string, id mdm.DeviceID) (will
 }
 
 func TestARolloverLeavesDevicesAloneThatDoNotTakeACertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		story func(t *testing.T, h *house)
 		want  bool

@@ -40,6 +40,7 @@ func ana() x509.CertificateRequest {
 }
 
 func TestAStaticChallengeLetsOthersUseOurCA(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.staticTemplate(t, "others")
 	h.template(t, "wifi", nil)
@@ -76,6 +77,7 @@ func TestAStaticChallengeLetsOthersUseOurCA(t *testing.T) {
 }
 
 func TestGuessesAreLimited(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.staticTemplate(t, "others")
 	h.device(t, "d1", nil)
@@ -117,6 +119,7 @@ func renewing(t testing.TB, old *x509.Certificate, asked x509.CertificateRequest
 }
 
 func TestACertificateRenewsItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	same := x509.CertificateRequest{Subject: pkix.Name{Organization: []string{"Example"}, CommonName: "SNd1"}}
 	for name, tt := range map[string]struct {
 		after  time.Duration
@@ -221,6 +224,7 @@ func TestRacingRenewalsLeaveOne(t *testing.T) {
 }
 
 func TestKeysAreFresh(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.staticTemplate(t, "others")
 	h.template(t, "wifi", nil)

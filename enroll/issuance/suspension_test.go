@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // suspend is what package enroll does with a user whose devices stay.
@@ -38,6 +39,7 @@ func (h *house) enable(t testing.TB, u identity.User, yes bool) {
 // TestADisabledUsersDeviceGetsNoCertificate tries every right to one, of which the device has
 // some in hand.
 func TestADisabledUsersDeviceGetsNoCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	for name, tt := range map[string]struct {
 		get  func(h *house, inHand string, old depot.Request) error
@@ -87,6 +89,7 @@ func TestADisabledUsersDeviceGetsNoCertificate(t *testing.T) {
 
 // TestWhatADeviceWasAssignedComesBackWithItsUser goes all the way.
 func TestWhatADeviceWasAssignedComesBackWithItsUser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	ana := h.user(t, "ana@example.com", "Ana")

@@ -25,6 +25,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // neighbour is another authority, which believes whatever it is asked. It numbers its
@@ -154,6 +155,7 @@ func dutiful(sn string) x509.CertificateRequest {
 }
 
 func TestARequestIsPassedOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	n := beside(t, h)
 	h.template(t, "wifi", func(tmpl *template.Template) {
@@ -244,6 +246,7 @@ func alternativeNames(t testing.TB) []byte {
 }
 
 func TestWhatIsNotPassedOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	asks := func(change func(*x509.CertificateRequest)) func(testing.TB, *house, *command) (string, depot.Request) {
 		return func(t testing.TB, _ *house, c *command) (string, depot.Request) {
 			asked := dutiful("SNd1")
@@ -376,6 +379,7 @@ func (h *house) change(t testing.TB, name string, fn func(*template.Template)) {
 }
 
 func TestATokenIsNoChallengeOfOurs(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	n := beside(t, h)
 	h.template(t, "wifi", passedOn)
@@ -485,6 +489,7 @@ func TestANeighbourThatIsAway(t *testing.T) {
 }
 
 func TestADeviceThatLeavesWhileTheNeighbourThinks(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	n := beside(t, h)
 	h.template(t, "wifi", passedOn)
@@ -501,6 +506,7 @@ func TestADeviceThatLeavesWhileTheNeighbourThinks(t *testing.T) {
 }
 
 func TestNumbersOfNeighboursAreTheirs(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for i, name := range []string{"here", "there"} {
 		n := beside(t, h)
@@ -517,6 +523,7 @@ func TestNumbersOfNeighboursAreTheirs(t *testing.T) {
 }
 
 func TestOthersPassThroughByAStaticChallenge(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	n := beside(t, h)
 	h.template(t, "wifi", func(tmpl *template.Template) {
@@ -542,6 +549,7 @@ func TestOthersPassThroughByAStaticChallenge(t *testing.T) {
 }
 
 func TestTheDeviceAsksAnotherServerItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		change func(*template.Upstream)
 		want   []any // challenges, one after the other
@@ -602,6 +610,7 @@ func TestTheDeviceAsksAnotherServerItself(t *testing.T) {
 }
 
 func TestACertificateOfOursEndsWhenTheIssuerChanges(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	beside(t, h)
 	h.template(t, "wifi", nil)
@@ -629,6 +638,7 @@ func TestACertificateOfOursEndsWhenTheIssuerChanges(t *testing.T) {
 }
 
 func TestAChallengeThatCannotBeFetched(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	n := beside(t, h)
 	h.template(t, "wifi", func(tmpl *template.Template) {
@@ -677,6 +687,7 @@ func TestAChallengeThatCannotBeFetched(t *testing.T) {
 }
 
 func TestWithoutAWayToOthersNothingIsSent(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.template(t, "wifi", passedOn)
 	h.device(t, "d1", nil)

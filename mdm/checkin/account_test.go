@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // byAccount makes a device and enrolls it in a mode, by the account of ana@example.com.
@@ -67,6 +68,7 @@ func (h *house) byAccount(t testing.TB, mode enroll.AccountMode, o mdmtest.Optio
 // TestDirectoryUsersOfAMacAreDeclined holds that they are also where the Mac was enrolled by
 // account: who has never signed in has no token to show.
 func TestDirectoryUsersOfAMacAreDeclined(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.byAccount(t, enroll.ModeADDE, mdmtest.Options{Model: mdmtest.Mac}, "Mac15,3")
 	for name, token := range map[string]string{"no token": "", "a token that is none": "Bearer nonsense", "the token of the Mac's user": "Bearer " + d.Token().Access} {

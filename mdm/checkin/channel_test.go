@@ -64,6 +64,7 @@ func TestCommandsOfOneSession(t *testing.T) {
 }
 
 func TestReportsThatAreOddLeaveTheQueueAlone(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	other := h.enrolled(t, mdmtest.Options{})
@@ -238,6 +239,7 @@ func TestTwoHundredCommandsQueuedWhileTheDevicePolls(t *testing.T) {
 }
 
 func TestAMacHasTwoQueues(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	mac := h.enrolled(t, mdmtest.Options{Model: mdmtest.Mac})
 	user := mac.User()
@@ -304,6 +306,7 @@ func mustPrepare(t testing.TB, c *mdmtest.Channel) mdmtest.Prepared {
 }
 
 func TestABlockedUserChannelStaysBlocked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	mac := h.enrolled(t, mdmtest.Options{Model: mdmtest.Mac})
 	user := mac.User()
@@ -340,6 +343,7 @@ func must2[T any](v T, err error) func(testing.TB) T {
 }
 
 func TestAUserEnrollmentTellsNothingOfTheDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{UserEnrollment: true})
 	rec := h.record(t, d.IDs())
@@ -388,6 +392,7 @@ func TestAUserEnrollmentTellsNothingOfTheDevice(t *testing.T) {
 }
 
 func TestASharediPadsUsersAreToldApartByTheirAccount(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const shared = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{Model: mdmtest.IPad, Supervised: true})

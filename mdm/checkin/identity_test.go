@@ -29,6 +29,7 @@ func (h *house) refused(t testing.TB, what string, p mdmtest.Prepared) {
 }
 
 func TestACertificateSpeaksForNobodyElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, o := range map[string]mdmtest.Options{"a UDID": {}, "an EnrollmentID": {UserEnrollment: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -100,6 +101,7 @@ func TestOneCertificateEnrollsOneDevice(t *testing.T) {
 }
 
 func TestIdentifiersKeepToTheirGrammar(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{Model: mdmtest.Mac})
 	for name, ids := range map[string]mdmtest.Dict{
@@ -207,6 +209,7 @@ func TestCertificatesThatIdentifyNobody(t *testing.T) {
 }
 
 func TestAMessageIsOnlyGoodInItsPlaceAndTime(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	old := saying(t, d, "TokenUpdate", mdmtest.Dict{"PushMagic": "old"})
@@ -290,6 +293,7 @@ func TestAMessageIsOnlyGoodInItsPlaceAndTime(t *testing.T) {
 }
 
 func TestMessagesOutOfOrder(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.identified(t, mdmtest.Options{Model: mdmtest.Mac})
 	poll := func() mdmtest.Prepared { return reporting(t, d, mdmtest.Result{Status: mdmtest.StatusIdle}) }

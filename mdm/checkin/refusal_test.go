@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // hostileBodies are bodies that no honest device sends, for a device's ids.
@@ -77,6 +78,7 @@ func leavesEnrolled(status int, body string) bool {
 }
 
 func TestNothingThatIsRefusedCostsAnEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	stranger := h.device(t, mdmtest.Options{UDID: d.ID()})
@@ -137,6 +139,7 @@ func TestNothingThatIsRefusedCostsAnEnrollment(t *testing.T) {
 }
 
 func TestHowTheBodyIsLabelledDoesNotMatter(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	for name, contentType := range map[string]string{
@@ -186,6 +189,7 @@ func TestAStoreThatIsGoneIsNoFaultOfTheDevice(t *testing.T) {
 }
 
 func TestAContextThatEndedIsNoFaultOfTheDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -201,6 +205,7 @@ func TestAContextThatEndedIsNoFaultOfTheDevice(t *testing.T) {
 }
 
 func TestWhatADeviceSaysOfItselfIsCutAndBreaksNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	fields := []string{"SerialNumber", "DeviceName", "Model", "ModelName", "ProductName", "OSVersion", "BuildVersion", "IMEI", "MEID"}
 	for name, value := range map[string]string{
@@ -247,6 +252,7 @@ func TestWhatADeviceSaysOfItselfIsCutAndBreaksNothing(t *testing.T) {
 }
 
 func TestTheLogHoldsNoSecrets(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{Model: mdmtest.Mac})
 	phone := h.enrolled(t, mdmtest.Options{})
@@ -295,6 +301,7 @@ func TestTheLogHoldsNoSecrets(t *testing.T) {
 }
 
 func TestConfigsThatLackSomething(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, c := range map[string]checkin.Config{
 		"no service": {Log: slog.New(slog.DiscardHandler)},
@@ -309,6 +316,7 @@ func TestConfigsThatLackSomething(t *testing.T) {
 // A transport that has proved who the client is stands for the signature; what is
 // signed nevertheless is judged by its signature.
 func TestACertificateThatTheTransportProved(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	other := h.enrolled(t, mdmtest.Options{})

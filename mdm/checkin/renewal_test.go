@@ -11,6 +11,7 @@ import (
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // identities are the certificates of a device by the state that they are in.
@@ -118,6 +119,7 @@ func TestRenewalsOfEveryKindOfDevice(t *testing.T) {
 var errBattery = errors.New("the battery is flat")
 
 func TestARenewalThatIsCutGoesOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for _, model := range []mdmtest.Model{mdmtest.IPhone, mdmtest.Mac} {
 		for _, resultFirst := range []bool{false, true} {
 			for _, step := range []mdmtest.Step{mdmtest.StepSCEP, mdmtest.StepAuth, mdmtest.StepTokenUpdate, mdmtest.StepUserToken, mdmtest.StepResult} {
@@ -158,6 +160,7 @@ func TestARenewalThatIsCutGoesOn(t *testing.T) {
 // A device that comes to itself without knowing of the renewal goes on with the
 // certificate that it had, and is offered the profile again.
 func TestARenewalThatWasForgottenBeginsAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for _, step := range []mdmtest.Step{mdmtest.StepSCEP, mdmtest.StepAuth, mdmtest.StepTokenUpdate} {
 		t.Run("before "+string(step), func(t *testing.T) {
 			h := newHouse(t)
@@ -193,6 +196,7 @@ func TestARenewalThatWasForgottenBeginsAgain(t *testing.T) {
 }
 
 func TestARenewalThatTheServerRefusesLeavesTheOldIdentity(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	id, old := h.record(t, d.IDs()).ID, fingerprint(d)
@@ -216,6 +220,7 @@ func TestARenewalThatTheServerRefusesLeavesTheOldIdentity(t *testing.T) {
 }
 
 func TestTheOldCertificateIsOfNoUseAfterARenewal(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	d := h.enrolled(t, mdmtest.Options{})
 	thief := h.device(t, mdmtest.Options{UDID: d.ID()})

@@ -35,6 +35,7 @@ func padded(t testing.TB, keys mdmtest.Dict, size int) string {
 }
 
 func TestAnAnswerThatIsTooLargeIsGivenUpAfterTheThird(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, answer := range map[string]func(t *testing.T, d *mdmtest.Device) mdmtest.Prepared{
 		"too many bytes": func(t *testing.T, d *mdmtest.Device) mdmtest.Prepared { return large(t, d, "x", 8<<20) },

@@ -13,6 +13,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc/oidctest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/account"
 )
 
@@ -55,6 +56,7 @@ func TestPeopleSignInWithAPassword(t *testing.T) {
 
 // TestOtherFormsLeadNowhereElse holds that the scheme is allowed where it is needed.
 func TestOtherFormsLeadNowhereElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	for _, path := range []string{"/login", "/login?next=/me", "/enroll/byod", "/enroll/byod/sign-in/x"} {
@@ -65,6 +67,7 @@ func TestOtherFormsLeadNowhereElse(t *testing.T) {
 }
 
 func TestPeopleSignInWithASecondFactor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -91,6 +94,7 @@ func TestPeopleSignInWithASecondFactor(t *testing.T) {
 }
 
 func TestPeopleSignInAtAProvider(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -152,6 +156,7 @@ func (p *person) otherLink(at page) page {
 // TestAProviderThatAsksNobody has signed in whom it remembers: any app could open the address
 // and catch what is handed back.
 func TestAProviderThatAsksNobody(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
@@ -193,6 +198,7 @@ func TestAProviderThatAsksNobody(t *testing.T) {
 // TestSomebodyElseCanSignInAtAProvider: providers remember people, and would sign the same
 // person in again.
 func TestSomebodyElseCanSignInAtAProvider(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
@@ -228,6 +234,7 @@ func TestSomebodyElseCanSignInAtAProvider(t *testing.T) {
 
 // TestSomebodyElseMayMistypeAPassword, and look at the page in another language.
 func TestSomebodyElseMayMistypeAPassword(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -244,6 +251,7 @@ func TestSomebodyElseMayMistypeAPassword(t *testing.T) {
 
 // TestNobodySignsOutInTheView, as the way to the device would be lost: somebody else signs in.
 func TestNobodySignsOutInTheView(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -270,6 +278,7 @@ func (h *house) user(t testing.TB, login string) identity.User {
 // TestAnOldSessionGivesNothingUnasked is about other apps, whose browser views have the same
 // cookies: they could catch what is handed back.
 func TestAnOldSessionGivesNothingUnasked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -313,6 +322,7 @@ func TestAnOldSessionGivesNothingUnasked(t *testing.T) {
 
 // TestWhatIsSaidOfAPersonalMacIsTrue: Apple allows no DeviceLock there (PROTOCOL 5.5).
 func TestWhatIsSaidOfAPersonalMacIsTrue(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -338,6 +348,7 @@ func TestWhatIsSaidOfAPersonalMacIsTrue(t *testing.T) {
 
 // TestAFormIsSentByWhoWasAsked signs somebody else in while the page is on the screen.
 func TestAFormIsSentByWhoWasAsked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -357,6 +368,7 @@ func TestAFormIsSentByWhoWasAsked(t *testing.T) {
 }
 
 func TestTermsAreAgreedTo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	must(t, h.texts.Change(t.Context(), "test", "en", map[string]string{"portal.terms": "Be **good**."}))
@@ -373,6 +385,7 @@ func TestTermsAreAgreedTo(t *testing.T) {
 
 // TestAPlusSignIsKept: what people type comes as they typed it, and a query says + for a space.
 func TestAPlusSignIsKept(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	h.person(t).get(h.iPhone(t).challenge("ana+work@example.com")).has(t, 200, `value="ana+work@example.com"`)
@@ -381,6 +394,7 @@ func TestAPlusSignIsKept(t *testing.T) {
 // TestWhatStandsInTheWay runs through all that can be wrong. What is wrong with the device is
 // said before anybody signs in.
 func TestWhatStandsInTheWay(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	_, err := h.people.CreateUser(t.Context(), identity.Local(), identity.NewUser{Username: "dora", Password: password, ManagedAppleAccount: "dora@work.example.com", NoEnroll: true})
@@ -457,6 +471,7 @@ func TestWhatStandsInTheWay(t *testing.T) {
 }
 
 func TestAuthorizationRequestsThatAreRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	good := h.iPhone(t).challenge("ana")
@@ -498,6 +513,7 @@ func TestAuthorizationRequestsThatAreRefused(t *testing.T) {
 
 // TestLongAnswersSurviveTheLogin takes the longest request that there can be through it.
 func TestLongAnswersSurviveTheLogin(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	u, err := url.Parse(h.iPhone(t).challenge("ana"))
@@ -518,6 +534,7 @@ func TestLongAnswersSurviveTheLogin(t *testing.T) {
 
 // TestWhoOnlyLooksGetsNothing is about programs that open addresses ahead.
 func TestWhoOnlyLooksGetsNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	d, p := h.iPhone(t), h.person(t)
@@ -535,6 +552,7 @@ func TestWhoOnlyLooksGetsNothing(t *testing.T) {
 }
 
 func TestBackAndReload(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	d, p := h.iPhone(t), h.person(t)
@@ -592,6 +610,7 @@ func TestTwoSignInsInOneBrowser(t *testing.T) {
 // TestNothingOfTheHandBackIsKept looks for what is handed back, and for the ticket, in all
 // that is written down or shown.
 func TestNothingOfTheHandBackIsKept(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -630,6 +649,7 @@ func TestNothingOfTheHandBackIsKept(t *testing.T) {
 
 // TestStartingInABrowser is about people who open the address that their devices use.
 func TestStartingInABrowser(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -640,6 +660,7 @@ func TestStartingInABrowser(t *testing.T) {
 
 // TestLanguagesKeepTheWay changes the language on the way: what the device said stays.
 func TestLanguagesKeepTheWay(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	p := h.person(t)
@@ -659,6 +680,7 @@ func TestLanguagesKeepTheWay(t *testing.T) {
 }
 
 func TestRefusalsHaveCodesOfTheirOwn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	seen := map[string]bool{}
 	for _, r := range account.Refusals() {

@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestWhoMayDoWhat(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	tokens := map[string]string{"nobody": "none", "a stranger": "gtk_" + strings.Repeat("a", 40)}
@@ -126,6 +128,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 }
 
 func TestTokensCountInTheirHeaderOnly(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
 		path    string
@@ -165,6 +168,7 @@ func TestTokensCountInTheirHeaderOnly(t *testing.T) {
 }
 
 func TestARevokedTokenOpensNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	made := struct{ ID, Token, Name string }{}
 	h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: map[string]any{"name": "ci", "scopes": []string{"read_only"}, "user": "ana@example.com"}}).want(t, 201, &made)
@@ -181,6 +185,7 @@ func TestARevokedTokenOpensNothing(t *testing.T) {
 }
 
 func TestTokensThatAreNotMade(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, body := range map[string]string{
 		"without a name":        `{"scopes":["owner"]}`,
@@ -202,6 +207,7 @@ func TestTokensThatAreNotMade(t *testing.T) {
 // TestTheLocalSocketNeedsNoToken stands in for the listener on the socket, which
 // puts the operator into the context.
 func TestTheLocalSocketNeedsNoToken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
 		principal identity.Principal

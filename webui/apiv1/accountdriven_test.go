@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const accountDrivenPath = "/api/v1/account-driven"
@@ -28,6 +29,7 @@ func (h *house) accountDriven(t *testing.T) (all map[string]any) {
 }
 
 func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	put := func(body any) (all map[string]any) {
 		t.Helper()
@@ -95,6 +97,7 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 }
 
 func TestWhatAccountDrivenEnrollmentCanNotBe(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.do(t, exchange{method: "PUT", path: accountDrivenPath, body: contracted}).want(t, 200, nil)
 	before := h.accountDriven(t)
@@ -148,6 +151,7 @@ func TestWhatAccountDrivenEnrollmentCanNotBe(t *testing.T) {
 }
 
 func TestAUserIsMadeToSignInAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "phone", func(d *mdm.Device) {
 		d.Type, d.AppleID, d.EnrollmentMode = mdm.TypeUser, mdm.AppleID{EnrollmentID: "FB833D84-0001"}, "BYOD"
@@ -185,6 +189,7 @@ func TestAUserIsMadeToSignInAgain(t *testing.T) {
 }
 
 func TestAttemptsByAccountSaySo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	h.do(t, exchange{method: "PUT", path: accountDrivenPath, body: contracted}).want(t, 200, nil)

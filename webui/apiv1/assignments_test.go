@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type assignment struct {
@@ -216,6 +217,7 @@ func TestTheLifeOfAnAssignment(t *testing.T) {
 }
 
 func TestWhoCannotBeSentATemplate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "good", nil)
 	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
@@ -248,6 +250,7 @@ func TestWhoCannotBeSentATemplate(t *testing.T) {
 }
 
 func TestAssignmentsThatFailAreSeen(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
@@ -282,6 +285,7 @@ func TestAssignmentsThatFailAreSeen(t *testing.T) {
 }
 
 func TestAPreview(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.device(t, "d1", nil)
@@ -326,6 +330,7 @@ func TestAPreview(t *testing.T) {
 }
 
 func TestADevicesIdentityIsSeen(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	issue := func() *x509.Certificate {
 		t.Helper()

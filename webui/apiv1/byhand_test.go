@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type delivery struct {
@@ -44,6 +45,7 @@ func run(t testing.TB, script string, files map[string][]byte) string {
 }
 
 func TestAFileWithKeyAndCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/O=Example/CN=$FULLNAME", "sans": map[string]any{"ntPrincipalName": "$UPN"}})
@@ -99,6 +101,7 @@ func TestAFileWithKeyAndCertificate(t *testing.T) {
 }
 
 func TestAKeyInPEM(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/CN=$FULLNAME"})
@@ -110,6 +113,7 @@ func TestAKeyInPEM(t *testing.T) {
 }
 
 func TestARequestByHand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/CN=$FULLNAME", "sans": map[string]any{"rfc822Name": "$EMAIL"}})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type queued struct {
@@ -100,6 +101,7 @@ func TestTheLifeOfACommand(t *testing.T) {
 }
 
 func TestCommandsThatAreRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	to := func(body string) string { return `{"device_ids":["d1"],` + body + `}` }
@@ -129,6 +131,7 @@ func TestCommandsThatAreRefused(t *testing.T) {
 }
 
 func TestWhatCannotBeUndoneIsConfirmed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	for name, tt := range map[string]struct {
@@ -156,6 +159,7 @@ func TestWhatCannotBeUndoneIsConfirmed(t *testing.T) {
 }
 
 func TestEachDeviceIsJudgedByItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "mac", nil)
 	h.device(t, "tv", func(d *mdm.Device) { d.ProductName = "AppleTV14,1" })
@@ -190,6 +194,7 @@ func TestEachDeviceIsJudgedByItself(t *testing.T) {
 }
 
 func TestAUserEnrollmentIsSparedWhatAppleForbidsThere(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "office", nil)
 	h.device(t, "personal", func(d *mdm.Device) {
@@ -235,6 +240,7 @@ func TestAUserEnrollmentIsSparedWhatAppleForbidsThere(t *testing.T) {
 }
 
 func TestANewerProfileTakesThePlaceOfAnUndeliveredOne(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	install := func(identifier, version string) queued {
@@ -253,6 +259,7 @@ func TestANewerProfileTakesThePlaceOfAnUndeliveredOne(t *testing.T) {
 }
 
 func TestABigProfileFits(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	body := func(size int) string {
@@ -263,6 +270,7 @@ func TestABigProfileFits(t *testing.T) {
 }
 
 func TestRawCommands(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
@@ -392,6 +400,7 @@ func TestWaitingForTheDevices(t *testing.T) {
 }
 
 func TestCancelling(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	q := h.send(t, map[string]any{"request_type": "ProfileList", "device_ids": []string{"d1"}})
@@ -410,6 +419,7 @@ func TestCancelling(t *testing.T) {
 }
 
 func TestCommandTypesSayWhatAFormNeeds(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var list struct {
 		Items []struct {

@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type link struct {
@@ -118,6 +119,7 @@ func TestListsComeInPages(t *testing.T) {
 }
 
 func TestDevicesAsTheirRecordSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "mac", nil)
 	h.device(t, "user", func(d *mdm.Device) {
@@ -156,6 +158,7 @@ func TestDevicesAsTheirRecordSays(t *testing.T) {
 }
 
 func TestEndingAnEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "gone", nil)
 	h.device(t, "barred", nil)
@@ -192,6 +195,7 @@ func TestEndingAnEnrollment(t *testing.T) {
 }
 
 func TestAPushThatCannotBeSent(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "here", nil)
 	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
@@ -208,6 +212,7 @@ func TestAPushThatCannotBeSent(t *testing.T) {
 }
 
 func TestRevokingACertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -255,6 +260,7 @@ func TestRevokingACertificate(t *testing.T) {
 }
 
 func TestCertificatesAndTheirStatus(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	issue := func(life time.Duration) depot.Serial {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail/mailtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const invitationsPath = "/api/v1/enrollment-invitations"
@@ -112,6 +113,7 @@ func TestPeopleAreInvitedByMail(t *testing.T) {
 }
 
 func TestAnInvitationNamesAllThatIsWrongAndMakesNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	send := func(body map[string]any) exchange {
 		body["send"] = false

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -95,6 +96,7 @@ func TestPersonEnrollsADevice(t *testing.T) {
 func idOf(path string) string { return strings.TrimPrefix(path, "/enroll/a/") }
 
 func TestWhoMayGoOn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	ana := h.person(t, safari26)
@@ -159,6 +161,7 @@ func TestWhoMayGoOn(t *testing.T) {
 }
 
 func TestLinkThatNamesSomebodyTellsNobodyAboutThem(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@appleid.example.com"
@@ -189,6 +192,7 @@ func TestLinkThatNamesSomebodyTellsNobodyAboutThem(t *testing.T) {
 }
 
 func TestLinkForCertainDevicesOffersNoUserEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@appleid.example.com"
@@ -216,6 +220,7 @@ func TestLinkForCertainDevicesOffersNoUserEnrollment(t *testing.T) {
 }
 
 func TestEnrollmentsThatNobodyGoesOnWith(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal, Uses: 10})
@@ -263,6 +268,7 @@ func TestEnrollmentsThatNobodyGoesOnWith(t *testing.T) {
 }
 
 func TestStepsFollowFromTheEnrollment(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		plan    plan
@@ -319,6 +325,7 @@ func TestStepsFollowFromTheEnrollment(t *testing.T) {
 }
 
 func TestManagedAppleAccount(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@corp.example.com"
@@ -363,6 +370,7 @@ func TestManagedAppleAccount(t *testing.T) {
 }
 
 func TestTwoTabsAndTwoClicks(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ask: true})
@@ -394,6 +402,7 @@ func TestTwoTabsAndTwoClicks(t *testing.T) {
 }
 
 func TestLinksThatAreNoUse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	ctx := t.Context()
@@ -452,6 +461,7 @@ func TestLinksThatAreNoUse(t *testing.T) {
 }
 
 func TestOnlyGetMakesAnAttempt(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Uses: 5})
@@ -484,6 +494,7 @@ func TestOnlyGetMakesAnAttempt(t *testing.T) {
 }
 
 func TestPersonIsLedToThePortal(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	p := h.person(t, windows)
@@ -497,6 +508,7 @@ func TestPersonIsLedToThePortal(t *testing.T) {
 }
 
 func TestFirstPage(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -540,6 +552,7 @@ func TestFirstPage(t *testing.T) {
 }
 
 func TestShortCodes(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -570,6 +583,7 @@ func TestShortCodes(t *testing.T) {
 }
 
 func TestTermsMustBeAgreedTo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	must(t, h.texts.Change(t.Context(), "ana", "en", map[string]string{"portal.terms": "Be *nice*."}))
@@ -686,6 +700,7 @@ func TestStreamsAreLimited(t *testing.T) {
 }
 
 func TestStuckEnrollmentsGetAHint(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -706,6 +721,7 @@ func TestStuckEnrollmentsGetAHint(t *testing.T) {
 }
 
 func TestEndOfAnEnrollmentIsExplained(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -716,6 +732,7 @@ func TestEndOfAnEnrollmentIsExplained(t *testing.T) {
 }
 
 func TestTrustProbeIsAllowedWhereItIsAsked(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{ownCA: true, probe: "https://mdm.example.com:8444/probe.gif"})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -732,6 +749,7 @@ func TestTrustProbeIsAllowedWhereItIsAsked(t *testing.T) {
 }
 
 func TestPreviewIsForWhoMayRead(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	if got := h.person(t, windows).get("/enroll/preview/welcome"); !strings.HasPrefix(got.path, "/login?") {
@@ -779,6 +797,7 @@ func TestEndOfAStream(t *testing.T) {
 }
 
 func TestLanguagesKeepWhatThePageIsAbout(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	p := h.person(t, safari26)
