@@ -3,6 +3,7 @@ package profile
 import (
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -55,17 +56,31 @@ type KeyDescription struct {
 }
 
 // DescribePayloads returns all payloads that Compose can make, in the order of their types.
-func DescribePayloads() []PayloadDescription {
+// They are shared by all callers: read only.
+func DescribePayloads() []PayloadDescription { return slices.Clip(descriptions()) }
+
+// DescribePayload returns the uses of a type of payload: none of one that is not known, or
+// that Compose does not make. They are shared, too.
+func DescribePayload(payloadType string) []PayloadDescription {
 	var all []PayloadDescription
-	for _, payloadType := range PayloadTypes() {
-		all = append(all, DescribePayload(payloadType)...)
+	for _, d := range descriptions() {
+		if d.Type == payloadType {
+			all = append(all, d)
+		}
 	}
 	return all
 }
 
-// DescribePayload returns the uses of a type of payload: none of one that is not known, or
-// that Compose does not make.
-func DescribePayload(payloadType string) []PayloadDescription {
+// descriptions describes all payloads at its first use.
+var descriptions = sync.OnceValue(func() []PayloadDescription {
+	var all []PayloadDescription
+	for _, payloadType := range PayloadTypes() {
+		all = append(all, describePayload(payloadType)...)
+	}
+	return all
+})
+
+func describePayload(payloadType string) []PayloadDescription {
 	if payloadType == enrollmentType {
 		return nil
 	}

@@ -216,5 +216,9 @@ func (v *variables) meant(name string) string {
 		}
 	}
 	slices.Sort(words)
-	return equivalents[command.Nearest(word, words)]
+	nearest := command.Nearest(word, words)
+	if len(word) < 7 && !alike(word, nearest) { // among short words everything is near
+		return ""
+	}
+	return equivalents[nearest]
 }

@@ -186,7 +186,8 @@ func TestVariables(t *testing.T) {
 	p := with(t, map[string]any{"PayloadDescription": "$SERIALNUMBR of {{serial_number}}"},
 		map[string]any{"PayloadType": "com.apple.mail.managed", "PayloadIdentifier": "com.example.$EMAIL",
 			"EmailAddress": "$EMAIL", "EmailAccountName": "${USERNAME}: pa$$word $5 $$HOME", "EmailAccountDescription": "$NOTHING_LIKE_IT",
-			"IncomingMailServerUsername": "%Email% 100% of %20all%", "OutgoingMailServerUsername": "$FLEET_VAR_HOST_END_USER_EMAIL_IDP ${FLEET_VAR_NDES_SCEP_CHALLENGE}"},
+			"IncomingMailServerUsername": "%Email% 100% of %20all%", "OutgoingMailServerUsername": "$FLEET_VAR_HOST_END_USER_EMAIL_IDP ${FLEET_VAR_NDES_SCEP_CHALLENGE}",
+			"IncomingMailServerHostName": "$HOME $EMIAL"},
 		map[string]any{"PayloadType": "com.apple.security.scep", "PayloadContent": map[string]any{
 			"Subject": []any{[]any{[]any{"CN", "%ComputerName%"}}, []any{[]any{"O", "$REALM_USER.EMAIL $MANAGED_APPLE_ID.EMAIL"}}}}},
 		map[string]any{"PayloadType": "com.apple.security.scep", "PayloadContent": map[string]any{"CertificateTemplate": ""}},
@@ -203,6 +204,8 @@ func TestVariables(t *testing.T) {
 		"foreign_variable Configuration PayloadDescription holds {{serial_number}}, which is another server's way to write $SERIALNUMBER. Write $SERIALNUMBER.",
 		"unknown_variable Configuration PayloadDescription holds the unknown variable $SERIALNUMBR. Did you mean $SERIALNUMBER? Write $$SERIALNUMBR for the text $SERIALNUMBR.",
 		"unknown_variable com.apple.mail.managed EmailAccountDescription holds the unknown variable $NOTHING_LIKE_IT. Write $$NOTHING_LIKE_IT for the text $NOTHING_LIKE_IT.",
+		"unknown_variable com.apple.mail.managed IncomingMailServerHostName holds the unknown variable $HOME. Write $$HOME for the text $HOME.",
+		"unknown_variable com.apple.mail.managed IncomingMailServerHostName holds the unknown variable $EMIAL. Did you mean $EMAIL? Write $$EMIAL for the text $EMIAL.",
 		"foreign_variable com.apple.mail.managed IncomingMailServerUsername holds %Email%, which is Mosyle's way to write $EMAIL. Write $EMAIL.",
 		"foreign_variable com.apple.mail.managed OutgoingMailServerUsername holds $FLEET_VAR_HOST_END_USER_EMAIL_IDP, which is Fleet's way to write $EMAIL. Write $EMAIL.",
 		`foreign_variable com.apple.mail.managed OutgoingMailServerUsername holds ${FLEET_VAR_NDES_SCEP_CHALLENGE}, which is Fleet's. Certificates come from certificate templates here: put {"CertificateTemplate": NAME} into the PayloadContent of the SCEP payload.`,
