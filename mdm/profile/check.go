@@ -81,6 +81,9 @@ func (p *Profile) check(t command.Target) ([]Finding, bool) {
 	if target := p.targetDevice(); target != "" && target != t.Platform {
 		c.refuse(SeverityError, command.CodePlatform, "TargetDeviceType", fmt.Sprintf("The profile is for %s alone by its TargetDeviceType.", target))
 	}
+	if !p.has("com.apple.mdm") { // who enrolls, a user or the Mac, is another matter
+		c.scope(p.Scope)
+	}
 	c.keys(nil, p.Top, uses()[topLevel][0].shape, 0)
 	left := len(p.Payloads) == 0
 	for _, payload := range p.Payloads {
@@ -101,6 +104,18 @@ func (p *Profile) check(t command.Target) ([]Finding, bool) {
 	slices.SortStableFunc(c.refusals, worst)
 	slices.SortStableFunc(others, worst)
 	return append(c.refusals, others...), len(c.refusals) > 0
+}
+
+// scope notes that the channel decides for whom a Mac installs a profile, whatever the
+// profile says.
+func (c *checker) scope(scope string) {
+	switch {
+	case c.target.Platform != command.MacOS:
+	case scope == "User" && !c.target.UserChannel:
+		c.add(SeverityNote, CodeScope, "PayloadScope", "PayloadScope of the profile is User, and it is sent to the whole Mac.")
+	case scope == "System" && c.target.UserChannel:
+		c.add(SeverityNote, CodeScope, "PayloadScope", "PayloadScope of the profile is System, and it is sent to one user of the Mac.")
+	}
 }
 
 // payload checks a payload, and returns whether the device takes it. Of several uses of its

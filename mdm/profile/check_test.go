@@ -68,6 +68,8 @@ func TestWhoWouldRefuseAProfile(t *testing.T) {
 		"of a version that nobody knows":            {complete("", "com.apple.declarations"), phone(func(t *command.Target) { t.OSVersion = "" }), false, "", "", ""},
 		"for the whole Mac, sent to a user":         {complete("", "com.apple.security.firewall"), mac(func(t *command.Target) { t.UserChannel = true }), true, command.CodeChannel, "PayloadContent[0]", e},
 		"for a user, sent to the whole Mac":         {complete("", "com.apple.mail.managed"), mac(nil), true, command.CodeChannel, "PayloadContent[0]", e},
+		"for users, sent to the whole Mac":          {complete("<key>PayloadScope</key><string>User</string>", network), mac(nil), false, profile.CodeScope, "PayloadScope", n},
+		"for the whole Mac, sent to one user":       {complete("<key>PayloadScope</key><string>System</string>", network), mac(func(t *command.Target) { t.UserChannel = true }), false, profile.CodeScope, "PayloadScope", n},
 		"a passcode on a Shared iPad":               {complete("", passcode), phone(func(t *command.Target) { t.SharedIPad = is(true) }), true, command.CodeSharedIPad, "PayloadContent[0]", e},
 		"for Macs by its own word":                  {complete("<key>TargetDeviceType</key><integer>5</integer>", network), phone(nil), true, command.CodePlatform, "TargetDeviceType", e},
 		"for phones by its own word":                {complete("<key>TargetDeviceType</key><integer>1</integer>", network), phone(nil), false, "", "", ""},

@@ -121,6 +121,7 @@ type linter struct {
 	profile *Profile
 	now     time.Time
 	common  *shape
+	byUUID  map[string]int // index in Payloads, by PayloadUUID in capitals
 
 	// Of the payload that is looked at.
 	at     Payload // the profile itself: index -1, type Configuration

@@ -128,17 +128,19 @@ func (l *linter) unknownPayload() {
 // Preferences have names of their own, some quite like those of payloads, so that less is a
 // misspelling here than among keys.
 func nearestType(t string) string {
-	nearest := command.Nearest(t, PayloadTypes())
-	if nearest == "" || len(nearest) < 8 {
-		return ""
-	}
-	if !strings.EqualFold(nearest, t) && !alike(strings.ToLower(nearest), strings.ToLower(t)) {
-		return ""
+	lower, nearest := strings.ToLower(t), ""
+	for known := range payloadFacts() {
+		if d := len(known) - len(t); d < -1 || d > 1 || !strings.HasPrefix(known, "com.apple.") {
+			continue
+		}
+		if alike(strings.ToLower(known), lower) && (nearest == "" || known < nearest) {
+			nearest = known
+		}
 	}
 	return nearest
 }
 
-// alike reports whether one insertion, removal, change or swap makes b out of a.
+// alike reports whether at most one insertion, removal, change or swap makes b out of a.
 func alike(a, b string) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -369,7 +371,7 @@ func (l *linter) tell(code string, p command.Platform, key string) {
 	}
 	f := &l.found[i]
 	f.on[p] = true
-	if !slices.Contains(f.keys, key) {
+	if n := len(f.keys); n == 0 || f.keys[n-1] != key { // the platforms of a key come one after the other
 		f.keys = append(f.keys, key)
 	}
 }
@@ -457,7 +459,7 @@ func kindOf(v any) command.Kind {
 		return command.String
 	case bool:
 		return command.Boolean
-	case int64, uint64:
+	case int64, uint64, int:
 		return command.Integer
 	case float64, float32:
 		return command.Real
@@ -502,6 +504,8 @@ func number(v any) (float64, bool) {
 	case int64:
 		return float64(n), true
 	case uint64:
+		return float64(n), true
+	case int:
 		return float64(n), true
 	case float64:
 		return n, true

@@ -44,9 +44,15 @@ func (l *linter) reference(at *place, name, uuid string) {
 	if uuid == "" || differs(uuid) {
 		return
 	}
-	i := slices.IndexFunc(l.profile.Payloads, func(p Payload) bool { return strings.EqualFold(p.UUID, uuid) })
+	if l.byUUID == nil {
+		l.byUUID = make(map[string]int, len(l.profile.Payloads))
+		for i, p := range l.profile.Payloads {
+			l.byUUID[strings.ToUpper(p.UUID)] = i
+		}
+	}
+	i, there := l.byUUID[strings.ToUpper(uuid)]
 	path := at.String()
-	if i < 0 {
+	if !there {
 		l.add(SeverityError, CodeReference, path, "%s in %s names the payload %s, which is not in the profile.", path, l.name(), clip(uuid))
 		return
 	}
@@ -113,7 +119,7 @@ func (l *linter) incomplete(key, format string, args ...any) {
 func (l *linter) passcode(d map[string]any) {
 	if required, set := d["forcePIN"].(bool); set && !required {
 		for _, key := range []string{"minLength", "minComplexChars", "requireAlphanumeric", "maxPINAgeInDays", "pinHistory"} {
-			if v, set := d[key]; set && v != false && v != uint64(0) {
+			if n, isNumber := number(d[key]); isNumber && n != 0 || d[key] == true {
 				l.conflict(key, "%s is a rule for the passcode, and forcePIN is false: who has no passcode need not set one.", key)
 			}
 		}
