@@ -50,6 +50,32 @@ func (p *Profile) Certificates() []string {
 	return slices.Compact(names)
 }
 
+// withRequests returns the profile with what fill returns in all places for certificates. It
+// shares the rest with p.
+func (p *Profile) withRequests(fill func(template string) (any, error)) (*Profile, error) {
+	var content []any
+	for _, payload := range p.Payloads {
+		template, is := payload.certificate()
+		if !is {
+			continue
+		}
+		request, err := fill(template)
+		if err != nil {
+			return nil, err
+		}
+		if content == nil {
+			content = slices.Clone(p.Top["PayloadContent"].([]any)) // a payload has an index in it
+		}
+		filled := maps.Clone(payload.Content)
+		filled["PayloadContent"] = request
+		content[payload.Index] = filled
+	}
+	if content == nil {
+		return p, nil
+	}
+	return p.with("PayloadContent", content), nil
+}
+
 // Content returns the PayloadContent of a com.apple.security.scep, for Expand: all of s but
 // its PayloadUUID, in whose place the profile has one of its own.
 func (s SCEP) Content() (map[string]any, error) {

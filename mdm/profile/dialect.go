@@ -48,6 +48,9 @@ type variables struct {
 }
 
 func (v *variables) problem(code string, in Payload, path, format string, args ...any) {
+	if len(v.problems) >= maxFindings {
+		return // nobody reads on
+	}
 	v.problems = append(v.problems, Finding{
 		Code: code, Severity: SeverityError, PayloadType: in.Type, PayloadIndex: in.Index, Key: path, Reason: fmt.Sprintf(format, args...),
 	})

@@ -64,25 +64,28 @@ type differ struct {
 }
 
 func (d *differ) payloads(a, b []Payload) {
-	var partner = make([]int, len(b)) // index in a
+	partner := make([]int, len(b)) // index in a
 	taken := make([]bool, len(a))
 	for i := range partner {
 		partner[i] = -1
 	}
-	for _, same := range []func(x, y Payload) bool{
-		func(x, y Payload) bool { return x.Identifier != "" && x.Identifier == y.Identifier && x.Type == y.Type },
-		func(x, y Payload) bool { return x.UUID != "" && strings.EqualFold(x.UUID, y.UUID) && x.Type == y.Type },
-		func(x, y Payload) bool { return x.Type == y.Type },
+	for _, name := range []func(Payload) string{
+		func(p Payload) string { return p.Identifier },
+		func(p Payload) string { return strings.ToUpper(p.UUID) },
+		func(Payload) string { return "of the type" },
 	} {
-		for i, y := range b {
-			if partner[i] >= 0 {
-				continue
+		waiting := make(map[[2]string][]int) // of a, by name and type
+		for j, x := range a {
+			if name := name(x); !taken[j] && name != "" {
+				key := [2]string{name, x.Type}
+				waiting[key] = append(waiting[key], j)
 			}
-			for j, x := range a {
-				if !taken[j] && same(x, y) {
-					partner[i], taken[j] = j, true
-					break
-				}
+		}
+		for i, y := range b {
+			key := [2]string{name(y), y.Type}
+			if same := waiting[key]; partner[i] < 0 && len(same) > 0 {
+				partner[i], taken[same[0]] = same[0], true
+				waiting[key] = same[1:]
 			}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,13 +56,11 @@ func (p *Profile) Template() (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	marked := read(top.(map[string]any))
-	for i, payload := range p.Payloads {
-		if name, is := payload.certificate(); is {
-			filled := maps.Clone(marked.Payloads[i].Content)
-			filled["PayloadContent"] = hole(part{certificate: name, request: true})
-			marked = marked.withPayload(payload.Index, filled)
-		}
+	marked, err := read(top.(map[string]any)).withRequests(func(template string) (any, error) {
+		return hole(part{certificate: template, request: true}), nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	raw, err := marked.Encode()
 	if err != nil {

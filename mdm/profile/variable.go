@@ -170,19 +170,9 @@ func (p *Profile) Expand(value func(name string) (string, error), certificates m
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", clip(p.Identifier), err)
 	}
-	expanded := read(top.(map[string]any))
-	for i, payload := range p.Payloads {
-		name, is := payload.certificate()
-		if !is {
-			continue
-		}
-		content, err := request(name, certificates)
-		if err != nil {
-			return nil, fmt.Errorf("profile %s: %w", clip(p.Identifier), err)
-		}
-		filled := maps.Clone(expanded.Payloads[i].Content)
-		filled["PayloadContent"] = content
-		expanded = expanded.withPayload(payload.Index, filled)
+	expanded, err := read(top.(map[string]any)).withRequests(func(template string) (any, error) { return request(template, certificates) })
+	if err != nil {
+		return nil, fmt.Errorf("profile %s: %w", clip(p.Identifier), err)
 	}
 	return expanded, nil
 }
@@ -216,11 +206,4 @@ func variableValue(name string, value func(string) (string, error)) (string, err
 		return "", fmt.Errorf("$%s: %w", clip(name), err)
 	}
 	return v, checkValue(clip(name), v)
-}
-
-// withPayload returns the profile with another dictionary at an index of PayloadContent.
-func (p *Profile) withPayload(index int, payload map[string]any) *Profile {
-	content := slices.Clone(p.Top["PayloadContent"].([]any)) // a payload has an index in it
-	content[index] = payload
-	return p.with("PayloadContent", content)
 }

@@ -128,6 +128,7 @@ func (v *variant) follow(gone map[int]bool) {
 	}
 	payloads := v.allowed.Payloads
 	refers := make([][]int, len(payloads)) // to which others
+	users := make([][]int, len(payloads))  // which others refer to it
 	names := make(map[string]int)
 	for i, payload := range payloads {
 		names[strings.ToUpper(payload.UUID)] = i
@@ -139,7 +140,7 @@ func (v *variant) follow(gone map[int]bool) {
 	for i, payload := range payloads {
 		visitTexts(payload.Content, func(s string) {
 			if j, is := names[strings.ToUpper(s)]; is && j != i && !slices.Contains(refers[i], j) {
-				refers[i] = append(refers[i], j)
+				refers[i], users[j] = append(refers[i], j), append(users[j], i)
 			}
 		})
 	}
@@ -165,13 +166,11 @@ func (v *variant) follow(gone map[int]bool) {
 				continue
 			}
 			served, serves := -1, false
-			for j := range payloads {
-				if j != i && slices.Contains(refers[j], i) {
-					if gone[j] {
-						served = j
-					} else {
-						serves = true
-					}
+			for _, j := range users[i] {
+				if gone[j] {
+					served = j
+				} else {
+					serves = true
 				}
 			}
 			if served >= 0 && !serves {
