@@ -1,6 +1,7 @@
 // Package profile writes and reads configuration profiles: it builds those that enroll
-// a device and those that bring it a certificate, signs profiles, and takes signed ones
-// out of their envelope.
+// a device and those that bring it a certificate, makes others from forms and starters,
+// signs profiles, and takes signed ones out of their envelope. It says what is wrong with
+// a profile and what a device would not take of it, and fills in what is each device's own.
 //
 // It knows nothing of users, devices or certificate authorities, and keeps nothing.
 package profile
