@@ -36,8 +36,13 @@ func (p *Profile) Check(t command.Target) (findings []Finding, refused bool) {
 	}
 	for _, guess := range guesses {
 		t.Platform, t.OSVersion = guess, ""
-		if findings, refused = p.check(t); !refused {
+		found, refused := p.check(t)
+		if !refused {
 			return nil, false
+		}
+		// That it does not exist elsewhere says less than what it needs where it does.
+		if findings == nil || t.UserEnrollment || findings[0].Code == command.CodePlatform && found[0].Code != command.CodePlatform {
+			findings = found
 		}
 	}
 	return findings, true

@@ -79,7 +79,8 @@ func TestWhoWouldRefuseAProfile(t *testing.T) {
 		"a VPN on a personal Mac":                   {complete("", network, "com.apple.vpn.managed"), mac(func(t *command.Target) { t.UserEnrollment = true }), false, profile.CodeUserEnrollment, "PayloadContent[1]", w},
 		"rules that a personal phone ignores":       {complete("", passcode), phone(func(t *command.Target) { t.UserEnrollment = true }), false, profile.CodeIgnored, "PayloadContent[0].minLength", n},
 		"one app on a device of an unknown kind":    {complete("", lock), command.Target{Supervised: is(true)}, false, "", "", ""},
-		"one app, unsupervised, of an unknown kind": {complete("", lock), command.Target{Supervised: is(false)}, true, command.CodePlatform, "PayloadContent[0]", e},
+		"one app, unsupervised, of an unknown kind": {complete("", lock), command.Target{Supervised: is(false)}, true, command.CodeSupervision, "PayloadContent[0]", e},
+		"one app where nothing is known":            {complete("", lock), command.Target{}, true, command.CodeSupervisionUnknown, "PayloadContent[0]", u},
 		"an encrypted profile":                      {[]byte(`<plist><dict><key>PayloadType</key><string>Configuration</string><key>EncryptedPayloadContent</key><data>AA==</data></dict></plist>`), phone(nil), false, "", "", ""},
 		"a profile without payloads":                {complete(""), phone(nil), false, "", "", ""},
 	} {
