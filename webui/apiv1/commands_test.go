@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,7 +109,7 @@ func TestCommandsThatAreRefused(t *testing.T) {
 	for name, tt := range map[string]struct{ body, field string }{
 		"without a type":        {`{"device_ids":["d1"]}`, "request_type"},
 		"of an unknown type":    {to(`"request_type":"MakeCoffee"`), "request_type"},
-		"of a raw type":         {to(`"request_type":"ScheduleOSUpdate"`), "request_type"},
+		"without what it needs": {to(`"request_type":"ScheduleOSUpdate"`), "params.Updates"},
 		"for nobody":            {`{"request_type":"ProfileList"}`, "device_ids"},
 		"for an empty list":     {`{"request_type":"ProfileList","device_ids":[]}`, "device_ids"},
 		"for an empty id":       {`{"request_type":"ProfileList","device_ids":["d1",""]}`, "device_ids[1]"},
@@ -437,11 +438,12 @@ func TestCommandTypesSayWhatAFormNeeds(t *testing.T) {
 		}
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/command-types"}).want(t, 200, &list)
-	if len(list.Items) != 10 {
-		t.Fatalf("%d types, want 10", len(list.Items))
+	if len(list.Items) != 68 {
+		t.Fatalf("%d types, want 68", len(list.Items))
 	}
+	destructive := []string{"ClearActivationLockBypassCode", "DeleteUser", "EraseDevice"}
 	for _, typ := range list.Items {
-		if typ.Destructive != (typ.RequestType == "EraseDevice") {
+		if typ.Destructive != slices.Contains(destructive, typ.RequestType) {
 			t.Errorf("%s: destructive is %v", typ.RequestType, typ.Destructive)
 		}
 		switch typ.RequestType {
