@@ -95,6 +95,8 @@ type Depot struct {
 	name    string
 	newKey  func(authority string, bits int) (*rsa.PrivateKey, error)
 
+	maxLooked int // certificates for one page of a search
+
 	reloading sync.Mutex // held from the reading of authorities until keys has them
 	keys      atomic.Pointer[keyring]
 }
@@ -114,7 +116,7 @@ func Open(ctx context.Context, c Config) (*Depot, error) {
 	}
 	d := &Depot{
 		db: c.DB, box: c.Box, log: c.Log, now: c.Now, urls: urlsAt(c.URL), store: sealedKeys{c.Box},
-		keyBits: c.KeyBits, name: c.Name, newKey: c.NewKey,
+		keyBits: c.KeyBits, name: c.Name, newKey: c.NewKey, maxLooked: maxLooked,
 	}
 	if err := d.openAuthorities(ctx); err != nil {
 		return nil, fmt.Errorf("open depot: %w", err)

@@ -72,11 +72,11 @@ func (d *Depot) Search(tx storage.Tx, f Filter, cursor string, limit int) (list 
 	now := d.now()
 	f = f.normal()
 	looked, last := 0, ""
-	for c, err := range f.scan(tx, cursor) {
+	for c, err := range f.scan(tx, cursor, d.maxLooked) {
 		if err != nil {
 			return nil, "", fmt.Errorf("search certificates: %w", err)
 		}
-		if len(list) == limit || looked == maxLooked {
+		if len(list) == limit || looked == d.maxLooked {
 			return list, last, nil
 		}
 		looked, last = looked+1, string(c.Fingerprint)
@@ -106,10 +106,10 @@ func (f Filter) normal() Filter {
 }
 
 // scan yields the certificates after a cursor that f may want: those of its device, of
-// which there are few, or all.
-func (f Filter) scan(tx storage.Tx, cursor string) iter.Seq2[Certificate, error] {
+// which there are few, or at most looked and one more of all.
+func (f Filter) scan(tx storage.Tx, cursor string, looked int) iter.Seq2[Certificate, error] {
 	if f.DeviceID == "" {
-		r := storage.Range{Limit: maxLooked + 1} // one more says whether a page follows
+		r := storage.Range{Limit: looked + 1} // one more says whether a page follows
 		if cursor != "" {
 			r.Start = append([]byte(cursor), 0)
 		}

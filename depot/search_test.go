@@ -176,7 +176,8 @@ func TestASearchIsBounded(t *testing.T) {
 	storagetest.AnyEngine(t)
 	db := storagetest.Open(t)
 	d := open(t, config(t, db))
-	const all = depot.MaxLooked + 100
+	const looked, all = 100, 110
+	depot.LookAt(d, looked)
 	putCertificates(t, db, all)
 	var first []depot.Certificate
 	var next string
