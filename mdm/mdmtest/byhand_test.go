@@ -69,6 +69,20 @@ func TestARefusedPayloadIsNamedWithItsCode(t *testing.T) {
 	}
 }
 
+func TestADeviceDoesWithoutWhatIsForOtherSystems(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	d := s.enrolled(Options{})
+	wantStatus(t, s.install(t, d.Channel(), s.configuration(s.simple("com.apple.dock"), s.simple("com.apple.wifi.managed"))), StatusAcknowledged)
+	if p := d.Installed("com.example.wifi"); len(p.Payloads) != 1 || p.Payloads[0]["PayloadType"] != "com.apple.wifi.managed" {
+		t.Errorf("the device has %v, want Wi-Fi alone", p.Payloads)
+	}
+	wantError(t, s.install(t, d.Channel(), s.configuration(s.simple("com.apple.dock"))), 4001)
+	if p := d.Installed("com.example.wifi"); p == nil || len(p.Payloads) != 1 {
+		t.Error("a profile of which nothing is left replaced another")
+	}
+}
+
 func TestAPersonChangesProfilesByHand(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

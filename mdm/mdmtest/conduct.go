@@ -65,7 +65,7 @@ func (c *Channel) disturbed(cmd *Command) (r Result, broken bool) {
 	switch {
 	case every(conduct.Drops, c.conduct.commands):
 		return Result{}, true
-	case c.conduct.sessions <= conduct.NotNow && mayDefer(c.dev.opts.Model, c.user != nil, cmd.RequestType):
+	case conduct.NotNow > 0 && c.conduct.sessions <= conduct.NotNow && mayDefer(c.dev.opts.Model, c.user != nil, cmd.RequestType):
 		return Result{Status: StatusNotNow}, false
 	case slices.Contains(conduct.Fails, cmd.RequestType) && (conduct.FailsFor == 0 || c.conduct.failed < conduct.FailsFor):
 		c.conduct.failed++

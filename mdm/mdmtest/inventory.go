@@ -73,7 +73,7 @@ func (c *Channel) deviceInformation(f *fields) Result {
 	d := c.dev
 	queries := f.strings("Queries")
 	if f.err == nil && len(queries) == 0 {
-		f.err = errors.New("Queries is empty")
+		f.err = errors.New("the array Queries is empty")
 	}
 	d.mu.Lock()
 	facts := c.facts()

@@ -44,7 +44,7 @@ type Profile struct {
 	PKCS12s      []PKCS12Payload
 	Certificates []*x509.Certificate // of certificate payloads
 	Roots        []*x509.Certificate // those among them that TLS trusts afterwards
-	Payloads     []Dict              // without those that a Mac's User Enrollment skips
+	Payloads     []Dict              // without those that the device leaves out
 
 	top Dict
 }
@@ -223,9 +223,11 @@ func (p *Profile) readMDM(rules Rules) error {
 	return nil
 }
 
-// payloads checks what every payload needs and keeps those that the enrollment allows.
+// payloads checks what every payload needs and keeps those that the system knows and the
+// enrollment allows.
 func (p *Profile) payloads(content []Dict, rules Rules) error {
 	seen := map[string]bool{}
+	var skipped error
 	for i, d := range content {
 		f := fields{dict: d}
 		identifier, uuid := f.payload("")
@@ -237,14 +239,17 @@ func (p *Profile) payloads(content []Dict, rules Rules) error {
 			return fmt.Errorf("payload %d: PayloadIdentifier or PayloadUUID repeats", i)
 		}
 		seen["i"+identifier], seen["u"+uuid] = true, true
-		err := rules.accept(kind)
-		if errors.Is(err, errForbidden) && rules.Model == Mac {
-			continue // skipped silently (PROTOCOL 3.8)
-		}
-		if err != nil {
+		switch err := rules.accept(kind); {
+		case errors.Is(err, errForeign), errors.Is(err, errForbidden) && rules.Model == Mac: // PROTOCOL 3.8
+			skipped = fmt.Errorf("payload %s %w", kind, err)
+			continue
+		case err != nil:
 			return fmt.Errorf("payload %s %w", kind, err)
 		}
 		p.Payloads = append(p.Payloads, d)
+	}
+	if len(p.Payloads) == 0 {
+		return fmt.Errorf("nothing is left of it: %w", skipped)
 	}
 	return nil
 }
@@ -608,14 +613,17 @@ var (
 	errDeclaration = &refusedPayload{4023, "does not come by InstallProfile"}
 )
 
-// accept says why a device refuses a type of payload, or returns nil. What no table of
+// accept says why a device does not take a type of payload, or returns nil. What no table of
 // Apple's knows is some app's own, and is taken outside of a User Enrollment. A type that
-// Apple has for other systems only is refused, whereas some systems would carry it along
-// without effect: a server should not send it.
+// Apple has for other systems only, or for other versions, has no effect: a device does
+// without it.
 func (r Rules) accept(kind string) error {
 	uses := documented().payloads[kind]
-	if kind == "com.apple.declarations" {
+	switch kind {
+	case "com.apple.declarations":
 		return errDeclaration
+	case "com.apple.mdm": // a Watch that enrols becomes supervised
+		return nil
 	}
 	if len(uses) == 0 && !r.UserEnrollment {
 		return nil
