@@ -190,6 +190,12 @@ var filled = map[string][]string{
 	"VerifyRecoveryLock":     {"Password"},
 }
 
+// ours are keys of the Command dictionary that Apple's table does not have, and no device gets:
+// whoever queues a command puts others in their place.
+var ours = map[string][]Key{
+	"SetAutoAdminPassword": {{Name: PasswordKey, Kind: String}},
+}
+
 //go:embed commands.json
 var commandsJSON []byte
 
@@ -219,6 +225,7 @@ func parseCatalogue(data []byte) (map[string]Type, error) {
 	for _, t := range file.Commands {
 		t.Destructive = slices.Contains(destructive, t.RequestType)
 		t.Filled = filled[t.RequestType]
+		t.Keys = append(t.Keys, ours[t.RequestType]...)
 		for i := range t.Keys {
 			t.Keys[i].Required = t.Keys[i].Required && !slices.Contains(t.Filled, t.Keys[i].Name)
 		}

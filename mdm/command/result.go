@@ -27,7 +27,7 @@ var protocolKeys = []string{
 // FDE_PersonalRecoveryKeyCMS is encrypted, but not for those who read results.
 var secretKeys = []string{
 	"password", "passwordhash", "passcode",
-	"bypasscode", "pushmagic",
+	"bypasscode", "pushmagic", "redemptioncode",
 	"recoverykey", "recoverykeycms", "challenge",
 	"token", "secret", "apikey", "privatekey", // in what apps are configured with
 }

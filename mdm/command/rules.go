@@ -142,7 +142,10 @@ func obey(requestType string, d map[string]any) error {
 			}
 		}
 	case "SetAutoAdminPassword":
-		r.notEmpty("passwordHash")
+		r.notEmpty("passwordHash", PasswordKey)
+		if d["passwordHash"] != nil && d[PasswordKey] != nil {
+			r.wrong(PasswordKey, "must not stand beside passwordHash: the hash is made of it")
+		}
 	case "SetFirmwarePassword":
 		// An empty NewPassword takes the password away.
 		for _, name := range []string{"CurrentPassword", "NewPassword"} {
