@@ -295,7 +295,7 @@ func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
 	if err := s.mdm.ForgetSecrets(tx, id); err != nil {
 		return err
 	}
-	return mdm.ForgetAttributes(tx, id)
+	return s.inventory.Forget(tx, id)
 }
 
 // failRefused tells the attempt and the audit log why its device was turned away. The

@@ -179,9 +179,6 @@ func (s *Service) follow(tx storage.Tx, c caller, ch mdm.Device, e *mdm.Entry) e
 	if e == nil || !e.State.Final() {
 		return nil
 	}
-	if e.State == mdm.Acknowledged && e.RequestType == "DeviceInformation" {
-		return mdm.LearnInformation(tx, &ch, e.Result)
-	}
 	if err := s.payloads.Answered(tx, *e); err != nil {
 		return err
 	}

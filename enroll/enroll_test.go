@@ -21,6 +21,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
@@ -32,9 +33,10 @@ import (
 // test moves.
 type house struct {
 	*enroll.Service
-	mdm   *mdm.Service
-	db    storage.DB
-	depot *depot.Depot
+	mdm       *mdm.Service
+	inventory *inventory.Service
+	db        storage.DB
+	depot     *depot.Depot
 	*clock
 
 	mu      sync.Mutex
@@ -89,13 +91,16 @@ func houseOn(t testing.TB, db storage.DB, c *clock, change ...func(*enroll.Confi
 	if err != nil {
 		t.Fatal(err)
 	}
+	if h.inventory, err = inventory.New(inventory.Config{DB: h.db, MDM: h.mdm, Log: log, Now: h.now}); err != nil {
+		t.Fatal(err)
+	}
 	topics, err := apns.NewCertificates(box, h.now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	root := h.depot.Root()
 	config := enroll.Config{
-		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Refusals: h,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Inventory: h.inventory, Refusals: h,
 		Sign: func(p []byte) ([]byte, error) {
 			return profile.Sign(p, root.Certificate(), root.Signer())
 		},

@@ -217,6 +217,9 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) e
 	if err := s.payloads.DeviceGone(tx, d.ID); err != nil {
 		return err
 	}
+	if err := s.inventory.Left(tx, d.ID); err != nil {
+		return err
+	}
 	if d.ParentID == "" {
 		if err := trusts.Delete(tx, string(d.ID)); err != nil { // its profile is gone, and the roots in it
 			return err

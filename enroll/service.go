@@ -60,13 +60,25 @@ type Payloads interface {
 	Revoked(tx storage.Tx, c depot.Certificate) error
 }
 
+// Inventory is told of enrollments whose devices are to be asked about themselves, in the
+// transaction in which they begin or end. User channels are among them. *inventory.Service is
+// one.
+type Inventory interface {
+	// Enrolled follows up that an enrollment is complete.
+	Enrolled(tx storage.Tx, d mdm.Device) error
+	// Left follows up the end of one: what is known of the device stays.
+	Left(tx storage.Tx, id mdm.DeviceID) error
+	// Forget follows up that the device begins anew.
+	Forget(tx storage.Tx, id mdm.DeviceID) error
+}
+
 // Refusals takes the refusals of certificates, which have no transaction to be recorded
 // in, for the audit log. *event.Recorder is one.
 type Refusals interface {
 	Refused(ctx context.Context, e event.Event)
 }
 
-// Config says what a Service needs. Payloads, Refusals, Tokens, DeviceCAs,
+// Config says what a Service needs. Payloads, Inventory, Refusals, Tokens, DeviceCAs,
 // Organisation, IncludeRoot and Demo may be zero.
 type Config struct {
 	DB       storage.DB
@@ -76,8 +88,10 @@ type Config struct {
 	Topics   Topics
 	Sign     Signer
 	Payloads Payloads
-	Refusals Refusals
-	Tokens   Tokens
+	// Inventory, if it is nil, keeps nothing but a device's record, and asks nothing.
+	Inventory Inventory
+	Refusals  Refusals
+	Tokens    Tokens
 
 	// DeviceCAs are who issues identities to devices; nil: Apple.
 	DeviceCAs *machineinfo.Authorities
@@ -100,9 +114,10 @@ type Service struct {
 	topics Topics
 	sign   Signer
 
-	payloads Payloads
-	refusals Refusals
-	tokens   Tokens
+	payloads  Payloads
+	inventory Inventory
+	refusals  Refusals
+	tokens    Tokens
 
 	deviceCAs machineinfo.Authorities
 
@@ -128,6 +143,9 @@ func New(c Config) (*Service, error) {
 	if c.Payloads == nil {
 		c.Payloads = noPayloads{}
 	}
+	if c.Inventory == nil {
+		c.Inventory = noInventory{}
+	}
 	if c.Refusals == nil {
 		c.Refusals = noRefusals{}
 	}
@@ -139,7 +157,7 @@ func New(c Config) (*Service, error) {
 		c.DeviceCAs = &apple
 	}
 	return &Service{
-		payloads: c.Payloads, refusals: c.Refusals, tokens: c.Tokens, deviceCAs: *c.DeviceCAs,
+		payloads: c.Payloads, inventory: c.Inventory, refusals: c.Refusals, tokens: c.Tokens, deviceCAs: *c.DeviceCAs,
 		db: c.DB, box: c.Box, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot, demo: c.Demo,
 		log: c.Log, now: c.Now,
@@ -157,6 +175,13 @@ func (noPayloads) Answered(storage.Tx, mdm.Entry) error        { return nil }
 func (noPayloads) DeviceGone(storage.Tx, mdm.DeviceID) error   { return nil }
 func (noPayloads) Suspended(storage.Tx, mdm.DeviceID) error    { return nil }
 func (noPayloads) Revoked(storage.Tx, depot.Certificate) error { return nil }
+
+// noInventory is for a server that asks devices nothing by itself.
+type noInventory struct{}
+
+func (noInventory) Enrolled(storage.Tx, mdm.Device) error       { return nil }
+func (noInventory) Left(storage.Tx, mdm.DeviceID) error         { return nil }
+func (noInventory) Forget(tx storage.Tx, id mdm.DeviceID) error { return mdm.ForgetAttributes(tx, id) }
 
 // noRefusals is for a server that keeps no record of them.
 type noRefusals struct{}

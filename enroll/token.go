@@ -97,6 +97,9 @@ func (s *Service) deviceToken(tx storage.Tx, c caller, m TokenUpdateMessage) (en
 func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
 	d.State = mdm.Enrolled
 	d.EnrolledAt = s.now().UTC()
+	if err := s.inventory.Enrolled(tx, *d); err != nil {
+		return err
+	}
 	a, err := attempts.Get(tx, d.AttemptID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil // swept
@@ -148,6 +151,9 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 		// channel that begins at the same moment; nor must two users of one User
 		// Enrollment miss each other.
 		if err := mdm.PutDevice(tx, parent); err != nil {
+			return "", false, err
+		}
+		if err := s.inventory.Enrolled(tx, u); err != nil {
 			return "", false, err
 		}
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -171,6 +172,10 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	stock, err := inventory.New(inventory.Config{DB: s.db, MDM: devices, Log: log, Now: now})
+	if err != nil {
+		return nil, err
+	}
 	pushCertificates, err := apns.NewCertificates(s.box, now)
 	if err != nil {
 		return nil, err
@@ -203,7 +208,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	enrollment, err = enroll.New(enroll.Config{
-		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Refusals: events, Tokens: organisation,
+		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Inventory: stock, Refusals: events, Tokens: organisation,
 		Sign:      sign,
 		ServerURL: serverURL, IncludeRoot: ownCA, Demo: cfg.demo > 0,
 		Log: log, Now: now,
@@ -441,6 +446,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"identity", people.Run},
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},
+			{"inventory", stock.Run},
 			{"enrollment", enrollment.Run},
 			{"payload certificates", payloads.Run},
 			{"invitations", invitations.Run},

@@ -27,6 +27,7 @@ import (
 	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/checkin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -103,6 +104,8 @@ func newHouseOn(t testing.TB, db storage.DB) *house {
 	must(t, err)
 	h.mdm, err = gatehouse.New(gatehouse.Config{DB: h.db, Box: box, Log: log, Now: h.now})
 	must(t, err)
+	stock, err := inventory.New(inventory.Config{DB: h.db, MDM: h.mdm, Log: log, Now: h.now})
+	must(t, err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(t, err)
 
@@ -117,7 +120,7 @@ func newHouseOn(t testing.TB, db storage.DB) *house {
 	must(t, err)
 	root := h.depot.Root()
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, ServerURL: serverURL, Log: log, Now: h.now,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Inventory: stock, ServerURL: serverURL, Log: log, Now: h.now,
 		Sign: func(p []byte) ([]byte, error) { return profile.Sign(p, root.Certificate(), root.Signer()) },
 	})
 	must(t, err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -18,7 +19,13 @@ func (s *Service) learn(tx storage.Tx, e mdm.Entry) error {
 		return nil
 	}
 	source := Source(e.RequestType)
-	tx.Prefetch(records.Read(recordKey(e.DeviceID, source)), mdm.ReadDevice(e.DeviceID), mdm.ReadAttributes(e.DeviceID))
+	tx.Prefetch(records.Read(recordKey(e.DeviceID, source)), mdm.ReadDevice(e.DeviceID))
+	switch {
+	case source == DeviceInformation:
+		tx.Prefetch(mdm.ReadAttributes(e.DeviceID))
+	case source.isList() && e.Identifier != identifier:
+		tx.Prefetch(mdm.ReadPayload(e)...)
+	}
 	r, err := getRecord(tx, e.DeviceID, source)
 	if err != nil {
 		return err
@@ -51,9 +58,12 @@ func (s *Service) learnAnswer(tx storage.Tx, r record, e mdm.Entry) error {
 	if err != nil {
 		return err
 	}
-	if ours := e.Identifier == identifier; !ours {
+	if ours := e.Identifier == identifier; !ours && r.Source.isList() {
 		params, err := s.mdm.Asked(tx, e)
-		if err != nil || !whole(d, r.Source, params) {
+		if errors.Is(err, command.ErrRaw) || err == nil && !whole(d, r.Source, params) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

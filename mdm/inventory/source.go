@@ -73,12 +73,9 @@ func (q question) build(uuid string) ([]byte, error) {
 	return command.Build(string(q.source), params, uuid)
 }
 
-// whole says whether the answer to a command with params, which somebody sent to d, is all that
+// whole says whether a list that answers a command with params, which somebody sent to d, is all that
 // inventory itself would ask for, so that it may take the place of what is known.
 func whole(d mdm.Device, s Source, params map[string]any) bool {
-	if !s.isList() {
-		return true
-	}
 	for _, narrowed := range []string{"Identifiers", "Items"} {
 		if _, ok := params[narrowed]; ok {
 			return false
