@@ -113,21 +113,26 @@ func older(a, b string) bool {
 	return false
 }
 
-// everyone yields devices of a platform in all that decides on commands.
+// everyone yields devices of a platform in all that decides on commands. What rights they have
+// is varied by itself: it hangs together with nothing else.
 func everyone(platform, introduced string) []someone {
 	yes, no := true, false
 	maybe := []*bool{nil, &yes, &no}
 	var all []someone
 	for _, enrollment := range []string{"device", "user", "account_device", "user_channel"} {
-		for _, version := range []string{"", "1.0", introduced, "26.6", "27.0"} {
+		for _, version := range []string{"", "1.0", introduced, "27.0"} {
 			for _, supervised := range maybe {
 				for _, ade := range maybe {
 					for _, shared := range maybe {
-						for _, rights := range []int{0, 8191, 8191 &^ 4, 8191 &^ 4096, 8191 &^ 2048} {
-							all = append(all, someone{platform, enrollment, version, supervised, ade, shared, rights})
-						}
+						all = append(all, someone{platform, enrollment, version, supervised, ade, shared, 0})
 					}
 				}
+			}
+		}
+		for _, shared := range maybe {
+			all = append(all, someone{platform, enrollment, introduced, &yes, &yes, shared, 8191})
+			for bit := 1; bit < 8192; bit *= 2 {
+				all = append(all, someone{platform, enrollment, introduced, &yes, &yes, shared, 8191 &^ bit})
 			}
 		}
 	}
