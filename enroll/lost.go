@@ -125,6 +125,18 @@ func (s *Service) found(ctx context.Context, id mdm.DeviceID, by event.Event, ge
 	return nil
 }
 
+// ReportedLost returns the devices of which there are reports: a few.
+func ReportedLost(tx storage.Tx) (map[mdm.DeviceID]bool, error) {
+	ids := make(map[mdm.DeviceID]bool)
+	for l, err := range lost.All(tx, storage.Range{}) {
+		if err != nil {
+			return nil, fmt.Errorf("reports of lost devices: %w", err)
+		}
+		ids[l.DeviceID] = true
+	}
+	return ids, nil
+}
+
 // LostDevices returns the reports there are of these devices, by their IDs.
 func (s *Service) LostDevices(ctx context.Context, ids ...mdm.DeviceID) (reports map[mdm.DeviceID]Lost, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {

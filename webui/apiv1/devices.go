@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -23,7 +24,9 @@ type deviceJSON struct {
 	SerialNumber        string         `json:"serial_number"`
 	DeviceName          string         `json:"device_name"`
 	Model               string         `json:"model"`
+	Platform            string         `json:"platform"` // empty: not known
 	OSVersion           string         `json:"os_version"`
+	Supervised          *bool          `json:"supervised"` // null: not known
 	User                string         `json:"user"`
 	ManagedAppleAccount string         `json:"managed_apple_account"`
 	EnrollmentMode      *string        `json:"enrollment_mode"` // Apple's word; null: not by account
@@ -40,7 +43,8 @@ func device(o mdm.Overview) deviceJSON {
 	out := deviceJSON{
 		ID: string(o.ID), EnrollmentType: string(o.Type), Ownership: string(o.Ownership), State: string(o.State),
 		UDID: o.UDID, EnrollmentID: o.EnrollmentID, ParentID: string(o.ParentID),
-		SerialNumber: o.SerialNumber, DeviceName: o.DeviceName, Model: cmp.Or(o.Model, o.ProductName), OSVersion: o.OSVersion,
+		SerialNumber: o.SerialNumber, DeviceName: o.DeviceName, Model: cmp.Or(o.Model, o.ProductName),
+		Platform: string(command.PlatformOf(cmp.Or(o.ProductName, o.Model))), OSVersion: o.OSVersion, Supervised: o.Supervised,
 		User: o.User, ManagedAppleAccount: o.ManagedAppleAccount, EnrollmentMode: enrollmentMode(o.EnrollmentMode),
 		EnrolledAt: timestamp(o.EnrolledAt), LastSeenAt: timestamp(o.LastSeenAt),
 		PendingCommands: o.PendingCommands, Attributes: o.Attributes,
@@ -59,30 +63,6 @@ func enrollmentMode(m string) *string {
 }
 
 func (d *deviceJSON) lost(l enroll.Lost) { d.LostReportedAt, d.LostNote = timestamp(l.At), l.Note }
-
-func (a *API) listDevices(w http.ResponseWriter, r *http.Request) error {
-	cursor, limit, err := pageOf(r)
-	if err != nil {
-		return err
-	}
-	devices, next, err := a.mdm.Devices(r.Context(), cursor, limit)
-	if err != nil {
-		return err
-	}
-	ids := make([]mdm.DeviceID, len(devices))
-	for i, d := range devices {
-		ids[i] = d.ID
-	}
-	lost, err := a.enroll.LostDevices(r.Context(), ids...)
-	if err != nil {
-		return err
-	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(devices, next, func(o mdm.Overview) deviceJSON {
-		out := device(o)
-		out.lost(lost[o.ID])
-		return out
-	}))
-}
 
 func (a *API) getDevice(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r, "id")

@@ -123,7 +123,7 @@ func TestQueriesThatAreRefused(t *testing.T) {
 			}
 		})
 	}
-	h.do(t, exchange{method: "GET", path: "/api/v1/devices?some=thing&limit=1000"}).want(t, 200, nil)
+	h.do(t, exchange{method: "GET", path: "/api/v1/certificates?some=thing&limit=1000"}).want(t, 200, nil)
 }
 
 func TestWhatIsNotThere(t *testing.T) {
