@@ -26,6 +26,15 @@ const (
 	Drifted   State = "drifted"   // the device has something else than what was last agreed on
 )
 
+// Valid says that there is such a state.
+func (s State) Valid() bool {
+	switch s {
+	case Sent, Installed, Failed, Removing, Removed, Drifted:
+		return true
+	}
+	return false
+}
+
 // there says that the profile is, or may be, on the device.
 func (s State) there() bool { return s != Failed && s != Removed }
 

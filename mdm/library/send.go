@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +55,7 @@ type Order struct {
 	// take, where there is one.
 	Reduce    bool
 	ExpiresIn time.Duration // 0: as of [mdm.NewCommand]
+	Batch     string        // ID of the batch that it makes; empty: a new one
 	By        string
 }
 
@@ -86,7 +88,7 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 		}
 	}
 	m := &maker{s: s, v: v, whole: p, reduce: o.Reduce, by: o.By}
-	batch := mdm.NewUUID()
+	batch := cmp.Or(o.Batch, mdm.NewUUID())
 	err = s.DB.Update(ctx, func(tx storage.Tx) error {
 		out = Sending{Version: v}
 		ids, err := o.Targets.resolve(tx)
@@ -101,7 +103,7 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 		for i, g := range groups {
 			commands[i] = mdm.NewCommand{
 				UUID: g.uuid, RequestType: "InstallProfile", Identifier: p.Identifier, Plist: g.plist, Targets: g.ids,
-				ExpiresIn: o.ExpiresIn, Origin: origin(v), Personalize: g.personalize,
+				ExpiresIn: o.ExpiresIn, Origin: origin(v, g.reduced), Personalize: g.personalize,
 			}
 		}
 		name := fmt.Sprintf("%s, version %d", p.DisplayName, v.Number)
@@ -124,12 +126,20 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 	return out, nil
 }
 
-func origin(v Version) string { return fmt.Sprintf("profile/%s/%d", v.ProfileID, v.Number) }
+const reducedSuffix = "/reduced"
+
+func origin(v Version, reduced bool) string {
+	o := fmt.Sprintf("profile/%s/%d", v.ProfileID, v.Number)
+	if reduced {
+		o += reducedSuffix
+	}
+	return o
+}
 
 // OfProfile returns the profile and the version that a command's Origin names; ok is false
 // where it was not made by this package.
 func OfProfile(origin string) (id string, version int, ok bool) {
-	rest, ok := strings.CutPrefix(origin, "profile/")
+	rest, ok := strings.CutPrefix(strings.TrimSuffix(origin, reducedSuffix), "profile/")
 	if !ok {
 		return "", 0, false
 	}
@@ -137,9 +147,12 @@ func OfProfile(origin string) (id string, version int, ok bool) {
 	if !ok {
 		return "", 0, false
 	}
-	_, err := fmt.Sscanf(number, "%d", &version)
+	version, err := strconv.Atoi(number)
 	return id, version, err == nil
 }
+
+// Reduced says that the command with an Origin brings a part of a profile only.
+func Reduced(origin string) bool { return strings.HasSuffix(origin, reducedSuffix) }
 
 // sent keeps that profiles are on their way.
 func (s *Service) sent(tx storage.Tx, out Sending, by string) error {

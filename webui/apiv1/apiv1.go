@@ -161,6 +161,22 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/commands/{uuid}", scopes: reading, handle: a.getCommand},
 		{pattern: "GET /api/v1/command-types", scopes: reading, handle: a.listCommandTypes},
 
+		{pattern: "POST /api/v1/profiles", scopes: managing, handle: a.addProfile, command: true},
+		{pattern: "GET /api/v1/profiles", scopes: reading, handle: a.listProfiles},
+		{pattern: "POST /api/v1/profiles/lint", scopes: reading, handle: a.lintProfile, command: true},
+		{pattern: "GET /api/v1/profiles/{id}", scopes: reading, handle: a.getProfile},
+		{pattern: "PUT /api/v1/profiles/{id}", scopes: managing, handle: a.replaceProfile, command: true},
+		{pattern: "DELETE /api/v1/profiles/{id}", scopes: managing, handle: a.deleteProfile},
+		{pattern: "GET /api/v1/profiles/{id}/versions", scopes: reading, handle: a.listProfileVersions},
+		{pattern: "GET /api/v1/profiles/{id}/versions/{version}", scopes: reading, handle: a.getProfileVersion},
+		{pattern: "GET /api/v1/profiles/{id}/versions/{version}/download", scopes: managing, handle: a.downloadProfile}, // it may hold passwords
+		{pattern: "GET /api/v1/profiles/{id}/diff", scopes: reading, handle: a.diffProfile},
+		{pattern: "POST /api/v1/profiles/{id}/check", scopes: reading, handle: a.checkProfile, command: true},
+		{pattern: "POST /api/v1/profiles/{id}/send", scopes: managing, handle: a.sendProfile, command: true},
+		{pattern: "POST /api/v1/profiles/{id}/remove", scopes: managing, handle: a.removeProfile, command: true},
+		{pattern: "GET /api/v1/profiles/{id}/devices", scopes: reading, handle: a.listProfileDevices},
+		{pattern: "GET /api/v1/devices/{id}/profiles", scopes: reading, handle: a.listDeviceProfiles},
+
 		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
 		{pattern: "POST /api/v1/certificates", scopes: issuing, handle: a.createCertificate},
 		{pattern: "GET /api/v1/certificates/summary", scopes: auditing, handle: a.summarizeCertificates},

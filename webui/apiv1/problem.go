@@ -19,6 +19,8 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -67,6 +69,13 @@ var problems = []struct {
 	{depot.ErrNotSettled, http.StatusConflict, "ca_not_settled", "The authority issued certificates less than a minute ago: ask again then", false},
 	{depot.ErrAuthorityExpired, http.StatusConflict, "ca_expired", "The authority has expired", false},
 	{enroll.ErrRolloverUnderWay, http.StatusConflict, "rollover_under_way", "A rollover of this authority is under way", false},
+	{profile.ErrNotProfile, http.StatusUnprocessableEntity, "not_a_profile", "The body is not a configuration profile", true},
+	{profile.ErrNoStarter, http.StatusNotFound, "not_found", "Not found", false},
+	{library.ErrReserved, http.StatusConflict, "profile_reserved", "This server uses that PayloadIdentifier for profiles of its own: give the profile another", false},
+	{library.ErrOtherIdentifier, http.StatusConflict, "other_profile", "The PayloadIdentifier is another profile’s: POST it to /api/v1/profiles", false},
+	{library.ErrInUse, http.StatusConflict, "profile_in_use", "The profile is on devices: remove it from them first", false},
+	{library.ErrTooManyVersions, http.StatusConflict, "too_many_versions", "The profile has too many versions: delete it and begin anew", false},
+	{issuance.ErrCarried, http.StatusConflict, "certificate_of_profile", "A profile brings the certificate: remove that from the device", false},
 	{command.ErrRaw, http.StatusBadRequest, "invalid_command", "The body is not a command", true},
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
@@ -116,6 +125,8 @@ func problemOf(err error) *problem {
 		ofRequest *depot.FieldError
 		ofUser    *identity.FieldError
 		invited   invite.FieldErrors
+		ofProfile *library.FieldError
+		variables *library.VariablesError
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -132,6 +143,16 @@ func problemOf(err error) *problem {
 		}
 		if n := len(invited) - 1; n > 0 { // there may be a thousand
 			p.Detail += fmt.Sprintf(" So it is with %d more.", n)
+		}
+		return p
+	case errors.As(err, &ofProfile):
+		return invalid(ofProfile.Field, ofProfile.Reason)
+	case errors.As(err, &variables):
+		p := &problem{Problem: webui.Problem{
+			Status: http.StatusUnprocessableEntity, Code: "unknown_variables", Title: "The profile has variables that nobody knows", Detail: variables.Error() + " Nothing was sent.",
+		}}
+		for _, f := range variables.Findings {
+			p.Errors = append(p.Errors, fieldError{f.Path(), f.Reason})
 		}
 		return p
 	case errors.As(err, &ofNames):
