@@ -230,6 +230,7 @@ func TestReplicasShareACertificateAndAnswerEachOthersChallenges(t *testing.T) {
 }
 
 func TestWherePlainHTTPIsListenedFor(t *testing.T) {
+	storagetest.AnyEngine(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()
@@ -263,6 +264,7 @@ func TestWherePlainHTTPIsListenedFor(t *testing.T) {
 }
 
 func TestPlainHTTPLeadsToTLS(t *testing.T) {
+	storagetest.AnyEngine(t)
 	to := &url.URL{Scheme: "https", Host: "mdm.example.com:8443"}
 	for name, tt := range map[string]struct {
 		method, target, auth string

@@ -1,8 +1,13 @@
 package main
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+)
 
 func TestCollectorGetsRoomOfAFixedSize(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		live uint64
 		want int

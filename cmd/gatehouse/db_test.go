@@ -342,6 +342,7 @@ func TestACopyOutlivesItsKill(t *testing.T) {
 }
 
 func TestProgressIsBriefInALogAndFreshOnATerminal(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, tt := range map[string]struct {
 		terminal bool
 		want     string

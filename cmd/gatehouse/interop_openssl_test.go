@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestOpenSSLAgreesAboutRevocations asks where the certificate says, by OCSP and by the
 // CRL, before the revocation and at once after it.
 func TestOpenSSLAgreesAboutRevocations(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "openssl")
 	s := startProcess(t, "")
@@ -92,6 +94,7 @@ func TestOpenSSLAgreesAboutRevocations(t *testing.T) {
 
 // TestOpenSSLReadsASCEPReply takes a reply apart that the simulated device has asked for.
 func TestOpenSSLReadsASCEPReply(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "openssl")
 	s := startProcess(t, "")

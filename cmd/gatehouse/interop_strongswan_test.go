@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // pki runs strongSwan's tool and returns what it prints on standard output and what
@@ -41,6 +43,7 @@ func scepca(t *testing.T, url string) string {
 // TestStrongSwanGetsCertificatesAndRenewsThem is a VPN gateway's day: it knows the URL,
 // a static challenge and, from elsewhere, the root.
 func TestStrongSwanGetsCertificatesAndRenewsThem(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	tool(t, "pki")
 	s := startProcess(t, "")

@@ -20,6 +20,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // relay passes connections on to a server until it is closed.
@@ -146,6 +147,7 @@ func (c *composed) userNamed(t testing.TB, login string) (u struct {
 // TestADirectoryIsSetUpTriedAndUsed is the story of an operator with a directory, and of a
 // person in it who leaves.
 func TestADirectoryIsSetUpTriedAndUsed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	dir := ldaptest.Open(t)
 	c := newComposed(t, nil)
@@ -238,6 +240,7 @@ func TestADirectoryIsSetUpTriedAndUsed(t *testing.T) {
 
 // TestADirectoryThatIsDownLetsNobodyIn is ENR-07.
 func TestADirectoryThatIsDownLetsNobodyIn(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	dir := ldaptest.Open(t)
 	c := newComposed(t, nil)
@@ -288,6 +291,7 @@ func TestADirectoryThatIsDownLetsNobodyIn(t *testing.T) {
 
 // TestWrongSettingsOfADirectoryAreNamed is about what the API answers.
 func TestWrongSettingsOfADirectoryAreNamed(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	for name, tt := range map[string]struct {

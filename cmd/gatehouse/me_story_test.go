@@ -8,6 +8,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
@@ -15,6 +16,7 @@ import (
 // at what is stored about the phone, and has it remove its management, all without a
 // script.
 func TestSomebodyTakesTheirPhoneOutOfManagement(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	browser := browsertest.Open(t)
 	c := newComposed(t, nil)

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // mutual is a server with an address that asks for client certificates.
@@ -104,6 +105,7 @@ func (m *mutual) est(t *testing.T, client *http.Client, at, operation string, cs
 // TestARenewalByESTNeedsTheOldCertificate enrolls by token at the usual address, and
 // renews by certificate where one is asked for.
 func TestARenewalByESTNeedsTheOldCertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const header = "X-Client-Cert"
 	m := startMutual(t, "--client-cert-header", header, "--trusted-proxy", "192.0.2.1")
 	csr, key := printer(t, "printer")
@@ -169,6 +171,7 @@ func selfSigned(t *testing.T, cert *x509.Certificate) (*x509.Certificate, *ecdsa
 }
 
 func TestTheAddressThatAsksForCertificatesServesNothingElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	m := startMutual(t)
 	client := m.with(t, nil)
 	for path, want := range map[string]int{
@@ -226,6 +229,7 @@ func TestTheAddressThatAsksForCertificatesServesNothingElse(t *testing.T) {
 // TestAnUploadedRequestIsGranted asks by /api/csr for what the template leaves no
 // choice about, and for what nobody gets.
 func TestAnUploadedRequestIsGranted(t *testing.T) {
+	storagetest.AnyEngine(t)
 	m := startMutual(t)
 	post := func(query string, body []byte) (int, []byte) {
 		t.Helper()

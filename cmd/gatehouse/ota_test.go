@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // asked begins an enrollment at a portal that asks devices what they are, and returns its
@@ -38,6 +39,7 @@ func (c *composed) asked(t testing.TB) (string, []byte) {
 // TestADeviceSaysWhatItIsBeforeItEnrolls goes the whole way, at a server that has Apple's
 // authority pinned and only logs who is not by it.
 func TestADeviceSaysWhatItIsBeforeItEnrolls(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for _, model := range []mdmtest.Model{mdmtest.IPhone, mdmtest.Mac} {
 		t.Run(string(model), func(t *testing.T) {
 			c := newComposed(t, nil)
@@ -73,6 +75,7 @@ func TestADeviceSaysWhatItIsBeforeItEnrolls(t *testing.T) {
 }
 
 func TestWhatTheAddressOfDeliveriesAnswers(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	_, raw := c.asked(t)
 	d := c.device(t, mdmtest.Options{})
@@ -142,6 +145,7 @@ func TestWhatTheAddressOfDeliveriesAnswers(t *testing.T) {
 
 // TestTheCertificateOfADeliveryIsGoodForNothingElse takes it to every door.
 func TestTheCertificateOfADeliveryIsGoodForNothingElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const header = "X-Client-Cert"
 	c := newComposed(t, func(cfg *config) {
 		cfg.clientCertHeader = header
@@ -238,6 +242,7 @@ func TestTheCertificateOfADeliveryIsGoodForNothingElse(t *testing.T) {
 
 // TestALinkForListedDevices has a link that is for some devices only.
 func TestALinkForListedDevices(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	l, err := c.enroll.CreateLink(t.Context(), enroll.NewLink{Login: enroll.LoginNone, Uses: 2, SerialNumbers: []string{"C02LISTED001"}})
 	must(t, err)

@@ -23,6 +23,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // desk is what an administrator would do by the API.
@@ -102,6 +103,7 @@ func (d *desk) only(t testing.TB, name string) (found depot.Certificate) {
 // TestACertificateOfAnotherServer has two servers, of which one passes on to the other
 // what a device asks it for.
 func TestACertificateOfAnotherServer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const challenge = "what the corporation was told"
 	for name, tt := range map[string]struct {
 		change func(u *template.Upstream, page string)
@@ -165,6 +167,7 @@ func TestACertificateOfAnotherServer(t *testing.T) {
 
 // TestAnotherServerThatIsDown has the device come back.
 func TestAnotherServerThatIsDown(t *testing.T) {
+	storagetest.AnyEngine(t)
 	theirs, ours := newComposed(t, nil).desk(t), newComposed(t, nil).desk(t)
 	theirs.template(t, "corp", func(tmpl *template.Template) {
 		tmpl.ChallengeType, tmpl.Challenge, tmpl.SANs = template.Static, "their challenge", template.SANs{}

@@ -7,11 +7,13 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // TestADeviceTakesAnIdentityThatWasMadeByHand puts the PKCS #12 file of each kind into a
 // profile, as for a device that speaks no SCEP.
 func TestADeviceTakesAnIdentityThatWasMadeByHand(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	c.wifi(t)

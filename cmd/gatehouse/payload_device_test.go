@@ -388,6 +388,7 @@ func TestAPayloadCertificateEndsWithTrust(t *testing.T) {
 // TestAMacsUserGetsACertificate sends one over the user's channel, where it is the user's
 // alone, and one over the device's.
 func TestAMacsUserGetsACertificate(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	c.wifi(t)

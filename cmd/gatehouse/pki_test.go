@@ -10,9 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestCertificatesMayBeAskedAboutWithoutTLS(t *testing.T) {
+	storagetest.AnyEngine(t)
 	file := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(file, []byte(apiToken), 0o600))
 	s := start(t, t.TempDir(), "--bootstrap-token-file", file, "--log-format", "json",

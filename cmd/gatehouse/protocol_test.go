@@ -205,6 +205,7 @@ func (p *proxied) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestTheClientCertificateHeader(t *testing.T) {
+	storagetest.AnyEngine(t)
 	const name = "X-Client-Cert"
 	rfc9440 := func(c *x509.Certificate) string { return ":" + base64.StdEncoding.EncodeToString(c.Raw) + ":" }
 	escaped := func(c *x509.Certificate) string {
@@ -351,6 +352,7 @@ func TestAPanicInTheMiddleOfAMessage(t *testing.T) {
 }
 
 func TestTheWholeServersLogHoldsNoSecretsOfDevices(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	link := c.link(t)
 	d := c.device(t, mdmtest.Options{Model: mdmtest.Mac})
@@ -407,6 +409,7 @@ func (fixedNonce) Read(p []byte) (int, error) {
 }
 
 func TestNoAnswerTellsWhatIsWrongWithAChallenge(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	used, s := c.installed(t)
 	must(t, used.RequestIdentity(t.Context()))
@@ -510,6 +513,7 @@ func TestOneChallengeBuysOneCertificateOverTheWire(t *testing.T) {
 }
 
 func TestACertificateSaysWhatTheServerSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	d, s := c.installed(t)
 	extension := func(value any, id ...int) pkix.Extension {
@@ -539,6 +543,7 @@ func TestACertificateSaysWhatTheServerSays(t *testing.T) {
 }
 
 func TestARefusedRequestCostsNoChallenge(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	enrolled := c.enrolled(t, mdmtest.Options{})
 	taken, takenKey := enrolled.Identity()
@@ -598,6 +603,7 @@ func TestARefusedRequestCostsNoChallenge(t *testing.T) {
 
 // mdmb signs its first request with a key made for that one message.
 func TestASimulatorsThrowawayKeyIsNoObstacle(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	d, s := c.installed(t)
 	pool, err := keyPool()

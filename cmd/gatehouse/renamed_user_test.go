@@ -6,6 +6,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // vpn makes a certificate for a user that is on no device, and returns its serial number.
@@ -28,6 +29,7 @@ func (c *composed) wantStatus(t testing.TB, what, serial, want string) {
 // TestWhoIsRenamedAndDisabledLosesEverything is the story of somebody who has married
 // and then leaves.
 func TestWhoIsRenamedAndDisabledLosesEverything(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, changes := range map[string][]map[string]any{
 		"another address, and later the end": {{"email": "ana.married@example.com"}, {"disabled": true}},
 		"both names, and later the end":      {{"username": "married", "email": "ana.married@example.com"}, {"disabled": true}},
@@ -59,6 +61,7 @@ func TestWhoIsRenamedAndDisabledLosesEverything(t *testing.T) {
 
 // TestALoginThatIsGivenToAnotherBringsNothing is about two people of one name.
 func TestALoginThatIsGivenToAnotherBringsNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	c := newComposed(t, nil)
 	c.wifi(t)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ocsp"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // party is somebody who meets a certificate, and asks about it where it says.
@@ -122,6 +123,7 @@ func (p party) refusedByOpenSSL(t *testing.T, what string) {
 }
 
 func TestARevocationShowsWhereTheCertificateSays(t *testing.T) {
+	storagetest.AnyEngine(t)
 	token := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(token, []byte(apiToken), 0o600))
 	for name, serve := range map[string]func(t *testing.T) (url string, c *http.Client){
@@ -199,6 +201,7 @@ func TestARevocationShowsWhereTheCertificateSays(t *testing.T) {
 
 // The certificate that signs OCSP answers about identities is the identity CA's, too.
 func TestTheSignerOfOCSPAnswersIsNoDevice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	victim := c.enrolled(t, mdmtest.Options{})
 	thief, s := c.installed(t)

@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // caItem is an authority in the API.
@@ -228,6 +229,7 @@ func TestDevicesGoOverToANewIdentityCA(t *testing.T) {
 }
 
 func TestDevicesGetPayloadCertificatesOfTheNewIssuer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	c.user(t, "ana", "Ana Bee")
 	c.wifi(t)
@@ -278,6 +280,7 @@ func TestDevicesGetPayloadCertificatesOfTheNewIssuer(t *testing.T) {
 }
 
 func TestARolloverAsksADeviceThatFailsOnceADay(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, nil)
 	c.user(t, "ana", "Ana Bee")
 	c.wifi(t)
@@ -312,6 +315,7 @@ func TestARolloverAsksADeviceThatFailsOnceADay(t *testing.T) {
 }
 
 func TestDevicesTrustTheNewRootBeforeItComesIntoForce(t *testing.T) {
+	storagetest.AnyEngine(t)
 	c := newComposed(t, func(cfg *config) { cfg.tls = tlsOwnCA })
 	d := c.enrolled(t, mdmtest.Options{})
 	old := c.state.depot.Root()

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot/depottest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -386,6 +387,7 @@ func TestHeadlessOwnerAndBootstrapToken(t *testing.T) {
 }
 
 func TestDemoDevicesEnrolAndAnswer(t *testing.T) {
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	dir := t.TempDir()
 	for _, at := range []string{"first start", "second start"} {
@@ -458,6 +460,7 @@ func TestDemoDevicesEnrolAndAnswer(t *testing.T) {
 }
 
 func TestHostHeadersDoNotPoisonLinks(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s := start(t, t.TempDir())
 	req, err := http.NewRequest("GET", s.url+"/ca.mobileconfig", nil)
 	if err != nil {
@@ -477,6 +480,7 @@ func TestHostHeadersDoNotPoisonLinks(t *testing.T) {
 }
 
 func TestUnknownLinks(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s := start(t, t.TempDir())
 	for _, path := range []string{"/enroll/l/nosuchcode", "/enroll/l/nosuchcode/profile"} {
 		if got := s.get(t, path); got.StatusCode != 404 || !strings.Contains(got.body, "GH-E101") || !strings.HasPrefix(got.Header.Get("Content-Type"), "text/html") {
@@ -494,6 +498,7 @@ func TestUnknownLinks(t *testing.T) {
 }
 
 func TestOnlyModernTLSIsSpoken(t *testing.T) {
+	storagetest.AnyEngine(t)
 	s := start(t, t.TempDir())
 	addr := strings.TrimPrefix(s.url, "https://")
 	for name, tt := range map[string]struct {
@@ -621,6 +626,7 @@ func TestStartIsRefused(t *testing.T) {
 }
 
 func TestDataDirectoryMayHaveALongPath(t *testing.T) {
+	storagetest.AnyEngine(t)
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 30), "data")
 	s := start(t, dir)
 	var out, errs bytes.Buffer
@@ -633,6 +639,7 @@ func TestDataDirectoryMayHaveALongPath(t *testing.T) {
 }
 
 func TestSocketOfAKilledServerIsReplaced(t *testing.T) {
+	storagetest.AnyEngine(t)
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, socketName))
 	if err != nil {
@@ -647,6 +654,7 @@ func TestSocketOfAKilledServerIsReplaced(t *testing.T) {
 }
 
 func TestOwnCertificateFilesAreServedAndLoadedAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	dir, files := t.TempDir(), t.TempDir()
 	certFile, keyFile := filepath.Join(files, "cert.pem"), filepath.Join(files, "key.pem")
 	first := writeKeyPair(t, certFile, keyFile)

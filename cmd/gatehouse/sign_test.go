@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // issue makes a certificate; a nil parent makes it its own.
@@ -37,6 +38,7 @@ func issue(t *testing.T, name string, ca bool, parent *x509.Certificate, parentK
 }
 
 func TestWhoSignsTheProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
 	dir := t.TempDir()
 	s, err := openState(t.Context(), config{dataDir: dir, secretsKeyFile: filepath.Join(dir, "secrets.key"), caKeyBits: 2048}, nil, slog.New(slog.DiscardHandler), time.Now)
 	must(t, err)
