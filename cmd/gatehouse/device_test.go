@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+)
+
+// TestDevicesOnTheCommandLine asks a real server for its device, by each way in.
+func TestDevicesOnTheCommandLine(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := start(t, t.TempDir())
+	phone := s.phone(t, mdmtest.Options{})
+	if err := phone.Enroll(t.Context(), s.newLink(t)+"/profile"); err != nil {
+		t.Fatal(err)
+	}
+	var made struct{ Token string }
+	s.call(t, "POST", "/api/v1/tokens", map[string]any{"name": "test", "scopes": []string{"read_only"}}, &made)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, []byte(s.get(t, "/ca.pem").body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct{ args, env []string }{
+		"over the socket": {[]string{"--data-dir", s.dir}, nil},
+		"with a token":    {[]string{"--server", s.url, "--ca", ca}, []string{"GATEHOUSE_TOKEN=" + made.Token}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			call := func(want int, args ...string) (stdout, stderr string) {
+				t.Helper()
+				var out, errs strings.Builder
+				args = slices.Concat([]string{"device"}, args, tt.args)
+				if code := run(t.Context(), args, tt.env, strings.NewReader(""), &out, &errs); code != want {
+					t.Fatalf("%v = %d, want %d\n%s\n%s", args, code, want, &out, &errs)
+				}
+				return out.String(), errs.String()
+			}
+			ids, _ := call(exitDone, "list", "-o", "id", "-f", "state=enrolled", "-f", "os_version>=9", "--sort=-last_seen_at")
+			id := strings.TrimSpace(ids)
+			if id == "" || strings.Contains(id, "\n") {
+				t.Fatalf("ids are %q, want the device's", ids)
+			}
+			one, _ := call(exitDone, "get", id)
+			var d struct{ ID string }
+			if err := json.Unmarshal([]byte(one), &d); err != nil || d.ID != id {
+				t.Errorf("get: %s, %v", one, err)
+			}
+			all, _ := call(exitDone, "list", "-o", "json")
+			var list []struct{ ID string }
+			if err := json.Unmarshal([]byte(all), &list); err != nil || len(list) != 1 || list[0].ID != id {
+				t.Errorf("list -o json: %s, %v", all, err)
+			}
+			if none, _ := call(exitDone, "list", "-o", "json", "-f", "os_version<9"); strings.TrimSpace(none) != "[]" {
+				t.Errorf("list -o json of nothing: %q", none)
+			}
+			table, summary := call(exitDone, "list")
+			if lines := strings.Split(strings.TrimSpace(table), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[1], id) || summary != "1 device.\n" {
+				t.Errorf("list: %q and %q", table, summary)
+			}
+			if table, _ := call(exitDone, "list", "-o", "csv", "--columns", "id,state"); table != "id,state\r\n"+id+",enrolled\r\n" {
+				t.Errorf("list -o csv: %q", table)
+			}
+			for want, args := range map[string][]string{
+				`the nearest is "state"`:     {"list", "-f", "staet=enrolled"},
+				"must be one of":             {"list", "-f", "state=enroled"},
+				"is no column":               {"list", "-o", "csv", "--columns", "names"},
+				"sort must be one of":        {"list", "--sort", "size"},
+				"is no condition such as":    {"list", "-f", "enrolled"},
+				"limit is no condition":      {"list", "-f", "limit=1"},
+				"--columns goes with -o csv": {"list", "--columns", "id"},
+			} {
+				if _, got := call(exitUsage, args...); !strings.Contains(got, want) {
+					t.Errorf("%v: %s, want one that says %q", args, got, want)
+				}
+			}
+			call(exitNotFound, "get", "nobody")
+		})
+	}
+}
