@@ -21,6 +21,7 @@ type condition struct {
 
 	recoveryLock, firmware string // passwords of a Mac; empty: none
 	recoveryKey            string // of FileVault
+	escrowed               escrowed
 	remoteDesktop          bool
 	users                  []Dict // as UserList has them
 

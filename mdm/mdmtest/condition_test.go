@@ -93,6 +93,32 @@ func TestAFileVaultKeyIsRotatedForItsReaderAlone(t *testing.T) {
 	}
 }
 
+func TestARecoveryKeyIsEscrowedAsAProfileAsks(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	d := s.enrolled(Options{Model: Mac})
+	escrowed := func() []byte {
+		cms, _ := s.ask(t, d.Channel(), "SecurityInfo", nil)["SecurityInfo"].(Dict)["FDE_PersonalRecoveryKeyCMS"].([]byte)
+		return cms
+	}
+	if escrowed() != nil {
+		t.Error("a Mac gives its key away unasked")
+	}
+	escrow, certificate := s.simple("com.apple.security.FDERecoveryKeyEscrow"), s.simple("com.apple.security.pkcs1")
+	certificate["PayloadContent"] = s.ca.Raw
+	escrow["EncryptCertPayloadUUID"], escrow["Location"] = certificate["PayloadUUID"], "here"
+	wantStatus(t, s.install(t, d.Channel(), s.configuration(certificate, escrow)), StatusAcknowledged)
+	first := escrowed()
+	if again := escrowed(); !bytes.Equal(first, again) {
+		t.Error("the same key is another one each time")
+	}
+	wantStatus(t, s.ask(t, d.Channel(), "RotateFileVaultKey", Dict{"KeyType": "personal", "FileVaultUnlock": Dict{"Password": d.RecoveryKey()}}), StatusAcknowledged)
+	plain, err := openEnvelope(escrowed(), s.ca, s.key, true)
+	if err != nil || string(plain) != d.RecoveryKey() {
+		t.Errorf("escrowed is %q (%v), the Mac has %q", plain, err, d.RecoveryKey())
+	}
+}
+
 func TestLostModeComesBeforeItsCommands(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

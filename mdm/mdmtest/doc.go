@@ -40,6 +40,21 @@
 // A token that the server no longer takes is refreshed, or the person signs in again,
 // unless Account.Manual leaves that to the caller. [Options].Twice repeats steps.
 //
+// It answers every command that Apple documents as a device of its model, system, supervision
+// and enrollment would, keeps what commands change ([Device.LastLock], [Device.AppState],
+// [Device.Installed], …), and takes or refuses profiles as its system does. People interfere:
+// [Device.InstallProfileByHand], [Device.RemoveProfileByHand], [Device.RemoveAppByHand].
+//
+// How a device misses what is expected of it says [Options].Conduct: NotNow, errors, sessions
+// that break, results that are lost or come twice. A [Fleet] is many devices; a test drives it
+// step by step, past a server that dies:
+//
+//	fleet, err := mdmtest.NewFleet(mdmtest.FleetOptions{N: 1000, Seed: "story", Kind: mdmtest.MixedKinds("story"),
+//		ProfileURL: url, Transport: shared, Log: log})
+//	err = fleet.Enroll(ctx)   // again, as long as it is not nil
+//	did := fleet.Step(ctx)    // a session for each channel; or StepWoken, after Wake
+//	stats := fleet.Stats()    // Commands, Acknowledged, NotNow, Errors, Profiles, …
+//
 // Hostile stories use [SCEPOption], [Device.CheckIn], [Device.PrepareRaw],
 // [Device.SetIdentity], [Device.Send] and [Renewal].OnStep; those of clients other
 // than Apple's [Device.RenewCredential].

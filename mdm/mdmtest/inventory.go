@@ -126,6 +126,7 @@ func (c *Channel) securityInfo() Dict {
 		info["FirmwarePasswordStatus"] = Dict{"PasswordExists": state.firmware != "", "ChangePending": false, "AllowOroms": false}
 	}
 	if !byod {
+		maps.Copy(info, d.escrow())
 		maps.Copy(info, Dict{
 			"FDE_HasPersonalRecoveryKey": true, "FDE_HasInstitutionalRecoveryKey": false, "RemoteDesktopEnabled": state.remoteDesktop,
 			"IsRecoveryLockEnabled": state.recoveryLock != "", "BootstrapTokenAllowedForAuthentication": "allowed",

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"time"
 )
@@ -189,4 +190,55 @@ func (d *Device) lostMode(f *fields, requestType string) Result {
 		})
 	}
 	return done(nil)
+}
+
+// escrowed is a recovery key as SecurityInfo gives it away: encrypted once, not for each
+// question.
+type escrowed struct {
+	key, certificate string
+	cms              []byte
+}
+
+// escrow is what SecurityInfo adds when a profile wants the recovery key to be escrowed. The
+// caller holds mu.
+func (d *Device) escrow() Dict {
+	for _, p := range d.installed {
+		for _, payload := range p.ofType("com.apple.security.FDERecoveryKeyEscrow") {
+			recipient := p.certificate(payload["EncryptCertPayloadUUID"])
+			if recipient == nil {
+				continue
+			}
+			state := &d.condition
+			if e := state.escrowed; e.key != state.recoveryKey || e.certificate != string(recipient.Raw) {
+				cms, err := envelope([]byte(state.recoveryKey), recipient, oidAES128, d.opts.Encoding, d.opts.Rand)
+				if err != nil {
+					continue
+				}
+				state.escrowed = escrowed{state.recoveryKey, string(recipient.Raw), cms}
+			}
+			key, _ := payload["DeviceKey"].(string)
+			if key == "" {
+				key = d.opts.Serial
+			}
+			return Dict{"FDE_PersonalRecoveryKeyCMS": state.escrowed.cms, "FDE_PersonalRecoveryKeyDeviceKey": key}
+		}
+	}
+	return nil
+}
+
+// certificate is that of the certificate payload with a UUID, nil when there is none.
+func (p *Profile) certificate(uuid any) *x509.Certificate {
+	for _, payload := range p.Payloads {
+		raw, ok := payload["PayloadContent"].([]byte)
+		if !ok || uuid == nil || payload["PayloadUUID"] != uuid {
+			continue
+		}
+		if block, _ := pem.Decode(raw); block != nil {
+			raw = block.Bytes
+		}
+		if cert, err := x509.ParseCertificate(raw); err == nil {
+			return cert
+		}
+	}
+	return nil
 }
