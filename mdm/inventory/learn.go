@@ -23,7 +23,7 @@ func (s *Service) learn(tx storage.Tx, e mdm.Entry) error {
 	switch {
 	case source == DeviceInformation:
 		tx.Prefetch(mdm.ReadAttributes(e.DeviceID))
-	case source.isList() && e.Identifier != identifier:
+	case source.IsList() && e.Identifier != identifier:
 		tx.Prefetch(mdm.ReadPayload(e)...)
 	}
 	r, err := getRecord(tx, e.DeviceID, source)
@@ -32,7 +32,7 @@ func (s *Service) learn(tx storage.Tx, e mdm.Entry) error {
 	}
 	switch e.State {
 	case mdm.Failed:
-		return r.fail(tx, e, FailedByDevice, "The device answered that it could not.")
+		return r.fail(tx, e, FailedByDevice, command.Sentence(e.RequestType, e.ErrorChain))
 	case mdm.Expired:
 		if e.CreatedAt.Before(r.Answer.AnsweredAt) {
 			return nil // a later question was answered meanwhile
@@ -58,7 +58,7 @@ func (s *Service) learnAnswer(tx storage.Tx, r record, e mdm.Entry) error {
 	if err != nil {
 		return err
 	}
-	if ours := e.Identifier == identifier; !ours && r.Source.isList() {
+	if ours := e.Identifier == identifier; !ours && r.Source.IsList() {
 		params, err := s.mdm.Asked(tx, e)
 		if errors.Is(err, command.ErrRaw) || err == nil && !whole(d, r.Source, params) {
 			return nil

@@ -50,8 +50,8 @@ func (s Source) managedKey() string {
 	return ""
 }
 
-// isList holds for sources whose answer is all that there is, so that what it lacks is gone.
-func (s Source) isList() bool { return s != DeviceInformation && s != SecurityInfo }
+// IsList holds for sources whose answer is all that there is, so that what it lacks is gone.
+func (s Source) IsList() bool { return s != DeviceInformation && s != SecurityInfo }
 
 // question is one of the commands by which a source is asked.
 type question struct {

@@ -24,6 +24,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -42,6 +43,7 @@ const (
 type Config struct {
 	DB        storage.DB
 	MDM       *mdm.Service
+	Inventory *inventory.Service
 	Enroll    *enroll.Service
 	Depot     *depot.Depot
 	Templates *template.Service
@@ -66,6 +68,7 @@ type Config struct {
 type API struct {
 	db        storage.DB
 	mdm       *mdm.Service
+	inventory *inventory.Service
 	enroll    *enroll.Service
 	depot     *depot.Depot
 	templates *template.Service
@@ -93,11 +96,13 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil:
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business and Library are required")
+	case c.Inventory == nil:
+		return nil, errors.New("apiv1: Inventory is required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
-		db: c.DB, mdm: c.MDM, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
+		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
 		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
@@ -146,6 +151,13 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/devices", scopes: reading, handle: a.listDevices},
 		{pattern: "GET /api/v1/devices.csv", scopes: reading, handle: a.exportDevices, command: true}, // long lists take their time
 		{pattern: "GET /api/v1/devices/{id}", scopes: reading, handle: a.getDevice},
+		{pattern: "GET /api/v1/devices/{id}/inventory", scopes: reading, handle: a.getInventory},
+		{pattern: "GET /api/v1/devices/{id}/apps", scopes: reading, handle: a.listApps},
+		{pattern: "GET /api/v1/devices/{id}/installed-profiles", scopes: reading, handle: a.listInstalledProfiles},
+		{pattern: "GET /api/v1/devices/{id}/installed-certificates", scopes: reading, handle: a.listInstalledCertificates},
+		{pattern: "GET /api/v1/devices/{id}/history", scopes: reading, handle: a.listChanges},
+		{pattern: "POST /api/v1/devices/{id}/refresh", scopes: helping, handle: a.refreshDevice},
+		{pattern: "POST /api/v1/inventory/refresh", scopes: helping, handle: a.refreshDevices},
 		{pattern: "POST /api/v1/devices/{id}/push", scopes: helping, handle: a.pushDevice},
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},

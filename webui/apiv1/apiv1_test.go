@@ -34,6 +34,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -116,6 +117,8 @@ func newHouse(t testing.TB) *house {
 	}
 	h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Sign: sign, Log: log, Now: h.now})
 	must(err)
+	stock, err := inventory.New(inventory.Config{DB: h.db, MDM: h.mdm, Log: log, Now: h.now})
+	must(err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(err)
 	h.events, err = event.New(event.Config{DB: h.db, Log: log, Now: h.now})
@@ -135,7 +138,7 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	h.issuance.SendBy(h.library)
 	h.enroll, err = enroll.New(enroll.Config{
-		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Sign: sign,
+		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Payloads: h.issuance, Inventory: stock, Sign: sign,
 		ServerURL: serverURL, Organisation: "Example", Log: log, Now: h.now,
 	})
 	must(err)
@@ -161,7 +164,7 @@ func newHouse(t testing.TB) *house {
 	api, err := apiv1.New(apiv1.Config{
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
-		DB: h.db, MDM: h.mdm, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
+		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		Library: h.library, ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -125,6 +126,7 @@ func problemOf(err error) *problem {
 		ofRequest *depot.FieldError
 		ofUser    *identity.FieldError
 		invited   invite.FieldErrors
+		asking    *inventory.FieldError
 		ofProfile *library.FieldError
 		variables *library.VariablesError
 	)
@@ -136,6 +138,8 @@ func problemOf(err error) *problem {
 		return invalid(parameter.Path, parameter.Reason)
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Reason)
+	case errors.As(err, &asking):
+		return invalid("inventory."+asking.Field, asking.Reason)
 	case errors.As(err, &invited):
 		p := invalid(invited[0].Field, invited[0].Reason)
 		for _, e := range invited[1:] {

@@ -13,6 +13,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -34,7 +35,8 @@ type settingsRequest struct {
 	ProfileService  *bool           `json:"profile_service"`
 	DeviceSignature *string         `json:"device_signature"`
 	SelfRemoval     *string         `json:"self_removal"`
-	Mail            json.RawMessage `json:"mail"` // a mailRequest; null: no mail any more
+	Inventory       json.RawMessage `json:"inventory"` // an inventoryRequest
+	Mail            json.RawMessage `json:"mail"`      // a mailRequest; null: no mail any more
 }
 
 type organisationRequest struct {
@@ -73,6 +75,12 @@ type mailRequest struct {
 	HasPassword json.RawMessage `json:"has_password"`
 }
 
+type inventoryRequest struct {
+	Enabled    *bool   `json:"enabled"`
+	Every      *string `json:"every"`
+	FirstAfter *string `json:"first_after"`
+}
+
 type settingsJSON struct {
 	Organisation    organisationJSON `json:"organisation"`
 	Portal          bool             `json:"portal"`
@@ -83,7 +91,15 @@ type settingsJSON struct {
 	ProfileService  bool             `json:"profile_service"`
 	DeviceSignature string           `json:"device_signature"`
 	SelfRemoval     string           `json:"self_removal"`
+	Inventory       inventoryOptions `json:"inventory"`
 	Mail            *mailJSON        `json:"mail"` // null: none is sent
+}
+
+// inventoryOptions say when devices are asked about themselves.
+type inventoryOptions struct {
+	Enabled    bool   `json:"enabled"`
+	Every      string `json:"every"`
+	FirstAfter string `json:"first_after"`
 }
 
 type organisationJSON struct {
@@ -140,7 +156,7 @@ type mailJSON struct {
 	PerMinute   int    `json:"per_minute"`
 }
 
-func (a *API) settings(in enroll.Settings, m *mail.Settings) settingsJSON {
+func (a *API) settings(in enroll.Settings, asking inventory.Settings, m *mail.Settings) settingsJSON {
 	out := settingsJSON{
 		Organisation: organisationJSON{
 			Name: in.Organisation.Name, SupportEmail: in.Organisation.SupportEmail, SupportPhone: in.Organisation.SupportPhone, SupportURL: in.Organisation.SupportURL,
@@ -148,6 +164,7 @@ func (a *API) settings(in enroll.Settings, m *mail.Settings) settingsJSON {
 		Portal: in.Portal, Institutional: way(in.Institutional), Personal: way(in.Personal),
 		PersonalMethod: string(in.PersonalMethod), AccountDomains: list(in.AccountDomains), ProfileService: in.ProfileService,
 		DeviceSignature: string(in.DeviceSignature), SelfRemoval: string(in.SelfRemoval),
+		Inventory: inventoryOptions{asking.Enabled, asking.Every.String(), asking.FirstAfter.String()},
 	}
 	if in.Organisation.Logo != "" {
 		out.Organisation.LogoURL = a.serverURL.JoinPath("logo", in.Organisation.Logo).String()
@@ -173,9 +190,13 @@ func way(in enroll.Way) wayJSON {
 
 func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 	var in enroll.Settings
+	var asking inventory.Settings
 	var m *mail.Settings
 	err := a.db.View(r.Context(), func(tx storage.Tx) (err error) {
 		if in, err = enroll.GetSettings(tx); err != nil {
+			return err
+		}
+		if asking, err = inventory.GetSettings(tx); err != nil {
 			return err
 		}
 		m, err = a.mailSettings(tx)
@@ -184,7 +205,7 @@ func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(in, m))
+	return webui.WriteJSON(w, http.StatusOK, a.settings(in, asking, m))
 }
 
 // mailSettings returns nil where none are.
@@ -208,9 +229,21 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	var asking inventory.Settings
 	var m *mail.Settings
 	now, err := a.enroll.ChangeSettings(r.Context(), func(tx storage.Tx, s *enroll.Settings) (err error) {
 		change.apply(s)
+		if asking, err = inventory.GetSettings(tx); err != nil {
+			return err
+		}
+		if given(in.Inventory) {
+			set(&asking.Enabled, change.inventory.Enabled)
+			set(&asking.Every, change.every)
+			set(&asking.FirstAfter, change.firstAfter)
+			if err := inventory.PutSettings(tx, asking); err != nil {
+				return err
+			}
+		}
 		if m, err = a.mailSettings(tx); err != nil {
 			return err
 		}
@@ -233,7 +266,7 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(now, m))
+	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, m))
 }
 
 // settingsChange is a settingsRequest as it was read.
@@ -244,6 +277,8 @@ type settingsChange struct {
 	rights                  [2]rightsRequest // of the two
 	mail                    *mailRequest     // nil: no mail any more, if Mail is there
 	timeout                 *time.Duration
+	inventory               inventoryRequest
+	every, firstAfter       *time.Duration
 }
 
 // read reads the objects in the request, or returns a problem that names all that is wrong.
@@ -260,6 +295,22 @@ func (in settingsRequest) read() (c settingsChange, err error) {
 	}{{"institutional", in.Institutional, &c.institutional}, {"personal", in.Personal, &c.personal}} {
 		if given(one.raw) && bad.object(one.field, one.raw, one.way) && given(one.way.Rights) {
 			bad.object(one.field+".rights", one.way.Rights, &c.rights[i])
+		}
+	}
+	if given(in.Inventory) && bad.object("inventory", in.Inventory, &c.inventory) {
+		for _, one := range []struct {
+			field string
+			text  *string
+			to    **time.Duration
+		}{{"inventory.every", c.inventory.Every, &c.every}, {"inventory.first_after", c.inventory.FirstAfter, &c.firstAfter}} {
+			if one.text == nil {
+				continue
+			}
+			d, err := time.ParseDuration(*one.text)
+			if err != nil {
+				bad.add(one.field, "must be a duration such as 24h")
+			}
+			*one.to = &d
 		}
 	}
 	if given(in.Mail) {
