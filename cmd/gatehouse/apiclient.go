@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,14 +33,42 @@ type apiServer struct {
 // roots are the authorities to trust; nil: those of the system.
 func (s apiServer) roots() (*x509.CertPool, error) { return mdmServer{CA: s.CA}.roots() }
 
+// apiRequest is what a client command asks of the server.
+type apiRequest struct {
+	method      string // empty: GET
+	path        string
+	query       url.Values
+	body        any           // []byte as it is, else as JSON; nil: none
+	contentType string        // of a body that is []byte
+	wait        time.Duration // for which the server may hold back its answer
+}
+
 // ask sends a GET, and returns the body of its answer. A mistake in the request is a
 // usageError, and what is not there ends the program with exitNotFound.
 func (s apiServer) ask(ctx context.Context, p *process, path string, query url.Values) (io.ReadCloser, error) {
-	if len(query) > 0 {
-		path += "?" + query.Encode()
+	return s.send(ctx, p, apiRequest{path: path, query: query})
+}
+
+// call sends a request, and reads its answer into out, unless that is nil.
+func (s apiServer) call(ctx context.Context, p *process, r apiRequest, out any) error {
+	body, err := s.send(ctx, p, r)
+	if err != nil {
+		return err
 	}
+	defer body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("the answer of the server: %w", err)
+	}
+	return nil
+}
+
+// send is ask for requests of all kinds.
+func (s apiServer) send(ctx context.Context, p *process, r apiRequest) (io.ReadCloser, error) {
 	if s.Server == "" {
-		return s.askLocal(ctx, p, path)
+		return s.sendLocal(ctx, p, r)
 	}
 	base, err := url.Parse(strings.TrimRight(s.Server, "/"))
 	switch {
@@ -53,9 +83,9 @@ func (s apiServer) ask(ctx context.Context, p *process, path string, query url.V
 	}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true, ForceAttemptHTTP2: true,
-		ResponseHeaderTimeout: clientPatience,
+		ResponseHeaderTimeout: clientPatience + r.wait,
 	}
-	body, err := get(ctx, transport, base.String()+path, s.Token)
+	body, err := r.do(ctx, transport, base.String(), s.Token)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", base.Host, err)
 	}
@@ -65,7 +95,7 @@ func (s apiServer) ask(ctx context.Context, p *process, path string, query url.V
 // clientPatience is how long a client waits for an answer to begin.
 const clientPatience = time.Minute
 
-func (s apiServer) askLocal(ctx context.Context, p *process, path string) (body io.ReadCloser, err error) {
+func (s apiServer) sendLocal(ctx context.Context, p *process, r apiRequest) (body io.ReadCloser, err error) {
 	dir := s.DataDir
 	if dir == "" {
 		if dir, err = defaultDataDir(p.env, os.Geteuid() == 0); err != nil {
@@ -74,13 +104,13 @@ func (s apiServer) askLocal(ctx context.Context, p *process, path string) (body 
 	}
 	err = withSocketPath(dir, func(socket string) error {
 		transport := &http.Transport{
-			DisableKeepAlives: true, ResponseHeaderTimeout: clientPatience,
+			DisableKeepAlives: true, ResponseHeaderTimeout: clientPatience + r.wait,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				var d net.Dialer
 				return d.DialContext(ctx, "unix", socket)
 			},
 		}
-		body, err = get(ctx, transport, "http://localhost"+path, "")
+		body, err = r.do(ctx, transport, "http://localhost", "")
 		return err
 	})
 	if err != nil {
@@ -89,10 +119,31 @@ func (s apiServer) askLocal(ctx context.Context, p *process, path string) (body 
 	return body, nil
 }
 
-func get(ctx context.Context, transport http.RoundTripper, address, token string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+// do sends the request to a server, and returns the body of an answer of success.
+func (r apiRequest) do(ctx context.Context, transport http.RoundTripper, server, token string) (io.ReadCloser, error) {
+	address := server + r.path
+	if len(r.query) > 0 {
+		address += "?" + r.query.Encode()
+	}
+	var body io.Reader
+	contentType := r.contentType
+	switch b := r.body.(type) {
+	case nil:
+	case []byte:
+		body = bytes.NewReader(b)
+	default:
+		encoded, err := json.Marshal(b)
+		if err != nil {
+			return nil, err
+		}
+		body, contentType = bytes.NewReader(encoded), "application/json"
+	}
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(r.method, http.MethodGet), address, body)
 	if err != nil {
 		return nil, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
@@ -102,7 +153,7 @@ func get(ctx context.Context, transport http.RoundTripper, address, token string
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode/100 == 2 {
 		return resp.Body, nil
 	}
 	defer resp.Body.Close()
@@ -115,18 +166,52 @@ func get(ctx context.Context, transport http.RoundTripper, address, token string
 
 // refused is the error of an answer that is none of success.
 func refused(resp *http.Response, answer []byte) error {
-	var problem webui.Problem
+	var problem struct {
+		webui.Problem
+		Rejected []rejectedDevice `json:"rejected"`
+	}
 	if json.Unmarshal(answer, &problem) != nil || problem.Title == "" {
 		return fmt.Errorf("the server answered %s", resp.Status)
 	}
-	switch resp.StatusCode {
-	case http.StatusNotFound:
-		return &exitError{exitNotFound, &problem}
-	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+	switch {
+	case len(problem.Rejected) > 0:
+		var b strings.Builder
+		b.WriteString(problem.Title + ":\n")
+		printRejected(&b, problem.Rejected)
+		code := exitNotFound
+		for _, no := range problem.Rejected {
+			if no.Code != "not_found" {
+				code = exitFailed
+			}
+		}
+		return &exitError{code, errors.New(strings.TrimSuffix(b.String(), "\n"))}
+	case resp.StatusCode == http.StatusNotFound:
+		return &exitError{exitNotFound, &problem.Problem}
+	case resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusUnprocessableEntity:
 		if problem.Detail != "" {
 			return usageError(errors.New(problem.Detail))
 		}
-		return usageError(&problem)
+		return usageError(&problem.Problem)
 	}
-	return &problem
+	return &problem.Problem
+}
+
+// rejectedDevice is a device that does not get what was asked for it.
+type rejectedDevice struct {
+	DeviceID string `json:"device_id"`
+	Code     string `json:"code"`
+	Field    string `json:"field,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+// printRejected writes a line for each of the first devices.
+func printRejected(w io.Writer, all []rejectedDevice) {
+	const most = 20
+	for i, no := range all {
+		if i == most {
+			fmt.Fprintf(w, "  and %d more\n", len(all)-most)
+			return
+		}
+		fmt.Fprintf(w, "  %s: %s (%s)\n", strings.TrimSpace(no.DeviceID+" "+no.Field), no.Reason, no.Code)
+	}
 }
