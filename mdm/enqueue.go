@@ -47,6 +47,7 @@ type Rejection struct {
 // not and why. Queueing the same command again adds the targets that it lacked;
 // another command with its UUID is refused with ErrCommandExists.
 func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, error) {
+	filler := s.filler(c)
 	tx.Prefetch(commands.Read(c.UUID), commands.ReadLast(commandsByAge))
 	for _, id := range c.Targets {
 		tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(id)})
@@ -56,8 +57,11 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		if c.Personalize != nil {
 			tx.Prefetch(ReadDevice(id), storage.Read{Bucket: valuesBucket, Key: valuesKey(c.UUID, id)})
 		}
+		if filler != nil {
+			tx.Prefetch(filler.reads(id))
+		}
 	}
-	cmd, err := s.admit(tx, c)
+	cmd, err := s.admit(tx, c, c.Personalize != nil || filler != nil)
 	if err != nil {
 		return Command{}, nil, err
 	}
@@ -84,7 +88,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 			rejected = append(rejected, Rejection{id, verdict.code, verdict.reason})
 			continue
 		}
-		no, err := s.personalize(tx, c, id)
+		own, no, err := s.personalize(tx, c, filler, id, verdict.target)
 		if err != nil {
 			return Command{}, nil, err
 		}
@@ -98,7 +102,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		err = queue.Put(tx, Entry{
 			DeviceID: id, Seq: cmd.Seq, UUID: cmd.UUID, RequestType: cmd.RequestType, Identifier: cmd.Identifier,
 			State: Queued, CreatedAt: cmd.CreatedAt, UserEnrolled: verdict.userEnrolled,
-			Priority: cmd.Priority, ExpiresAt: cmd.ExpiresAt, Personal: cmd.Personal,
+			Priority: cmd.Priority, ExpiresAt: cmd.ExpiresAt, Personal: own,
 		})
 		if err != nil {
 			return Command{}, nil, fmt.Errorf("queue command %s for %s: %w", c.UUID, id, err)
@@ -118,10 +122,10 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	return cmd, rejected, nil
 }
 
-// admit returns the command record to add targets to.
-func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
-	sum := sha256.Sum256(c.Plist)
-	digest := hex.EncodeToString(sum[:])
+// admit returns the command record to add targets to; targets of a personal one may have
+// values of their own.
+func (s *Service) admit(tx storage.Tx, c NewCommand, personal bool) (Command, error) {
+	digest := hex.EncodeToString(s.box.MAC("mdm/command-digest", c.Plist))
 	cmd, err := commands.Get(tx, c.UUID)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
@@ -131,7 +135,7 @@ func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
 		}
 		cmd = Command{
 			UUID: c.UUID, Seq: seq, RequestType: c.RequestType, Identifier: c.Identifier, Digest: digest,
-			CreatedAt: s.now().UTC(), CreatedBy: c.CreatedBy, Personal: c.Personalize != nil,
+			CreatedAt: s.now().UTC(), CreatedBy: c.CreatedBy, Personal: personal,
 			Priority: c.Priority, Batch: c.Batch, Origin: c.Origin, RetryOf: c.RetryOf,
 		}
 		if cmd.Priority == Normal && command.Urgent(c.RequestType) {
@@ -143,10 +147,16 @@ func (s *Service) admit(tx storage.Tx, c NewCommand) (Command, error) {
 		return cmd, nil
 	case err != nil:
 		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
-	case cmd.Digest != digest || cmd.Personal != (c.Personalize != nil):
+	case cmd.Digest != digest && cmd.Digest != plainDigest(c.Plist) || cmd.Personal != personal:
 		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, ErrCommandExists)
 	}
 	return cmd, nil
+}
+
+// plainDigest is the Digest of commands that were queued before it was made with a key.
+func plainDigest(plist []byte) string {
+	sum := sha256.Sum256(plist)
+	return hex.EncodeToString(sum[:])
 }
 
 // supersede cancels older undelivered installations of the profile that c brings.

@@ -28,6 +28,7 @@ type refusal struct{ code, reason string }
 type verdict struct {
 	refusal
 	userEnrolled bool
+	target       command.Target
 }
 
 func newGate(c NewCommand) *gate {
@@ -58,7 +59,7 @@ func (g *gate) judge(tx storage.Tx, id DeviceID) (verdict, error) {
 	if err != nil {
 		return verdict{}, fmt.Errorf("eligibility of %s: %w", id, err)
 	}
-	v := verdict{userEnrolled: e.target.UserEnrollment}
+	v := verdict{userEnrolled: e.target.UserEnrollment, target: e.target}
 	if v.code, v.reason = e.refuse(g.command.RequestType); v.code == "" {
 		if v.refusal, err = g.lookInside(e.target); err != nil {
 			return verdict{}, err

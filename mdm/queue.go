@@ -51,7 +51,7 @@ type Command struct {
 	Seq         string     `json:"seq"` // sorts by time of creation; the same in the queue of every target
 	RequestType string     `json:"request_type"`
 	Identifier  string     `json:"identifier,omitempty"` // of an InstallProfile: the profile's PayloadIdentifier
-	Digest      string     `json:"digest"`               // hex SHA-256 of the plist
+	Digest      string     `json:"digest"`               // of the plist, with a key: a PIN in it can't be guessed
 	Priority    Priority   `json:"priority,omitempty"`
 	Batch       string     `json:"batch,omitempty"`  // ID of the batch that it is one of
 	Origin      string     `json:"origin,omitempty"` // of whom it was made, for who can make it again: "profile/ID/3"
@@ -60,7 +60,7 @@ type Command struct {
 	ExpiresAt   time.Time  `json:"expires_at,omitzero"` // zero: after commandLife
 	CreatedBy   string     `json:"created_by,omitempty"`
 	Targets     []DeviceID `json:"targets"`
-	Personal    bool       `json:"personal,omitempty"` // each target has values of its own
+	Personal    bool       `json:"personal,omitempty"` // targets may have values of their own
 	Closed      bool       `json:"closed,omitempty"`   // so old that nobody waits for it any more, or all have finished it
 	Tally       Tally      `json:"tally,omitzero"`     // once it is closed
 }
@@ -289,7 +289,8 @@ type Report struct {
 	CommandUUID string
 	State       CommandState // Acknowledged, Failed or NotNow
 	ErrorChain  []command.ChainedError
-	Result      json.RawMessage // nil when there was nothing but the status
+	Result      json.RawMessage    // nil when there was nothing but the status
+	Entrusted   *command.Entrusted // what Result does not show; nil for nothing
 }
 
 // Record stores a device's answer. Only a command that was delivered to this
@@ -322,6 +323,9 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 	if err := s.finish(tx, e, r.State); err != nil {
 		return nil, err
 	}
+	if err := s.entrust(tx, *e, r.Entrusted); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
@@ -347,7 +351,7 @@ func (s *Service) RecordOversized(tx storage.Tx, id DeviceID) (*Entry, error) {
 		if e.Oversized < maxOversized {
 			return &e, queue.Put(tx, e)
 		}
-		e.ErrorChain = []command.ChainedError{{ErrorDomain: "Gatehouse", USEnglishDescription: "The device's answer is larger than this server accepts."}}
+		e.ErrorChain = []command.ChainedError{{ErrorDomain: ownErrorDomain, USEnglishDescription: "The device's answer is larger than this server accepts."}}
 		return &e, s.finish(tx, &e, Failed)
 	}
 	return nil, nil
@@ -361,7 +365,7 @@ func (s *Service) Spoilt(ctx context.Context, e Entry) error {
 		if err != nil || now == nil {
 			return err
 		}
-		now.ErrorChain = []command.ChainedError{{ErrorDomain: "Gatehouse", USEnglishDescription: "This server could not make the command: its log says why."}}
+		now.ErrorChain = []command.ChainedError{{ErrorDomain: ownErrorDomain, USEnglishDescription: "This server could not make the command: its log says why."}}
 		return s.finish(tx, now, Failed)
 	})
 }

@@ -54,10 +54,13 @@ func (s *Service) Secret(tx storage.Tx, id DeviceID, kind SecretKind) ([]byte, e
 	return secret, nil
 }
 
-// ForgetSecrets deletes all secrets of a device.
+// ForgetSecrets ends the secrets of a device that enrolls anew. What the device keeps from
+// one enrollment to the next, such as the PIN of a Mac that was locked, can be revealed for
+// some time on; the server does not send it anywhere any more.
 func (s *Service) ForgetSecrets(tx storage.Tx, id DeviceID) error {
 	return errors.Join(
 		s.SetSecret(tx, id, UnlockToken, nil),
 		s.SetSecret(tx, id, BootstrapToken, nil),
+		s.forgetEscrow(tx, id),
 	)
 }

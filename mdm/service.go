@@ -35,6 +35,9 @@ type Service struct {
 	observers []Observer
 	screens   []Screen
 
+	// escrowPair makes a pair for this process to offer, once.
+	escrowPair func() (escrowPair, error)
+
 	seen    seen
 	filling sync.Mutex // held by who makes the rows of devices
 }
@@ -44,7 +47,10 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("mdm: DB, Box, Log and Now are required")
 	}
-	return &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign}, nil
+	s := &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign}
+	s.escrowPair = sync.OnceValues(s.newEscrowPair)
+	s.Observe(s.settleSecrets)
+	return s, nil
 }
 
 // Overview is a device with what is kept apart from its record.

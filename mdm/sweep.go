@@ -36,6 +36,7 @@ func (s *Service) sweep(ctx context.Context) error {
 		s.sweepOlder(ctx, commandsOpen, commandLife, s.expireCommand),
 		s.sweepLeft(ctx),
 		s.closeFinished(ctx),
+		s.sweepEscrow(ctx),
 	)
 }
 

@@ -18,6 +18,8 @@ import (
 type Values struct {
 	// Keys are set in the Command dictionary: a PIN, an UnlockToken.
 	Keys map[string]Param `json:"keys,omitempty"`
+	// Without are keys that are taken out of the Command dictionary: no device knows them.
+	Without []string `json:"without,omitempty"`
 	// Variables stand in the texts of the profile that an InstallProfile brings, by their
 	// names without the dollar sign.
 	Variables map[string]string `json:"variables,omitempty"`
@@ -26,10 +28,36 @@ type Values struct {
 	Certificates map[string]map[string]any `json:"certificates,omitempty"`
 }
 
-// Param is a text or data in a property list.
+// Param is a text, data or dictionary in a property list.
 type Param struct {
-	Text string `json:"text,omitempty"`
-	Data []byte `json:"data,omitempty"` // if not nil, instead of Text
+	Text string           `json:"text,omitempty"`
+	Hash bool             `json:"hash,omitempty"` // of the password Text, see [command.HashPassword]
+	Data []byte           `json:"data,omitempty"` // if not nil, instead of Text
+	Keys map[string]Param `json:"keys,omitempty"` // if not nil, added to the dictionary that is there
+}
+
+// set puts p into d.
+func (p Param) set(d map[string]any, key string) (err error) {
+	switch {
+	case p.Keys != nil:
+		inner, _ := d[key].(map[string]any)
+		if inner == nil {
+			inner = make(map[string]any, len(p.Keys))
+		}
+		for name, v := range p.Keys {
+			if err := v.set(inner, name); err != nil {
+				return err
+			}
+		}
+		d[key] = inner
+	case p.Data != nil:
+		d[key] = p.Data
+	case p.Hash:
+		d[key], err = command.HashPassword(p.Text)
+	default:
+		d[key] = p.Text
+	}
+	return err
 }
 
 const valuesBucket = "command_values"
@@ -40,31 +68,47 @@ func valuesPurpose(uuid string, id DeviceID) string {
 	return "mdm/command-values/" + uuid + "/" + string(id)
 }
 
-// personalize keeps what c has for a target of its own, or returns why it gets nothing.
-func (s *Service) personalize(tx storage.Tx, c NewCommand, id DeviceID) (*command.Refusal, error) {
-	if c.Personalize == nil {
-		return nil, nil
+// personalize keeps what c has for a target of its own, and says whether that is anything, or
+// returns why the target gets no command.
+func (s *Service) personalize(tx storage.Tx, c NewCommand, f *filler, id DeviceID, target command.Target) (own bool, no *command.Refusal, err error) {
+	var values Values
+	switch {
+	case c.Personalize != nil:
+		d, err := GetDevice(tx, id)
+		if err != nil {
+			return false, nil, err
+		}
+		values, err = c.Personalize(tx, d)
+		if err = refusalIn(err, &no); err != nil {
+			return false, nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
+		}
+		own = true
+	case f != nil:
+		values, err = f.fill(tx, id, target)
+		if err = refusalIn(err, &no); err != nil {
+			return false, nil, fmt.Errorf("fill in command %s for %s: %w", c.UUID, id, err)
+		}
+		own = len(values.Keys)+len(values.Without) > 0
 	}
-	d, err := GetDevice(tx, id)
-	if err != nil {
-		return nil, err
-	}
-	values, err := c.Personalize(tx, d)
-	var no *command.Refusal
-	if errors.As(err, &no) {
-		return no, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
+	if no != nil || !own {
+		return false, no, nil
 	}
 	b, err := json.Marshal(values)
 	if err != nil {
-		return nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
+		return false, nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
 	}
 	if err := tx.Put(valuesBucket, valuesKey(c.UUID, id), s.box.Seal(valuesPurpose(c.UUID, id), b)); err != nil {
-		return nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
+		return false, nil, fmt.Errorf("values of command %s for %s: %w", c.UUID, id, err)
 	}
-	return nil, nil
+	return true, nil, nil
+}
+
+// refusalIn sets no to the refusal that err is, and returns any other error.
+func refusalIn(err error, no **command.Refusal) error {
+	if errors.As(err, no) {
+		return nil
+	}
+	return err
 }
 
 // complete returns the property list of a command with what its device gets of its own.
@@ -79,11 +123,12 @@ func (s *Service) complete(plist, own []byte, uuid string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, key := range values.Without {
+		delete(params, key)
+	}
 	for key, v := range values.Keys {
-		if v.Data != nil {
-			params[key] = v.Data
-		} else {
-			params[key] = v.Text
+		if err := v.set(params, key); err != nil {
+			return nil, err
 		}
 	}
 	if len(values.Variables)+len(values.Certificates) > 0 {

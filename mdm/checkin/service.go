@@ -251,6 +251,9 @@ func report(m *mdm.CommandResults) (gatehouse.Report, error) {
 			return r, fmt.Errorf("%w: %w", errNotKept, err)
 		}
 	}
+	if r.Entrusted, err = command.DecodeEntrusted(m.Raw, lim); err != nil {
+		return r, fmt.Errorf("%w: %w", errNotKept, err)
+	}
 	if len(result) > maxKept {
 		return r, fmt.Errorf("%w: %d bytes", errNotKept, len(result))
 	}
