@@ -12,6 +12,12 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
+// keepsNothing are questions that are too long for a GET.
+var keepsNothing = map[string]bool{
+	"POST /api/v1/profiles/lint":       true,
+	"POST /api/v1/profiles/{id}/check": true,
+}
+
 func TestTheDocumentAndTheRoutesAreTheSame(t *testing.T) {
 	storagetest.AnyEngine(t)
 	raw, err := openAPIJSON()
@@ -59,7 +65,7 @@ func TestTheDocumentAndTheRoutesAreTheSame(t *testing.T) {
 		if operation.Responses.Value("default") == nil {
 			t.Errorf("%s: the document has no problem", pattern)
 		}
-		if method, _, _ := strings.Cut(pattern, " "); method != http.MethodGet && slices.Equal(rt.scopes, reading) {
+		if method, _, _ := strings.Cut(pattern, " "); method != http.MethodGet && slices.Equal(rt.scopes, reading) && !keepsNothing[pattern] {
 			t.Errorf("%s changes something, and asks only for %s", pattern, reading)
 		}
 	}
