@@ -219,6 +219,21 @@ func (s *Service) CommandEntries(ctx context.Context, uuid string, states []Comm
 	return page, next, err
 }
 
+// DeviceCommand returns a command and how far it is with one device, or an error that wraps
+// storage.ErrNotFound.
+func (s *Service) DeviceCommand(ctx context.Context, id DeviceID, uuid string) (c Command, e Entry, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		if c, err = commands.Get(tx, uuid); err == nil {
+			e, err = getEntry(tx, c, id)
+		}
+		return err
+	})
+	if err != nil {
+		return Command{}, Entry{}, fmt.Errorf("command %s for %s: %w", uuid, id, err)
+	}
+	return c, e, nil
+}
+
 // Batch is several commands that were asked for together.
 type Batch struct {
 	ID        string    `json:"id"`

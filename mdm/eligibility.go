@@ -139,14 +139,8 @@ func getEligibility(tx storage.Tx, id DeviceID) (eligibility, error) {
 // refuse returns a stable code and a sentence if e's device may not get a command
 // of a type.
 func (e eligibility) refuse(requestType string) (code, reason string) {
-	switch e.state {
-	case Enrolled:
-	case Blocked:
-		return "blocked", "The device is blocked."
-	case Pending:
-		return "pending", "The device has not finished enrolling."
-	default:
-		return "not_enrolled", "The device is not enrolled."
+	if no := e.state.Refusal(); no != nil {
+		return no.Code, no.Reason
 	}
 	t, known := command.Lookup(requestType)
 	if !known {

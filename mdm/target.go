@@ -19,3 +19,16 @@ func TargetOf(tx storage.Tx, id DeviceID) (command.Target, State, error) {
 
 // TargetKey returns a text that is the same for targets that may get the same.
 func TargetKey(t command.Target) string { return string(eligibility{Enrolled, t}.encode()) }
+
+// Refusal is why an enrollment in state s gets no command at all; nil if it may get some.
+func (s State) Refusal() *command.Refusal {
+	switch s {
+	case Enrolled:
+		return nil
+	case Blocked:
+		return &command.Refusal{Code: "blocked", Reason: "The device is blocked."}
+	case Pending:
+		return &command.Refusal{Code: "pending", Reason: "The device has not finished enrolling."}
+	}
+	return &command.Refusal{Code: "not_enrolled", Reason: "The device is not enrolled."}
+}

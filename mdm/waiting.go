@@ -34,6 +34,13 @@ func (s *Service) Waits(ctx context.Context, entries []Entry) (all []Waiting, er
 		all = make([]Waiting, len(entries))
 		known := make(map[DeviceID]*waiter)
 		for i, e := range entries {
+			if i%readChunk == 0 {
+				for _, e := range entries[i:min(i+readChunk, len(entries))] {
+					if !e.State.Final() {
+						tx.Prefetch(append(s.readOverview(e.DeviceID), ReadDevice(e.DeviceID))...)
+					}
+				}
+			}
 			if e.State.Final() {
 				continue
 			}

@@ -56,6 +56,7 @@ type Order struct {
 	Reduce    bool
 	ExpiresIn time.Duration // 0: as of [mdm.NewCommand]
 	Batch     string        // ID of the batch that it makes; empty: a new one
+	RetryOf   string        // UUID of a command that came to nothing, if this is another try
 	By        string
 }
 
@@ -103,7 +104,7 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 		for i, g := range groups {
 			commands[i] = mdm.NewCommand{
 				UUID: g.uuid, RequestType: "InstallProfile", Identifier: p.Identifier, Plist: g.plist, Targets: g.ids,
-				ExpiresIn: o.ExpiresIn, Origin: origin(v, g.reduced), Personalize: g.personalize,
+				ExpiresIn: o.ExpiresIn, Origin: origin(v, g.reduced), RetryOf: o.RetryOf, Personalize: g.personalize,
 			}
 		}
 		name := fmt.Sprintf("%s, version %d", p.DisplayName, v.Number)
@@ -136,8 +137,8 @@ func origin(v Version, reduced bool) string {
 	return o
 }
 
-// OfProfile returns the profile and the version that a command's Origin names; ok is false
-// where it was not made by this package.
+// OfProfile returns the profile and the version that a command's Origin names, of a removal
+// version 0; ok is false where it was not made by this package.
 func OfProfile(origin string) (id string, version int, ok bool) {
 	rest, ok := strings.CutPrefix(strings.TrimSuffix(origin, reducedSuffix), "profile/")
 	if !ok {
@@ -370,7 +371,7 @@ func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (o
 		}
 		var no []mdm.Rejection
 		out.Command, no, err = s.MDM.Queue(tx, mdm.NewCommand{
-			UUID: uuid, RequestType: "RemoveProfile", Identifier: p.Identifier, Plist: plist, CreatedBy: by, Targets: from,
+			UUID: uuid, RequestType: "RemoveProfile", Identifier: p.Identifier, Plist: plist, CreatedBy: by, Targets: from, Origin: origin(Version{ProfileID: id}, false),
 		})
 		if err != nil {
 			return err
