@@ -182,12 +182,18 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/profiles/{id}/versions", scopes: reading, handle: a.listProfileVersions},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}", scopes: reading, handle: a.getProfileVersion},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}/download", scopes: managing, handle: a.downloadProfile}, // it may hold passwords
+		{pattern: "POST /api/v1/profiles/{id}/versions/{version}/restore", scopes: managing, handle: a.restoreProfile},
 		{pattern: "GET /api/v1/profiles/{id}/diff", scopes: reading, handle: a.diffProfile},
 		{pattern: "POST /api/v1/profiles/{id}/check", scopes: reading, handle: a.checkProfile, command: true},
 		{pattern: "POST /api/v1/profiles/{id}/send", scopes: managing, handle: a.sendProfile, command: true},
 		{pattern: "POST /api/v1/profiles/{id}/remove", scopes: managing, handle: a.removeProfile, command: true},
 		{pattern: "GET /api/v1/profiles/{id}/devices", scopes: reading, handle: a.listProfileDevices},
 		{pattern: "GET /api/v1/devices/{id}/profiles", scopes: reading, handle: a.listDeviceProfiles},
+		{pattern: "GET /api/v1/payload-types", scopes: reading, handle: a.listPayloadTypes},
+		{pattern: "GET /api/v1/payload-types/{type}", scopes: reading, handle: a.getPayloadType},
+		{pattern: "GET /api/v1/profile-variables", scopes: reading, handle: a.listProfileVariables},
+		{pattern: "GET /api/v1/starter-templates", scopes: reading, handle: a.listStarters},
+		{pattern: "POST /api/v1/starter-templates/{name}", scopes: managing, handle: a.useStarter},
 
 		{pattern: "GET /api/v1/certificates", scopes: auditing, handle: a.listCertificates},
 		{pattern: "POST /api/v1/certificates", scopes: issuing, handle: a.createCertificate},

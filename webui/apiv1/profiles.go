@@ -1,6 +1,9 @@
 package apiv1
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -105,35 +109,84 @@ type addedProfile struct {
 
 // draftRequest is a profile that is made from payload forms.
 type draftRequest struct {
-	Identifier        string         `json:"identifier"`
-	Name              string         `json:"name"`
-	Description       string         `json:"description"`
-	Organization      string         `json:"organization"`
-	Scope             string         `json:"scope"`
-	RemovalDisallowed bool           `json:"removal_disallowed"`
-	Payloads          []draftPayload `json:"payloads"`
+	Identifier        string            `json:"identifier"`
+	Name              string            `json:"name"`
+	Description       string            `json:"description"`
+	Organization      string            `json:"organization"`
+	Scope             string            `json:"scope"`
+	RemovalDisallowed bool              `json:"removal_disallowed"`
+	Payloads          []json.RawMessage `json:"payloads"` // each a draftPayload
 }
 
 type draftPayload struct {
-	PayloadType string         `json:"payload_type"`
-	Identifier  string         `json:"identifier"`
-	UUID        string         `json:"uuid"`
-	Name        string         `json:"name"`
-	Description string         `json:"description"`
-	Settings    map[string]any `json:"settings"`
+	PayloadType string          `json:"payload_type"`
+	Identifier  string          `json:"identifier"`
+	UUID        string          `json:"uuid"`
+	Name        string          `json:"name"`
+	Description string          `json:"description"`
+	Settings    json.RawMessage `json:"settings"`
 }
 
-func (in draftRequest) draft() profile.Draft {
+// draft reads the payloads in the request, or returns a problem that names all that is wrong
+// with their form.
+func (in draftRequest) draft() (profile.Draft, error) {
 	d := profile.Draft{
 		Identifier: in.Identifier, DisplayName: in.Name, Description: in.Description, Organization: in.Organization,
 		Scope: profile.Scope(in.Scope), RemovalDisallowed: in.RemovalDisallowed,
 	}
-	for _, p := range in.Payloads {
-		d.Payloads = append(d.Payloads, profile.DraftPayload{
-			Type: p.PayloadType, Identifier: p.Identifier, UUID: p.UUID, DisplayName: p.Name, Description: p.Description, Settings: p.Settings,
-		})
+	var bad fieldErrors
+	for i, raw := range in.Payloads {
+		field := fmt.Sprintf("payloads[%d]", i)
+		var p draftPayload
+		if !bad.object(field, raw, &p) {
+			continue
+		}
+		made := profile.DraftPayload{Type: p.PayloadType, Identifier: p.Identifier, UUID: p.UUID, DisplayName: p.Name, Description: p.Description}
+		if given(p.Settings) {
+			dec := json.NewDecoder(bytes.NewReader(p.Settings))
+			dec.UseNumber()
+			if dec.Decode(&made.Settings) != nil {
+				bad.add(field+".settings", "must be an object")
+			}
+		}
+		d.Payloads = append(d.Payloads, made)
 	}
-	return d
+	if len(bad) > 0 {
+		return profile.Draft{}, invalids(bad)
+	}
+	return d, nil
+}
+
+// compose makes the profile of the request.
+func (in draftRequest) compose() (*profile.Profile, error) {
+	d, err := in.draft()
+	if err != nil {
+		return nil, err
+	}
+	return compose(d)
+}
+
+// compose makes the profile of a draft. Errors are in the words of requests.
+func compose(d profile.Draft) (*profile.Profile, error) {
+	p, err := profile.Compose(d)
+	if wrong, ok := errors.AsType[*command.ParamError](err); ok {
+		return nil, invalid(inRequest(wrong.Path), wrong.Reason)
+	}
+	return p, err
+}
+
+// inRequest returns the path that a place in a [profile.Draft] has in a draftRequest. What is
+// below settings has it in both.
+func inRequest(path string) string {
+	if strings.Contains(path, ".settings") {
+		return path
+	}
+	for theirs, ours := range map[string]string{"display_name": "name", "type": "payload_type"} {
+		if rest, ok := strings.CutSuffix(path, theirs); ok && (rest == "" || strings.HasSuffix(rest, "].")) {
+			return rest + ours
+		}
+	}
+	return path
 }
 
 // profileBody reads a profile out of a request: as a file, or as JSON that it is made from.
@@ -142,19 +195,36 @@ func profileBody(r *http.Request) ([]byte, error) {
 	if err == nil && media == "application/json" {
 		var in draftRequest
 		if _, err := readJSON(r, &in); err != nil {
-			return nil, err
+			return nil, sized(err)
 		}
-		p, err := profile.Compose(in.draft())
+		p, err := in.compose()
 		if err != nil {
 			return nil, err
 		}
 		return p.Encode()
 	}
-	data, err := io.ReadAll(r.Body)
+	data, err := io.ReadAll(io.LimitReader(r.Body, profile.MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("read body: %w", err)
+		return nil, sized(fmt.Errorf("read body: %w", err))
+	}
+	if len(data) > profile.MaxSize {
+		return nil, errProfileSize
 	}
 	return data, nil
+}
+
+// errProfileSize answers for a profile that is too large to be one.
+var errProfileSize = &problem{Problem: webui.Problem{
+	Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Title: "The request's body is too large",
+	Detail: fmt.Sprintf("A profile may have up to %d MiB.", profile.MaxSize>>20),
+}}
+
+// sized returns errProfileSize instead of an error that says the same without the limit.
+func sized(err error) error {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return errProfileSize
+	}
+	return err
 }
 
 // uploadOf reads a profile and what is said of it in the query.
@@ -303,8 +373,40 @@ func (a *API) getProfileVersion(w http.ResponseWriter, r *http.Request) error {
 	}{profileVersion(v), findingsOf(a.library.Lint(p, v.Literal))})
 }
 
-// downloadProfile gives a version away as devices get it, but for variables, certificates
-// and signature.
+// restoreProfile makes an older version the latest one, as a version of its own.
+func (a *API) restoreProfile(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	number, err := versionOf(r)
+	if err != nil {
+		return err
+	}
+	rec, latest, err := a.library.Profile(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	v, p, err := a.library.Content(r.Context(), id, number)
+	if err != nil {
+		return err
+	}
+	if number == latest.Number {
+		return writeAdded(w, library.Added{Profile: rec, Version: latest, Findings: a.library.Lint(p, v.Literal)})
+	}
+	data, err := p.Encode()
+	if err != nil {
+		return err
+	}
+	note := cmp.Or(r.URL.Query().Get("note"), fmt.Sprintf("Version %d again", number))
+	added, err := a.library.AddVersion(r.Context(), id, library.Upload{Data: data, Note: note, Literal: v.Literal, By: principal(r).String()})
+	if err != nil {
+		return err
+	}
+	return writeAdded(w, added)
+}
+
+// downloadProfile gives a version away as devices get it, but for variables and certificates.
 func (a *API) downloadProfile(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r, "id")
 	if err != nil {
@@ -314,15 +416,22 @@ func (a *API) downloadProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	signed, err := flag(r.URL.Query(), "signed")
+	if err != nil {
+		return err
+	}
 	_, p, err := a.library.Content(r.Context(), id, number)
 	if err != nil {
 		return err
 	}
-	return writeProfile(w, p)
+	return a.writeProfile(w, p, signed)
 }
 
-func writeProfile(w http.ResponseWriter, p *profile.Profile) error {
+func (a *API) writeProfile(w http.ResponseWriter, p *profile.Profile, signed bool) error {
 	data, err := p.Encode()
+	if err == nil && signed {
+		data, err = a.library.Sign(data)
+	}
 	if err != nil {
 		return err
 	}
