@@ -3,6 +3,7 @@ package mdm
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -93,6 +94,9 @@ func (g *gate) profileFor(target command.Target) refusal {
 		return refusal{command.CodeUserEnrollment, unreadable(err)}
 	case err != nil || p == nil:
 		return refusal{}
+	case g.command.Personalize == nil && len(p.Certificates()) > 0: // no device knows what to make of the place for one
+		return refusal{profile.CodeCertificate, "The profile has a place for a certificate of the template " + strings.Join(p.Certificates(), ", ") +
+			", which is filled in only when it is sent as a profile of the library: add it there."}
 	}
 	findings, refused := p.Check(target)
 	if !refused {

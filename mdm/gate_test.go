@@ -259,6 +259,28 @@ func TestWhatIsInACommandIsHeldAgainstEachDevice(t *testing.T) {
 	}
 }
 
+// Whoever sends such a profile by a command of his own means the library: the device would
+// take a SCEP payload without a URL.
+func TestAPlaceForACertificateGoesToNobodyAsItIs(t *testing.T) {
+	const place = "<key>PayloadType</key><string>com.apple.security.scep</string><key>PayloadContent</key><dict><key>CertificateTemplate</key><string>wifi</string></dict>"
+	carry := "<key>Payload</key><data>" + base64.StdEncoding.EncodeToString([]byte(
+		"<plist version=\"1.0\"><dict><key>PayloadType</key><string>Configuration</string><key>PayloadContent</key><array><dict>"+place+"</dict></array></dict></plist>")) + "</data>"
+	b := newBench(t)
+	id := b.device(t, "phone")
+	cmd, rejected, err := b.Enqueue(context.Background(), rawCommand("1", "InstallProfile", carry, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cmd.Targets) != 0 || len(rejected) != 1 || rejected[0].Code != "certificate_template" || !strings.Contains(rejected[0].Reason, "template wifi,") {
+		t.Errorf("it goes to %v, refused %+v; want it refused for the template", cmd.Targets, rejected)
+	}
+	filled := rawCommand("2", "InstallProfile", carry, id)
+	filled.Personalize = func(storage.Tx, mdm.Device) (mdm.Values, error) { return mdm.Values{}, nil }
+	if cmd, rejected, err := b.Enqueue(context.Background(), filled); err != nil || len(cmd.Targets) != 1 {
+		t.Errorf("with what fills it in: to %v, refused %+v, %v", cmd.Targets, rejected, err)
+	}
+}
+
 func TestAnIPhoneIsNoSharedIPad(t *testing.T) {
 	b := newBench(t)
 	for product, want := range map[string]string{"iPhone17,2": "shared_ipad_required", "iPad14,3": "shared_ipad_unknown"} {
