@@ -13,7 +13,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc/oidctest"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/account"
 )
 
@@ -56,7 +55,6 @@ func TestPeopleSignInWithAPassword(t *testing.T) {
 
 // TestOtherFormsLeadNowhereElse holds that the scheme is allowed where it is needed.
 func TestOtherFormsLeadNowhereElse(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	for _, path := range []string{"/login", "/login?next=/me", "/enroll/byod", "/enroll/byod/sign-in/x"} {
@@ -67,7 +65,6 @@ func TestOtherFormsLeadNowhereElse(t *testing.T) {
 }
 
 func TestPeopleSignInWithASecondFactor(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -94,7 +91,6 @@ func TestPeopleSignInWithASecondFactor(t *testing.T) {
 }
 
 func TestPeopleSignInAtAProvider(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -156,7 +152,6 @@ func (p *person) otherLink(at page) page {
 // TestAProviderThatAsksNobody has signed in whom it remembers: any app could open the address
 // and catch what is handed back.
 func TestAProviderThatAsksNobody(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
@@ -198,7 +193,6 @@ func TestAProviderThatAsksNobody(t *testing.T) {
 // TestSomebodyElseCanSignInAtAProvider: providers remember people, and would sign the same
 // person in again.
 func TestSomebodyElseCanSignInAtAProvider(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	idp, p := h.standIn(t, []identity.Use{identity.UseUser}, zoe)
@@ -234,7 +228,6 @@ func TestSomebodyElseCanSignInAtAProvider(t *testing.T) {
 
 // TestSomebodyElseMayMistypeAPassword, and look at the page in another language.
 func TestSomebodyElseMayMistypeAPassword(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -251,7 +244,6 @@ func TestSomebodyElseMayMistypeAPassword(t *testing.T) {
 
 // TestNobodySignsOutInTheView, as the way to the device would be lost: somebody else signs in.
 func TestNobodySignsOutInTheView(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -278,7 +270,6 @@ func (h *house) user(t testing.TB, login string) identity.User {
 // TestAnOldSessionGivesNothingUnasked is about other apps, whose browser views have the same
 // cookies: they could catch what is handed back.
 func TestAnOldSessionGivesNothingUnasked(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -322,7 +313,6 @@ func TestAnOldSessionGivesNothingUnasked(t *testing.T) {
 
 // TestWhatIsSaidOfAPersonalMacIsTrue: Apple allows no DeviceLock there (PROTOCOL 5.5).
 func TestWhatIsSaidOfAPersonalMacIsTrue(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -348,7 +338,6 @@ func TestWhatIsSaidOfAPersonalMacIsTrue(t *testing.T) {
 
 // TestAFormIsSentByWhoWasAsked signs somebody else in while the page is on the screen.
 func TestAFormIsSentByWhoWasAsked(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -368,7 +357,6 @@ func TestAFormIsSentByWhoWasAsked(t *testing.T) {
 }
 
 func TestTermsAreAgreedTo(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	must(t, h.texts.Change(t.Context(), "test", "en", map[string]string{"portal.terms": "Be **good**."}))
@@ -385,7 +373,6 @@ func TestTermsAreAgreedTo(t *testing.T) {
 
 // TestAPlusSignIsKept: what people type comes as they typed it, and a query says + for a space.
 func TestAPlusSignIsKept(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	h.person(t).get(h.iPhone(t).challenge("ana+work@example.com")).has(t, 200, `value="ana+work@example.com"`)
@@ -394,7 +381,6 @@ func TestAPlusSignIsKept(t *testing.T) {
 // TestWhatStandsInTheWay runs through all that can be wrong. What is wrong with the device is
 // said before anybody signs in.
 func TestWhatStandsInTheWay(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	_, err := h.people.CreateUser(t.Context(), identity.Local(), identity.NewUser{Username: "dora", Password: password, ManagedAppleAccount: "dora@work.example.com", NoEnroll: true})
@@ -471,7 +457,6 @@ func TestWhatStandsInTheWay(t *testing.T) {
 }
 
 func TestAuthorizationRequestsThatAreRefused(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	good := h.iPhone(t).challenge("ana")
@@ -513,7 +498,6 @@ func TestAuthorizationRequestsThatAreRefused(t *testing.T) {
 
 // TestLongAnswersSurviveTheLogin takes the longest request that there can be through it.
 func TestLongAnswersSurviveTheLogin(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	u, err := url.Parse(h.iPhone(t).challenge("ana"))
@@ -534,7 +518,6 @@ func TestLongAnswersSurviveTheLogin(t *testing.T) {
 
 // TestWhoOnlyLooksGetsNothing is about programs that open addresses ahead.
 func TestWhoOnlyLooksGetsNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	d, p := h.iPhone(t), h.person(t)
@@ -552,7 +535,6 @@ func TestWhoOnlyLooksGetsNothing(t *testing.T) {
 }
 
 func TestBackAndReload(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	d, p := h.iPhone(t), h.person(t)
@@ -610,7 +592,6 @@ func TestTwoSignInsInOneBrowser(t *testing.T) {
 // TestNothingOfTheHandBackIsKept looks for what is handed back, and for the ticket, in all
 // that is written down or shown.
 func TestNothingOfTheHandBackIsKept(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for _, method := range methods {
 		t.Run(string(method), func(t *testing.T) {
@@ -649,7 +630,6 @@ func TestNothingOfTheHandBackIsKept(t *testing.T) {
 
 // TestStartingInABrowser is about people who open the address that their devices use.
 func TestStartingInABrowser(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodWeb)
 	p := h.person(t)
@@ -660,7 +640,6 @@ func TestStartingInABrowser(t *testing.T) {
 
 // TestLanguagesKeepTheWay changes the language on the way: what the device said stays.
 func TestLanguagesKeepTheWay(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, enroll.MethodOAuth2)
 	p := h.person(t)
@@ -680,7 +659,6 @@ func TestLanguagesKeepTheWay(t *testing.T) {
 }
 
 func TestRefusalsHaveCodesOfTheirOwn(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	seen := map[string]bool{}
 	for _, r := range account.Refusals() {

@@ -14,7 +14,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const accountDrivenPath = "/api/v1/account-driven"
@@ -29,7 +28,6 @@ func (h *house) accountDriven(t *testing.T) (all map[string]any) {
 }
 
 func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	put := func(body any) (all map[string]any) {
 		t.Helper()
@@ -97,7 +95,6 @@ func TestAccountDrivenEnrollmentIsReplacedAsAWhole(t *testing.T) {
 }
 
 func TestWhatAccountDrivenEnrollmentCanNotBe(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.do(t, exchange{method: "PUT", path: accountDrivenPath, body: contracted}).want(t, 200, nil)
 	before := h.accountDriven(t)
@@ -151,7 +148,6 @@ func TestWhatAccountDrivenEnrollmentCanNotBe(t *testing.T) {
 }
 
 func TestAUserIsMadeToSignInAgain(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "phone", func(d *mdm.Device) {
 		d.Type, d.AppleID, d.EnrollmentMode = mdm.TypeUser, mdm.AppleID{EnrollmentID: "FB833D84-0001"}, "BYOD"
@@ -189,7 +185,6 @@ func TestAUserIsMadeToSignInAgain(t *testing.T) {
 }
 
 func TestAttemptsByAccountSaySo(t *testing.T) {
-	storagetest.AnyEngine(t)
 	ctx := context.Background()
 	h := newHouse(t)
 	h.do(t, exchange{method: "PUT", path: accountDrivenPath, body: contracted}).want(t, 200, nil)

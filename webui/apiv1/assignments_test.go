@@ -18,7 +18,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type assignment struct {
@@ -217,7 +216,6 @@ func TestTheLifeOfAnAssignment(t *testing.T) {
 }
 
 func TestWhoCannotBeSentATemplate(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "good", nil)
 	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
@@ -250,7 +248,6 @@ func TestWhoCannotBeSentATemplate(t *testing.T) {
 }
 
 func TestAssignmentsThatFailAreSeen(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
@@ -285,7 +282,6 @@ func TestAssignmentsThatFailAreSeen(t *testing.T) {
 }
 
 func TestAPreview(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.device(t, "d1", nil)
@@ -330,7 +326,6 @@ func TestAPreview(t *testing.T) {
 }
 
 func TestADevicesIdentityIsSeen(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	issue := func() *x509.Certificate {
 		t.Helper()

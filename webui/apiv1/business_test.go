@@ -9,7 +9,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/business/businesstest"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const businessPath = "/api/v1/apple-business"
@@ -57,7 +56,6 @@ func (h *house) linkBusiness(t *testing.T) []byte {
 }
 
 func TestTheLinkToAppleIsMadeAndEnded(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	if l := h.business(t); l.State != "no_key" || l.Certificate != nil || l.Token != nil || l.Account != nil || l.DiscoveryURL != nil {
 		t.Errorf("a new server's link is %+v", l)
@@ -123,7 +121,6 @@ func TestTheLinkToAppleIsMadeAndEnded(t *testing.T) {
 }
 
 func TestMistakesWithTheServerTokenHaveCodes(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	cert := h.linkBusiness(t)
 	for code, body := range map[string]any{
@@ -146,7 +143,6 @@ func TestMistakesWithTheServerTokenHaveCodes(t *testing.T) {
 }
 
 func TestRefusalsOfAppleHaveCodes(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.linkBusiness(t)
 	const call = "POST /account-driven-enrollment/profile"
@@ -182,7 +178,6 @@ func TestRefusalsOfAppleHaveCodes(t *testing.T) {
 }
 
 func TestOwnersLinkAndAdministratorsLook(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	cert := h.linkBusiness(t)
 	admin, reader := h.token(t, identity.ScopeAdmin), h.token(t, identity.ScopeReadOnly)

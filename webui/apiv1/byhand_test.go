@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type delivery struct {
@@ -45,7 +44,6 @@ func run(t testing.TB, script string, files map[string][]byte) string {
 }
 
 func TestAFileWithKeyAndCertificate(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/O=Example/CN=$FULLNAME", "sans": map[string]any{"ntPrincipalName": "$UPN"}})
@@ -101,7 +99,6 @@ func TestAFileWithKeyAndCertificate(t *testing.T) {
 }
 
 func TestAKeyInPEM(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/CN=$FULLNAME"})
@@ -113,7 +110,6 @@ func TestAKeyInPEM(t *testing.T) {
 }
 
 func TestARequestByHand(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.template(t, map[string]any{"name": "mail", "subject": "/CN=$FULLNAME", "sans": map[string]any{"rfc822Name": "$EMAIL"}})

@@ -20,7 +20,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type authority struct {
@@ -74,7 +73,6 @@ func (h *house) identified(t testing.TB, id mdm.DeviceID) {
 }
 
 func TestTheAuthorities(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.identified(t, "d1")
 	all, moves := h.ca(t)
@@ -131,7 +129,6 @@ func TestTheAuthorities(t *testing.T) {
 // TestCertificatesThatNobodyReplaces keep their issuer from being retired, unless that is
 // forced.
 func TestCertificatesThatNobodyReplaces(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -202,7 +199,6 @@ func someRoot(t testing.TB) (text string, p12 []byte) {
 }
 
 func TestAuthoritiesAreImported(t *testing.T) {
-	storagetest.AnyEngine(t)
 	text, p12 := someRoot(t)
 	for name, body := range map[string]map[string]any{
 		"PEM":      {"pem": text},
@@ -227,7 +223,6 @@ func TestAuthoritiesAreImported(t *testing.T) {
 }
 
 func TestRequestsForAuthoritiesThatAreWrong(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	text, p12 := someRoot(t)
 	active := h.depot.Identity().ID()
@@ -267,7 +262,6 @@ func TestRequestsForAuthoritiesThatAreWrong(t *testing.T) {
 }
 
 func TestAuthoritiesAreTheOwners(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for _, path := range []string{"root/import", "identity/rollover", "identity/retire"} {
 		x := exchange{method: "POST", path: "/api/v1/ca/" + path, body: map[string]any{"id": "x"}, token: h.token(t, identity.ScopeAdmin), wild: true}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type certificate struct {
@@ -152,7 +151,6 @@ func TestCertificatesAreSearched(t *testing.T) {
 }
 
 func TestCertificatesAreCounted(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h, serial := stocked(t)
 	h.do(t, exchange{method: "POST", path: "/api/v1/certificates/" + serial["other"] + "/revoke", body: map[string]any{"reason": "superseded"}}).want(t, 200, nil)
 	h.pass(48 * time.Hour)
@@ -180,7 +178,6 @@ func TestCertificatesAreCounted(t *testing.T) {
 }
 
 func TestACertificateIsDownloaded(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h, serial := stocked(t)
 	get := func(query string) exchange {
 		return h.do(t, exchange{method: "GET", path: "/api/v1/certificates/" + serial["user"] + "/download" + query})
@@ -203,7 +200,6 @@ func TestACertificateIsDownloaded(t *testing.T) {
 
 // TestCertificatesAreManagedAsWithSCEPman is the life of its clients.
 func TestCertificatesAreManagedAsWithSCEPman(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h, serial := stocked(t)
 	token := h.token(t, identity.ScopeCertManage)
 	found := h.certificatesAt(t, "/api/manage/search?text=zoe", token)

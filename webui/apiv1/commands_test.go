@@ -13,7 +13,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type queued struct {
@@ -102,7 +101,6 @@ func TestTheLifeOfACommand(t *testing.T) {
 }
 
 func TestCommandsThatAreRefused(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	to := func(body string) string { return `{"device_ids":["d1"],` + body + `}` }
@@ -132,7 +130,6 @@ func TestCommandsThatAreRefused(t *testing.T) {
 }
 
 func TestWhatCannotBeUndoneIsConfirmed(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	for name, tt := range map[string]struct {
@@ -160,7 +157,6 @@ func TestWhatCannotBeUndoneIsConfirmed(t *testing.T) {
 }
 
 func TestEachDeviceIsJudgedByItself(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "mac", nil)
 	h.device(t, "tv", func(d *mdm.Device) { d.ProductName = "AppleTV14,1" })
@@ -195,7 +191,6 @@ func TestEachDeviceIsJudgedByItself(t *testing.T) {
 }
 
 func TestAUserEnrollmentIsSparedWhatAppleForbidsThere(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "office", nil)
 	h.device(t, "personal", func(d *mdm.Device) {
@@ -241,7 +236,6 @@ func TestAUserEnrollmentIsSparedWhatAppleForbidsThere(t *testing.T) {
 }
 
 func TestANewerProfileTakesThePlaceOfAnUndeliveredOne(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	install := func(identifier, version string) queued {
@@ -260,7 +254,6 @@ func TestANewerProfileTakesThePlaceOfAnUndeliveredOne(t *testing.T) {
 }
 
 func TestABigProfileFits(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	body := func(size int) string {
@@ -271,7 +264,6 @@ func TestABigProfileFits(t *testing.T) {
 }
 
 func TestRawCommands(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
@@ -401,7 +393,6 @@ func TestWaitingForTheDevices(t *testing.T) {
 }
 
 func TestCancelling(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "d1", nil)
 	q := h.send(t, map[string]any{"request_type": "ProfileList", "device_ids": []string{"d1"}})
@@ -420,7 +411,6 @@ func TestCancelling(t *testing.T) {
 }
 
 func TestCommandTypesSayWhatAFormNeeds(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var list struct {
 		Items []struct {

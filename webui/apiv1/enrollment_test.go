@@ -16,7 +16,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type link struct {
@@ -119,7 +118,6 @@ func TestListsComeInPages(t *testing.T) {
 }
 
 func TestDevicesAsTheirRecordSays(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "mac", nil)
 	h.device(t, "user", func(d *mdm.Device) {
@@ -158,7 +156,6 @@ func TestDevicesAsTheirRecordSays(t *testing.T) {
 }
 
 func TestEndingAnEnrollment(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "gone", nil)
 	h.device(t, "barred", nil)
@@ -195,7 +192,6 @@ func TestEndingAnEnrollment(t *testing.T) {
 }
 
 func TestAPushThatCannotBeSent(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.device(t, "here", nil)
 	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
@@ -212,7 +208,6 @@ func TestAPushThatCannotBeSent(t *testing.T) {
 }
 
 func TestRevokingACertificate(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -260,7 +255,6 @@ func TestRevokingACertificate(t *testing.T) {
 }
 
 func TestCertificatesAndTheirStatus(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	issue := func(life time.Duration) depot.Serial {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

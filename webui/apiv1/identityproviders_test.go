@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // sources stands for the directories and providers of others: package identity and the
@@ -108,7 +107,6 @@ func (h *house) provider(t testing.TB, body string) provider {
 }
 
 func TestProvidersAreMadeReadAndChanged(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	p := h.provider(t, `{"kind":"sso","name":"Example","uses":["personal"],"groups":["staff"],
 		"mapping":{"managed_apple_accounts":{"Ana":"ana@appleid.example.com"}},"settings":{"url":"https://id","client_secret":"very secret"}}`)
@@ -146,7 +144,6 @@ func TestProvidersAreMadeReadAndChanged(t *testing.T) {
 }
 
 func TestProvidersThatAreNotMade(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	p := h.provider(t, `{"kind":"directory","name":"Taken","settings":{"url":"x"}}`)
 	for name, tt := range map[string]struct{ body, field string }{
@@ -184,7 +181,6 @@ type signInTest struct {
 }
 
 func TestProvidersAreTried(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	directory := h.provider(t, `{"kind":"directory","name":"directory","uses":["personal"],"settings":{"url":"x"}}`)
 	down := h.provider(t, `{"kind":"directory","name":"down","settings":{"url":"down"}}`)
@@ -231,7 +227,6 @@ func TestProvidersAreTried(t *testing.T) {
 }
 
 func TestAUserBelongsToAProvider(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	p := h.provider(t, `{"kind":"directory","name":"directory","settings":{"url":"x"}}`)
 	type belonging struct {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail/mailtest"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const invitationsPath = "/api/v1/enrollment-invitations"
@@ -113,7 +112,6 @@ func TestPeopleAreInvitedByMail(t *testing.T) {
 }
 
 func TestAnInvitationNamesAllThatIsWrongAndMakesNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	send := func(body map[string]any) exchange {
 		body["send"] = false

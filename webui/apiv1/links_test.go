@@ -7,11 +7,9 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestALinkWithAllThatItCanHave(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var l struct {
 		ID, Ownership, State string
@@ -76,7 +74,6 @@ func TestALinkWithAllThatItCanHave(t *testing.T) {
 }
 
 func TestLinksThatSpeakForAUser(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	const path = "/api/v1/enrollment-links"
 	tokens := map[identity.Scope]string{}
@@ -156,7 +153,6 @@ func TestLinksThatSpeakForAUser(t *testing.T) {
 }
 
 func TestInvitationsShowLinksToWhoHandsThemOut(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var in struct{ ID string }
 	h.do(t, exchange{method: "POST", path: "/api/v1/enrollment-invitations", body: map[string]any{"emails": []string{"guest@example.com"}, "send": false}}).want(t, 202, &in)

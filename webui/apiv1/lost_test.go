@@ -6,11 +6,9 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestADeviceIsReportedLost(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	u, err := h.identity.CreateUser(context.Background(), identity.Local(), identity.NewUser{Email: "ana@example.com"})
 	if err != nil {

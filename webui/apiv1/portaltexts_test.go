@@ -8,13 +8,11 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const portalTextsPath = "/api/v1/portal-texts"
 
 func TestTheOperatorsTextsAreKeptPerLanguage(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var got, sent map[string]any
 	h.do(t, exchange{method: "GET", path: portalTextsPath + "/en"}).want(t, 200, &got)
@@ -69,7 +67,6 @@ func TestTheOperatorsTextsAreKeptPerLanguage(t *testing.T) {
 }
 
 func TestBadPortalTextsChangeNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	good := map[string]any{"portal.complete.message": "Welcome!"}
 	h.do(t, exchange{method: "PUT", path: portalTextsPath + "/en", body: map[string]any{"texts": good}}).want(t, 200, nil)
@@ -119,7 +116,6 @@ func TestBadPortalTextsChangeNothing(t *testing.T) {
 }
 
 func TestALanguageOfJamfIsImported(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var got struct {
 		Texts    map[string]string
@@ -148,7 +144,6 @@ func TestALanguageOfJamfIsImported(t *testing.T) {
 }
 
 func TestAPortalTextIsPreviewed(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var got struct {
 		HTML     string

@@ -4,12 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestBodiesAreReadStrictly(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	deep := func(n int) string {
 		return `{"request_type":"DeviceLock","device_ids":["a"],"params":{"a":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}}`
@@ -64,7 +61,6 @@ func TestBodiesAreReadStrictly(t *testing.T) {
 }
 
 func TestLongNamesAreNotRepeated(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	name := strings.Repeat("k", 200_000)
 	// Each element's path would hold the name once more.
@@ -78,7 +74,6 @@ func TestLongNamesAreNotRepeated(t *testing.T) {
 }
 
 func TestBodiesHaveATypeAndASize(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
 		contentType string
@@ -100,7 +95,6 @@ func TestBodiesHaveATypeAndASize(t *testing.T) {
 }
 
 func TestQueriesThatAreRefused(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct{ query, code string }{
 		"no limit":                  {"limit=", "invalid_request"},
@@ -127,7 +121,6 @@ func TestQueriesThatAreRefused(t *testing.T) {
 }
 
 func TestWhatIsNotThere(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for _, path := range []string{
 		"/devices/none", "/devices/none/commands", "/commands/none", "/enrollment-links/none", "/enrollment-attempts/none",

@@ -11,7 +11,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail/mailtest"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const settingsPath = "/api/v1/settings"
@@ -23,7 +22,6 @@ func (h *house) settings(t *testing.T) (all map[string]any) {
 }
 
 func TestSettingsChangeInPart(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	before := h.settings(t)
 	if before["mail"] != nil || before["portal"] != true {
@@ -82,7 +80,6 @@ func TestSettingsChangeInPart(t *testing.T) {
 }
 
 func TestSettingsThatCanNotBeChangeNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	before := h.settings(t)
 	for field, body := range map[string]string{
@@ -109,7 +106,6 @@ func TestSettingsThatCanNotBeChangeNothing(t *testing.T) {
 }
 
 func TestTheMailServerIsSetAndTried(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	server := mailtest.New(t, mailtest.Config{})
 	test := exchange{method: "POST", path: settingsPath + "/mail/test", body: `{"to":"it@example.com"}`}
@@ -169,7 +165,6 @@ func TestTheMailServerIsSetAndTried(t *testing.T) {
 }
 
 func TestTheLogoIsSetAndTakenAway(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var picture bytes.Buffer
 	if err := png.Encode(&picture, image.NewGray(image.Rect(0, 0, 40, 20))); err != nil {

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 const templatesPath = "/api/v1/certificate-templates"
@@ -43,7 +41,6 @@ func jsonOf(t testing.TB, v any) any {
 }
 
 func TestATemplateHasDefaults(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var got map[string]any
 	made := h.do(t, exchange{method: "POST", path: templatesPath, body: wifi(nil)})
@@ -69,7 +66,6 @@ func TestATemplateHasDefaults(t *testing.T) {
 // TestEveryFieldOfATemplateIsKept asks for one field after the other, and for its value
 // in the answer and when it is read.
 func TestEveryFieldOfATemplateIsKept(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	root := h.depot.Root().Certificate()
 	sum := sha256.Sum256(root.Raw)
@@ -167,7 +163,6 @@ func colons(b []byte) string {
 }
 
 func TestAWrongFieldOfATemplateIsNamed(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -271,7 +266,6 @@ func TestAllWrongFieldsOfATemplateAreNamedAtOnce(t *testing.T) {
 }
 
 func TestATemplatesNameIsItsOwn(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.do(t, exchange{method: "POST", path: templatesPath, body: wifi(nil)}).want(t, 201, nil)
 	for _, name := range []string{"wifi", "WiFi"} {
@@ -286,7 +280,6 @@ func TestATemplatesNameIsItsOwn(t *testing.T) {
 }
 
 func TestAStaticChallengeIsShownOnce(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	type answer struct {
 		Challenge    string
@@ -326,7 +319,6 @@ func TestAStaticChallengeIsShownOnce(t *testing.T) {
 }
 
 func TestTemplatesAreListedByName(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for _, name := range []string{"vpn", "mail", "wifi"} {
 		h.do(t, exchange{method: "POST", path: templatesPath, body: wifi(map[string]any{"name": name})}).want(t, 201, nil)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 type user struct {
@@ -23,7 +22,6 @@ type user struct {
 }
 
 func TestUsersAreMadeAndRead(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
 		body string
@@ -71,7 +69,6 @@ func TestUsersAreMadeAndRead(t *testing.T) {
 }
 
 func TestUsersThatAreNotMade(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.do(t, exchange{method: "POST", path: "/api/v1/users", body: `{"username":"cyd","email":"cyd@example.com"}`}).want(t, 201, nil)
 	for name, tt := range map[string]struct{ body, field string }{
@@ -96,7 +93,6 @@ func TestUsersThatAreNotMade(t *testing.T) {
 }
 
 func TestUsersAreChanged(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var bea user
 	h.do(t, exchange{method: "POST", path: "/api/v1/users", body: `{"email":"bea@example.com","full_name":"Bea","password":"a good password"}`}).want(t, 201, &bea)
@@ -145,7 +141,6 @@ func TestUsersAreChanged(t *testing.T) {
 }
 
 func TestADisabledUsersTokenOpensNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var bea user
 	h.do(t, exchange{method: "POST", path: "/api/v1/users", body: `{"email":"bea@example.com"}`}).want(t, 201, &bea)
@@ -160,7 +155,6 @@ func TestADisabledUsersTokenOpensNothing(t *testing.T) {
 }
 
 func TestTheLastOwnerStays(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	var ana user
 	h.do(t, exchange{method: "POST", path: "/api/v1/users", body: `{"email":"ana@example.com","password":"a good password","role":"owner"}`}).want(t, 201, &ana)

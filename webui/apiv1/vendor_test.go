@@ -19,7 +19,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // brought is what a device gets by a template: the profile, and with our own authority
@@ -50,7 +49,6 @@ func apples(pairs ...string) (rdns []any) {
 // JumpCloud's policy have, by their names: what is asked for in the template is looked
 // for in the profile that the device gets, and in its certificate.
 func TestEveryFieldOfOtherVendors(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	h.ana(t)
 	h.device(t, "d1", func(d *mdm.Device) { d.DeviceName = "Ana's Mac" })

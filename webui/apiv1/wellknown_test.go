@@ -15,7 +15,6 @@ import (
 )
 
 func TestSnippetsForADomain(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	reader := h.token(t, identity.ScopeReadOnly)
 	var out struct {
@@ -47,7 +46,6 @@ func TestSnippetsForADomain(t *testing.T) {
 }
 
 func TestACheckOfADomain(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
 		body  map[string]any
@@ -86,7 +84,6 @@ func TestACheckOfADomain(t *testing.T) {
 }
 
 func TestChecksAreCounted(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t)
 	for range 100 { // what others have checked from here
 		if err := h.identity.CountGuess(context.Background(), "discovery check", "127.0.0.1"); errors.Is(err, identity.ErrThrottled) {

@@ -31,11 +31,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestWhoIsLetIn(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	for name, tt := range map[string]struct {
@@ -98,7 +96,6 @@ func TestMyDevices(t *testing.T) {
 }
 
 func TestWhatIsStoredAboutADevice(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	ctx := context.Background()
@@ -140,7 +137,6 @@ func TestWhatIsStoredAboutADevice(t *testing.T) {
 }
 
 func TestADeviceAsksForANewSignIn(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	const phone = "anas-own"
@@ -190,7 +186,6 @@ func TestADeviceAsksForANewSignIn(t *testing.T) {
 // TestWhatIsAnothersLooksLikeNothing tries every address and every form with what belongs
 // to somebody else, as an owner and as a user.
 func TestWhatIsAnothersLooksLikeNothing(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	ctx := context.Background()
@@ -299,7 +294,6 @@ func TestManagementIsRemoved(t *testing.T) {
 }
 
 func TestManagementThatIsNotOnesOwnToRemove(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)
@@ -331,7 +325,6 @@ func TestManagementThatIsNotOnesOwnToRemove(t *testing.T) {
 }
 
 func TestADeviceIsLost(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)
@@ -368,7 +361,6 @@ func (b *browser) serials() (serials []string) {
 }
 
 func TestAFileWithAKey(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)
@@ -418,7 +410,6 @@ func TestAFileWithAKey(t *testing.T) {
 }
 
 func TestACertificateIsLookedAtRenewedAndRevoked(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	made, err := h.issuance.IssueOwn(context.Background(), h.ben.Principal(), issuance.OwnOrder{DeviceID: bens})
@@ -505,7 +496,6 @@ func (b *browser) upload(path, name string, file []byte, fields ...string) int {
 }
 
 func TestARequestIsCertified(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)
@@ -576,7 +566,6 @@ func TestARequestIsCertified(t *testing.T) {
 }
 
 func TestTooManyCertificates(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)
@@ -595,7 +584,6 @@ func TestTooManyCertificates(t *testing.T) {
 }
 
 func TestWhoHasNoNameGetsNoCertificateInIt(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	zoe := h.user(t, identity.NewUser{Email: "zoe@example.com"})
@@ -609,7 +597,6 @@ func TestWhoHasNoNameGetsNoCertificateInIt(t *testing.T) {
 }
 
 func TestAPasswordIsChanged(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	h.withPassword(t)
@@ -667,7 +654,6 @@ func code(t testing.TB, key string, at time.Time) string {
 }
 
 func TestCodesFromAnApp(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	h.withPassword(t)
@@ -735,7 +721,6 @@ func TestCodesFromAnApp(t *testing.T) {
 }
 
 func TestWhoSignsInElsewhere(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	zoe := h.user(t, identity.NewUser{Email: "zoe@example.com"}) // without a password here
@@ -753,7 +738,6 @@ func TestWhoSignsInElsewhere(t *testing.T) {
 
 // Where a directory knows the password, codes are asked for here all the same.
 func TestWhoSignsInWithADirectorysPassword(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	p, err := h.people.CreateProvider(t.Context(), identity.Local(), "directory", identity.ProviderChange{
@@ -796,7 +780,6 @@ func TestWhoSignsInWithADirectorysPassword(t *testing.T) {
 }
 
 func TestFormsThatCannotBeRead(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t)
 	b := h.as(t, h.ben.ID)

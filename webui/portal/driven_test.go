@@ -14,7 +14,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
@@ -59,7 +58,6 @@ func (h *house) signsIn(t testing.TB, u identity.User, typed string) *mdmtest.De
 }
 
 func TestWhoIsLedToTheDevicesSettings(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	for _, tt := range []struct {
@@ -140,7 +138,6 @@ func TestWhoIsLedToTheDevicesSettings(t *testing.T) {
 }
 
 func TestAPersonDeclinesToSignInInTheSettings(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{ownCA: true})
 	h.serve(t, "example.com", enroll.ModeADDE)
@@ -160,7 +157,6 @@ func TestAPersonDeclinesToSignInInTheSettings(t *testing.T) {
 }
 
 func TestAnEnrollmentGoesOnInTheDevicesSettings(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for mode, tt := range map[enroll.AccountMode]struct {
 		owner mdm.Ownership
@@ -244,7 +240,6 @@ func TestAnEnrollmentGoesOnInTheDevicesSettings(t *testing.T) {
 // TestAnotherDeviceDoesNotTakeTheEnrollmentOver has Ana led to the settings of one device, and
 // sign in on an iPhone.
 func TestAnotherDeviceDoesNotTakeTheEnrollmentOver(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	h.serve(t, "example.com", enroll.ModeBYOD)
@@ -268,7 +263,6 @@ func TestAnotherDeviceDoesNotTakeTheEnrollmentOver(t *testing.T) {
 // TestNobodyIsLedToASignInThatCanOnlyFail is about what is known before: where no device of the
 // kind signs in, and where the system is older than the oldest that may.
 func TestNobodyIsLedToASignInThatCanOnlyFail(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{ownCA: true})
 	for _, tt := range []struct {
@@ -346,7 +340,6 @@ func TestNobodyIsLedToASignInThatCanOnlyFail(t *testing.T) {
 // TestTheFirstPageTellsTheRightsOfTheWayThatWillBeTaken reads what is promised before the
 // sign-in, where whose device it is is settled.
 func TestTheFirstPageTellsTheRightsOfTheWayThatWillBeTaken(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	h.account(t, h.ana, "ana@appleid.example.com")
@@ -387,7 +380,6 @@ func TestTheFirstPageTellsTheRightsOfTheWayThatWillBeTaken(t *testing.T) {
 }
 
 func TestWhoStartsOverSignsInAnew(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	h.serve(t, "example.com", enroll.ModeBYOD)
@@ -417,7 +409,6 @@ func TestWhoStartsOverSignsInAnew(t *testing.T) {
 }
 
 func TestADisabledUserIsToldOnThePage(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	h.serve(t, "example.com", enroll.ModeBYOD)

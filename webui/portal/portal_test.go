@@ -14,7 +14,6 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
-	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -96,7 +95,6 @@ func TestPersonEnrollsADevice(t *testing.T) {
 func idOf(path string) string { return strings.TrimPrefix(path, "/enroll/a/") }
 
 func TestWhoMayGoOn(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	ana := h.person(t, safari26)
@@ -161,7 +159,6 @@ func TestWhoMayGoOn(t *testing.T) {
 }
 
 func TestLinkThatNamesSomebodyTellsNobodyAboutThem(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@appleid.example.com"
@@ -192,7 +189,6 @@ func TestLinkThatNamesSomebodyTellsNobodyAboutThem(t *testing.T) {
 }
 
 func TestLinkForCertainDevicesOffersNoUserEnrollment(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@appleid.example.com"
@@ -220,7 +216,6 @@ func TestLinkForCertainDevicesOffersNoUserEnrollment(t *testing.T) {
 }
 
 func TestEnrollmentsThatNobodyGoesOnWith(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal, Uses: 10})
@@ -268,7 +263,6 @@ func TestEnrollmentsThatNobodyGoesOnWith(t *testing.T) {
 }
 
 func TestStepsFollowFromTheEnrollment(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		plan    plan
@@ -325,7 +319,6 @@ func TestStepsFollowFromTheEnrollment(t *testing.T) {
 }
 
 func TestManagedAppleAccount(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	account := "ana@corp.example.com"
@@ -370,7 +363,6 @@ func TestManagedAppleAccount(t *testing.T) {
 }
 
 func TestTwoTabsAndTwoClicks(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ask: true})
@@ -402,7 +394,6 @@ func TestTwoTabsAndTwoClicks(t *testing.T) {
 }
 
 func TestLinksThatAreNoUse(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	ctx := t.Context()
@@ -461,7 +452,6 @@ func TestLinksThatAreNoUse(t *testing.T) {
 }
 
 func TestOnlyGetMakesAnAttempt(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	open := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Uses: 5})
@@ -494,7 +484,6 @@ func TestOnlyGetMakesAnAttempt(t *testing.T) {
 }
 
 func TestPersonIsLedToThePortal(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	p := h.person(t, windows)
@@ -508,7 +497,6 @@ func TestPersonIsLedToThePortal(t *testing.T) {
 }
 
 func TestFirstPage(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -552,7 +540,6 @@ func TestFirstPage(t *testing.T) {
 }
 
 func TestShortCodes(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -583,7 +570,6 @@ func TestShortCodes(t *testing.T) {
 }
 
 func TestTermsMustBeAgreedTo(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	must(t, h.texts.Change(t.Context(), "ana", "en", map[string]string{"portal.terms": "Be *nice*."}))
@@ -700,7 +686,6 @@ func TestStreamsAreLimited(t *testing.T) {
 }
 
 func TestStuckEnrollmentsGetAHint(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -721,7 +706,6 @@ func TestStuckEnrollmentsGetAHint(t *testing.T) {
 }
 
 func TestEndOfAnEnrollmentIsExplained(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -732,7 +716,6 @@ func TestEndOfAnEnrollmentIsExplained(t *testing.T) {
 }
 
 func TestTrustProbeIsAllowedWhereItIsAsked(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{ownCA: true, probe: "https://mdm.example.com:8444/probe.gif"})
 	l := h.link(t, enroll.NewLink{Login: enroll.LoginNone, Ownership: mdm.Personal})
@@ -749,7 +732,6 @@ func TestTrustProbeIsAllowedWhereItIsAsked(t *testing.T) {
 }
 
 func TestPreviewIsForWhoMayRead(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	if got := h.person(t, windows).get("/enroll/preview/welcome"); !strings.HasPrefix(got.path, "/login?") {
@@ -797,7 +779,6 @@ func TestEndOfAStream(t *testing.T) {
 }
 
 func TestLanguagesKeepWhatThePageIsAbout(t *testing.T) {
-	storagetest.AnyEngine(t)
 	t.Parallel()
 	h := newHouse(t, plan{})
 	p := h.person(t, safari26)

@@ -16,7 +16,6 @@ import (
 )
 
 func TestEveryRefusalHasItsCodeAndItsTexts(t *testing.T) {
-	storagetest.AnyEngine(t)
 	texts, err := text.New(text.Config{DB: storagetest.Open(t), Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	must(t, err)
 	en, err := texts.In(t.Context(), "en")
@@ -45,7 +44,6 @@ func TestEveryRefusalHasItsCodeAndItsTexts(t *testing.T) {
 // TestEnrollmentInABrowser goes the whole way, as the person with the phone does: with
 // scripts, where the status page moves by itself, and without any.
 func TestEnrollmentInABrowser(t *testing.T) {
-	storagetest.AnyEngine(t)
 	h := newHouse(t, plan{ownCA: true})
 	for name, scripts := range map[string]bool{"with scripts": true, "without scripts": false} {
 		t.Run(name, func(t *testing.T) {
