@@ -33,11 +33,14 @@ var outlives = map[SecretKind]bool{
 	RecoveryLock: false, AdminPassword: false,
 }
 
-// KnownSecret says whether there are secrets of a kind.
-func KnownSecret(kind SecretKind) bool {
-	_, held := outlives[kind]
-	return held || kind == UnlockToken || kind == BootstrapToken
+// Known says whether there are secrets of the kind.
+func (k SecretKind) Known() bool {
+	_, held := outlives[k]
+	return held || !k.Revealable()
 }
+
+// Revealable says whether a person may see secrets of the kind: see [Service.Reveal].
+func (k SecretKind) Revealable() bool { return k != UnlockToken && k != BootstrapToken }
 
 // formerLife is how long what outlives an enrollment is kept once the device has enrolled anew.
 const formerLife = 365 * 24 * time.Hour

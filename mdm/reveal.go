@@ -45,7 +45,7 @@ func (s *Service) Reveal(ctx context.Context, id DeviceID, kind SecretKind, by V
 		if err != nil {
 			return err
 		}
-		if kind == UnlockToken || kind == BootstrapToken {
+		if !kind.Revealable() {
 			return ErrNotRevealable
 		}
 		e, err := getEscrow(tx, id, kind)

@@ -165,6 +165,9 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/devices/{id}/lost", scopes: helping, handle: a.foundDevice},
 		{pattern: "POST /api/v1/devices/{id}/renew-identity", scopes: helping, handle: a.renewIdentity},
 		{pattern: "POST /api/v1/devices/{id}/require-sign-in", scopes: managing, handle: a.requireSignIn},
+		{pattern: "GET /api/v1/devices/{id}/secrets", scopes: reading, handle: a.listSecrets},
+		{pattern: "POST /api/v1/devices/{id}/secrets/{kind}/reveal", scopes: managing, handle: a.revealSecret},
+		{pattern: "GET /api/v1/escrow-certificate", scopes: reading, handle: a.getEscrowCertificate},
 		{pattern: "GET /api/v1/devices/{id}/commands", scopes: reading, handle: a.listDeviceCommands},
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
 

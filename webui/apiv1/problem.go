@@ -81,6 +81,7 @@ var problems = []struct {
 	{mdm.ErrCommandExists, http.StatusConflict, "command_exists", "Another command has this CommandUUID", false},
 	{mdm.ErrCommandDelivered, http.StatusConflict, "command_delivered", "The device has the command already", false},
 	{mdm.ErrCommandFinished, http.StatusConflict, "command_finished", "The command is finished", false},
+	{mdm.ErrNotRevealable, http.StatusUnprocessableEntity, "secret_not_revealable", "This secret is for the server alone", false},
 	{mdm.ErrNotEnrolled, http.StatusConflict, "not_enrolled", "The device is not enrolled", false},
 	{enroll.ErrNotByAccount, http.StatusConflict, "not_by_account", "The device was not enrolled by account: nobody has signed in on it", false},
 	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
