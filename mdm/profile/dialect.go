@@ -45,11 +45,15 @@ type variables struct {
 	known    func(string) bool
 	names    map[string]bool
 	problems []Finding
+	hide     bool // the text at hand is a secret: whoever reads a finding may not be meant to read a part of it
 }
 
 func (v *variables) problem(code string, in Payload, path, format string, args ...any) {
 	if len(v.problems) >= maxFindings {
 		return // nobody reads on
+	}
+	if v.hide {
+		format, args = "%s holds a variable that is not known here, or a text that looks like one. It is not told, since the value is a secret. Write $$ for a dollar sign that is meant as one.", []any{path}
 	}
 	v.problems = append(v.problems, Finding{
 		Code: code, Severity: SeverityError, PayloadType: in.Type, PayloadIndex: in.Index, Key: path, Reason: fmt.Sprintf(format, args...),
@@ -63,7 +67,9 @@ func (v *variables) look(in Payload, path, key string, value any) {
 		if isFixed(key) {
 			v.fixed(in, path, value)
 		} else {
+			v.hide = isSecret(in.Type, key, value)
 			v.text(in, path, value)
+			v.hide = false
 		}
 	case []any:
 		for i, element := range value {

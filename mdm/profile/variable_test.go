@@ -219,6 +219,20 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+func TestFindingsTellNoPartOfASecret(t *testing.T) {
+	p := with(t, nil, map[string]any{"PayloadType": "com.apple.wifi.managed", "SSID_STR": "Office", "Password": "hunter$ECRET {{hunter}} 5%hunter%",
+		"EAPClientConfiguration": map[string]any{"UserPassword": "${FLEET_SECRET_HUNTER} $EMAIL"}})
+	names, problems := p.Variables(known)
+	if len(names) != 1 || len(problems) != 3 {
+		t.Errorf("names = %v, problems = %+v; want EMAIL and three problems", names, problems)
+	}
+	for _, f := range problems {
+		if f.Code == "" || f.Key == "" || strings.Contains(f.Reason, "ECRET") || strings.Contains(strings.ToLower(f.Reason), "hunter") {
+			t.Errorf("%+v tells a part of the password", f)
+		}
+	}
+}
+
 // wifi is a profile whose Wi-Fi takes the certificate that is made for each device.
 func wifi(t testing.TB) *profile.Profile {
 	return with(t, nil,
