@@ -150,13 +150,16 @@ func TestAMacGetsAPIN(t *testing.T) {
 	b := newBench(t)
 	mac, phone := b.mac(t, "mac"), b.device(t, "phone")
 	other := b.device(t, "other", func(d *mdm.Device) { d.ProductName = "" })
+	personal := b.device(t, "personal", func(d *mdm.Device) {
+		d.Type, d.AppleID, d.ProductName = mdm.TypeUser, mdm.AppleID{EnrollmentID: "E1"}, ""
+	})
 	digits := regexp.MustCompile(`^\d{6}$`)
 
 	plist, err := command.Build("DeviceLock", nil, "1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, no, err := b.Enqueue(context.Background(), mdm.NewCommand{UUID: "1", RequestType: "DeviceLock", Plist: plist, Targets: []mdm.DeviceID{mac, phone, other}}); err != nil || len(no) > 0 {
+	if _, no, err := b.Enqueue(context.Background(), mdm.NewCommand{UUID: "1", RequestType: "DeviceLock", Plist: plist, Targets: []mdm.DeviceID{mac, phone, other, personal}}); err != nil || len(no) > 0 {
 		t.Fatal(no, err)
 	}
 	pin, otherPIN := b.text(t, mac, "PIN"), b.text(t, other, "PIN")
@@ -166,11 +169,13 @@ func TestAMacGetsAPIN(t *testing.T) {
 	if got := b.text(t, mac, "PIN"); got != pin {
 		t.Errorf("when it is sent again, the PIN is %q, and was %q", got, pin)
 	}
-	if _, there := b.sent(t, phone)["PIN"]; there {
-		t.Error("an iPhone got a PIN")
+	for _, id := range []mdm.DeviceID{phone, personal} {
+		if _, there := b.sent(t, id)["PIN"]; there {
+			t.Errorf("%s got a PIN", id)
+		}
+		b.wantHeld(t, id, mdm.LockPIN)
 	}
 	b.wantHeld(t, mac, mdm.LockPIN, "pending "+pin)
-	b.wantHeld(t, phone, mdm.LockPIN)
 	b.says(t, mac, "1", mdm.Acknowledged, "", nil)
 	b.wantHeld(t, mac, mdm.LockPIN, "current "+pin)
 

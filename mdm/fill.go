@@ -97,7 +97,7 @@ func (f *filler) unlockToken(tx storage.Tx, id DeviceID) (Values, error) {
 	if token == nil {
 		return Values{}, &command.Refusal{
 			Code:   CodeUnlockTokenMissing,
-			Reason: "The device has given this server no UnlockToken, without which its passcode can't be cleared. It gives one when it enrolls with the right to clear passcodes, or after its next restart.",
+			Reason: "The device has given this server no UnlockToken, without which its passcode can't be cleared. A device gives one when it enrolls, if the enrollment has the right to clear passcodes.",
 		}
 	}
 	return Values{Keys: map[string]Param{"UnlockToken": {Data: token}}}, nil
@@ -105,7 +105,7 @@ func (f *filler) unlockToken(tx storage.Tx, id DeviceID) (Values, error) {
 
 // pin gives a Mac, or what may be one, a PIN. Other devices pass over it.
 func (f *filler) pin(tx storage.Tx, id DeviceID, target command.Target, kind SecretKind) (Values, error) {
-	if target.Platform != command.MacOS && target.Platform != "" {
+	if target.UserEnrollment || target.Platform != command.MacOS && target.Platform != "" {
 		return Values{}, nil
 	}
 	pin, there := f.given("PIN")
