@@ -169,13 +169,24 @@ func problemOf(err error) *Problem {
 	case errors.As(err, &problem):
 		return problem
 	case errors.As(err, &tooLarge):
-		return &Problem{Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Title: "The request's body is too large"}
+		return &Problem{
+			Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Title: "The request's body is too large",
+			Detail: "At most " + bytesOf(tooLarge.Limit) + " are taken here.",
+		}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Problem{Status: http.StatusServiceUnavailable, Code: "timeout", Title: "The server took too long"}
 	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCommit), errors.Is(err, storage.ErrClosed):
 		return &Problem{Status: http.StatusServiceUnavailable, Code: codeNoDatabase, Title: "The database is not available"}
 	}
 	return &Problem{Status: http.StatusInternalServerError, Code: "internal", Title: "Something went wrong on the server"}
+}
+
+// bytesOf writes a number of bytes for a person.
+func bytesOf(n int64) string {
+	if n >= 1<<20 && n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
 
 // FailWithProblem returns a FailFunc for programs: problems as JSON, and

@@ -180,6 +180,9 @@ func TestBodyWithoutALengthIsLimitedToo(t *testing.T) {
 	if got := send(t, "POST", srv.URL+"/read", chunked{strings.NewReader("0123456789abcdefg")}); got.StatusCode != 413 || got.code(t) != "body_too_large" {
 		t.Errorf("17 bytes = %d %s, want 413", got.StatusCode, got.body)
 	}
+	if got := send(t, "POST", srv.URL+"/read", strings.NewReader("0123456789abcdefg")); !strings.Contains(got.body, "16 bytes") {
+		t.Errorf("17 bytes that are announced: %s, want the limit in the answer", got.body)
+	}
 }
 
 func TestEveryAnswerCarriesSecurityHeaders(t *testing.T) {

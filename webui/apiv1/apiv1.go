@@ -26,6 +26,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
@@ -114,6 +115,7 @@ type route struct {
 	scopes  []identity.Scope // one of them is needed; none: open to everybody
 	handle  webui.HandlerFunc
 	command bool // may carry a profile, and may wait for devices
+	profile bool // carries one
 }
 
 // Who may what. A scope includes those below it: owner, admin, helpdesk, read_only.
@@ -176,11 +178,11 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/commands/{uuid}", scopes: reading, handle: a.getCommand},
 		{pattern: "GET /api/v1/command-types", scopes: reading, handle: a.listCommandTypes},
 
-		{pattern: "POST /api/v1/profiles", scopes: managing, handle: a.addProfile, command: true},
+		{pattern: "POST /api/v1/profiles", scopes: managing, handle: a.addProfile, profile: true},
 		{pattern: "GET /api/v1/profiles", scopes: reading, handle: a.listProfiles},
-		{pattern: "POST /api/v1/profiles/lint", scopes: reading, handle: a.lintProfile, command: true},
+		{pattern: "POST /api/v1/profiles/lint", scopes: reading, handle: a.lintProfile, profile: true},
 		{pattern: "GET /api/v1/profiles/{id}", scopes: reading, handle: a.getProfile},
-		{pattern: "PUT /api/v1/profiles/{id}", scopes: managing, handle: a.replaceProfile, command: true},
+		{pattern: "PUT /api/v1/profiles/{id}", scopes: managing, handle: a.replaceProfile, profile: true},
 		{pattern: "DELETE /api/v1/profiles/{id}", scopes: managing, handle: a.deleteProfile},
 		{pattern: "GET /api/v1/profiles/{id}/versions", scopes: reading, handle: a.listProfileVersions},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}", scopes: reading, handle: a.getProfileVersion},
@@ -282,10 +284,14 @@ func (a *API) routes() []route {
 func (a *API) Mount(m *webui.Mux, use ...webui.Middleware) {
 	plain := m.Group(webui.Group{BodyLimit: maxBody, Timeout: maxTime, Fail: a.Fail, Use: use})
 	commands := m.Group(webui.Group{BodyLimit: maxCommandBody, Timeout: maxWait + maxTime, Fail: a.Fail, Use: use})
+	profiles := m.Group(webui.Group{BodyLimit: profile.MaxSize, Timeout: maxWait + maxTime, Fail: a.Fail, Use: use})
 	for _, rt := range a.routes() {
 		group := plain
-		if rt.command {
+		switch {
+		case rt.command:
 			group = commands
+		case rt.profile:
+			group = profiles
 		}
 		group.Handle(rt.pattern, a.guarded(rt))
 	}

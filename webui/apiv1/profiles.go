@@ -195,7 +195,7 @@ func profileBody(r *http.Request) ([]byte, error) {
 	if err == nil && media == "application/json" {
 		var in draftRequest
 		if _, err := readJSON(r, &in); err != nil {
-			return nil, sized(err)
+			return nil, err
 		}
 		p, err := in.compose()
 		if err != nil {
@@ -203,28 +203,11 @@ func profileBody(r *http.Request) ([]byte, error) {
 		}
 		return p.Encode()
 	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, profile.MaxSize+1))
+	data, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, sized(fmt.Errorf("read body: %w", err))
-	}
-	if len(data) > profile.MaxSize {
-		return nil, errProfileSize
+		return nil, fmt.Errorf("read body: %w", err)
 	}
 	return data, nil
-}
-
-// errProfileSize answers for a profile that is too large to be one.
-var errProfileSize = &problem{Problem: webui.Problem{
-	Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Title: "The request's body is too large",
-	Detail: fmt.Sprintf("A profile may have up to %d MiB.", profile.MaxSize>>20),
-}}
-
-// sized returns errProfileSize instead of an error that says the same without the limit.
-func sized(err error) error {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return errProfileSize
-	}
-	return err
 }
 
 // uploadOf reads a profile and what is said of it in the query.
