@@ -280,9 +280,17 @@ func (s *Service) EnqueueBatch(ctx context.Context, name, by string, all []NewCo
 	return b, queued, nil
 }
 
-// QueueBatch is EnqueueBatch in a transaction of the caller's; id is the batch's.
+// QueueBatch is EnqueueBatch in a transaction of the caller's; id is the batch's. The same
+// commands again, by their UUIDs, get the devices that they lacked.
 func (s *Service) QueueBatch(tx storage.Tx, id, name, by string, all []NewCommand) (b Batch, queued []QueuedCommand, err error) {
 	b = Batch{ID: id, Name: name, CreatedAt: s.now().UTC(), CreatedBy: by}
+	before, err := batches.Get(tx, id)
+	switch {
+	case err == nil: // it is asked for again
+		b.CreatedAt = before.CreatedAt
+	case !errors.Is(err, storage.ErrNotFound):
+		return Batch{}, nil, fmt.Errorf("queue batch %s: %w", id, err)
+	}
 	for _, c := range all {
 		c.Batch, c.CreatedBy = id, by
 		cmd, rejected, err := s.Queue(tx, c)

@@ -330,8 +330,13 @@ type Removal struct {
 // Remove queues the removal of a profile from devices. Those that do not have it are
 // rejected as "not_installed". The error wraps storage.ErrNotFound where there is no such
 // profile.
-func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (out Removal, err error) {
-	uuid := mdm.NewUUID()
+func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (Removal, error) {
+	return s.RemoveAgain(ctx, by, id, targets, mdm.NewUUID(), "")
+}
+
+// RemoveAgain is Remove by a command with the given UUID, as another try of the one that
+// retryOf names.
+func (s *Service) RemoveAgain(ctx context.Context, by, id string, targets Targets, uuid, retryOf string) (out Removal, err error) {
 	err = s.DB.Update(ctx, func(tx storage.Tx) error {
 		out = Removal{}
 		p, err := profiles.Get(tx, id)
@@ -371,7 +376,8 @@ func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (o
 		}
 		var no []mdm.Rejection
 		out.Command, no, err = s.MDM.Queue(tx, mdm.NewCommand{
-			UUID: uuid, RequestType: "RemoveProfile", Identifier: p.Identifier, Plist: plist, CreatedBy: by, Targets: from, Origin: origin(Version{ProfileID: id}, false),
+			UUID: uuid, RequestType: "RemoveProfile", Identifier: p.Identifier, Plist: plist, CreatedBy: by, Targets: from,
+			Origin: origin(Version{ProfileID: id}, false), RetryOf: retryOf,
 		})
 		if err != nil {
 			return err

@@ -51,7 +51,7 @@ func errUnauthenticated(detail, challenge string) error {
 	}
 }
 
-func errScope(scope identity.Scope) error {
+func errScope(scope identity.Scope) *problem {
 	return &problem{
 		Problem: webui.Problem{
 			Status: http.StatusForbidden, Code: "forbidden", Title: "Not allowed",

@@ -1,8 +1,8 @@
 package apiv1
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -26,12 +27,15 @@ type commandRequest struct {
 	DeviceIDs   []string       `json:"device_ids"`
 	GroupID     string         `json:"group_id"`
 	Confirm     bool           `json:"confirm"`
+	ExpiresIn   string         `json:"expires_in"`
+	Priority    string         `json:"priority"`
 }
 
 // queuedJSON answers for a command that was queued.
 type queuedJSON struct {
 	CommandUUID string        `json:"command_uuid"`
 	RequestType string        `json:"request_type"`
+	BatchID     string        `json:"batch_id"`
 	Devices     []deviceState `json:"devices"`
 	Rejected    []rejection   `json:"rejected"`
 }
@@ -44,61 +48,8 @@ type deviceState struct {
 type rejection struct {
 	DeviceID string `json:"device_id"`
 	Code     string `json:"code"`
-	Field    string `json:"field,omitempty"` // of a certificate template, if one is to blame
+	Field    string `json:"field,omitempty"` // of a certificate template, or a batch, if one is to blame
 	Reason   string `json:"reason"`
-}
-
-type commandJSON struct {
-	CommandUUID string          `json:"command_uuid"`
-	RequestType string          `json:"request_type"`
-	CreatedAt   time.Time       `json:"created_at"`
-	CreatedBy   string          `json:"created_by"`
-	Devices     []commandResult `json:"devices"`
-}
-
-// commandResult is how far a command is with one device.
-type commandResult struct {
-	DeviceID string `json:"device_id"`
-	progress
-}
-
-// deviceCommand is one command in the list of a device.
-type deviceCommand struct {
-	CommandUUID string    `json:"command_uuid"`
-	RequestType string    `json:"request_type"`
-	CreatedAt   time.Time `json:"created_at"`
-	progress
-}
-
-type progress struct {
-	State       string           `json:"state"`
-	DeliveredAt *time.Time       `json:"delivered_at"`
-	FinishedAt  *time.Time       `json:"finished_at"`
-	NotNowCount int              `json:"not_now_count"`
-	ErrorChain  []chainedError   `json:"error_chain"`
-	Result      *json.RawMessage `json:"result"` // null until the device has answered
-}
-
-// chainedError has its keys as Apple spells them.
-type chainedError struct {
-	ErrorCode            int64  `json:"ErrorCode"`
-	ErrorDomain          string `json:"ErrorDomain"`
-	LocalizedDescription string `json:"LocalizedDescription"`
-	USEnglishDescription string `json:"USEnglishDescription"`
-}
-
-func progressOf(e mdm.Entry) progress {
-	p := progress{
-		State: string(e.State), DeliveredAt: timestamp(e.DeliveredAt), FinishedAt: timestamp(e.FinishedAt),
-		NotNowCount: e.NotNowCount, ErrorChain: make([]chainedError, len(e.ErrorChain)),
-	}
-	for i, link := range e.ErrorChain {
-		p.ErrorChain[i] = chainedError(link)
-	}
-	if len(e.Result) > 0 {
-		p.Result = &e.Result
-	}
-	return p
 }
 
 func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
@@ -111,17 +62,29 @@ func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case in.GroupID != "":
+	if in.GroupID != "" {
 		return invalid("group_id", "is not supported yet; name the devices in device_ids")
-	case in.RequestType == "":
-		return invalid("request_type", "is required")
+	}
+	if err := knownType(in.RequestType); err != nil {
+		return err
 	}
 	targets, err := targetsOf(in.DeviceIDs)
 	if err != nil {
 		return err
 	}
-	if err := a.mayQueue(principal(r), in); err != nil {
+	expires, err := commandExpiry(in.ExpiresIn)
+	if err != nil {
+		return err
+	}
+	by := principal(r)
+	if err := a.mayQueue(by, in.RequestType, in.Params); err != nil {
+		return err
+	}
+	if !in.Confirm && a.irrevocable(in.RequestType, in.Params) {
+		return unconfirmed("confirm")
+	}
+	priority, err := priorityOf(by, in.RequestType, in.Priority)
+	if err != nil {
 		return err
 	}
 	uuid := mdm.NewUUID()
@@ -140,7 +103,51 @@ func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
 	}
 	return a.enqueue(w, r, wait, again, mdm.NewCommand{
 		UUID: reserved, RequestType: in.RequestType, Identifier: profileOf(in.RequestType, plist), Plist: plist, Targets: targets,
+		Priority: priority, ExpiresIn: expires,
 	})
+}
+
+// knownType refuses a request_type that the catalogue does not have.
+func knownType(requestType string) error {
+	switch _, known := command.Lookup(requestType); {
+	case requestType == "":
+		return invalid("request_type", "is required")
+	case !known:
+		return invalid("request_type", unknownType(requestType))
+	}
+	return nil
+}
+
+// unknownType says what is wrong with the name of a command.
+func unknownType(requestType string) string {
+	names := make([]string, 0, 70)
+	for _, t := range command.Types() {
+		names = append(names, t.RequestType)
+	}
+	meant := "others go to /api/v1/commands/raw"
+	if near := command.Nearest(requestType, names); near != "" {
+		meant = fmt.Sprintf("the nearest is %q", near)
+	}
+	return "must be one that /api/v1/command-types lists; " + meant
+}
+
+// priorityOf reads priority. What is urgent by its nature can't be less, and the rest is made
+// urgent only by who may do everything else, too.
+func priorityOf(by identity.Principal, requestType, text string) (mdm.Priority, error) {
+	urgent := command.Urgent(requestType)
+	switch {
+	case text == "":
+		return mdm.Normal, nil
+	case text == "normal" && urgent:
+		return "", invalid("priority", "can’t be normal: "+requestType+" always comes before what else a device waits for")
+	case text == "normal":
+		return mdm.Normal, nil
+	case text != "urgent":
+		return "", invalid("priority", "must be normal or urgent")
+	case !urgent && !by.Allows(identity.ScopeAdmin):
+		return "", errScope(identity.ScopeAdmin)
+	}
+	return mdm.Urgent, nil
 }
 
 // queueRawCommand takes a whole command, of any type and with any keys.
@@ -209,141 +216,144 @@ func profileOf(requestType string, plist []byte) string {
 	return identifier
 }
 
-// mayQueue asks for a higher scope and for a confirmation where a command can't be
-// taken back.
-func (a *API) mayQueue(p identity.Principal, in commandRequest) error {
-	t, _ := command.Lookup(in.RequestType)
-	unenrolls := in.RequestType == "RemoveProfile" && in.Params["Identifier"] == any(a.enroll.ProfileIdentifier())
-	if needsAdmin(t) && !p.Allows(identity.ScopeAdmin) {
-		return errScope(identity.ScopeAdmin)
-	}
-	if (t.Destructive || unenrolls) && !in.Confirm {
-		return &problem{
-			Problem: webui.Problem{
-				Status: http.StatusBadRequest, Code: "confirmation_required", Title: "The command can't be undone",
-				Detail: `Send it again with "confirm": true.`,
-			},
-			Errors: []fieldError{{"confirm", "must be true"}},
-		}
-	}
-	return nil
-}
-
-// needsAdmin holds for commands that are beyond a helpdesk: they lose data, or
-// change what a device is allowed and trusts.
-func needsAdmin(t command.Type) bool {
-	return t.Destructive || t.RequestType == "InstallProfile" || t.RequestType == "RemoveProfile"
-}
-
 // enqueue queues c and answers with the state of each of its devices. known says
 // that there may be a command with this UUID already, in a state of its own.
 func (a *API) enqueue(w http.ResponseWriter, r *http.Request, wait time.Duration, known bool, c mdm.NewCommand) error {
 	c.CreatedBy = principal(r).String()
-	cmd, rejections, err := a.mdm.Enqueue(r.Context(), c)
+	cmd, no, err := a.mdm.Enqueue(r.Context(), c)
 	if err != nil {
 		return err
 	}
-	rejected := make([]rejection, len(rejections))
-	for i, no := range rejections {
-		rejected[i] = rejection{DeviceID: string(no.DeviceID), Code: no.Code, Reason: no.Reason}
-	}
+	rejected := rejections(no)
 	if len(cmd.Targets) == 0 {
-		return &problem{
-			Problem: webui.Problem{
-				Status: http.StatusUnprocessableEntity, Code: "command_rejected", Title: "No device may receive this command",
-				Detail: "Each device's reason is in rejected.",
-			},
-			Rejected: rejected,
-		}
+		return commandRejected(rejected)
 	}
-	states := make(map[mdm.DeviceID]mdm.CommandState, len(cmd.Targets))
+	var states outcome
 	if known || wait > 0 {
-		entries, err := a.outcome(r.Context(), cmd.UUID, wait)
-		if err != nil {
+		if states, err = a.outcome(r.Context(), wait, cmd.UUID); err != nil {
 			return err
-		}
-		for _, e := range entries {
-			states[e.DeviceID] = e.State
-		}
-	}
-	out := queuedJSON{CommandUUID: cmd.UUID, RequestType: cmd.RequestType, Devices: make([]deviceState, len(cmd.Targets)), Rejected: rejected}
-	for i, id := range cmd.Targets {
-		out.Devices[i] = deviceState{string(id), string(mdm.Queued)}
-		if state, ok := states[id]; ok {
-			out.Devices[i].State = string(state)
 		}
 	}
 	w.Header().Set("Location", "/api/v1/commands/"+cmd.UUID)
-	return webui.WriteJSON(w, http.StatusAccepted, out)
+	return webui.WriteJSON(w, http.StatusAccepted, queuedJSON{
+		CommandUUID: cmd.UUID, RequestType: cmd.RequestType, BatchID: cmd.Batch, Devices: states.of(cmd), Rejected: rejected,
+	})
 }
 
-// outcome returns how far a command is, once all devices have finished it or wait
+func commandRejected(rejected []rejection) *problem {
+	return &problem{
+		Problem: webui.Problem{
+			Status: http.StatusUnprocessableEntity, Code: "command_rejected", Title: "No device may receive this command",
+			Detail: "Each device's reason is in rejected.",
+		},
+		Rejected: rejected,
+	}
+}
+
+// outcome is how far commands are, by UUID and device.
+type outcome map[string]map[mdm.DeviceID]mdm.CommandState
+
+// of returns the state of each of c's devices: queued, where o does not know better.
+func (o outcome) of(c mdm.Command) []deviceState {
+	states := make([]deviceState, len(c.Targets))
+	for i, id := range c.Targets {
+		states[i] = deviceState{string(id), string(cmp.Or(o[c.UUID][id], mdm.Queued))}
+	}
+	return states
+}
+
+// outcome returns how far commands are, once all devices have finished all of them or wait
 // is over.
-func (a *API) outcome(ctx context.Context, uuid string, wait time.Duration) ([]mdm.Entry, error) {
-	if wait == 0 {
-		_, entries, err := a.mdm.Command(ctx, uuid)
-		return entries, err
+func (a *API) outcome(ctx context.Context, wait time.Duration, uuids ...string) (outcome, error) {
+	ask, until := a.mdm.Command, ctx
+	if wait > 0 {
+		ask = a.mdm.Wait
+		draining, cancel := webui.UntilDrain(ctx)
+		defer cancel()
+		until, cancel = context.WithTimeout(draining, wait)
+		defer cancel()
 	}
-	waiting, cancel := webui.UntilDrain(ctx)
-	defer cancel()
-	waiting, cancel = context.WithTimeout(waiting, wait)
-	defer cancel()
-	_, entries, err := a.mdm.Wait(waiting, uuid)
-	if err == nil && errors.Is(ctx.Err(), context.Canceled) {
-		err = ctx.Err() // the client has gone
+	o := make(outcome, len(uuids))
+	for _, uuid := range uuids {
+		_, entries, err := ask(until, uuid)
+		if err == nil && errors.Is(ctx.Err(), context.Canceled) {
+			err = ctx.Err() // the client has gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		o[uuid] = make(map[mdm.DeviceID]mdm.CommandState, len(entries))
+		for _, e := range entries {
+			o[uuid][e.DeviceID] = e.State
+		}
 	}
-	return entries, err
+	return o, nil
 }
 
-func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
-	uuid, err := pathID(r, "uuid")
-	if err != nil {
-		return err
-	}
-	cmd, entries, err := a.mdm.Command(r.Context(), uuid)
-	if err != nil {
-		return err
-	}
-	out := commandJSON{
-		CommandUUID: cmd.UUID, RequestType: cmd.RequestType, CreatedAt: cmd.CreatedAt.UTC(), CreatedBy: cmd.CreatedBy,
-		Devices: make([]commandResult, len(entries)),
-	}
-	for i, e := range entries {
-		out.Devices[i] = commandResult{string(e.DeviceID), progressOf(e)}
-	}
-	return webui.WriteJSON(w, http.StatusOK, out)
-}
-
-func (a *API) listDeviceCommands(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "id")
-	if err != nil {
-		return err
-	}
-	cursor, limit, err := pageOf(r)
-	if err != nil {
-		return err
-	}
-	entries, next, err := a.mdm.DeviceCommands(r.Context(), mdm.DeviceID(id), cursor, limit)
-	if err != nil {
-		return err
-	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(entries, next, func(e mdm.Entry) deviceCommand {
-		return deviceCommand{e.UUID, e.RequestType, e.CreatedAt.UTC(), progressOf(e)}
-	}))
-}
-
+// cancelCommand cancels a command for one device.
 func (a *API) cancelCommand(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "id")
+	id, uuid, err := deviceAndCommand(r)
 	if err != nil {
 		return err
 	}
-	uuid, err := pathID(r, "uuid")
-	if err != nil {
-		return err
-	}
-	if err := a.enroll.CancelCommand(r.Context(), mdm.DeviceID(id), uuid); err != nil {
+	if err := a.enroll.CancelCommand(r.Context(), id, uuid); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// cancelEverywhere cancels a command for all devices that do not have it.
+func (a *API) cancelEverywhere(w http.ResponseWriter, r *http.Request) error {
+	uuid, err := pathID(r, "uuid")
+	if err != nil {
+		return err
+	}
+	cmd, err := a.mdm.CommandStatus(r.Context(), uuid)
+	if err != nil {
+		return err
+	}
+	var cancelled int
+	if a.ownProfile(cmd.Command) {
+		cancelled, err = a.cancelOwn(r.Context(), cmd.Command)
+	} else {
+		cancelled, err = a.mdm.CancelAll(r.Context(), uuid)
+	}
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, struct {
+		Cancelled int `json:"cancelled"`
+	}{cancelled})
+}
+
+// ownProfile says that c is about a profile that this server sends by itself, such as one
+// that renews an identity: more hangs on it than the command.
+func (a *API) ownProfile(c mdm.Command) bool {
+	return c.Identifier != "" && profile.Reserved(a.serverURL.Hostname(), c.Identifier)
+}
+
+// cancelOwn cancels, with what hangs on it, a command that this server sent by itself. It
+// has few targets.
+func (a *API) cancelOwn(ctx context.Context, c mdm.Command) (cancelled int, err error) {
+	for _, id := range c.Targets {
+		err := a.enroll.CancelCommand(ctx, id, c.UUID)
+		switch {
+		case err == nil:
+			cancelled++
+		case errors.Is(err, mdm.ErrCommandDelivered), errors.Is(err, mdm.ErrCommandFinished), errors.Is(err, storage.ErrNotFound):
+		default:
+			return 0, err
+		}
+	}
+	return cancelled, nil
+}
+
+func deviceAndCommand(r *http.Request) (id mdm.DeviceID, uuid string, err error) {
+	device, err := pathID(r, "id")
+	if err != nil {
+		return "", "", err
+	}
+	uuid, err = pathID(r, "uuid")
+	return mdm.DeviceID(device), uuid, err
 }

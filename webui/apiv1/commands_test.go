@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -408,43 +407,4 @@ func TestCancelling(t *testing.T) {
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/d1/commands/" + q.CommandUUID}).wantProblem(t, http.StatusConflict, "command_delivered")
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/none/commands/" + q.CommandUUID}).wantProblem(t, http.StatusNotFound, "not_found")
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/d1/commands/none"}).wantProblem(t, http.StatusNotFound, "not_found")
-}
-
-func TestCommandTypesSayWhatAFormNeeds(t *testing.T) {
-	h := newHouse(t)
-	var list struct {
-		Items []struct {
-			RequestType string `json:"request_type"`
-			Title       string
-			Destructive bool
-			Params      []struct {
-				Name, Type string
-				Required   bool
-				Values     []string
-				Params     []struct{ Name string }
-				Items      []struct{ Values []string }
-			}
-			Platforms map[string]any
-		}
-	}
-	h.do(t, exchange{method: "GET", path: "/api/v1/command-types"}).want(t, 200, &list)
-	if len(list.Items) != 68 {
-		t.Fatalf("%d types, want 68", len(list.Items))
-	}
-	destructive := []string{"ClearActivationLockBypassCode", "DeleteUser", "EraseDevice"}
-	for _, typ := range list.Items {
-		if typ.Destructive != slices.Contains(destructive, typ.RequestType) {
-			t.Errorf("%s: destructive is %v", typ.RequestType, typ.Destructive)
-		}
-		switch typ.RequestType {
-		case "DeviceInformation":
-			if q := typ.Params[0]; q.Name != "Queries" || q.Type != "array" || len(q.Items) != 1 || len(q.Items[0].Values) < 50 {
-				t.Errorf("DeviceInformation takes %+v", q)
-			}
-		case "DeviceLock":
-			if typ.Title != "Device Lock" || typ.Platforms["tvos"] != nil || typ.Platforms["macos"] == nil {
-				t.Errorf("DeviceLock is %+v", typ)
-			}
-		}
-	}
 }
