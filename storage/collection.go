@@ -127,6 +127,7 @@ func (c *Collection[T]) Get(tx Tx, key string) (T, error) {
 	return typed[T](c.get(tx, []byte(key)))
 }
 
+//go:noinline
 func (c *records) get(tx Tx, key []byte) (any, error) {
 	raw, err := tx.Get(c.name, key)
 	if err != nil {
@@ -218,6 +219,8 @@ func (c *records) prefetch(tx Tx, key []byte, v any) {
 }
 
 // Read is what [Tx.Prefetch] takes for the record of key.
+//
+//go:noinline
 func (c *records) Read(key string) Read {
 	return Read{Bucket: c.name, Key: []byte(key)}
 }
@@ -228,6 +231,8 @@ func (c *records) ReadLookup(index, value string) Read {
 }
 
 // readVia announces entries of an index, and the records that they name.
+//
+//go:noinline
 func (c *records) readVia(ix *index, r Range) Read {
 	if ix == nil {
 		return Read{}
@@ -368,6 +373,8 @@ func (c *records) Last(tx Tx, index string) (value string, ok bool, err error) {
 }
 
 // ReadLast is what [Tx.Prefetch] takes for [Collection.Last].
+//
+//go:noinline
 func (c *records) ReadLast(index string) Read {
 	ix := c.index(index)
 	if ix == nil {
@@ -403,17 +410,25 @@ func (c *records) scanned(item Item, err error) (any, error) {
 // Lookup yields the records with this value in the index, by primary key. An error ends
 // the sequence.
 func (c *Collection[T]) Lookup(tx Tx, index, value string) iter.Seq2[T, error] {
-	return typedSeq[T](c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value)}))
+	return typedSeq[T](c.lookup(tx, index, value, ""))
 }
 
 // LookupAfter is [Collection.Lookup] from the record after the one whose primary key is
 // after, whether or not that is there; "" is before the first. It is not for unique indexes.
 func (c *Collection[T]) LookupAfter(tx Tx, index, value, after string) iter.Seq2[T, error] {
+	return typedSeq[T](c.lookup(tx, index, value, after))
+}
+
+// lookup is LookupAfter. What is not generic is not inlined where it is called, or the
+// program would have it for each type of records.
+//
+//go:noinline
+func (c *records) lookup(tx Tx, index, value, after string) iter.Seq2[any, error] {
 	r := Range{Prefix: KeyPrefix(value)}
 	if ix := c.index(index); ix != nil && after != "" {
 		r.Start = append(ix.entry(value, []byte(after)), 0) // the least key after it
 	}
-	return typedSeq[T](c.viaIndex(tx, index, r))
+	return c.viaIndex(tx, index, r)
 }
 
 // One returns the record with this value in the index, the first by primary key if
@@ -422,6 +437,7 @@ func (c *Collection[T]) One(tx Tx, index, value string) (T, error) {
 	return typed[T](c.one(tx, index, value))
 }
 
+//go:noinline
 func (c *records) one(tx Tx, index, value string) (any, error) {
 	for v, err := range c.viaIndex(tx, index, Range{Prefix: KeyPrefix(value), Limit: 1}) {
 		return v, err
@@ -474,6 +490,7 @@ func (c *Collection[T]) Ascend(tx Tx, index string, from, to string, limit int) 
 	return typedSeq[T](c.ascend(tx, index, from, to, limit))
 }
 
+//go:noinline
 func (c *records) ascend(tx Tx, index string, from, to string, limit int) iter.Seq2[any, error] {
 	r := Range{Limit: limit}
 	if from != "" {
@@ -492,6 +509,7 @@ func (c *Collection[T]) Descend(tx Tx, index string, before string, limit int) i
 	return typedSeq[T](c.descend(tx, index, before, limit))
 }
 
+//go:noinline
 func (c *records) descend(tx Tx, index string, before string, limit int) iter.Seq2[any, error] {
 	r := Range{Reverse: true, Limit: limit}
 	if before != "" {
@@ -500,6 +518,7 @@ func (c *records) descend(tx Tx, index string, before string, limit int) iter.Se
 	return c.viaIndex(tx, index, r)
 }
 
+//go:noinline
 func (c *records) viaIndex(tx Tx, index string, r Range) iter.Seq2[any, error] {
 	return func(yield func(any, error) bool) { c.yieldViaIndex(tx, index, r, yield) }
 }
@@ -566,6 +585,7 @@ func (c *Collection[T]) PagePrefix(tx Tx, prefix []byte, cursor string, limit in
 	return items, next, nil
 }
 
+//go:noinline
 func (c *records) page(tx Tx, prefix []byte, cursor string, limit int, reverse bool) (items []any, next string, err error) {
 	if limit <= 0 {
 		limit = defaultPage

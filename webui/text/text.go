@@ -11,8 +11,10 @@
 package text
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
-	"embed"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,8 +34,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-//go:embed messages/*.json
-var messageFiles embed.FS
+// messages.zip has the files of messages, which are five times its size. A test holds one
+// against the other.
+//
+//go:embed messages.zip
+var messagesZip []byte
 
 // markdownKeys are the keys whose texts pages show as Markdown: a test keeps it so.
 //
@@ -100,8 +105,8 @@ func New(c Config) (*Catalogue, error) {
 	}
 	if cat.files == nil {
 		var err error
-		if cat.files, err = fs.Sub(messageFiles, "messages"); err != nil {
-			return nil, fmt.Errorf("text: %w", err)
+		if cat.files, err = zip.NewReader(bytes.NewReader(messagesZip), int64(len(messagesZip))); err != nil {
+			return nil, fmt.Errorf("text: messages.zip: %w", err)
 		}
 	}
 	if cat.missing == nil {
