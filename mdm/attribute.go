@@ -2,6 +2,7 @@ package mdm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,8 +52,34 @@ const maxAttributeName = 128 // bytes
 // "IsActivationLockEnabled=true", "BatteryLevel" (known) or "!BatteryLevel" (not known).
 // The error is a *QueryError.
 func ParseAttributeCondition(text string) (c AttributeCondition, err error) {
+	c, err = ParseCondition("attribute", text, "the name of an attribute, such as BatteryLevel<0.2")
+	if err != nil {
+		return AttributeCondition{}, err
+	}
 	bad := func(format string, args ...any) (AttributeCondition, error) {
 		return AttributeCondition{}, &QueryError{Field: "attribute", Reason: fmt.Sprintf(format, args...)}
+	}
+	kind, known := attributeKinds()[c.Name]
+	if !known || c.Op == Present || c.Op == Absent {
+		return c, nil
+	}
+	_, err = strconv.ParseFloat(c.Value, 64)
+	switch {
+	case kind == command.Boolean && c.Op != Equal && c.Op != NotEqual:
+		return bad("%s is true or false, so the operator must be = or !=", c.Name)
+	case kind == command.Boolean && c.Value != "true" && c.Value != "false":
+		return bad("%s is true or false, and never %q", c.Name, c.Value)
+	case (kind == command.Integer || kind == command.Real) && c.Op != Contains && err != nil:
+		return bad("%s is a number, and %q is none", c.Name, c.Value)
+	}
+	return c, nil
+}
+
+// ParseCondition reads a condition on something that is not an attribute, but is written and
+// compares like one. Errors are a *QueryError of field, which wants what text begins with.
+func ParseCondition(field, text, want string) (c AttributeCondition, err error) {
+	bad := func(format string, args ...any) (AttributeCondition, error) {
+		return AttributeCondition{}, &QueryError{Field: field, Reason: fmt.Sprintf(format, args...)}
 	}
 	end := strings.IndexFunc(text, func(r rune) bool { return strings.ContainsRune("=!<>~ ", r) })
 	switch {
@@ -76,22 +103,23 @@ func ParseAttributeCondition(text string) (c AttributeCondition, err error) {
 		}
 	}
 	if c.Name == "" || len(c.Name) > maxAttributeName || strings.ContainsFunc(c.Name, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return bad("must begin with the name of an attribute, such as BatteryLevel<0.2")
-	}
-	kind, known := attributeKinds()[c.Name]
-	if !known || c.Op == Present || c.Op == Absent {
-		return c, nil
-	}
-	_, err = strconv.ParseFloat(c.Value, 64)
-	switch {
-	case kind == command.Boolean && c.Op != Equal && c.Op != NotEqual:
-		return bad("%s is true or false, so the operator must be = or !=", c.Name)
-	case kind == command.Boolean && c.Value != "true" && c.Value != "false":
-		return bad("%s is true or false, and never %q", c.Name, c.Value)
-	case (kind == command.Integer || kind == command.Real) && c.Op != Contains && err != nil:
-		return bad("%s is a number, and %q is none", c.Name, c.Value)
+		return bad("must begin with %s", want)
 	}
 	return c, nil
+}
+
+// Holds says whether texts meet c, as the elements of an array would. None meet no condition.
+func (c AttributeCondition) Holds(texts ...string) bool {
+	if len(texts) == 0 {
+		return false
+	}
+	t := newAttributeTest(c)
+	for _, text := range texts {
+		if t.holdsText(text) != (c.Op == NotEqual) {
+			return c.Op != NotEqual
+		}
+	}
+	return c.Op == NotEqual
 }
 
 // attributeKinds are the attributes that Apple documents, by name.
@@ -257,27 +285,29 @@ func (t *attributeTest) ordered(compared int) bool {
 	return false
 }
 
-// isVersion holds for numbers with dots in between.
-func isVersion(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789.") == "" && s[0] != '.'
-}
+// isVersion holds for what begins with a number: "4.42", "9.1b2", "24.1 (77)".
+func isVersion(s string) bool { return s != "" && '0' <= s[0] && s[0] <= '9' }
 
-// compareVersions compares what isVersion holds for, number by number; one that is missing
-// is zero.
+// compareVersions compares what isVersion holds for, part by part: each by the number that it
+// begins with, and then by the rest as text. A part that is missing is zero.
 func compareVersions(a, b string) int {
 	for a != "" || b != "" {
 		var x, y string
 		x, a, _ = strings.Cut(a, ".")
 		y, b, _ = strings.Cut(b, ".")
-		x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
-		if len(x) != len(y) {
-			return len(x) - len(y)
-		}
-		if c := strings.Compare(x, y); c != 0 {
+		m, afterX := leadingNumber(x)
+		n, afterY := leadingNumber(y)
+		if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n), strings.Compare(afterX, afterY)); c != 0 {
 			return c
 		}
 	}
 	return 0
+}
+
+// leadingNumber cuts the digits that text begins with, but for zeros before them.
+func leadingNumber(text string) (digits, rest string) {
+	rest = strings.TrimLeft(text, "0123456789")
+	return strings.TrimLeft(text[:len(text)-len(rest)], "0"), rest
 }
 
 // member returns the value of a name in a JSON object, which needs no decoding of the rest.

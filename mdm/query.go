@@ -56,6 +56,28 @@ type Query struct {
 	Descending bool `json:"descending,omitempty"` // but for ties, and nothing for ByID
 }
 
+// Require adds a condition to Also, which may be there already.
+func (q *Query) Require(is string, reads func(DeviceID) []storage.Read, holds func(storage.Tx, DeviceID) (bool, error)) {
+	also, alsoReads := q.Also, q.AlsoReads
+	if also == nil {
+		q.AlsoIs, q.AlsoReads, q.Also = is, reads, holds
+		return
+	}
+	q.AlsoIs += "\n" + is
+	q.Also = func(tx storage.Tx, id DeviceID) (bool, error) {
+		if ok, err := also(tx, id); !ok || err != nil {
+			return false, err
+		}
+		return holds(tx, id)
+	}
+	switch {
+	case alsoReads == nil:
+		q.AlsoReads = reads
+	case reads != nil:
+		q.AlsoReads = func(id DeviceID) []storage.Read { return slices.Concat(alsoReads(id), reads(id)) }
+	}
+}
+
 // Sort is what a list is in the order of, and then in that of ids. What has no value comes
 // last in either direction.
 type Sort string
