@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -66,10 +67,11 @@ func (a *API) lostOf(r *http.Request, devices []mdm.Overview) (map[mdm.DeviceID]
 // that is not known is refused: a filter with a slip in its name must not return all devices.
 func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err error) {
 	query := r.URL.Query()
-	known := map[string]bool{"lost": true}
+	known := map[string]bool{"lost": true, "app": true, "profile": true}
 	for _, name := range slices.Concat(others, mdm.QueryFields()) {
 		known[name] = true
 	}
+	var installed []inventory.Installed
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		switch {
 		case !known[name]:
@@ -81,12 +83,20 @@ func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err
 				return mdm.Query{}, err
 			}
 			continue
+		case name == "app" || name == "profile":
+			if installed, err = addInstalled(installed, name, query[name]); err != nil {
+				return mdm.Query{}, ofQuery(err)
+			}
+			continue
 		}
 		for _, value := range query[name] {
 			if err := q.Set(name, value); err != nil {
 				return mdm.Query{}, ofQuery(err)
 			}
 		}
+	}
+	if err := inventory.Narrow(&q, installed); err != nil {
+		return mdm.Query{}, ofQuery(err)
 	}
 	if len(q.Users) == 0 {
 		return q, nil
@@ -121,8 +131,7 @@ func (a *API) whetherLost(query url.Values, q *mdm.Query) error {
 	}
 	var of storage.Tx // whose reports these are
 	var lost map[mdm.DeviceID]bool
-	q.AlsoIs = "lost " + text
-	q.Also = func(tx storage.Tx, id mdm.DeviceID) (bool, error) {
+	q.Require("lost "+text, nil, func(tx storage.Tx, id mdm.DeviceID) (bool, error) {
 		if tx != of {
 			all, err := enroll.ReportedLost(tx)
 			if err != nil {
@@ -131,8 +140,27 @@ func (a *API) whetherLost(query url.Values, q *mdm.Query) error {
 			of, lost = tx, all
 		}
 		return lost[id] == want, nil
-	}
+	})
 	return nil
+}
+
+// addInstalled reads the conditions of ?app= or ?profile=.
+func addInstalled(conditions []inventory.Installed, name string, values []string) ([]inventory.Installed, error) {
+	parse := inventory.ParseApp
+	if name == "profile" {
+		parse = inventory.ParseProfile
+	}
+	for _, value := range values {
+		if value = strings.TrimSpace(value); value == "" {
+			return nil, &mdm.QueryError{Field: name, Reason: "has no value"}
+		}
+		c, err := parse(value)
+		if err != nil {
+			return nil, err
+		}
+		conditions = append(conditions, c)
+	}
+	return conditions, nil
 }
 
 // meant says which known name is meant by one that is not, where that can be told.

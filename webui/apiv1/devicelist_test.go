@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -68,6 +69,20 @@ func fleet(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.mdm.Saw("pad")
+	refresh := func(id mdm.DeviceID, answers map[string]string) {
+		t.Helper()
+		body, err := json.Marshal(map[string]any{"sources": slices.Sorted(maps.Keys(answers))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.do(t, exchange{method: "POST", path: "/api/v1/devices/" + string(id) + "/refresh", body: string(body)}).want(t, 202, nil)
+		h.says(t, id, answers)
+	}
+	refresh("mac", map[string]string{
+		"InstalledApplicationList": `{"InstalledApplicationList":[{"Identifier":"com.example.slack","ShortVersion":"4.9"},{"Identifier":"com.example.notes"}]}`,
+		"ProfileList":              `{"ProfileList":[{"PayloadIdentifier":"com.example.wifi","PayloadUUID":"1"}]}`,
+	})
+	refresh("pad", map[string]string{"InstalledApplicationList": `{"InstalledApplicationList":[{"Identifier":"com.example.slack","ShortVersion":"4.42"}]}`})
 	return h
 }
 
@@ -104,6 +119,12 @@ func TestDevicesAreListedByWhatIsKnownOfThem(t *testing.T) {
 		{[]string{"attribute", "IsActivationLockEnabled=true", "attribute", "TimeZone~berlin"}, "mac"},
 		{[]string{"attribute", "OSUpdateSettings.AutoCheckEnabled=true"}, "mac"},
 		{[]string{"attribute", "!BatteryLevel"}, "phone user"},
+		{[]string{"app", "com.example.slack"}, "mac pad"},
+		{[]string{"app", "com.example.slack<4.42", "sort", "name"}, "mac"},
+		{[]string{"app", "com.example.slack", "app", "!com.example.notes"}, "pad"},
+		{[]string{"app", "com.example.slack", "lost", "true"}, "pad"},
+		{[]string{"profile", "com.example.wifi"}, "mac"},
+		{[]string{"profile", "!com.example.wifi"}, ""},
 	} {
 		for _, limit := range []string{"1", "1000"} {
 			ids, total, cursor := []string{}, 0, ""
@@ -142,6 +163,10 @@ func TestAFilterWithASlipReturnsNoDevices(t *testing.T) {
 		{"attribute", "BateryLevel<0.2", "attribute", `the nearest is "BatteryLevel"`},
 		{"attribute", "BatteryLevel<low", "attribute", "is a number"},
 		{"last_seen_before", "often", "last_seen_before", "30d"},
+		{"app", "com.example.slack==4", "app", "operator that there is not"},
+		{"app", "<4", "app", "must begin with the identifier of an app"},
+		{"app", "", "app", "no value"},
+		{"profile", "com.example.wifi=1", "profile", "takes no operator"},
 	} {
 		x := h.do(t, exchange{method: "GET", path: "/api/v1/devices" + parameters(tt.ask, tt.value), wild: true})
 		x.wantField(t, tt.field)
@@ -156,7 +181,7 @@ func TestAFilterWithASlipReturnsNoDevices(t *testing.T) {
 		Next string `json:"next_cursor"`
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/devices" + parameters("limit", "1", "sort", "user")}).want(t, 200, &page)
-	for _, other := range [][]string{{"sort", "-user"}, {"sort", "user", "state", "enrolled"}, {}, {"sort", "user", "lost", "false"}} {
+	for _, other := range [][]string{{"sort", "-user"}, {"sort", "user", "state", "enrolled"}, {}, {"sort", "user", "lost", "false"}, {"sort", "user", "app", "x"}} {
 		h.do(t, exchange{method: "GET", path: "/api/v1/devices" + parameters(append(other, "cursor", page.Next)...)}).wantProblem(t, 400, "invalid_cursor")
 	}
 }
