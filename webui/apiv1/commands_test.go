@@ -17,6 +17,7 @@ import (
 type queued struct {
 	CommandUUID string `json:"command_uuid"`
 	RequestType string `json:"request_type"`
+	BatchID     string `json:"batch_id"`
 	Devices     []struct {
 		DeviceID string `json:"device_id"`
 		State    string
@@ -40,6 +41,11 @@ type progress struct {
 	NotNowCount int              `json:"not_now_count"`
 	ErrorChain  []map[string]any `json:"error_chain"`
 	Result      json.RawMessage
+
+	WaitingFor   *struct{ Code, Reason string } `json:"waiting_for"`
+	SupersededBy string                         `json:"superseded_by"`
+	Error        string
+	Summary      string
 }
 
 // send queues a command and returns the answer, which must be a 202.
@@ -106,6 +112,7 @@ func TestCommandsThatAreRefused(t *testing.T) {
 	for name, tt := range map[string]struct{ body, field string }{
 		"without a type":        {`{"device_ids":["d1"]}`, "request_type"},
 		"of an unknown type":    {to(`"request_type":"MakeCoffee"`), "request_type"},
+		"deep inside":           {to(`"request_type":"Settings","params":{"Settings":[{"Item":"Bluetooth","Enabled":true},{"Item":"Tea"}]}`), "params.Settings[1].Item"},
 		"without what it needs": {to(`"request_type":"ScheduleOSUpdate"`), "params.Updates"},
 		"for nobody":            {`{"request_type":"ProfileList"}`, "device_ids"},
 		"for an empty list":     {`{"request_type":"ProfileList","device_ids":[]}`, "device_ids"},

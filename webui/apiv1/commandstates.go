@@ -193,7 +193,9 @@ func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	entries, next, err := a.entries(r.Context(), uuid, states, cursor, limit)
+	entries, next, err := gather(cursor, limit, maxResults, func(cursor string, limit int) ([]mdm.Entry, string, error) {
+		return a.mdm.CommandEntries(r.Context(), uuid, states, cursor, limit)
+	})
 	if err != nil {
 		return err
 	}
@@ -208,18 +210,18 @@ func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
 	return webui.WriteJSON(w, http.StatusOK, out)
 }
 
-// entries returns how far a command is with up to limit devices, and fewer where their
-// answers are long.
-func (a *API) entries(ctx context.Context, uuid string, states []mdm.CommandState, cursor string, limit int) (all []mdm.Entry, next string, err error) {
+// gather reads entries page by page, up to limit, and fewer where what the devices answered
+// is longer than maxResults bytes in all.
+func gather(cursor string, limit, maxResults int, read func(cursor string, limit int) ([]mdm.Entry, string, error)) (all []mdm.Entry, next string, err error) {
 	size := 0
 	for next = cursor; ; {
 		var page []mdm.Entry
-		page, next, err = a.mdm.CommandEntries(ctx, uuid, states, next, min(entriesChunk, limit-len(all)))
+		page, next, err = read(next, min(entriesChunk, limit-len(all)))
 		if err != nil {
 			return nil, "", err
 		}
-		for i, e := range page {
-			if size += len(e.Result); size > maxResults && len(all) > 0 {
+		for i := range page {
+			if size += len(page[i].Result); size > maxResults && len(all) > 0 {
 				return all, string(all[len(all)-1].DeviceID), nil
 			}
 			all = append(all, page[i])
