@@ -15,6 +15,8 @@ type ConnectMessage struct {
 	ID     mdm.AppleID
 	Idle   bool
 	Report mdm.Report // unless Idle
+
+	passNotNow bool // what the device has answered NotNow in this session is not to come again
 }
 
 // Connect takes a device's report and returns the plist of the command to run
@@ -34,7 +36,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 		if err = s.mdm.Spoilt(ctx, next.Entry); err != nil {
 			break
 		}
-		next, err = s.exchange(ctx, p, ConnectMessage{ID: m.ID, Idle: true})
+		next, err = s.exchange(ctx, p, ConnectMessage{ID: m.ID, Idle: true, passNotNow: !m.Idle || m.passNotNow})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -62,7 +64,7 @@ func (s *Service) exchange(ctx context.Context, p Peer, m ConnectMessage) (comma
 				writes = s.pollTells(c, m.ID)
 				return nil
 			}
-			e, err := s.mdm.Head(tx, ch.ID, false)
+			e, err := s.mdm.Head(tx, ch.ID, m.passNotNow)
 			if err != nil {
 				return err
 			}
@@ -166,7 +168,7 @@ func (s *Service) connect(tx storage.Tx, p Peer, m ConnectMessage) (id mdm.Devic
 	if c.withheld() {
 		return ch.ID, entry, nil, nil
 	}
-	next, err := s.mdm.Head(tx, ch.ID, !m.Idle)
+	next, err := s.mdm.Head(tx, ch.ID, !m.Idle || m.passNotNow)
 	if err != nil || next == nil {
 		return ch.ID, entry, nil, err
 	}

@@ -407,7 +407,8 @@ type Again struct {
 }
 
 // Again returns what to queue for another try of a command: for those of ids, or, if there
-// are none, of all its devices, with which it failed, expired or was cancelled. The error
+// are none, of all its devices, with which it failed, expired or was cancelled, unless a newer
+// one has taken its place. The error
 // wraps ErrNothingToRetry or storage.ErrNotFound.
 func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Again, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
@@ -416,9 +417,13 @@ func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Aga
 			return err
 		}
 		a = Again{Command: c}
+		wanted := make(map[DeviceID]bool, len(ids))
+		for _, id := range ids {
+			wanted[id] = true
+		}
 		for _, e := range entries {
-			wanted := len(ids) == 0 || slices.Contains(ids, e.DeviceID)
-			if wanted && (e.State == Failed || e.State == Expired || e.State == Cancelled) {
+			failed := e.State == Failed || e.State == Expired || e.State == Cancelled && e.SupersededBy == ""
+			if failed && (len(ids) == 0 || wanted[e.DeviceID]) {
 				a.Targets = append(a.Targets, e.DeviceID)
 			}
 		}

@@ -66,6 +66,33 @@ func TestUrgentCommandsOvertakeAndBackgroundOnesWait(t *testing.T) {
 	}
 }
 
+func TestLostModeIsNotEndedByWhatItOvertakes(t *testing.T) {
+	b := newBench(t)
+	yes := true
+	id := b.device(t, "a", func(d *mdm.Device) { d.Supervised = &yes })
+	b.queued(t, newCommand("end", "DisableLostMode", id))
+	b.queued(t, newCommand("begin", "EnableLostMode", id))
+	if got := b.order(t, id); !slices.Equal(got, []string{"begin"}) {
+		t.Errorf("the device got %v: what was asked for last is to stay", got)
+	}
+	if got := b.state(t, id, "end"); got != mdm.Cancelled {
+		t.Errorf("the end of lost mode is %s, want cancelled", got)
+	}
+}
+
+func TestACommandWhoseTimeIsUpTakesNoMoreDevices(t *testing.T) {
+	b := newBench(t)
+	a, c := b.device(t, "a"), b.device(t, "c")
+	short := newCommand("short", "ProfileList", a)
+	short.ExpiresIn = time.Hour
+	b.queued(t, short)
+	b.now = b.now.Add(2 * time.Hour)
+	short.Targets = []mdm.DeviceID{a, c}
+	if _, rejected, err := b.Enqueue(context.Background(), short); err != nil || len(rejected) != 1 || rejected[0].Code != "command_expired" {
+		t.Errorf("rejected %+v, %v; want that its time is up", rejected, err)
+	}
+}
+
 func TestACommandWithAnEndIsNotSentAfterIt(t *testing.T) {
 	ctx := context.Background()
 	b := newBench(t)
@@ -194,6 +221,14 @@ func TestABatchIsQueuedAsAWholeAndCounted(t *testing.T) {
 	if err != nil || len(page) != 1 || page[0].Name != "Monday" {
 		t.Errorf("batches %+v, %v", page, err)
 	}
+
+	b.now = b.now.Add(400 * 24 * time.Hour)
+	if err := b.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Batch(ctx, batch.ID); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the batch after its commands were forgotten: %v", err)
+	}
 }
 
 func TestCommandsAreListedAndCountedAlsoWhenClosed(t *testing.T) {
@@ -286,6 +321,14 @@ func TestAgainIsForThoseWithWhichItCameToNothing(t *testing.T) {
 	a, err := b.Again(ctx, "1", nil)
 	if err != nil || !slices.Equal(a.Targets, []mdm.DeviceID{failed, cancelled}) || fmt.Sprint(a.Params["Queries"]) != "[DeviceName]" {
 		t.Errorf("again %+v, %v", a, err)
+	}
+	for _, uuid := range []string{"old", "new"} {
+		c := newCommand(uuid, "ProfileList", failed)
+		c.Identifier = "same"
+		b.queued(t, c)
+	}
+	if a, err := b.Again(ctx, "old", nil); !errors.Is(err, mdm.ErrNothingToRetry) {
+		t.Errorf("again what a newer one has taken the place of: %+v, %v", a, err)
 	}
 	if _, err := b.Again(ctx, "1", []mdm.DeviceID{done}); !errors.Is(err, mdm.ErrNothingToRetry) {
 		t.Errorf("again for who is done: %v", err)

@@ -51,7 +51,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	tx.Prefetch(commands.Read(c.UUID), commands.ReadLast(commandsByAge))
 	for _, id := range c.Targets {
 		tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(id)})
-		if c.Identifier != "" {
+		if c.supersedes() {
 			tx.Prefetch(ReadQueue(id))
 		}
 		if c.Personalize != nil {
@@ -76,6 +76,10 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 			continue
 		}
 		had[id] = true
+		if over := cmd.ExpiresAt; !over.IsZero() && !s.now().Before(over) {
+			rejected = append(rejected, Rejection{id, "command_expired", "The command’s time is up: queue it under another CommandUUID."})
+			continue
+		}
 		verdict, err := gate.judge(tx, id)
 		if errors.Is(err, storage.ErrNotFound) {
 			rejected = append(rejected, Rejection{id, "not_found", "No device has this id."})
@@ -159,16 +163,23 @@ func plainDigest(plist []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// supersede cancels older undelivered installations of the profile that c brings.
+// supersedes says that c may take the place of commands that wait.
+func (c NewCommand) supersedes() bool {
+	return c.Identifier != "" || command.Undoes(c.RequestType) != ""
+}
+
+// supersede cancels what a device was to get and c takes the place of, unless it was delivered.
 func (s *Service) supersede(tx storage.Tx, id DeviceID, c NewCommand) error {
-	if c.Identifier == "" {
+	if !c.supersedes() {
 		return nil
 	}
+	undone := command.Undoes(c.RequestType)
 	for e, err := range pending(tx, id) {
 		if err != nil {
 			return fmt.Errorf("queue of %s: %w", id, err)
 		}
-		if e.RequestType != c.RequestType || e.Identifier != c.Identifier || e.State == Delivered {
+		newer := c.Identifier != "" && e.RequestType == c.RequestType && e.Identifier == c.Identifier
+		if e.State == Delivered || !newer && (undone == "" || e.RequestType != undone) {
 			continue
 		}
 		e.SupersededBy = c.UUID

@@ -230,5 +230,11 @@ func (s *Service) deleteCommand(tx storage.Tx, c Command) error {
 	if err := tx.Delete(payloadBucket, []byte(c.UUID)); err != nil {
 		return err
 	}
-	return commands.Delete(tx, c.UUID)
+	if err := commands.Delete(tx, c.UUID); err != nil || c.Batch == "" {
+		return err
+	}
+	for _, err := range commands.LookupAfter(tx, commandsByBatch, c.Batch, "") {
+		return err // there are others yet
+	}
+	return batches.Delete(tx, c.Batch)
 }
