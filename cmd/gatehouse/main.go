@@ -31,6 +31,7 @@ type commands struct {
 	Serve     serveCommand     `cmd:"" help:"Run the server."`
 	DB        dbCommand        `cmd:"" name:"db" help:"Copy the database."`
 	Device    deviceCommand    `cmd:"" help:"The devices of the running server."`
+	Profile   profileCommand   `cmd:"" help:"Configuration profiles: lint, keep, send and remove them."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
 	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
 	WellKnown wellknownCommand `cmd:"" name:"wellknown" help:"How devices find the MDM server from the domain of an account."`
