@@ -21,7 +21,7 @@ func TestDevicesOnTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	var made struct{ Token string }
-	s.call(t, "POST", "/api/v1/tokens", map[string]any{"name": "test", "scopes": []string{"read_only"}}, &made)
+	s.call(t, "POST", "/api/v1/tokens", map[string]any{"name": "test", "scopes": []string{"helpdesk"}}, &made)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, []byte(s.get(t, "/ca.pem").body), 0o600); err != nil {
 		t.Fatal(err)
@@ -79,6 +79,46 @@ func TestDevicesOnTheCommandLine(t *testing.T) {
 				}
 			}
 			call(exitNotFound, "get", "nobody")
+
+			asked, _ := call(exitDone, "refresh", id, "--source", "InstalledApplicationList,ProfileList")
+			if lines := strings.Split(strings.TrimSpace(asked), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[1], id+"  InstalledApplicationList  ") || !strings.HasSuffix(lines[1], "queued") {
+				t.Errorf("refresh: %q", asked)
+			}
+			if again, _ := call(exitDone, "refresh", id, "--source", "ProfileList"); !strings.Contains(again, "asked before") {
+				t.Errorf("refresh again: %q", again)
+			}
+			if waits, _ := call(exitDone, "inventory", id); !strings.Contains(waits, "(asked)") {
+				t.Errorf("inventory: %q", waits)
+			}
+			if _, err := phone.Poll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if known, _ := call(exitDone, "inventory", id); !strings.Contains(known, "element") || !strings.Contains(known, "InstalledApplicationList") || strings.Contains(known, "(asked)") {
+				t.Errorf("inventory: %q", known)
+			}
+			var apps []struct{ Identifier string }
+			if out, _ := call(exitDone, "apps", id, "-o", "json"); json.Unmarshal([]byte(out), &apps) != nil || len(apps) == 0 {
+				t.Fatalf("apps -o json: %s", out)
+			}
+			if table, _ := call(exitDone, "apps", id); !strings.Contains(table, apps[0].Identifier) {
+				t.Errorf("apps: %q", table)
+			}
+			if with, _ := call(exitDone, "list", "-o", "id", "-f", "app="+apps[0].Identifier, "-f", "app=!com.example.none"); strings.TrimSpace(with) != id {
+				t.Errorf("list of those with an app: %q", with)
+			}
+			if history, _ := call(exitDone, "history", id, "-o", "json"); strings.TrimSpace(history) != "[]" {
+				t.Errorf("history: %q", history)
+			}
+			call(exitNotFound, "apps", "nobody")
+			if _, got := call(exitNotFound, "refresh", id, "nobody"); !strings.Contains(got, "nobody: No device has this id. (not_found)") {
+				t.Errorf("refresh of nobody: %q", got)
+			}
+			if _, err := phone.Poll(t.Context()); err != nil { // the other was asked
+				t.Fatal(err)
+			}
+			if _, got := call(exitUsage, "refresh", id, "--source", "EraseDevice"); !strings.Contains(got, "must be one of") {
+				t.Errorf("refresh by another command: %q", got)
+			}
 		})
 	}
 }
