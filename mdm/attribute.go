@@ -98,11 +98,11 @@ func ParseCondition(field, text, want string) (c AttributeCondition, err error) 
 		if c.Value == "" {
 			return bad("has no value after %q", text[:len(text)-len(rest)+len(op)])
 		}
-		if strings.HasPrefix(c.Value, "=") {
-			return bad("has an operator that there is not, %q: it must be one of =, !=, <, <=, >, >= and ~", string(op)+"=")
+		if strings.ContainsAny(c.Value[:1], "=<>") {
+			return bad("has an operator that there is not, %q: it must be one of =, !=, <, <=, >, >= and ~", string(op)+c.Value[:1])
 		}
 	}
-	if c.Name == "" || len(c.Name) > maxAttributeName || strings.ContainsFunc(c.Name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if c.Name == "" || len(c.Name) > maxAttributeName || strings.ContainsFunc(c.Name, func(r rune) bool { return r <= ' ' || r >= '~' || strings.ContainsRune("=!<>", r) }) {
 		return bad("must begin with %s", want)
 	}
 	return c, nil

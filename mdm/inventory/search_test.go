@@ -114,6 +114,8 @@ func TestConditionsOnWhatIsInstalledAreNamedWhereWrong(t *testing.T) {
 	for text, want := range map[string]string{
 		"com.example.slack<":       "has no value",
 		"com.example.slack==4":     "has an operator that there is not",
+		"com.example.slack=>4":     "has an operator that there is not",
+		"!com.example.slack<4":     "the identifier of an app",
 		"com.example.slack is 4":   "one of =, !=, <",
 		"<4":                       "the identifier of an app",
 		"":                         "the identifier of an app",
