@@ -31,6 +31,7 @@ type commands struct {
 	Serve     serveCommand     `cmd:"" help:"Run the server."`
 	DB        dbCommand        `cmd:"" name:"db" help:"Copy the database."`
 	Device    deviceCommand    `cmd:"" help:"The devices of the running server."`
+	Command   commandCommand   `cmd:"" help:"Send commands to devices, and see what became of them."`
 	Profile   profileCommand   `cmd:"" help:"Configuration profiles: lint, keep, send and remove them."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
 	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
