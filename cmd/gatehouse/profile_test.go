@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -145,4 +147,34 @@ func TestProfilesOnTheCommandLine(t *testing.T) {
 		says(errs, want)
 	}
 	call(exitNotFound, "profile", "starter", "add", "--identifier", "com.example.x", "webclip")
+}
+
+// TestTheGuideToProfilesCanBeTyped holds the commands of docs/profiles.md against the flags
+// that there are.
+func TestTheGuideToProfilesCanBeTyped(t *testing.T) {
+	guide, err := os.ReadFile(filepath.Join("..", "..", "docs", "profiles.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(strings.ReplaceAll(string(guide), "\\\n", "")) {
+		_, typed, ok := strings.Cut(line, "    gatehouse ")
+		if !ok || !strings.HasPrefix(line, "    ") {
+			continue
+		}
+		for part := range strings.SplitSeq("gatehouse "+strings.TrimSpace(typed), " | ") {
+			args, _, _ := strings.Cut(strings.TrimPrefix(part, "gatehouse "), " > ")
+			n++
+			parser, err := kong.New(&commands{}, kong.Exit(func(int) {}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := parser.Parse(strings.Fields(args)); err != nil {
+				t.Errorf("%s: %v", part, err)
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("the guide has %d commands", n)
+	}
 }
