@@ -404,6 +404,32 @@ type Again struct {
 	Command Command
 	Params  map[string]any // the Command dictionary, without what was personal
 	Targets []DeviceID
+	// Rejected are those of the devices that were asked for that need no other try.
+	Rejected []Rejection
+}
+
+// needless says why those of ids that are not among targets get no other try.
+func (c Command) needless(ids, targets []DeviceID) (rejected []Rejection) {
+	if len(ids) == 0 {
+		return nil
+	}
+	again, had := make(map[DeviceID]bool, len(targets)), make(map[DeviceID]bool, len(c.Targets))
+	for _, id := range targets {
+		again[id] = true
+	}
+	for _, id := range c.Targets {
+		had[id] = true
+	}
+	for _, id := range ids {
+		switch {
+		case again[id]:
+		case had[id]:
+			rejected = append(rejected, Rejection{id, "not_failed", "With this device the command has not failed, expired or been cancelled, or a newer one has taken its place."})
+		default:
+			rejected = append(rejected, Rejection{id, "not_found", "The command was never for a device with this id."})
+		}
+	}
+	return rejected
 }
 
 // Again returns what to queue for another try of a command: for those of ids, or, if there
@@ -430,6 +456,7 @@ func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Aga
 		if len(a.Targets) == 0 {
 			return fmt.Errorf("command %s: %w", uuid, ErrNothingToRetry)
 		}
+		a.Rejected = c.needless(ids, a.Targets)
 		sealed, err := tx.Get(payloadBucket, []byte(uuid))
 		if err != nil {
 			return fmt.Errorf("payload of command %s: %w", uuid, err)

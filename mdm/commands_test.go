@@ -80,6 +80,17 @@ func TestLostModeIsNotEndedByWhatItOvertakes(t *testing.T) {
 	}
 }
 
+func TestACommandOfAnOlderServerIsKnownAgain(t *testing.T) {
+	b := newBench(t)
+	id := b.device(t, "mac", func(d *mdm.Device) { d.ProductName = "Mac14,2" })
+	lock := rawCommand("1", "DeviceLock", "", id)
+	b.queued(t, lock)
+	b.update(t, func(tx storage.Tx) error { return b.Unfilled(tx, "1", lock.Plist) })
+	if _, _, err := b.Enqueue(context.Background(), lock); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+}
+
 func TestACommandWhoseTimeIsUpTakesNoMoreDevices(t *testing.T) {
 	b := newBench(t)
 	a, c := b.device(t, "a"), b.device(t, "c")
@@ -317,6 +328,10 @@ func TestAgainIsForThoseWithWhichItCameToNothing(t *testing.T) {
 	b.order(t, done)
 	if err := b.Cancel(ctx, cancelled, "1"); err != nil {
 		t.Fatal(err)
+	}
+	some, err := b.Again(ctx, "1", []mdm.DeviceID{"stranger", failed, done})
+	if err != nil || !slices.Equal(some.Targets, []mdm.DeviceID{failed}) || len(some.Rejected) != 2 || some.Rejected[0].Code != "not_found" || some.Rejected[1].Code != "not_failed" {
+		t.Errorf("again for three by name: %+v, %v", some, err)
 	}
 	a, err := b.Again(ctx, "1", nil)
 	if err != nil || !slices.Equal(a.Targets, []mdm.DeviceID{failed, cancelled}) || fmt.Sprint(a.Params["Queries"]) != "[DeviceName]" {

@@ -151,9 +151,11 @@ func (s *Service) admit(tx storage.Tx, c NewCommand, personal bool) (Command, er
 		return cmd, nil
 	case err != nil:
 		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, err)
-	case cmd.Digest != digest && cmd.Digest != plainDigest(c.Plist) || cmd.Personal != personal:
+	case cmd.Digest != digest && cmd.Digest != plainDigest(c.Plist),
+		c.Personalize != nil && !cmd.Personal, cmd.Personal && !personal:
 		return Command{}, fmt.Errorf("queue command %s: %w", c.UUID, ErrCommandExists)
 	}
+	cmd.Personal = personal // also of one from before anything was filled in
 	return cmd, nil
 }
 

@@ -41,3 +41,13 @@ func Row(tx storage.Tx, id DeviceID) string {
 
 // Fold is how texts are compared.
 func Fold(s string) string { return fold(s) }
+
+// Unfilled makes a command one of a server that filled in nothing.
+func (s *Service) Unfilled(tx storage.Tx, uuid string, plist []byte) error {
+	c, err := commands.Get(tx, uuid)
+	if err != nil {
+		return err
+	}
+	c.Personal, c.Digest = false, plainDigest(plist)
+	return commands.Put(tx, c)
+}

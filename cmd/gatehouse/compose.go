@@ -311,7 +311,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation,
 		Mail:     mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf,
+		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {

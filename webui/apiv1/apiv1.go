@@ -28,6 +28,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
@@ -60,6 +61,7 @@ type Config struct {
 	Business *business.Service
 
 	Library *library.Service
+	Box     *seal.Box
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -86,6 +88,7 @@ type API struct {
 
 	business *business.Service
 	library  *library.Service
+	box      *seal.Box
 
 	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
 }
@@ -95,8 +98,8 @@ func New(c Config) (*API, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Depot == nil || c.Templates == nil || c.Issuance == nil || c.Identity == nil:
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
-	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil:
-		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business and Library are required")
+	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil || c.Box == nil:
+		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
 	case c.Inventory == nil:
 		return nil, errors.New("apiv1: Inventory is required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
@@ -104,7 +107,7 @@ func New(c Config) (*API, error) {
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 	}, nil
 }

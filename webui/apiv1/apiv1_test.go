@@ -165,7 +165,7 @@ func newHouse(t testing.TB) *house {
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		Library: h.library, ServerURL: serverURL, Log: log, Now: h.now,
+		Library: h.library, Box: box, ServerURL: serverURL, Log: log, Now: h.now,
 	})
 	must(err)
 	mux := webui.NewMux(api.Fail)

@@ -217,14 +217,15 @@ func profileOf(requestType string, plist []byte) string {
 }
 
 // enqueue queues c and answers with the state of each of its devices. known says
-// that there may be a command with this UUID already, in a state of its own.
-func (a *API) enqueue(w http.ResponseWriter, r *http.Request, wait time.Duration, known bool, c mdm.NewCommand) error {
+// that there may be a command with this UUID already, in a state of its own. before are the
+// devices that were left out before.
+func (a *API) enqueue(w http.ResponseWriter, r *http.Request, wait time.Duration, known bool, c mdm.NewCommand, before ...mdm.Rejection) error {
 	c.CreatedBy = principal(r).String()
 	cmd, no, err := a.mdm.Enqueue(r.Context(), c)
 	if err != nil {
 		return err
 	}
-	rejected := rejections(no)
+	rejected := rejections(append(before, no...))
 	if len(cmd.Targets) == 0 {
 		return commandRejected(rejected)
 	}

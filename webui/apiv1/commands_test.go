@@ -1,7 +1,11 @@
 package apiv1_test
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,6 +16,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 type queued struct {
@@ -338,6 +343,34 @@ func TestARepeatedRequestQueuesNothingTwice(t *testing.T) {
 	for _, bad := range []string{strings.Repeat("k", 256), "a b", "ключ"} {
 		h.do(t, exchange{method: "POST", path: "/api/v1/commands", header: map[string]string{"Idempotency-Key": bad}, wild: true,
 			body: map[string]any{"request_type": "ProfileList", "device_ids": []string{"d1"}}}).wantField(t, "Idempotency-Key")
+	}
+}
+
+// A stolen database must not tell a PIN, which is soon guessed from a plain hash.
+func TestARepeatedRequestIsKnownByACodeNotByAHash(t *testing.T) {
+	h := newHouse(t)
+	h.device(t, "d1", nil)
+	body := []byte(`{"request_type":"DeviceLock","params":{"PIN":"493817"},"device_ids":["d1"]}`)
+	h.do(t, exchange{method: "POST", path: "/api/v1/commands", header: map[string]string{"Idempotency-Key": "k", "Content-Type": "application/json"}, body: body}).want(t, 202, nil)
+	guess := sha256.Sum256(storage.Key("/api/v1/commands", "", string(body)))
+	err := h.db.View(context.Background(), func(tx storage.Tx) error {
+		n := 0
+		for item, err := range tx.Scan("api_idempotency", storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			n++
+			if bytes.Contains(item.Value, []byte(hex.EncodeToString(guess[:]))) {
+				t.Error("whoever guesses the PIN finds the guess confirmed")
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d requests are remembered, want 1", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

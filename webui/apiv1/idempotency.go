@@ -27,7 +27,7 @@ const (
 // knows a command by its UUID.
 type reservation struct {
 	Key         string    `json:"key"`     // hash of the principal's ID and the key
-	Request     string    `json:"request"` // hash of the request
+	Request     string    `json:"request"` // code of the request, which may hold a PIN: a plain hash of one is soon guessed
 	CommandUUID string    `json:"command_uuid"`
 	At          time.Time `json:"at"`
 }
@@ -52,9 +52,10 @@ func (a *API) reserve(r *http.Request, body []byte, uuid string) (again bool, re
 		return false, "", invalid("Idempotency-Key", "must be one header of 1 to 255 visible ASCII characters")
 	}
 	p := principal(r)
+	plain := hash(r.URL.Path, strings.Join(r.URL.Query()["device_ids"], ","), string(body)) // what records had before
 	want := reservation{
 		Key:         hash(string(p.Kind), p.ID, keys[0]),
-		Request:     hash(r.URL.Path, strings.Join(r.URL.Query()["device_ids"], ","), string(body)),
+		Request:     hex.EncodeToString(a.box.MAC("apiv1/idempotency", []byte(plain))),
 		CommandUUID: uuid,
 		At:          a.now().UTC(),
 	}
@@ -65,7 +66,7 @@ func (a *API) reserve(r *http.Request, body []byte, uuid string) (again bool, re
 			return err
 		}
 		if err == nil && want.At.Sub(found.At) < keyLife {
-			if found.Request != want.Request {
+			if found.Request != want.Request && found.Request != plain {
 				return errKeyReused
 			}
 			again, reserved = true, found.CommandUUID

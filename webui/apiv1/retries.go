@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -69,7 +70,7 @@ func (a *API) retryCommand(w http.ResponseWriter, r *http.Request) error {
 	return a.enqueue(w, r, wait, known, mdm.NewCommand{
 		UUID: reserved, RequestType: again.Command.RequestType, Identifier: again.Command.Identifier, Plist: plist, Targets: again.Targets,
 		Priority: again.Command.Priority, ExpiresIn: expires, Origin: again.Command.Origin, RetryOf: uuid,
-	})
+	}, again.Rejected...)
 }
 
 func nothingToRetry(ids []mdm.DeviceID) *problem {
@@ -128,6 +129,7 @@ func (a *API) retryProfile(w http.ResponseWriter, r *http.Request, again profile
 	if err != nil {
 		return err
 	}
+	rejected = append(slices.Clone(again.Rejected), rejected...)
 	if len(sent) == 0 {
 		return commandRejected(rejections(rejected))
 	}
