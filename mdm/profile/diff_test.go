@@ -124,3 +124,14 @@ func changes(all []profile.Change) []string {
 	}
 	return lines
 }
+
+func TestSecretsAreKnownByTheirNames(t *testing.T) {
+	for key, want := range map[string]bool{
+		"Password": true, "password1": true, "tokens": true, "ApiKey": true, "Authorization": true, "ClientIdentifier": true, "IKEv2SharedSecret": true,
+		"PasswordHint": false, "Address": false, "SSID_STR": false, "AllowPassword1Change": false,
+	} {
+		if got := profile.HasSecretName(key); got != want {
+			t.Errorf("%s is a secret: %v, want %v", key, got, want)
+		}
+	}
+}

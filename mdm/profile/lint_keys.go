@@ -413,10 +413,15 @@ func only(names []string) string {
 	return ""
 }
 
-// hasSecretName reports whether what a key of that name holds is nobody's business.
+// hasSecretName reports whether what a key of that name holds is nobody's business: also of
+// several ("tokens"), or of one of several ("password1").
 func hasSecretName(key string) bool {
-	for _, end := range []string{"password", "passphrase", "passcode", "secret", "challenge", "psk", "token", "recoverykey", "privatekey", "private_key"} {
-		if i := len(key) - len(end); i >= 0 && strings.EqualFold(key[i:], end) {
+	key = strings.TrimRight(strings.ToLower(key), "s0123456789_")
+	for _, end := range []string{
+		"password", "passphrase", "passcode", "secret", "challenge", "psk", "token", "recoverykey", "privatekey", "private_key",
+		"apikey", "api_key", "api-key", "authorization", "credential", "bearer", "licensekey", "clientidentifier",
+	} {
+		if strings.HasSuffix(key, end) {
 			return true
 		}
 	}

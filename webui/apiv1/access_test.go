@@ -118,7 +118,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"read one version":            {"GET", "/api/v1/profiles/p1/versions/1", nil, readers},
 		"download a profile":          {"GET", "/api/v1/profiles/p1/versions/1/download", nil, readers[:2]},
 		"restore a profile":           {"POST", "/api/v1/profiles/p1/versions/1/restore", nil, readers[:2]},
-		"compare versions":            {"GET", "/api/v1/profiles/p1/diff", nil, readers},
+		"compare versions":            {"GET", "/api/v1/profiles/p1/diff", nil, readers[:2]},
 		"add a profile":               {"POST", "/api/v1/profiles", map[string]any{"identifier": "com.example.x", "payloads": []any{map[string]any{"payload_type": "com.example.x"}}}, readers[:2]},
 		"lint a profile":              {"POST", "/api/v1/profiles/lint", map[string]any{"identifier": "com.example.x", "payloads": []any{map[string]any{"payload_type": "com.example.x"}}}, readers},
 		"replace a profile":           {"PUT", "/api/v1/profiles/p1", map[string]any{"identifier": "com.example.x", "payloads": []any{map[string]any{"payload_type": "com.example.x"}}}, readers[:2]},

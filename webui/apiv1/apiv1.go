@@ -199,7 +199,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}", scopes: reading, handle: a.getProfileVersion},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}/download", scopes: managing, handle: a.downloadProfile}, // it may hold passwords
 		{pattern: "POST /api/v1/profiles/{id}/versions/{version}/restore", scopes: managing, handle: a.restoreProfile},
-		{pattern: "GET /api/v1/profiles/{id}/diff", scopes: reading, handle: a.diffProfile},
+		{pattern: "GET /api/v1/profiles/{id}/diff", scopes: managing, handle: a.diffProfile},
 		{pattern: "POST /api/v1/profiles/{id}/check", scopes: reading, handle: a.checkProfile, command: true},
 		{pattern: "POST /api/v1/profiles/{id}/send", scopes: managing, handle: a.sendProfile, command: true},
 		{pattern: "POST /api/v1/profiles/{id}/remove", scopes: managing, handle: a.removeProfile, command: true},

@@ -1,0 +1,4 @@
+package profile
+
+// HasSecretName is hasSecretName, for tests.
+var HasSecretName = hasSecretName
