@@ -69,7 +69,7 @@ type Assignment struct {
 
 // Try is one profile on its way to a device.
 type Try struct {
-	UUID      string            `json:"uuid"`                // of the InstallProfile
+	UUID      string            `json:"uuid"`                // of the InstallProfile, which may be other devices', too
 	Candidate depot.Fingerprint `json:"candidate,omitempty"` // that its challenge has bought
 	RenewAt   time.Time         `json:"renew_at,omitzero"`   // of Candidate
 }
@@ -102,7 +102,6 @@ func (a Assignment) Stuck(now time.Time) bool {
 
 const (
 	assignmentsDue      = "due"
-	assignmentsByTry    = "try"
 	assignmentsByDevice = "device"
 )
 
@@ -113,13 +112,6 @@ var assignments = storage.NewCollection("issuance.assignments", 1,
 			return nil
 		}
 		return []string{sortable(a.DueAt)}
-	}},
-	storage.Index[Assignment]{Name: assignmentsByTry, Values: func(a Assignment) []string {
-		uuids := make([]string, len(a.Tries))
-		for i, t := range a.Tries {
-			uuids[i] = t.UUID
-		}
-		return uuids
 	}},
 	storage.Index[Assignment]{Name: assignmentsByDevice, Values: func(a Assignment) []string { return []string{string(a.DeviceID)} }},
 )
@@ -246,17 +238,28 @@ func (s *Service) Answered(tx storage.Tx, e mdm.Entry) error {
 	if e.RequestType != "InstallProfile" || !e.State.Final() {
 		return nil
 	}
-	a, err := assignments.One(tx, assignmentsByTry, e.UUID)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
+	var tried []Assignment // one for each certificate of a profile; other devices' have the same UUID
+	for a, err := range assignments.Lookup(tx, assignmentsByDevice, string(e.DeviceID)) {
+		if err != nil {
+			return err
+		}
+		if a.try(e.UUID) >= 0 {
+			tried = append(tried, a)
+		}
 	}
-	if err != nil {
-		return err
+	for _, a := range tried {
+		i := a.try(e.UUID)
+		if e.State == mdm.Acknowledged {
+			if err := s.commit(tx, a, i); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.fail(tx, a, i, e); err != nil {
+			return err
+		}
 	}
-	if e.State == mdm.Acknowledged {
-		return s.commit(tx, a, a.try(e.UUID))
-	}
-	return s.fail(tx, a, a.try(e.UUID), e)
+	return nil
 }
 
 // commit puts in force what the i-th try brought, and revokes what it replaces: what was

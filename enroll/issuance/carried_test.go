@@ -59,6 +59,20 @@ func network(withCertificate bool) []byte {
 <key>PayloadContent</key><array>%s%s</array></dict></plist>`, place, fmt.Sprintf(wifi, refers))
 }
 
+// requests is a profile that asks for certificates of templates.
+func requests(templates ...string) []byte {
+	content := ""
+	for i, name := range templates {
+		content += fmt.Sprintf(`<dict><key>PayloadType</key><string>com.apple.security.scep</string><key>PayloadVersion</key><integer>1</integer>
+<key>PayloadIdentifier</key><string>com.example.requests.scep%d</string><key>PayloadUUID</key><string>6A0CF4B8-5C3E-4C39-9B93-6A4F3F0A8C0%d</string>
+<key>PayloadContent</key><dict><key>CertificateTemplate</key><string>%s</string></dict></dict>`, i, i, name)
+	}
+	return fmt.Appendf(nil, `<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict>
+<key>PayloadType</key><string>Configuration</string><key>PayloadVersion</key><integer>1</integer>
+<key>PayloadIdentifier</key><string>com.example.requests</string><key>PayloadUUID</key><string>6A0CF4B8-5C3E-4C39-9B93-6A4F3F0A8B11</string>
+<key>PayloadContent</key><array>%s</array></dict></plist>`, content)
+}
+
 func (s *shelf) keep(t *testing.T, data []byte) (profile string) {
 	t.Helper()
 	a, err := s.library.Add(context.Background(), library.Upload{Data: data, By: "user:admin"})
@@ -66,10 +80,10 @@ func (s *shelf) keep(t *testing.T, data []byte) (profile string) {
 	return a.Profile.ID
 }
 
-// put sends a device a profile.
-func (s *shelf) put(t *testing.T, profile string, id mdm.DeviceID) library.Sending {
+// put sends devices a profile.
+func (s *shelf) put(t *testing.T, profile string, ids ...mdm.DeviceID) library.Sending {
 	t.Helper()
-	out, err := s.library.Send(context.Background(), library.Order{Profile: profile, Targets: library.Targets{Devices: []mdm.DeviceID{id}}, By: "user:admin"})
+	out, err := s.library.Send(context.Background(), library.Order{Profile: profile, Targets: library.Targets{Devices: ids}, By: "user:admin"})
 	must(t, err)
 	return out
 }
@@ -126,6 +140,72 @@ func TestAProfileBringsACertificateAndRenewsIt(t *testing.T) {
 	}
 	if again := s.fetch(t, "d1"); again != nil {
 		t.Errorf("another command: %+v", again)
+	}
+}
+
+// TestAnAnswerIsForTheDeviceThatGivesIt sends one command to two devices.
+func TestAnAnswerIsForTheDeviceThatGivesIt(t *testing.T) {
+	storagetest.AnyEngine(t)
+	both := func(t *testing.T) *shelf {
+		s := newShelf(t)
+		s.template(t, "wifi", nil)
+		s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+		s.device(t, "d2", func(d *mdm.Device) { d.User = "ana@example.com" })
+		if out := s.put(t, s.keep(t, network(true)), "d1", "d2"); len(out.Sent) != 2 {
+			t.Fatalf("sent %+v, rejected %+v", out.Sent, out.Rejected)
+		}
+		return s
+	}
+	t.Run("the second is the first to acknowledge", func(t *testing.T) {
+		s := both(t)
+		for _, id := range []mdm.DeviceID{"d2", "d1"} {
+			if a := s.assignment(t, "wifi", id); a.State != issuance.Pending || len(a.Tries) != 1 {
+				t.Errorf("%s has not answered: %+v", id, a)
+			}
+			_, cert := s.take(t, id)
+			if a := s.assignment(t, "wifi", id); a.State != issuance.Installed || a.Current != depot.FingerprintOf(cert) {
+				t.Errorf("%s has acknowledged: %+v", id, a)
+			}
+		}
+	})
+	t.Run("the second refuses", func(t *testing.T) {
+		s := both(t)
+		inHand := s.fetch(t, "d1")
+		cert, err := s.IssueSCEP(t.Context(), "wifi", request(t, inHand.challenge(t), asking("whatever")))
+		must(t, err)
+		s.answer(t, "d2", s.fetch(t, "d2").uuid, mdm.Failed)
+		if a := s.assignment(t, "wifi", "d2"); a.State != issuance.Failing || a.Failures != 1 {
+			t.Errorf("d2 has refused: %+v", a)
+		}
+		if why := s.revoked(t, cert); why != "" {
+			t.Errorf("the certificate of d1 is revoked (%s) because d2 refused its own", why)
+		}
+		s.answer(t, "d1", inHand.uuid, mdm.Acknowledged)
+		if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Installed || a.Current != depot.FingerprintOf(cert) {
+			t.Errorf("d1 has acknowledged: %+v", a)
+		}
+	})
+}
+
+func TestAnAnswerIsForAllCertificatesOfAProfile(t *testing.T) {
+	storagetest.AnyEngine(t)
+	for state, want := range map[mdm.CommandState]issuance.State{
+		mdm.Acknowledged: issuance.Installed,
+		mdm.Failed:       issuance.Failing,
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			s := newShelf(t)
+			s.template(t, "vpn", nil)
+			s.template(t, "wifi", nil)
+			s.device(t, "d1", nil)
+			s.put(t, s.keep(t, requests("vpn", "wifi")), "d1")
+			s.answer(t, "d1", s.fetch(t, "d1").uuid, state)
+			for _, name := range []string{"vpn", "wifi"} {
+				if a := s.assignment(t, name, "d1"); a.State != want || len(a.Tries) != 0 {
+					t.Errorf("%s is %+v, want it %s", name, a, want)
+				}
+			}
+		})
 	}
 }
 
