@@ -346,6 +346,11 @@ func TestARepeatedRequestQueuesNothingTwice(t *testing.T) {
 	}
 }
 
+func TestAFilterOfCommandsWithASlipIsRefused(t *testing.T) {
+	h := newHouse(t)
+	h.do(t, exchange{method: "GET", path: "/api/v1/commands?request_typ=EraseDevice", wild: true}).wantField(t, "request_typ")
+}
+
 // A stolen database must not tell a PIN, which is soon guessed from a plain hash.
 func TestARepeatedRequestIsKnownByACodeNotByAHash(t *testing.T) {
 	h := newHouse(t)

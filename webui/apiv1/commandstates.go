@@ -160,6 +160,9 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
+	if err := onlyParameters(query, "limit", "cursor", "request_type", "created_by", "batch_id", "open", "background"); err != nil {
+		return err
+	}
 	open, err := flag(query, "open")
 	if err != nil {
 		return err

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -222,6 +224,21 @@ func checkQuery(r *http.Request) error {
 	for _, name := range []string{"limit", "cursor", "wait"} {
 		if len(values[name]) > 1 {
 			return invalid(name, "is there more than once")
+		}
+	}
+	return nil
+}
+
+// onlyParameters refuses a query with other parameters than those of names: a filter with a
+// slip in its name must not let everything pass.
+func onlyParameters(query url.Values, names ...string) error {
+	known := make(map[string]bool, len(names))
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !known[name] {
+			return invalid(clip(name), "is no parameter of this request"+meant(name, known))
 		}
 	}
 	return nil
