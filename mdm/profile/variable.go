@@ -22,7 +22,9 @@ func (e *VariableError) Error() string { return "$" + e.Name + " " + e.Reason }
 // maxValue is how many bytes of a value can make sense in a profile.
 const maxValue = 4 << 10
 
-func checkValue(name, value string) error {
+// CheckValue says why value can't stand in a profile for the variable of that name, without
+// the dollar sign, as a *VariableError.
+func CheckValue(name, value string) error {
 	switch {
 	case !utf8.ValidString(value):
 		return &VariableError{name, "is not UTF-8 for this device"}
@@ -205,5 +207,5 @@ func variableValue(name string, value func(string) (string, error)) (string, err
 	case err != nil:
 		return "", fmt.Errorf("$%s: %w", clip(name), err)
 	}
-	return v, checkValue(clip(name), v)
+	return v, CheckValue(clip(name), v)
 }

@@ -139,43 +139,36 @@ func (v *variant) follow(gone map[int]bool) {
 	delete(names, "")
 	for i, payload := range payloads {
 		visitTexts(payload.Content, func(s string) {
-			if j, is := names[strings.ToUpper(s)]; is && j != i && !slices.Contains(refers[i], j) {
-				refers[i], users[j] = append(refers[i], j), append(users[j], i)
+			j, is := names[strings.ToUpper(s)]
+			if !is || j == i || len(users[j]) > 0 && users[j][len(users[j])-1] == i {
+				return
 			}
+			refers[i], users[j] = append(refers[i], j), append(users[j], i)
 		})
 	}
+	queue := slices.Sorted(maps.Keys(gone)) // whose neighbours are still to be looked at
 	note := func(i int, format string, j int) {
 		gone[i] = true
+		queue = append(queue, i)
 		v.removed = append(v.removed, Finding{
 			Code: CodeServed, Severity: SeverityError, PayloadType: payloads[i].Type, PayloadIndex: v.places[i],
 			Reason: fmt.Sprintf(format, payloads[i].Type, payloads[j].Type),
 		})
 	}
-	for again := true; again; {
-		again = false
-		for i := range payloads {
-			if gone[i] {
-				continue
+	left := make([]int, len(payloads)) // of users, that is
+	for j := range users {
+		left[j] = len(users[j])
+	}
+	for next := 0; next < len(queue); next++ {
+		j := queue[next]
+		for _, i := range users[j] {
+			if !gone[i] {
+				note(i, "%s refers to the payload %s, which is left out.", j)
 			}
-			if at := slices.IndexFunc(refers[i], func(j int) bool { return gone[j] }); at >= 0 {
-				note(i, "%s refers to the payload %s, which is left out.", refers[i][at])
-				again = true
-				continue
-			}
-			if !isCertificate(payloads[i].Type) {
-				continue
-			}
-			served, serves := -1, false
-			for _, j := range users[i] {
-				if gone[j] {
-					served = j
-				} else {
-					serves = true
-				}
-			}
-			if served >= 0 && !serves {
-				note(i, "%s was for the payload %s, which is left out.", served)
-				again = true
+		}
+		for _, i := range refers[j] {
+			if left[i]--; left[i] == 0 && !gone[i] && isCertificate(payloads[i].Type) {
+				note(i, "%s was for the payload %s, which is left out.", j)
 			}
 		}
 	}

@@ -199,3 +199,32 @@ func sample(k command.Key, depth int) any {
 	}
 	return "text"
 }
+
+// chain is a profile of n networks, each of which refers to the next, and the last to a VPN.
+func chain(t testing.TB, n int) *profile.Profile {
+	payloads := []map[string]any{{"PayloadType": "com.apple.webClip.managed", "Label": "Help", "URL": "https://example.com"}}
+	for i := range n {
+		payloads = append(payloads, map[string]any{"PayloadType": "com.apple.wifi.managed", "SSID_STR": "a",
+			"PayloadUUID": fmt.Sprint("of ", i), "PayloadCertificateUUID": fmt.Sprint("of ", i+1)})
+	}
+	return with(t, nil, append(payloads, map[string]any{"PayloadType": "com.apple.vpn.managed", "VPNType": "IKEv2", "PayloadUUID": fmt.Sprint("of ", n)})...)
+}
+
+func TestVariantFollowsAChainToItsEnd(t *testing.T) {
+	allowed, removed := chain(t, 3000).Variant(personal)
+	if allowed == nil || len(allowed.Payloads) != 1 || allowed.Payloads[0].Type != "com.apple.webClip.managed" || len(removed) != 3001 {
+		t.Errorf("%d findings, left is %+v", len(removed), allowed)
+	}
+}
+
+// BenchmarkVariant holds that ten times the payloads take about ten times the time.
+func BenchmarkVariant(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		p := chain(b, n)
+		b.Run(fmt.Sprintf("chain of %d", n), func(b *testing.B) {
+			for b.Loop() {
+				p.Variant(personal)
+			}
+		})
+	}
+}
