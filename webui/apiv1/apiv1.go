@@ -162,7 +162,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/devices/{id}/installed-certificates", scopes: reading, handle: a.listInstalledCertificates},
 		{pattern: "GET /api/v1/devices/{id}/history", scopes: reading, handle: a.listChanges},
 		{pattern: "POST /api/v1/devices/{id}/refresh", scopes: helping, handle: a.refreshDevice},
-		{pattern: "POST /api/v1/inventory/refresh", scopes: helping, handle: a.refreshDevices},
+		{pattern: "POST /api/v1/inventory/refresh", scopes: helping, handle: a.refreshDevices, command: true},
 		{pattern: "POST /api/v1/devices/{id}/push", scopes: helping, handle: a.pushDevice},
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, handle: a.blockDevice},
