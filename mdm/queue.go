@@ -108,7 +108,8 @@ type Entry struct {
 	SupersededBy string `json:"superseded_by,omitempty"`
 	// UserEnrolled is whether the device is one of a User Enrollment, which is asked less and of
 	// which less is kept.
-	UserEnrolled bool `json:"user_enrolled,omitempty"`
+	UserEnrolled bool   `json:"user_enrolled,omitempty"`
+	Origin       string `json:"origin,omitempty"` // as of its Command; commands from before it was kept here have none
 
 	ErrorChain []command.ChainedError `json:"error_chain,omitempty"`
 	Result     json.RawMessage        `json:"result,omitempty"` // the decoded answer
@@ -156,6 +157,9 @@ func historyKey(id DeviceID, seq string) string { return string(storage.Key(stri
 func pending(tx storage.Tx, id DeviceID) iter.Seq2[Entry, error] {
 	return queue.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))})
 }
+
+// Unfinished yields what a device has not finished, in the order in which it gets that.
+func Unfinished(tx storage.Tx, id DeviceID) iter.Seq2[Entry, error] { return pending(tx, id) }
 
 // readChunk is how many records are asked for at a time.
 const readChunk = 1000
