@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/internal/plistxml"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // Template is a profile that is written out but for what differs from device to device. It
@@ -19,6 +20,14 @@ import (
 type Template struct {
 	identifier string
 	parts      []part
+	blanks     []distinct
+	written    int // bytes in all parts, without what goes behind them
+}
+
+// distinct is one of the parts behind which the same goes, and how many there are.
+type distinct struct {
+	part
+	times int
 }
 
 // part is a part of a Template: what is written as it is, and what goes behind it.
@@ -70,6 +79,20 @@ func (p *Profile) Template() (*Template, error) {
 	if err := t.cut(raw, []byte(mark), holes); err != nil {
 		return nil, fmt.Errorf("profile %s: %w", clip(p.Identifier), err)
 	}
+	at := make(map[blank]int)
+	for _, p := range t.parts {
+		t.written += len(p.written)
+		if p.blank() == (blank{}) {
+			continue
+		}
+		i, known := at[p.blank()]
+		if !known {
+			i = len(t.blanks)
+			at[p.blank()] = i
+			t.blanks = append(t.blanks, distinct{part: p})
+		}
+		t.blanks[i].times++
+	}
 	return t, nil
 }
 
@@ -104,58 +127,100 @@ func (t *Template) cut(raw, mark []byte, holes []part) error {
 // Variables returns the names of the variables that Render asks for, sorted, each once.
 func (t *Template) Variables() []string {
 	var names []string
-	for _, part := range t.parts {
+	for _, part := range t.blanks {
 		if part.variable != "" {
 			names = append(names, part.variable)
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return names
+}
+
+// Size returns the size in bytes of what Render makes of values, which are by the names of the
+// variables, and certificates. It refuses what Render refuses, and takes no longer for a
+// variable that stands in many places.
+func (t *Template) Size(values map[string]string, certificates map[string]map[string]any) (int, error) {
+	_, size, err := t.fill(valueIn(values), certificates)
+	return size, err
+}
+
+func valueIn(values map[string]string) func(string) (string, error) {
+	return func(name string) (string, error) {
+		v, ok := values[name]
+		if !ok {
+			return "", errors.New("has no value")
+		}
+		return v, nil
+	}
 }
 
 // Render returns the profile of one device as an XML property list, unsigned. It takes and
 // refuses what [Profile.Expand] does, and says the same as Encode does of what that returns.
+// The error wraps guard.ErrTooLarge for what would be larger than MaxSize.
 func (t *Template) Render(value func(name string) (string, error), certificates map[string]map[string]any) ([]byte, error) {
-	var out bytes.Buffer
-	size := 256
-	for _, part := range t.parts {
-		size += len(part.written) + 64
+	written, size, err := t.fill(value, certificates)
+	if err != nil {
+		return nil, err
 	}
-	out.Grow(size)
+	out := make([]byte, 0, size)
 	for _, part := range t.parts {
-		out.Write(part.written)
-		err := part.fill(&out, value, certificates)
-		if err != nil {
-			return nil, fmt.Errorf("profile %s: %w", clip(t.identifier), err)
-		}
+		out = append(out, part.written...)
+		out = append(out, written[part.blank()]...)
 	}
-	return out.Bytes(), nil
+	return out, nil
 }
 
-// fill writes what belongs behind p.
-func (p part) fill(out *bytes.Buffer, value func(string) (string, error), certificates map[string]map[string]any) error {
-	switch {
-	case p.variable != "":
+// blank is what is to be written behind a part: the same for all parts that name the same.
+type blank struct {
+	variable    string
+	request     bool
+	certificate string
+}
+
+func (p part) blank() blank { return blank{p.variable, p.request, p.certificate} }
+
+// fill returns what is written into the blanks of the profile of one device, and how large
+// the whole is.
+func (t *Template) fill(value func(string) (string, error), certificates map[string]map[string]any) (written map[blank][]byte, size int, err error) {
+	written = make(map[blank][]byte, len(t.blanks))
+	size = t.written
+	for _, p := range t.blanks {
+		raw, err := p.fill(value, certificates)
+		if err != nil {
+			return nil, 0, fmt.Errorf("profile %s: %w", clip(t.identifier), err)
+		}
+		written[p.blank()] = raw
+		size += p.times * len(raw)
+	}
+	if size > MaxSize {
+		return nil, 0, fmt.Errorf("profile %s: %w with the values of this device: %d bytes, at most %d", clip(t.identifier), guard.ErrTooLarge, size, MaxSize)
+	}
+	return written, size, nil
+}
+
+// fill returns what belongs behind p.
+func (p part) fill(value func(string) (string, error), certificates map[string]map[string]any) ([]byte, error) {
+	if !p.request {
 		v, err := variableValue(p.variable, value)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return xml.EscapeText(out, []byte(v))
-	case p.request:
-		content, err := request(p.certificate, certificates)
-		if err != nil {
-			return err
-		}
-		raw, err := plistxml.Marshal(content)
-		if err != nil {
-			return err
-		}
-		_, raw, opened := bytes.Cut(raw, []byte(`<plist version="1.0">`))
-		raw, closed := bytes.CutSuffix(bytes.TrimSpace(raw), []byte("</plist>"))
-		if !opened || !closed {
-			return errors.New("a property list without its element")
-		}
-		out.Write(bytes.TrimSpace(raw))
+		var out bytes.Buffer
+		err = xml.EscapeText(&out, []byte(v))
+		return out.Bytes(), err
 	}
-	return nil
+	content, err := request(p.certificate, certificates)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := plistxml.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	_, raw, opened := bytes.Cut(raw, []byte(`<plist version="1.0">`))
+	raw, closed := bytes.CutSuffix(bytes.TrimSpace(raw), []byte("</plist>"))
+	if !opened || !closed {
+		return nil, errors.New("a property list without its element")
+	}
+	return bytes.TrimSpace(raw), nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/internal/plistxml"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // known and value are variables of a device as a server has them.
@@ -316,6 +317,56 @@ func TestWithUUIDChangesNothingElse(t *testing.T) {
 	}
 	if back := q.WithUUID(p.UUID); !reflect.DeepEqual(back.Top, p.Top) {
 		t.Error("more than the UUID has changed")
+	}
+}
+
+func TestSizeIsThatOfWhatIsRendered(t *testing.T) {
+	content, err := credential(t).SCEP.Content()
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := map[string]map[string]any{"wifi": content}
+	tmpl, err := wifi(t).Template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{}
+	for _, name := range tmpl.Variables() {
+		values[name] = "<Ana & Bea>"
+	}
+	raw, err := tmpl.Render(func(name string) (string, error) { return values[name], nil }, requests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := tmpl.Size(values, requests); size != len(raw) || err != nil {
+		t.Errorf("Size = %d, %v; Render has %d bytes", size, err, len(raw))
+	}
+	if _, err := tmpl.Size(values, nil); !errors.Is(err, profile.ErrNoCertificate) {
+		t.Errorf("without a request: %v", err)
+	}
+	clear(values)
+	if _, err := tmpl.Size(values, requests); len(tmpl.Variables()) > 0 && err == nil {
+		t.Error("without values: no error")
+	}
+}
+
+func TestRenderRefusesWhatValuesMakeTooLarge(t *testing.T) {
+	tmpl, err := with(t, nil, map[string]any{"PayloadType": "com.example", "Text": strings.Repeat("$X", profile.MaxSize/1000)}).Template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		value string
+		fits  bool
+	}{{strings.Repeat("x", 500), true}, {strings.Repeat("x", 1001), false}, {strings.Repeat("<", 300), false}} {
+		raw, err := tmpl.Render(func(string) (string, error) { return tt.value, nil }, nil)
+		if tt.fits != (err == nil) || tt.fits != (len(raw) > 0) || !tt.fits && !errors.Is(err, guard.ErrTooLarge) {
+			t.Errorf("%d times %.1q: %d bytes, %v", len(tt.value), tt.value, len(raw), err)
+		}
+		size, err := tmpl.Size(map[string]string{"X": tt.value}, nil)
+		if tt.fits != (err == nil) || size != len(raw) {
+			t.Errorf("%d times %.1q: Size = %d, %v", len(tt.value), tt.value, size, err)
+		}
 	}
 }
 
