@@ -113,10 +113,10 @@ var informationFacts = sync.OnceValue(func() map[string]Key {
 	return facts
 })
 
-// WithoutPersonal returns result, an answer to a command as of DecodeResult, without what
-// Apple forbids the server of a User Enrollment on platform p to ask for, should the
-// device have sent it nevertheless. What is documented for the answer goes by its own facts,
-// what is not by the name of a forbidden query: a serial number is one wherever it stands.
+// WithoutPersonal returns result, an answer to a command as of DecodeResult, as it may be kept
+// of a User Enrollment on platform p: what Apple documents for the answer and does not forbid
+// the server to ask for. Whatever else the device has sent goes, and so does all of an
+// answer to a command that no table knows: what it tells of a person nobody can say.
 // Nothing left is nil.
 func WithoutPersonal(requestType string, p Platform, result json.RawMessage) (json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(result))
@@ -151,7 +151,8 @@ type redaction struct {
 	changed     bool
 }
 
-// dictionary removes what is personal from d, whose documented keys are keys.
+// dictionary removes what is personal from d, whose documented keys are keys, and what is not
+// documented: nobody can say what that tells of a person.
 func (r *redaction) dictionary(d map[string]any, keys []Key, queries bool) {
 	wildcard := slices.IndexFunc(keys, func(k Key) bool { return strings.HasPrefix(k.Name, "ANY") })
 	for name, v := range d {
@@ -159,27 +160,29 @@ func (r *redaction) dictionary(d map[string]any, keys []Key, queries bool) {
 		if i < 0 {
 			i = wildcard // names of somebody else's choice, an app's for one
 		}
-		var k Key
-		if i >= 0 {
-			k = keys[i]
-		}
-		personal := k.personalIn(r.platform)
-		if i < 0 || queries {
-			personal = personal || informationFacts()[name].personalIn(r.platform)
-		}
-		if personal {
+		if i < 0 || !r.keeps(keys[i]) || queries && !r.keeps(informationFacts()[name]) {
 			delete(d, name)
 			r.changed = true
 			continue
 		}
-		r.value(v, k)
+		r.value(v, keys[i])
 	}
+}
+
+// keeps holds for what Apple documents for r's platform and does not forbid there.
+func (r *redaction) keeps(k Key) bool {
+	a, said := k.Platforms[r.platform]
+	elsewhere := said && a == nil || !said && k.Source == "docs" && len(k.Platforms) > 0
+	return !(elsewhere && slices.Contains(enrollsUsers, r.platform)) && !k.personalIn(r.platform)
 }
 
 func (r *redaction) value(v any, k Key) {
 	switch v := v.(type) {
 	case map[string]any:
-		keys := k.Keys
+		var keys []Key // none where Apple documents no dictionary
+		if k.Kind == Dictionary {
+			keys = k.Keys
+		}
 		if k.Kind == Any || strings.HasPrefix(k.Name, "ANY") && len(keys) == 0 {
 			keys = []Key{{Name: "ANY", Kind: Any}}
 		}

@@ -304,9 +304,22 @@ func TestWithoutPersonal(t *testing.T) {
 		"beside the answers": {
 			"DeviceInformation", command.IOS, `{"QueryResponses":{},"SerialNumber":"C02"}`, `{"QueryResponses":{}}`,
 		},
-		"an answer of tomorrow stays, but for the serial number in it": {
+		"an answer of tomorrow goes: nobody can say what it tells of a person": {
 			"DeviceInformation", command.IOS,
-			`{"QueryResponses":{"Batteries":[{"Health":9007199254740993,"SerialNumber":"B1"}]}}`, `{"QueryResponses":{"Batteries":[{"Health":9007199254740993}]}}`,
+			`{"QueryResponses":{"Batteries":[{"Health":1,"SerialNumber":"B1"}],"OSVersion":"18.2"},"More":"C02"}`, `{"QueryResponses":{"OSVersion":"18.2"}}`,
+		},
+		"a dictionary where none is documented": {
+			"DeviceInformation", command.IOS, `{"QueryResponses":{"OSVersion":{"OSVersion":"18.2"}}}`, `{"QueryResponses":{"OSVersion":{}}}`,
+		},
+		"what only a Mac is asked, from an iPhone": {
+			"DeviceInformation", command.IOS, `{"QueryResponses":{"HostName":"ana","OSVersion":"18.2"}}`, `{"QueryResponses":{"OSVersion":"18.2"}}`,
+		},
+		"security that is not documented": {
+			"SecurityInfo", command.IOS, `{"SecurityInfo":{"HardwareEncryptionCaps":3,"Unknown":"C02"},"More":1}`, `{"SecurityInfo":{"HardwareEncryptionCaps":3}}`,
+		},
+		"a large number stays exact": {
+			"InstalledApplicationList", command.IOS,
+			`{"InstalledApplicationList":[{"BundleSize":9007199254740993}],"More":1}`, `{"InstalledApplicationList":[{"BundleSize":9007199254740993}]}`,
 		},
 		"security of an iPhone": {
 			"SecurityInfo", command.IOS,
@@ -321,7 +334,7 @@ func TestWithoutPersonal(t *testing.T) {
 			"DeviceLock", command.IOS, `{"PhoneNumber":"1","SerialNumber":"C02"}`, "",
 		},
 		"an answer to a command that no table knows": {
-			"BrandNew", command.IOS, `{"Answer":1,"SerialNumber":"C02"}`, `{"Answer":1}`,
+			"BrandNew", command.IOS, `{"Answer":1,"SerialNumber":"C02"}`, "",
 		},
 		"the apps that the server manages are all kept": {
 			"InstalledApplicationList", command.IOS,
