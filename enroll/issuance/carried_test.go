@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	mdmcommand "github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
@@ -205,6 +208,113 @@ func TestAnAnswerIsForAllCertificatesOfAProfile(t *testing.T) {
 					t.Errorf("%s is %+v, want it %s", name, a, want)
 				}
 			}
+		})
+	}
+}
+
+// TestARejectedProfileChangesNothing has a profile ask for two certificates, the second of
+// which can't be had.
+func TestARejectedProfileChangesNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
+	reject := func(t *testing.T, s *shelf) {
+		t.Helper()
+		out := s.put(t, s.keep(t, requests("vpn", "nosuch")), "d1")
+		if len(out.Sent) != 0 || len(out.Rejected) != 1 || out.Rejected[0].Code != "certificate_template" {
+			t.Fatalf("sent %+v, rejected %+v", out.Sent, out.Rejected)
+		}
+	}
+	t.Run("nothing was sent before", func(t *testing.T) {
+		s := newShelf(t)
+		s.template(t, "vpn", nil)
+		s.device(t, "d1", nil)
+		reject(t, s)
+		if sent := s.events(t, "certificate.sent"); len(sent) != 0 {
+			t.Errorf("events %+v", sent)
+		}
+		s.install(t, "vpn", "d1") // by itself: the profile does not hold it
+	})
+	t.Run("the version before waits", func(t *testing.T) {
+		s := newShelf(t)
+		s.template(t, "vpn", nil)
+		s.device(t, "d1", nil)
+		s.put(t, s.keep(t, requests("vpn")), "d1")
+		before := s.assignment(t, "vpn", "d1")
+		reject(t, s)
+		if a := s.assignment(t, "vpn", "d1"); a.Try != before.Try {
+			t.Errorf("assignment %+v, was %+v", a, before)
+		}
+		cmd := s.fetch(t, "d1")
+		if cmd == nil {
+			t.Fatal("what waited is gone")
+		}
+		_, err := s.IssueSCEP(t.Context(), "vpn", request(t, cmd.challenge(t), asking("whatever")))
+		must(t, err)
+	})
+}
+
+// TestAProfileIsRenewedOnceForAllItsCertificates has two certificates due at the same time.
+func TestAProfileIsRenewedOnceForAllItsCertificates(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	s.template(t, "vpn", nil)
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", nil)
+	s.put(t, s.keep(t, requests("vpn", "wifi")), "d1")
+	s.pass(8 * day) // the device is off
+	must(t, s.Renew(t.Context()))
+	if n := len(s.events(t, "profile.sent")); n != 2 {
+		t.Errorf("the profile was sent %d times, want once at first and once again", n)
+	}
+	vpn, wifi := s.assignment(t, "vpn", "d1"), s.assignment(t, "wifi", "d1")
+	if vpn.Try != wifi.Try || !vpn.DueAt.After(s.now()) || !wifi.DueAt.After(s.now()) {
+		t.Errorf("vpn is %+v, wifi is %+v", vpn, wifi)
+	}
+}
+
+// TestLookingAtValuesBeginsNothing asks what a forecast asks.
+func TestLookingAtValuesBeginsNothing(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	s.template(t, "wifi", nil)
+	d := s.device(t, "d1", nil)
+	look := func(certificates ...string) (v mdm.Values, err error) {
+		s.view(t, func(tx storage.Tx) error { // writing would fail
+			v, err = s.Values(tx, d, library.Wanted{Profile: library.Profile{ID: "p1"}, Certificates: certificates})
+			return nil
+		})
+		return v, err
+	}
+	if v, err := look("wifi"); err != nil || len(v.Certificates) != 0 {
+		t.Errorf("what can be had: %+v, %v", v, err)
+	}
+	var no *mdmcommand.Refusal
+	if _, err := look("wifi", "nosuch"); !errors.As(err, &no) || no.Code != "certificate_template" {
+		t.Errorf("what can't be had: %v", err)
+	}
+}
+
+// TestAValueThatCannotStandInAProfileIsRefused has names as devices may give them.
+func TestAValueThatCannotStandInAProfileIsRefused(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	for name, tt := range map[string]struct{ value, reason string }{
+		"line feed":    {"Ana's\nphone", "$DEVICENAME holds control characters for this device."},
+		"tab":          {"Ana's\tphone", "$DEVICENAME holds control characters for this device."},
+		"not a letter": {"Ana's\uFFFFphone", "$DEVICENAME holds control characters for this device."},
+		"not UTF-8":    {"Ana\xff", "$DEVICENAME is not UTF-8 for this device."},
+		"too long":     {strings.Repeat("a", 4097), "$DEVICENAME has 4097 bytes for this device, at most 4096."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.view(t, func(tx storage.Tx) error {
+				d := mdm.Device{ID: "d1", Type: mdm.TypeDevice, State: mdm.Enrolled}
+				d.DeviceName = tt.value
+				_, err := s.Values(tx, d, library.Wanted{Variables: []string{"DEVICENAME"}})
+				var no *mdmcommand.Refusal
+				if !errors.As(err, &no) || no.Code != "value_invalid" || no.Reason != tt.reason {
+					t.Errorf("%v, want %q", err, tt.reason)
+				}
+				return nil
+			})
 		})
 	}
 }
