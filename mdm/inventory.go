@@ -167,8 +167,14 @@ func (s *Service) Asked(tx storage.Tx, e Entry) (map[string]any, error) {
 // is final.
 func ForgetResult(tx storage.Tx, e Entry) error {
 	e.Result = nil
+	return KeepResult(tx, e)
+}
+
+// KeepResult puts the answer in e, which is final, into the history of its device, in the place
+// of the one that is there.
+func KeepResult(tx storage.Tx, e Entry) error {
 	if err := history.Put(tx, e); err != nil {
-		return fmt.Errorf("forget the answer to %s of %s: %w", e.UUID, e.DeviceID, err)
+		return fmt.Errorf("answer to %s of %s: %w", e.UUID, e.DeviceID, err)
 	}
 	return nil
 }

@@ -382,9 +382,9 @@ func TestOnlyTheWholeListIsAList(t *testing.T) {
 func TestNothingPersonalIsStored(t *testing.T) {
 	const secret = "SENTINEL-4711"
 	says := answers{
-		"DeviceInformation":      `{"QueryResponses":{"DeviceName":"iPhone","SerialNumber":"` + secret + `","IMEI":"` + secret + `","PhoneNumber":"` + secret + `","WiFiMAC":"` + secret + `","UDID":"` + secret + `"}}`,
-		"SecurityInfo":           `{"SecurityInfo":{"PasscodeCompliant":true,"AutoLockTime":"` + secret + `","SerialNumber":"` + secret + `"}}`,
-		"ManagedApplicationList": `{"ManagedApplicationList":{"com.example.mail":{"Status":"Managed"},"com.example.own":{"Status":"UserInstalledApp"}}}`,
+		"DeviceInformation":      `{"QueryResponses":{"DeviceName":"iPhone","SerialNumber":"` + secret + `","IMEI":"` + secret + `","PhoneNumber":"` + secret + `","WiFiMAC":"` + secret + `","UDID":"` + secret + `","Unknown":"` + secret + `"},"More":"` + secret + `"}`,
+		"SecurityInfo":           `{"SecurityInfo":{"PasscodeCompliant":true,"Unknown":"` + secret + `","AutoLockTime":"` + secret + `","SerialNumber":"` + secret + `"}}`,
+		"ManagedApplicationList": `{"ManagedApplicationList":{"com.example.mail":{"Status":"Managed"},"com.example.new":{"Status":"Installing"},"` + secret + `":{"Status":"UserInstalledApp"},"` + secret + `-2":{"Status":"UserRejected"}}}`,
 		"InstalledApplicationList": `{"InstalledApplicationList":[{"Identifier":"com.example.mail","Name":"Mail"},{"Identifier":"com.example.own","Name":"` + secret + `"},
 			{"Identifier":"` + secret + `"},{"Name":"` + secret + `"},"` + secret + `"],"More":"` + secret + `"}`,
 		"ProfileList":     `{"ProfileList":[{"PayloadIdentifier":"ours","PayloadUUID":"1","IsManaged":true},{"PayloadIdentifier":"` + secret + `","PayloadUUID":"2","IsManaged":false},"` + secret + `"]}`,
@@ -413,7 +413,7 @@ func TestNothingPersonalIsStored(t *testing.T) {
 			}
 			apps, _, _, err := h.Apps(context.Background(), id)
 			if err != nil || len(apps) != 2 || !apps[0].Installed || apps[0].Identifier != "com.example.mail" || apps[1].Installed {
-				t.Errorf("Apps = %+v, %v; want the managed one", apps, err)
+				t.Errorf("Apps = %+v, %v; want the managed one, and the one on its way", apps, err)
 			}
 			if profiles, _, _ := h.Profiles(context.Background(), id); len(profiles) != 1 {
 				t.Errorf("Profiles = %+v; want the managed one", profiles)
@@ -464,6 +464,46 @@ func TestOfAPersonalDeviceOnlyWhatIsManagedIsAskedAndKept(t *testing.T) {
 	apps, _, _, err := h.Apps(context.Background(), id)
 	if err != nil || len(apps) != 1 || apps[0].Identifier != "com.tinyspeck.slack" {
 		t.Errorf("Apps = %+v, %v", apps, err)
+	}
+}
+
+func TestOfAPersonalDeviceNoHistoryNamesIt(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kind func(*mdm.Device)
+		want []string
+	}{
+		"a person's own":     {personal, []string{`changed DeviceName "A" → "B"`}},
+		"the organisation's": {func(*mdm.Device) {}, []string{`changed DeviceName "A" → "B"`, `changed PhoneNumber "1" → "2"`, `changed WiFiMAC "a" → "b"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			id := h.device(t, "a", tt.kind)
+			for _, say := range []string{`"DeviceName":"A","PhoneNumber":"1","WiFiMAC":"a"`, `"DeviceName":"B","PhoneNumber":"2","WiFiMAC":"b"`} {
+				h.refresh(t, id, answers{"DeviceInformation": `{"QueryResponses":{` + say + `}}`}, inventory.DeviceInformation)
+			}
+			if got := h.changes(t, id); !same(got, tt.want) {
+				t.Errorf("history = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOfAPersonalDeviceAnswersToOurQuestionsAreScreened(t *testing.T) {
+	const secret = "SENTINEL-4711"
+	h := newHouse(t)
+	id := h.device(t, "a", personal)
+	h.refresh(t, id, all.but(inventory.InstalledApplicationList, `{"InstalledApplicationList":[{"Identifier":"com.tinyspeck.slack"},{"Identifier":"`+secret+`"}],"More":"`+secret+`"}`).
+		but(inventory.ManagedApplicationList, `{"ManagedApplicationList":{"com.tinyspeck.slack":{"Status":"Managed"},"`+secret+`":{"Status":"UserInstalledApp"}}}`))
+	h.noneOf(t, secret)
+	entries, _, err := h.mdm.DeviceCommands(context.Background(), id, "", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.RequestType == "InstalledApplicationList" && !strings.Contains(string(e.Result), "com.tinyspeck.slack") {
+			t.Errorf("of the answer %s is kept, want the managed app", e.Result)
+		}
 	}
 }
 

@@ -58,7 +58,8 @@ func (s *Service) learnAnswer(tx storage.Tx, r record, e mdm.Entry) error {
 	if err != nil {
 		return err
 	}
-	if ours := e.Identifier == identifier; !ours && r.Source.IsList() {
+	ours := e.Identifier == identifier
+	if !ours && r.Source.IsList() {
 		params, err := s.mdm.Asked(tx, e)
 		if errors.Is(err, command.ErrRaw) || err == nil && !whole(d, r.Source, params) {
 			return nil
@@ -70,6 +71,11 @@ func (s *Service) learnAnswer(tx storage.Tx, r record, e mdm.Entry) error {
 	if minimal(d) && e.Result != nil {
 		if e.Result, err = screened(tx, e); err != nil {
 			return err
+		}
+		if ours && r.Source.IsList() {
+			if err := mdm.KeepResult(tx, e); err != nil {
+				return err
+			}
 		}
 	}
 	answer, ok := decode(e.Result)
@@ -88,10 +94,13 @@ func (s *Service) learnAnswer(tx storage.Tx, r record, e mdm.Entry) error {
 	if err != nil {
 		return err
 	}
+	if minimal(d) && !r.Source.IsList() {
+		changes = withoutIdentifiers(changes)
+	}
 	if err := putChanges(tx, e, changes, s.now()); err != nil {
 		return err
 	}
-	if e.Identifier == identifier && e.Priority == mdm.Background {
+	if ours && e.Priority == mdm.Background {
 		// It stands in the inventory. The history would grow by it every day.
 		return mdm.ForgetResult(tx, e)
 	}

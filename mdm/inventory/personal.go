@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -11,8 +12,8 @@ import (
 
 // minimal holds for devices of which only what this server has installed is asked and kept:
 // those that belong to a person. The portal promises as much for a User Enrollment. In a Device
-// Enrollment the rights may let more be asked for, which somebody then does by a command: the
-// answer is in that command's history, and not here.
+// Enrollment the rights may let more be asked for, which somebody then does by a command of
+// theirs: the answer is in that command's history, and not here.
 func minimal(d mdm.Device) bool { return d.UserEnrolled() || d.Ownership == mdm.Personal }
 
 // screen takes what is the person's own out of an answer of a User Enrollment, before it is
@@ -22,10 +23,12 @@ func (s *Service) screen(tx storage.Tx, e mdm.Entry) (json.RawMessage, error) {
 }
 
 // screened returns the answer in e without apps and profiles that this server has not
-// installed. An answer that can't be understood is none.
+// installed, and is not about to. An answer that can't be understood is none.
 func screened(tx storage.Tx, e mdm.Entry) (json.RawMessage, error) {
 	var own func(item map[string]any) bool
 	switch source := Source(e.RequestType); source {
+	case ManagedApplicationList:
+		return screenedManaged(e)
 	case InstalledApplicationList:
 		managed, err := managedApps(tx, e.DeviceID)
 		if err != nil {
@@ -51,6 +54,52 @@ func screened(tx storage.Tx, e mdm.Entry) (json.RawMessage, error) {
 	}
 	// Nothing else: there is nothing else in such an answer that Apple documents.
 	return json.Marshal(map[string]any{e.RequestType: kept})
+}
+
+// screenedManaged is screened for the list of managed apps, in which stand also those of the
+// person's own of which the server asked to be let manage them, and those that they did not want.
+func screenedManaged(e mdm.Entry) (json.RawMessage, error) {
+	answer, ok := decode(e.Result)
+	if !ok {
+		return nil, nil
+	}
+	kept := make(map[string]any)
+	apps, _ := answer[e.RequestType].(map[string]any)
+	for identifier, v := range apps {
+		app, _ := v.(map[string]any)
+		status := text(app, "Status")
+		if slices.Contains(installedManaged, status) || slices.Contains(onItsWay, status) {
+			kept[identifier] = app
+		}
+	}
+	return json.Marshal(map[string]any{e.RequestType: kept})
+}
+
+// onItsWay are the states of an app that this server has asked for, and that is not there, or
+// not any more.
+var onItsWay = []string{
+	"NeedsRedemption", "Redeeming", "Prompting", "PromptingForLogin", "ValidatingPurchase", "Queued", "Installing",
+	"Failed", "ManagedButUninstalled",
+}
+
+// identifiers are facts that name a device or its person: of a device that is the person's
+// own, what they were is not kept.
+var identifiers = []string{
+	"BluetoothMAC", "EASDeviceIdentifier", "EthernetMAC", "ICCID", "IMEI", "MEID", "PhoneNumber", "ProvisioningUDID", "SerialNumber",
+	"SubscriberMCC", "SubscriberMNC", "UDID", "WiFiMAC", "iTunesStoreAccountHash",
+}
+
+// withoutIdentifiers returns changes without those of facts that name a device or its person,
+// wherever they stand in an answer.
+func withoutIdentifiers(changes []Change) []Change {
+	return slices.DeleteFunc(changes, func(c Change) bool {
+		for name := range strings.SplitSeq(c.Path, ".") {
+			if slices.Contains(identifiers, name) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // installedManaged are the states of an app that this server has installed (Apple:
