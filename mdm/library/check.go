@@ -87,7 +87,7 @@ func (s *Service) Forecast(ctx context.Context, id string, version int, targets 
 		f = Forecast{Total: len(ids)}
 		for _, d := range ids {
 			tx.Prefetch(mdm.ReadTarget(d))
-			if len(variables) > 0 {
+			if len(variables)+len(v.Certificates) > 0 {
 				tx.Prefetch(mdm.ReadDevice(d))
 			}
 		}
@@ -140,15 +140,17 @@ func (s *Service) forecast(tx storage.Tx, v Version, p *profile.Profile, id mdm.
 		verdict = judge(p, target)
 		byTarget[key] = verdict
 	}
-	if verdict.Code != "" || len(variables) == 0 {
+	if verdict.Code != "" || len(variables)+len(v.Certificates) == 0 {
 		return verdict, nil
 	}
 	d, err := mdm.GetDevice(tx, id)
 	if err != nil {
 		return Verdict{}, err
 	}
-	// Certificates are not asked for: that would make a challenge.
-	_, err = s.People.Values(tx, d, Wanted{Profile: Profile{ID: v.ProfileID, Identifier: p.Identifier, Name: p.DisplayName}, Variables: variables})
+	// Without a command nothing is made: it is only asked whether.
+	_, err = s.People.Values(tx, d, Wanted{
+		Profile: Profile{ID: v.ProfileID, Identifier: p.Identifier, Name: p.DisplayName}, Variables: variables, Certificates: v.Certificates,
+	})
 	var no *command.Refusal
 	if errors.As(err, &no) {
 		return Verdict{Code: no.Code, Reason: no.Reason}, nil

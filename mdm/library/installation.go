@@ -46,8 +46,11 @@ type Installation struct {
 	At        time.Time    `json:"at"`                // of State
 	Version   int          `json:"version"`           // that was sent last
 	Reduced   bool         `json:"reduced,omitempty"` // without what the device may not have
-	Command   string       `json:"command"`           // UUID of what brought it here
+	Command   string       `json:"command"`           // UUID of what was sent last, to bring it or to take it away
 	Reason    string       `json:"reason,omitempty"`  // a sentence for Failed and Drifted
+	// Unwanted is whether what was agreed on last is that the device does not have it, rather
+	// than that it has Version.
+	Unwanted bool `json:"unwanted,omitempty"`
 
 	// Installed is the number of the version that the device has, as far as we know; 0: none,
 	// or one that is not of the library.
@@ -179,7 +182,9 @@ func (s *Service) observe(tx storage.Tx, e mdm.Entry) error {
 	return nil
 }
 
-// answered follows up the end of a command that brings or takes away a profile.
+// answered follows up the end of a command that brings or takes away a profile. Commands may
+// end in another order than they were sent in: each says what is on the device, but only
+// once nothing is on its way any more is that held against what was agreed.
 func (s *Service) answered(tx storage.Tx, e mdm.Entry) error {
 	if e.Identifier == "" {
 		return nil
@@ -197,40 +202,128 @@ func (s *Service) answered(tx storage.Tx, e mdm.Entry) error {
 		return nil // somebody's own command; ProfileList will tell
 	case err != nil:
 		return err
-	case i.Command != e.UUID:
-		if e.State != mdm.Acknowledged || i.State == Sent || i.State == Removing {
-			return nil // overtaken by what was sent after it
+	case e.State != mdm.Acknowledged && i.Command != e.UUID:
+		return nil // overtaken by what was sent after it
+	case e.State != mdm.Acknowledged:
+		return s.failed(tx, p, i, e)
+	}
+	there := e.RequestType == "InstallProfile"
+	_, _, ours := OfProfile(e.Origin)
+	i.Installed, i.SeenAt = bringsOf(e, p), e.FinishedAt
+	switch {
+	case i.Command == e.UUID:
+		if err := s.outdated(tx, e); err != nil {
+			return err
 		}
-		i.Installed = 0
+		i.Installed, i.Unwanted = i.Version, false
+		i.to(Installed, "", e.FinishedAt)
+		if !there {
+			i.Installed, i.Unwanted = 0, true
+			i.to(Removed, "", e.FinishedAt)
+		}
+	case i.State == Sent || i.State == Removing:
+		return installations.Put(tx, i)
+	case !ours:
 		i.to(Drifted, "Another command than the library’s has changed it.", e.FinishedAt)
 		return installations.Put(tx, i)
+	default:
+		i.settle(there, e.FinishedAt)
+	}
+	return errors.Join(s.carries(tx, i), installations.Put(tx, i))
+}
+
+// bringsOf returns the number of the version of a profile that a command brings; 0 of one
+// that takes it away, or that is not the library's.
+func bringsOf(e mdm.Entry, p Profile) int {
+	if id, number, ok := OfProfile(e.Origin); ok && id == p.ID {
+		return number
+	}
+	return 0
+}
+
+// outdated cancels what e, which came after it, has made pointless: a removal that the device
+// put off would undo the installation that was asked for later, and the other way round.
+func (s *Service) outdated(tx storage.Tx, e mdm.Entry) error {
+	return s.cancel(tx, e.DeviceID, func(other mdm.Entry) bool {
+		return other.Seq < e.Seq && other.Identifier == e.Identifier && (other.RequestType == "InstallProfile" || other.RequestType == "RemoveProfile")
+	})
+}
+
+// cancel ends those commands of a device that it does not have in hand and which says yes to.
+func (s *Service) cancel(tx storage.Tx, id mdm.DeviceID, which func(mdm.Entry) bool) error {
+	var uuids []string
+	for e, err := range mdm.Unfinished(tx, id) {
+		if err != nil {
+			return err
+		}
+		if e.State != mdm.Delivered && which(e) {
+			uuids = append(uuids, e.UUID)
+		}
+	}
+	for _, uuid := range uuids {
+		if err := s.MDM.CancelCommand(tx, id, uuid, mdm.Cancelled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failed follows up that what was sent last has come to nothing.
+func (s *Service) failed(tx storage.Tx, p Profile, i Installation, e mdm.Entry) error {
+	before, err := inHand(tx, p, e)
+	if err != nil {
+		return err
+	}
+	why := outcome(e)
+	removal := e.RequestType == "RemoveProfile"
+	if removal {
+		i.Unwanted = false
+		why = "It could not be removed: " + why
 	}
 	switch {
-	case e.RequestType == "InstallProfile" && e.State == mdm.Acknowledged:
-		i.Installed, i.SeenAt = i.Version, e.FinishedAt
-		i.to(Installed, "", e.FinishedAt)
-		if err := s.carries(tx, i); err != nil {
-			return err
-		}
-	case e.RequestType == "RemoveProfile" && e.State == mdm.Acknowledged:
-		i.Installed, i.SeenAt = 0, e.FinishedAt
-		i.to(Removed, "", e.FinishedAt)
-		if err := s.People.Carries(tx, i.DeviceID, i.ProfileID, nil); err != nil {
-			return err
+	case before != nil: // its answer decides
+		i.Command = before.UUID
+		if before.RequestType == "InstallProfile" {
+			i.Version, i.Reduced = bringsOf(*before, p), Reduced(before.Origin)
+			i.to(Sent, "", e.FinishedAt)
+		} else {
+			i.Unwanted = true
+			i.to(Removing, "", e.FinishedAt)
 		}
 	case i.Installed == 0:
-		i.to(Failed, outcome(e), e.FinishedAt)
-	case e.RequestType == "RemoveProfile":
-		i.to(Installed, "It could not be removed: "+outcome(e), e.FinishedAt)
+		i.to(Failed, why, e.FinishedAt)
+	case i.Installed == i.Version && removal:
+		i.to(Installed, why, e.FinishedAt)
+	case i.Installed == i.Version:
+		i.to(Installed, "It could not be installed again: "+why, e.FinishedAt)
+	case removal:
+		i.to(Drifted, why, e.FinishedAt)
 	default: // an older version is still there
-		i.to(Drifted, fmt.Sprintf("Version %d could not be installed, so version %d is still there: %s", i.Version, i.Installed, outcome(e)), e.FinishedAt)
+		i.to(Drifted, fmt.Sprintf("Version %d could not be installed, so version %d is still there: %s", i.Version, i.Installed, why), e.FinishedAt)
 	}
 	return installations.Put(tx, i)
 }
 
-// carries says which certificates a version that was just installed brings.
+// inHand returns the newest of the library's other commands about a profile that e's device
+// has in hand; nil if there is none.
+func inHand(tx storage.Tx, p Profile, e mdm.Entry) (found *mdm.Entry, err error) {
+	for other, err := range mdm.Unfinished(tx, e.DeviceID) {
+		if err != nil {
+			return nil, err
+		}
+		if id, _, ok := OfProfile(other.Origin); ok && id == p.ID && other.UUID != e.UUID && other.State == mdm.Delivered {
+			found = &other
+		}
+	}
+	return found, nil
+}
+
+// carries says which certificates the version that a device has brings.
 func (s *Service) carries(tx storage.Tx, i Installation) error {
-	v, err := versions.Get(tx, versionKey(i.ProfileID, i.Version))
+	if i.Installed == 0 {
+		return s.People.Carries(tx, i.DeviceID, i.ProfileID, nil)
+	}
+	v, err := versions.Get(tx, versionKey(i.ProfileID, i.Installed))
 	if err != nil {
 		return err
 	}
@@ -244,10 +337,14 @@ func (i *Installation) to(state State, reason string, at time.Time) {
 
 // outcome says in a sentence why a command came to nothing.
 func outcome(e mdm.Entry) string {
-	switch e.State {
-	case mdm.Cancelled:
+	switch {
+	case e.State == mdm.Cancelled:
 		return "The command was cancelled."
-	case mdm.Expired:
+	case e.State == mdm.Expired && e.NotNowCount > 0:
+		return "The device put it off until its time was up."
+	case e.State == mdm.Expired && !e.DeliveredAt.IsZero():
+		return "The device fetched it, and did not say in time what became of it."
+	case e.State == mdm.Expired:
 		return "The device did not fetch it in time."
 	}
 	return command.Sentence(e.RequestType, e.ErrorChain)
@@ -302,34 +399,36 @@ func (s *Service) reconcile(tx storage.Tx, e mdm.Entry) error {
 	return nil
 }
 
-// settle draws the conclusion from whether the profile is on the device, whose version is in
-// i.Installed already. What is on its way is left to its answer.
+// settle holds whether the profile is on the device, whose version is in i.Installed already,
+// against what was agreed. What is on its way is left to its answer.
 func (i *Installation) settle(there bool, at time.Time) {
-	switch i.State {
-	case Sent, Removing:
-	case Removed:
-		if there {
-			i.to(Drifted, "It was removed and is on the device again.", at)
-		}
-	case Failed:
-		if there && i.Installed == i.Version {
-			i.to(Installed, "", at)
-		}
-	case Installed, Drifted:
-		switch {
-		case !there:
-			if i.State == Installed || i.Reason != reasonGone {
-				i.to(Drifted, reasonGone, at)
-			}
-		case i.Installed == i.Version:
-			if i.State == Drifted {
-				i.to(Installed, "", at)
-			}
-		case i.Installed != 0 && i.State == Installed:
-			i.to(Drifted, fmt.Sprintf("The device has version %d instead of %d.", i.Installed, i.Version), at)
-		case i.State == Installed:
-			i.to(Drifted, "The device has another profile of that identifier, which is not of the library.", at)
-		}
+	if i.State == Removed {
+		i.Unwanted = true // records from before this was kept
+	}
+	state, reason := i.State, i.Reason
+	switch {
+	case state == Sent || state == Removing:
+		return
+	case i.Unwanted && there:
+		state, reason = Drifted, "It was removed and is on the device again."
+	case i.Unwanted:
+		state, reason = Removed, ""
+	case there && i.Installed == i.Version:
+		state, reason = Installed, ""
+	case state == Failed && i.Installed == 0:
+		return
+	case !there:
+		state, reason = Drifted, reasonGone
+	case i.Installed != 0:
+		state, reason = Drifted, fmt.Sprintf("The device has version %d instead of %d.", i.Installed, i.Version)
+	default:
+		state, reason = Drifted, "The device has another profile of that identifier, which is not of the library."
+	}
+	// A state that stays keeps its reason, which may say more: what was tried. Only coming and
+	// going is news.
+	news := reason != i.Reason && (reason == reasonGone || i.Reason == reasonGone)
+	if state != i.State || state == Drifted && news {
+		i.to(state, reason, at)
 	}
 }
 
@@ -373,7 +472,7 @@ func (s *Service) Gone(tx storage.Tx, id mdm.DeviceID) error {
 		if i.State == Removed {
 			continue
 		}
-		i.Installed = 0
+		i.Installed, i.Unwanted = 0, true
 		i.to(Removed, "It went with the enrollment.", s.Now())
 		if err := installations.Put(tx, i); err != nil {
 			return err

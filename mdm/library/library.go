@@ -376,7 +376,8 @@ func (s *Service) Delete(ctx context.Context, by, id string) error {
 			over = append(over, i)
 		}
 		for _, i := range over {
-			if err := installations.Delete(tx, installationKey(i.DeviceID, id)); err != nil {
+			// What it was to bring is free for another profile.
+			if err := errors.Join(installations.Delete(tx, installationKey(i.DeviceID, id)), s.People.Carries(tx, i.DeviceID, id, nil)); err != nil {
 				return err
 			}
 		}

@@ -26,9 +26,10 @@ import (
 // that the test moves. Its signature is a text in front of the profile.
 type house struct {
 	*library.Service
-	mdm *mdm.Service
-	db  storage.DB
-	now time.Time
+	mdm    *mdm.Service
+	db     storage.DB
+	now    time.Time
+	people *people
 }
 
 const signature = "<!-- signed -->"
@@ -39,7 +40,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{db: storagetest.Open(t), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	h := &house{db: storagetest.Open(t), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), people: &people{brings: make(map[mdm.DeviceID][]string)}}
 	now := func() time.Time { return h.now }
 	sign := func(p []byte) ([]byte, error) { return append(bytes.Clone(p), signature...), nil }
 	if h.mdm, err = mdm.New(mdm.Config{DB: h.db, Box: box, Log: slog.New(slog.DiscardHandler), Now: now, Sign: sign}); err != nil {
@@ -47,7 +48,7 @@ func newHouse(t testing.TB) *house {
 	}
 	h.Service, err = library.New(library.Config{
 		DB: h.db, Box: box, MDM: h.mdm, Sign: sign, Log: slog.New(slog.DiscardHandler), Now: now,
-		People:   people{},
+		People:   h.people,
 		Reserved: func(identifier string) bool { return identifier == "com.example.enrollment" },
 	})
 	if err != nil {
@@ -56,12 +57,19 @@ func newHouse(t testing.TB) *house {
 	return h
 }
 
-// people know devices by their own records.
-type people struct{}
+// people know devices by their own records, and of certificate templates only "wifi".
+type people struct {
+	brings map[mdm.DeviceID][]string // what Carries said last
+	before func()                    // is called once, before values are returned for good
+}
 
-func (people) Known(name string) bool { return name == "EMAIL" || name == "SERIALNUMBER" }
+func (*people) Known(name string) bool { return name == "EMAIL" || name == "SERIALNUMBER" }
 
-func (people) Values(_ storage.Tx, d mdm.Device, w library.Wanted) (mdm.Values, error) {
+func (p *people) Values(_ storage.Tx, d mdm.Device, w library.Wanted) (mdm.Values, error) {
+	if f := p.before; f != nil {
+		p.before = nil
+		f()
+	}
 	v := mdm.Values{Variables: map[string]string{}}
 	for _, name := range w.Variables {
 		value := map[string]string{"EMAIL": d.User, "SERIALNUMBER": d.SerialNumber}[name]
@@ -70,10 +78,19 @@ func (people) Values(_ storage.Tx, d mdm.Device, w library.Wanted) (mdm.Values, 
 		}
 		v.Variables[name] = value
 	}
+	for _, name := range w.Certificates {
+		if name != "wifi" {
+			return v, &command.Refusal{Code: "certificate_template", Reason: "There is no certificate template " + name + "."}
+		}
+		v.Certificates = map[string]map[string]any{name: {"URL": "https://example.com/scep"}}
+	}
 	return v, nil
 }
 
-func (people) Carries(storage.Tx, mdm.DeviceID, string, []string) error { return nil }
+func (p *people) Carries(_ storage.Tx, id mdm.DeviceID, _ string, certificates []string) error {
+	p.brings[id] = certificates
+	return nil
+}
 
 // device puts an enrolled iPhone of Ana's.
 func (h *house) device(t testing.TB, id string, change ...func(*mdm.Device)) mdm.DeviceID {

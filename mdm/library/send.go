@@ -58,11 +58,13 @@ type Order struct {
 	Batch     string        // ID of the batch that it makes; empty: a new one
 	RetryOf   string        // UUID of a command that came to nothing, if this is another try
 	By        string
+
+	renewal bool // the server's own wish: it makes no batch
 }
 
 // Sending is what became of an Order.
 type Sending struct {
-	Batch    mdm.Batch
+	Batch    mdm.Batch // none of a renewal
 	Version  Version
 	Sent     []SentTo
 	Rejected []mdm.Rejection
@@ -107,9 +109,14 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 				ExpiresIn: o.ExpiresIn, Origin: origin(v, g.reduced), RetryOf: o.RetryOf, Personalize: g.personalize,
 			}
 		}
-		name := fmt.Sprintf("%s, version %d", p.DisplayName, v.Number)
 		var queued []mdm.QueuedCommand
-		if out.Batch, queued, err = s.MDM.QueueBatch(tx, batch, name, o.By, commands); err != nil {
+		if o.renewal {
+			queued, err = s.queue(tx, o.By, commands)
+		} else {
+			name := fmt.Sprintf("%s, version %d", cmp.Or(p.DisplayName, p.Identifier), v.Number)
+			out.Batch, queued, err = s.MDM.QueueBatch(tx, batch, name, o.By, commands)
+		}
+		if err != nil {
 			return err
 		}
 		for i, q := range queued {
@@ -125,6 +132,19 @@ func (s *Service) Send(ctx context.Context, o Order) (out Sending, err error) {
 	}
 	s.Log.InfoContext(ctx, "profile sent", "profile", o.Profile, "version", v.Number, "devices", len(out.Sent), "rejected", len(out.Rejected), "by", o.By)
 	return out, nil
+}
+
+// queue queues commands that are no batch.
+func (s *Service) queue(tx storage.Tx, by string, all []mdm.NewCommand) (queued []mdm.QueuedCommand, err error) {
+	for _, c := range all {
+		c.CreatedBy = by
+		cmd, rejected, err := s.MDM.Queue(tx, c)
+		if err != nil {
+			return nil, err
+		}
+		queued = append(queued, mdm.QueuedCommand{Command: cmd, Rejected: rejected})
+	}
+	return queued, nil
 }
 
 const reducedSuffix = "/reduced"
@@ -155,24 +175,9 @@ func OfProfile(origin string) (id string, version int, ok bool) {
 // Reduced says that the command with an Origin brings a part of a profile only.
 func Reduced(origin string) bool { return strings.HasSuffix(origin, reducedSuffix) }
 
-// sent keeps that profiles are on their way.
+// sent keeps that profiles are on their way, and that removals which the devices have not in
+// hand are not.
 func (s *Service) sent(tx storage.Tx, out Sending, by string) error {
-	for _, to := range out.Sent {
-		tx.Prefetch(installations.Read(installationKey(to.DeviceID, out.Version.ProfileID)))
-	}
-	now := s.Now().UTC()
-	for _, to := range out.Sent {
-		i, err := installations.Get(tx, installationKey(to.DeviceID, out.Version.ProfileID))
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-		i.DeviceID, i.ProfileID = to.DeviceID, out.Version.ProfileID
-		i.Version, i.Reduced, i.Command = out.Version.Number, to.Reduced, to.Command
-		i.to(Sent, "", now)
-		if err := installations.Put(tx, i); err != nil {
-			return err
-		}
-	}
 	if len(out.Sent) == 0 {
 		return nil
 	}
@@ -180,9 +185,32 @@ func (s *Service) sent(tx storage.Tx, out Sending, by string) error {
 	if err != nil {
 		return err
 	}
-	return s.record(tx, by, "profile.sent", p, one(out.Sent), map[string]string{
-		"version": fmt.Sprint(out.Version.Number), "devices": fmt.Sprint(len(out.Sent)), "batch": out.Batch.ID,
-	})
+	for _, to := range out.Sent {
+		tx.Prefetch(installations.Read(installationKey(to.DeviceID, p.ID)))
+	}
+	now := s.Now().UTC()
+	for _, to := range out.Sent {
+		err := s.cancel(tx, to.DeviceID, func(e mdm.Entry) bool { return e.RequestType == "RemoveProfile" && e.Identifier == p.Identifier })
+		if err != nil {
+			return err
+		}
+		i, err := installations.Get(tx, installationKey(to.DeviceID, p.ID))
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		i.DeviceID, i.ProfileID, i.Unwanted = to.DeviceID, p.ID, false
+		i.Version, i.Reduced, i.Command = out.Version.Number, to.Reduced, to.Command
+		i.to(Sent, "", now)
+		if err := installations.Put(tx, i); err != nil {
+			return err
+		}
+	}
+	details := map[string]string{"version": fmt.Sprint(out.Version.Number), "devices": fmt.Sprint(len(out.Sent))}
+	if out.Batch.ID != "" {
+		details["batch"] = out.Batch.ID
+	}
+	// The profile is written as it is, so that of sending and deleting it at once one begins anew.
+	return errors.Join(profiles.Put(tx, p), s.record(tx, by, "profile.sent", p, one(out.Sent), details))
 }
 
 // one returns the device, if there is but one.
@@ -328,7 +356,7 @@ type Removal struct {
 }
 
 // Remove queues the removal of a profile from devices. Those that do not have it are
-// rejected as "not_installed". The error wraps storage.ErrNotFound where there is no such
+// rejected as "not_installed", those that have a removal in hand as "being_removed". The error wraps storage.ErrNotFound where there is no such
 // profile.
 func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (Removal, error) {
 	return s.RemoveAgain(ctx, by, id, targets, mdm.NewUUID(), "")
@@ -357,7 +385,7 @@ func (s *Service) RemoveAgain(ctx context.Context, by, id string, targets Target
 		had := make(map[mdm.DeviceID]Installation, len(ids))
 		var from []mdm.DeviceID
 		for _, d := range ids {
-			i, err := s.withdraw(tx, d, id)
+			i, err := s.withdraw(tx, d, p)
 			switch {
 			case errors.Is(err, storage.ErrNotFound):
 				no, err := s.without(tx, d)
@@ -367,6 +395,8 @@ func (s *Service) RemoveAgain(ctx context.Context, by, id string, targets Target
 				out.Rejected = append(out.Rejected, no)
 			case err != nil:
 				return err
+			case i.State == Removing:
+				out.Rejected = append(out.Rejected, mdm.Rejection{DeviceID: d, Code: "being_removed", Reason: "The device has the removal of the profile in hand already."})
 			case i.State == Removed:
 				out.Unsent = append(out.Unsent, d)
 			default:
@@ -385,7 +415,7 @@ func (s *Service) RemoveAgain(ctx context.Context, by, id string, targets Target
 		out.Rejected = append(out.Rejected, no...)
 		for _, d := range out.Command.Targets {
 			i := had[d]
-			i.Command = uuid
+			i.Command, i.Unwanted = uuid, true
 			i.to(Removing, "", s.Now())
 			if err := installations.Put(tx, i); err != nil {
 				return err
@@ -405,32 +435,39 @@ func (s *Service) RemoveAgain(ctx context.Context, by, id string, targets Target
 
 // withdraw returns how a profile stands on a device once an installation that waits to be
 // fetched has been cancelled, as it would come before the removal. It is Removed where
-// nothing else is left to do. The error wraps storage.ErrNotFound where the device does not
-// have the profile.
-func (s *Service) withdraw(tx storage.Tx, d mdm.DeviceID, id string) (Installation, error) {
-	i, err := installations.Get(tx, installationKey(d, id))
+// nothing else is left to do, Removing where the device has a removal in hand. The error
+// wraps storage.ErrNotFound where the device does not have the profile.
+func (s *Service) withdraw(tx storage.Tx, d mdm.DeviceID, p Profile) (Installation, error) {
+	key := installationKey(d, p.ID)
+	i, err := installations.Get(tx, key)
 	if err != nil {
 		return i, err
 	}
-	if i.State == Sent {
-		state, pending, err := mdm.PendingState(tx, d, i.Command)
+	was := i.State
+	if was == Sent || was == Removing { // a removal that waits gives way to the new one
+		err := s.cancel(tx, d, func(e mdm.Entry) bool { return e.UUID == i.Command })
 		if err != nil {
 			return i, err
 		}
-		if pending && state != mdm.Delivered {
-			if err := s.MDM.CancelCommand(tx, d, i.Command, mdm.Cancelled); err != nil {
-				return i, err
-			}
-			if i.Installed == 0 {
-				i.to(Removed, "It was taken back before the device fetched it.", s.Now())
-				return i, errors.Join(installations.Put(tx, i), s.People.Carries(tx, d, id, nil))
-			}
+		if i, err = installations.Get(tx, key); err != nil {
+			return i, err
 		}
 	}
-	if !i.State.there() && i.Installed == 0 {
-		return i, fmt.Errorf("profile %s on %s: %w", id, d, storage.ErrNotFound)
+	switch {
+	case i.State == Sent || i.State == Removing: // in hand
+		return i, nil
+	case was == Sent && i.Installed == 0:
+		i.Unwanted = true
+		i.to(Removed, "It was taken back before the device fetched it.", s.Now())
+		return i, errors.Join(installations.Put(tx, i), s.People.Carries(tx, d, p.ID, nil))
+	case was == Removing || i.State.there() || i.Installed != 0:
+		return i, nil
 	}
-	return i, nil
+	// What it was to bring is free for another profile, and not tried again.
+	if err := s.People.Carries(tx, d, p.ID, nil); err != nil {
+		return i, err
+	}
+	return i, fmt.Errorf("profile %s on %s: %w", p.ID, d, storage.ErrNotFound)
 }
 
 // without is why a profile is not removed from a device that does not have it.
@@ -443,22 +480,38 @@ func (s *Service) without(tx storage.Tx, id mdm.DeviceID) (mdm.Rejection, error)
 }
 
 // Resend sends a device the profile that it has, or is to have, as it was sent last: with
-// new certificates. The error wraps storage.ErrNotFound where it is to have none.
+// new certificates. What waits to be fetched is not overtaken by an older version: where it
+// brings no certificates it is left alone, and the device is rejected as "newer_version".
+// There is no batch. The error wraps storage.ErrNotFound where the device is to have none.
 func (s *Service) Resend(ctx context.Context, by, id string, device mdm.DeviceID) (Sending, error) {
-	var i Installation
+	var (
+		i       Installation
+		v       Version
+		waiting bool
+	)
 	err := s.DB.View(ctx, func(tx storage.Tx) (err error) {
 		if i, err = installations.Get(tx, installationKey(device, id)); err != nil {
 			return err
 		}
-		if !i.State.there() || i.State == Removing {
+		if i.State == Removed || i.State == Removing || i.Unwanted {
 			return fmt.Errorf("profile %s on %s: %w", id, device, storage.ErrNotFound)
 		}
-		return nil
+		number := cmp.Or(i.Installed, i.Version)
+		if waiting = i.State == Sent; waiting {
+			number = i.Version
+		}
+		v, err = versions.Get(tx, versionKey(id, number))
+		return err
 	})
 	if err != nil {
 		return Sending{}, err
 	}
+	if waiting && len(v.Certificates) == 0 {
+		return Sending{Version: v, Rejected: []mdm.Rejection{{
+			DeviceID: device, Code: "newer_version", Reason: fmt.Sprintf("Version %d of the profile, which brings no certificate, is on its way to the device.", v.Number),
+		}}}, nil
+	}
 	return s.Send(ctx, Order{
-		Profile: id, Version: cmp.Or(i.Installed, i.Version), Targets: Targets{Devices: []mdm.DeviceID{device}}, Reduce: i.Reduced, By: by,
+		Profile: id, Version: v.Number, Targets: Targets{Devices: []mdm.DeviceID{device}}, Reduce: i.Reduced, By: by, renewal: true,
 	})
 }
