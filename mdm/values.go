@@ -150,6 +150,10 @@ func (s *Service) fill(payload []byte, values Values, uuid string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	p = p.WithFreshCertificates(func(old string) string {
+		sum := sha256.Sum256([]byte(uuid + "\x00" + old))
+		return formatUUID([16]byte(sum[:16]))
+	})
 	t, err := p.Template()
 	if err != nil {
 		return nil, err
@@ -163,10 +167,6 @@ func (s *Service) fill(payload []byte, values Values, uuid string) ([]byte, erro
 	}, values.Certificates)
 	if err != nil {
 		return nil, err
-	}
-	for _, old := range p.CertificateUUIDs() {
-		sum := sha256.Sum256([]byte(uuid + "\x00" + old))
-		own = bytes.ReplaceAll(own, []byte(old), []byte(formatUUID([16]byte(sum[:16]))))
 	}
 	if s.sign == nil {
 		return own, nil

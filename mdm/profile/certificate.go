@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 )
@@ -130,14 +131,70 @@ func scepKeys() []command.Key {
 	return nil
 }
 
-// CertificateUUIDs returns the PayloadUUIDs of those payloads. They stand wherever another
-// payload refers to such a certificate, too.
-func (p *Profile) CertificateUUIDs() []string {
-	var uuids []string
+// WithFreshCertificates returns the profile with other PayloadUUIDs of those payloads, each
+// what of makes of the one that it has, also wherever a payload refers to such a certificate:
+// a device asks for another one only by another PayloadUUID. It shares the rest with p.
+//
+// A reference is a whole text that is the PayloadUUID, in capitals or not. A PayloadUUID that
+// is none in form, such as "wifi", may well be a network's name, too: it is referred to by
+// keys with UUID in their names only.
+func (p *Profile) WithFreshCertificates(of func(uuid string) string) *Profile {
+	fresh := make(map[string]string)
 	for _, payload := range p.Payloads {
 		if _, is := payload.certificate(); is && payload.UUID != "" {
-			uuids = append(uuids, payload.UUID)
+			fresh[strings.ToUpper(payload.UUID)] = of(payload.UUID)
 		}
 	}
-	return uuids
+	if len(fresh) == 0 {
+		return p
+	}
+	content := slices.Clone(p.Top["PayloadContent"].([]any)) // a payload has an index in it
+	for _, payload := range p.Payloads {
+		referring, _ := refresh(payload.Content, fresh, false)
+		d := referring.(map[string]any)
+		if _, is := payload.certificate(); is && payload.UUID != "" {
+			d = maps.Clone(d)
+			d["PayloadUUID"] = fresh[strings.ToUpper(payload.UUID)]
+		}
+		content[payload.Index] = d
+	}
+	return p.with("PayloadContent", content)
+}
+
+// refresh returns v with the texts that fresh replaces, and whether there are any; named says
+// that v is the value of a key with UUID in its name.
+func refresh(v any, fresh map[string]string, named bool) (out any, changed bool) {
+	switch v := v.(type) {
+	case string:
+		other, is := fresh[strings.ToUpper(v)]
+		if is && (named || isUUID(v)) {
+			return other, true
+		}
+	case []any:
+		all := v
+		for i, element := range v {
+			if other, is := refresh(element, fresh, named); is {
+				if !changed {
+					all, changed = slices.Clone(v), true
+				}
+				all[i] = other
+			}
+		}
+		return all, changed
+	case map[string]any:
+		all := v
+		for key, value := range v {
+			if isFixed(key) {
+				continue
+			}
+			if other, is := refresh(value, fresh, strings.Contains(strings.ToUpper(key), "UUID")); is {
+				if !changed {
+					all, changed = maps.Clone(v), true
+				}
+				all[key] = other
+			}
+		}
+		return all, changed
+	}
+	return v, false
 }

@@ -309,6 +309,36 @@ func TestExpandFillsCertificates(t *testing.T) {
 	}
 }
 
+func TestFreshCertificatesAreNamedWhereTheyAreMeant(t *testing.T) {
+	const form = "AAAAAAAA-0000-4000-8000-00000000CE27"
+	for name, tt := range map[string]struct{ uuid, reference, text string }{
+		"a UUID":             {form, form, "of " + form},
+		"in small letters":   {form, strings.ToLower(form), "com.apple"},
+		"a name for it":      {"wifi", "wifi", "wifi"},
+		"a name with a sign": {"a$B", "A$B", "a$B"},
+	} {
+		scep := map[string]any{"PayloadType": "com.apple.security.scep", "PayloadUUID": tt.uuid, "PayloadIdentifier": tt.uuid,
+			"PayloadContent": map[string]any{"CertificateTemplate": "wifi"}}
+		wifi := func(reference string) map[string]any {
+			return map[string]any{"PayloadType": "com.apple.wifi.managed", "PayloadUUID": "other", "SSID_STR": tt.text, tt.uuid: true,
+				"PayloadCertificateUUID": reference, "EAP": map[string]any{"AnchorUUIDs": []any{"x", reference}}}
+		}
+		p := with(t, nil, scep, wifi(tt.reference))
+		before := fmt.Sprint(p.Top)
+		got := p.WithFreshCertificates(func(uuid string) string { return "fresh of " + uuid })
+		if fmt.Sprint(p.Top) != before {
+			t.Errorf("%s: the profile itself is changed", name)
+		}
+		scep["PayloadUUID"] = "fresh of " + tt.uuid
+		if want := with(t, nil, scep, wifi("fresh of "+tt.uuid)); !reflect.DeepEqual(got.Top, want.Top) {
+			t.Errorf("%s: %v,\nwant %v", name, got.Top, want.Top)
+		}
+	}
+	if p := with(t, nil, map[string]any{"PayloadType": "com.apple.wifi.managed"}); p.WithFreshCertificates(nil) != p {
+		t.Error("without certificates: another profile")
+	}
+}
+
 func TestWithUUIDChangesNothingElse(t *testing.T) {
 	p := wifi(t)
 	q := p.WithUUID("BBBBBBBB-0000-4000-8000-000000000000")
