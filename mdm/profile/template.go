@@ -136,22 +136,38 @@ func (t *Template) Variables() []string {
 	return names
 }
 
-// Size returns the size in bytes of what Render makes of values, which are by the names of the
-// variables, and certificates. It refuses what Render refuses, and takes no longer for a
-// variable that stands in many places.
-func (t *Template) Size(values map[string]string, certificates map[string]map[string]any) (int, error) {
-	_, size, err := t.fill(valueIn(values), certificates)
-	return size, err
+// Size returns the size in bytes of what Render makes of values, which are by the names of
+// variables, with room for what asks for certificates. It takes no longer for a variable that
+// stands in many places.
+func (t *Template) Size(values map[string]string) int {
+	return t.size(func(name string) int { return escaped(values[name]) })
 }
 
-func valueIn(values map[string]string) func(string) (string, error) {
-	return func(name string) (string, error) {
-		v, ok := values[name]
-		if !ok {
-			return "", errors.New("has no value")
+// Largest is Size for the largest values that CheckValue takes.
+func (t *Template) Largest() int {
+	return t.size(func(string) int { return maxValue * len("&#34;") })
+}
+
+// roomForRequest is for one request for a certificate, in bytes. They have about 2 KB.
+const roomForRequest = 4 << 10
+
+func (t *Template) size(of func(variable string) int) int {
+	size := t.written
+	for _, p := range t.blanks {
+		if p.request {
+			size += p.times * roomForRequest
+		} else {
+			size += p.times * of(p.variable)
 		}
-		return v, nil
 	}
+	return size
+}
+
+// escaped returns how many bytes a text has in XML.
+func escaped(s string) int {
+	var out bytes.Buffer
+	_ = xml.EscapeText(&out, []byte(s)) // a Buffer takes all
+	return out.Len()
 }
 
 // Render returns the profile of one device as an XML property list, unsigned. It takes and

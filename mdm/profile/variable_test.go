@@ -351,32 +351,32 @@ func TestWithUUIDChangesNothingElse(t *testing.T) {
 }
 
 func TestSizeIsThatOfWhatIsRendered(t *testing.T) {
+	p := with(t, map[string]any{"PayloadDescription": "for $X"}, map[string]any{"PayloadType": "com.example", "Text": "$X, $X & ${Y}"})
+	tmpl, err := p.Template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{"X": `<Ana & "Bea">`, "Y": "y"}
+	of := func(name string) (string, error) { return values[name], nil }
+	raw, err := tmpl.Render(of, nil)
+	if size := tmpl.Size(values); size != len(raw) || err != nil {
+		t.Errorf("Size = %d, Render has %d bytes, %v", size, len(raw), err)
+	}
+	values["X"], values["Y"] = strings.Repeat(`"`, 4<<10), strings.Repeat("'", 4<<10)
+	if raw, err = tmpl.Render(of, nil); tmpl.Largest() != len(raw) || err != nil {
+		t.Errorf("Largest = %d, Render has %d bytes, %v", tmpl.Largest(), len(raw), err)
+	}
+
+	if tmpl, err = wifi(t).Template(); err != nil {
+		t.Fatal(err)
+	}
 	content, err := credential(t).SCEP.Content()
 	if err != nil {
 		t.Fatal(err)
 	}
-	requests := map[string]map[string]any{"wifi": content}
-	tmpl, err := wifi(t).Template()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]string{}
-	for _, name := range tmpl.Variables() {
-		values[name] = "<Ana & Bea>"
-	}
-	raw, err := tmpl.Render(func(name string) (string, error) { return values[name], nil }, requests)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if size, err := tmpl.Size(values, requests); size != len(raw) || err != nil {
-		t.Errorf("Size = %d, %v; Render has %d bytes", size, err, len(raw))
-	}
-	if _, err := tmpl.Size(values, nil); !errors.Is(err, profile.ErrNoCertificate) {
-		t.Errorf("without a request: %v", err)
-	}
-	clear(values)
-	if _, err := tmpl.Size(values, requests); len(tmpl.Variables()) > 0 && err == nil {
-		t.Error("without values: no error")
+	raw, err = tmpl.Render(value, map[string]map[string]any{"wifi": content})
+	if tmpl.Largest() < len(raw) || err != nil {
+		t.Errorf("with a certificate: Largest = %d, Render has %d bytes, %v", tmpl.Largest(), len(raw), err)
 	}
 }
 
@@ -393,9 +393,8 @@ func TestRenderRefusesWhatValuesMakeTooLarge(t *testing.T) {
 		if tt.fits != (err == nil) || tt.fits != (len(raw) > 0) || !tt.fits && !errors.Is(err, guard.ErrTooLarge) {
 			t.Errorf("%d times %.1q: %d bytes, %v", len(tt.value), tt.value, len(raw), err)
 		}
-		size, err := tmpl.Size(map[string]string{"X": tt.value}, nil)
-		if tt.fits != (err == nil) || size != len(raw) {
-			t.Errorf("%d times %.1q: Size = %d, %v", len(tt.value), tt.value, size, err)
+		if size := tmpl.Size(map[string]string{"X": tt.value}); tt.fits != (size <= profile.MaxSize) {
+			t.Errorf("%d times %.1q: Size = %d", len(tt.value), tt.value, size)
 		}
 	}
 }
