@@ -20,6 +20,7 @@ func Next(id mdm.DeviceID, after time.Time, every time.Duration) time.Time {
 
 // Bounds that tests come up against.
 const (
-	MaxChanges   = maxChanges
-	RefreshBatch = refreshBatch
+	MaxChanges     = maxChanges
+	RefreshBatch   = refreshBatch
+	CommandDevices = commandDevices
 )

@@ -80,5 +80,5 @@ func (s *Service) Forget(tx storage.Tx, id mdm.DeviceID) error {
 	if err := forgetChanges(tx, id); err != nil {
 		return err
 	}
-	return errors.Join(schedule.Delete(tx, string(id)), mdm.ForgetAttributes(tx, id))
+	return errors.Join(schedule.Delete(tx, string(id)), turns.Delete(tx, string(id)), mdm.ForgetAttributes(tx, id))
 }

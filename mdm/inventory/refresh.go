@@ -18,6 +18,10 @@ const identifier = "inventory"
 // refreshBatch is how many devices are asked in one transaction.
 const refreshBatch = 200
 
+// commandDevices is how many devices one command goes to: each transaction that adds some reads
+// and writes the names of all.
+const commandDevices = 2000
+
 // keepQuestion is how long a question of ours can be looked up after its time is up.
 const keepQuestion = 24 * time.Hour
 
@@ -48,30 +52,53 @@ type Outcome struct {
 // what it may be asked. What it may not, or has yet to answer, is left out and said to be. by is
 // who wants to know.
 func (s *Service) Refresh(ctx context.Context, by string, ids []mdm.DeviceID, sources []Source) ([]Outcome, error) {
-	a := s.asking(by, mdm.Normal, sources)
 	outcomes := make([]Outcome, 0, len(ids))
 	questions := 0
-	for part := range slices.Chunk(ids, refreshBatch) {
-		var some []Outcome
-		err := s.db.Update(ctx, func(tx storage.Tx) error {
-			settings, err := GetSettings(tx)
-			if err != nil {
+	for many := range slices.Chunk(ids, commandDevices) {
+		a := s.asking(by, mdm.Normal, sources)
+		for part := range slices.Chunk(many, refreshBatch) {
+			var some []Outcome
+			err := s.db.Update(ctx, func(tx storage.Tx) error {
+				settings, err := GetSettings(tx)
+				if err != nil {
+					return err
+				}
+				a.life = life(settings.Every)
+				some, err = a.ask(tx, part)
 				return err
+			})
+			if err != nil {
+				return outcomes, fmt.Errorf("refresh inventory: %w", err)
 			}
-			a.life = life(settings.Every)
-			some, err = a.ask(tx, part)
-			return err
-		})
-		if err != nil {
-			return outcomes, fmt.Errorf("refresh inventory: %w", err)
+			outcomes = append(outcomes, some...)
 		}
-		outcomes = append(outcomes, some...)
 	}
 	for _, o := range outcomes {
 		questions += len(o.Queued)
 	}
 	s.log.InfoContext(ctx, "inventory refresh queued", "devices", len(ids), "commands", questions, "by", by)
 	return outcomes, nil
+}
+
+// turn is the record that whoever asks a device reads and writes: two who ask at once, each of
+// whom sees that nobody does, can't both commit.
+type turn struct {
+	DeviceID mdm.DeviceID `json:"device_id"`
+	Asked    int64        `json:"asked"` // how often
+}
+
+var turns = storage.NewCollection("inventory.turn", 1, func(t turn) string { return string(t.DeviceID) })
+
+// take takes the turn to ask a device.
+func take(tx storage.Tx, id mdm.DeviceID) error {
+	t, err := turns.Get(tx, string(id))
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if err := turns.Put(tx, turn{DeviceID: id, Asked: t.Asked + 1}); err != nil {
+		return fmt.Errorf("ask %s: %w", id, err)
+	}
+	return nil
 }
 
 // life is how long a question waits for its device.
@@ -115,7 +142,7 @@ func (a *asking) command(q question) (mdm.NewCommand, error) {
 // ask queues what ids are to be asked, and returns what became of each.
 func (a *asking) ask(tx storage.Tx, ids []mdm.DeviceID) ([]Outcome, error) {
 	for _, id := range ids {
-		tx.Prefetch(mdm.ReadDevice(id), mdm.ReadQueue(id))
+		tx.Prefetch(mdm.ReadDevice(id), mdm.ReadQueue(id), turns.Read(string(id)))
 	}
 	outcomes := make([]Outcome, len(ids))
 	at := make(map[mdm.DeviceID]int, len(ids))
@@ -138,6 +165,9 @@ func (a *asking) ask(tx storage.Tx, ids []mdm.DeviceID) ([]Outcome, error) {
 		wanted := a.sources
 		if len(wanted) == 0 {
 			wanted = sourcesOf(d)
+		}
+		if err := take(tx, id); err != nil {
+			return nil, err
 		}
 		waiting, err := a.waiting(tx, id)
 		if err != nil {

@@ -20,6 +20,12 @@ const (
 	maxPerTick = 2000
 
 	alignBatch = 500 // devices in one transaction
+
+	// together is the span of time whose devices are asked at once: with one command a source,
+	// where there would be one for nearly every device if each had a moment of its own.
+	together = 15 * time.Minute
+
+	clockSlack = time.Minute // by which the clocks of replicas may differ
 )
 
 // ourselves is who asks what nobody asked for by name.
@@ -58,12 +64,12 @@ const rhythmKey = "rhythm"
 
 var rhythms = storage.NewCollection("inventory.rhythm", 1, func(rhythm) string { return rhythmKey })
 
-// next returns when a device is to be asked after a time. Each has its own moment in the
-// interval, so that they come one after the other, also where all enrolled on one day.
+// next returns when a device is to be asked after a time. Each has its own quarter of an hour in
+// the interval, so that they come one after the other, also where all enrolled on one day.
 func next(id mdm.DeviceID, after time.Time, every time.Duration) time.Time {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(id)) // never fails
-	moment := time.Duration(h.Sum64() % uint64(every))
+	moment := time.Duration(h.Sum64() % uint64(every)).Truncate(together)
 	at := after.Truncate(every).Add(moment)
 	if !at.After(after) {
 		at = at.Add(every)
@@ -80,6 +86,7 @@ func following(id mdm.DeviceID, now time.Time, every time.Duration) time.Time {
 func (s *Service) refreshDue(ctx context.Context) error {
 	var settings Settings
 	var made rhythm
+	far := false
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
 		if settings, err = GetSettings(tx); err != nil {
 			return err
@@ -88,7 +95,17 @@ func (s *Service) refreshDue(ctx context.Context) error {
 		if errors.Is(err, storage.ErrNotFound) {
 			made, err = rhythm{}, nil
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		far = false
+		for _, err := range schedule.Ascend(tx, byTime, timeKey(furthest(s.now(), settings)), "", 1) {
+			if err != nil {
+				return err
+			}
+			far = true
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("refresh inventory: %w", err)
@@ -105,6 +122,11 @@ func (s *Service) refreshDue(ctx context.Context) error {
 	if !settings.Enabled {
 		return nil
 	}
+	if far {
+		if err := s.bringNearer(ctx, settings); err != nil {
+			return fmt.Errorf("schedule inventory: %w", err)
+		}
+	}
 	a := s.asking(ourselves, mdm.Background, nil)
 	a.life = life(settings.Every)
 	total := 0
@@ -119,6 +141,42 @@ func (s *Service) refreshDue(ctx context.Context) error {
 	}
 	if total > 0 {
 		s.log.DebugContext(ctx, "devices asked for their inventory", "devices", total)
+	}
+	return nil
+}
+
+// furthest returns a time that lies further ahead than the next moment of any device.
+func furthest(now time.Time, settings Settings) time.Time {
+	return now.Add(max(settings.Every+settings.Every/2, settings.FirstAfter) + clockSlack)
+}
+
+// bringNearer gives another moment to devices whose next one is after furthest: the clock was
+// wrong when it was made, and they would not be asked for as long.
+func (s *Service) bringNearer(ctx context.Context, settings Settings) error {
+	for more := true; more; {
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			now := s.now()
+			var far []due
+			for d, err := range schedule.Ascend(tx, byTime, timeKey(furthest(now, settings)), "", alignBatch) {
+				if err != nil {
+					return err
+				}
+				far = append(far, d)
+			}
+			more = len(far) == alignBatch
+			for _, d := range far {
+				if d.At = next(d.DeviceID, now, settings.Every); d.First {
+					d.At = now.Add(settings.FirstAfter).UTC()
+				}
+				if err := schedule.Put(tx, d); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -196,6 +199,98 @@ func TestManyDevicesAreAskedWithOneCommandASource(t *testing.T) {
 		if len(c.Targets) != n || c.CreatedBy != "server" || c.Priority != mdm.Background {
 			t.Errorf("%s goes to %d devices, by %s, %s", c.RequestType, len(c.Targets), c.CreatedBy, c.Priority)
 		}
+	}
+}
+
+func TestAClockThatWasWrongOnceEndsNoRefreshes(t *testing.T) {
+	h := newHouse(t)
+	id := h.device(t, "a")
+	h.pass(time.Minute)
+	h.tick(t)
+	h.poll(t, id, all)
+	right := h.now
+	h.now = right.AddDate(10, 0, 0)
+	h.tick(t)
+	h.poll(t, id, all)
+	first := h.device(t, "first") // enrolls while the clock is wrong
+	h.now = right.Add(time.Minute)
+	h.tick(t)
+	at := h.nextAt(t, id)
+	if wait := at.Sub(h.now); wait <= 0 || wait > 24*time.Hour {
+		t.Fatalf("once the clock is right, the device is due in %v, want a day at most", wait)
+	}
+	if wait := h.nextAt(t, first).Sub(h.now); wait <= 0 || wait > time.Minute {
+		t.Errorf("a device that was never asked is due in %v", wait)
+	}
+	h.now = at
+	h.tick(t)
+	if got := h.poll(t, id, all); len(got) != 6 {
+		t.Errorf("when it is due, it is asked for %q", got)
+	}
+}
+
+func TestTheQuestionsOfADayAreFew(t *testing.T) {
+	storagetest.AnyEngine(t)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	moments := make(map[time.Time]bool)
+	for i := range 5000 {
+		moments[inventory.Next(mdm.DeviceID(fmt.Sprintf("%032x", i)), now, 24*time.Hour)] = true
+	}
+	if len(moments) != 96 {
+		t.Errorf("5000 devices are asked at %d moments of a day, want one each quarter of an hour", len(moments))
+	}
+}
+
+func TestTwoWhoAskAtOnceAskOnce(t *testing.T) {
+	h := newHouse(t)
+	var ids []mdm.DeviceID
+	for i := range 5 {
+		ids = append(ids, h.device(t, fmt.Sprintf("d%d", i)))
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := h.Refresh(context.Background(), "ana", ids, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	h.pass(time.Second)
+	for _, id := range ids {
+		if got := h.poll(t, id, all); len(got) != 6 {
+			t.Errorf("%s is asked %d times: %q", id, len(got), got)
+		}
+	}
+}
+
+func TestAFleetIsAskedWithSeveralCommands(t *testing.T) {
+	storagetest.AnyEngine(t) // what it takes, not how it is stored
+	h := newHouse(t)
+	var ids []mdm.DeviceID
+	h.update(t, func(tx storage.Tx) error {
+		ids = nil
+		for i := range inventory.CommandDevices + 1 {
+			d := mdm.Device{ID: mdm.DeviceID(fmt.Sprintf("d%04d", i)), Type: mdm.TypeDevice, State: mdm.Enrolled, AppleID: mdm.AppleID{UDID: fmt.Sprint("U-", i)}, AccessRights: 8191}
+			if err := mdm.PutDevice(tx, d); err != nil {
+				return err
+			}
+			ids = append(ids, d.ID)
+		}
+		return nil
+	})
+	outcomes, err := h.Refresh(context.Background(), "ana", ids, []inventory.Source{inventory.SecurityInfo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := make(map[string]int)
+	for _, o := range outcomes {
+		for _, q := range o.Queued {
+			to[q.CommandUUID]++
+		}
+	}
+	if got := slices.Sorted(maps.Values(to)); !slices.Equal(got, []int{1, inventory.CommandDevices}) {
+		t.Errorf("commands go to %d devices, want no more than %d each", got, inventory.CommandDevices)
 	}
 }
 
