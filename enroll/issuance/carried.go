@@ -37,6 +37,10 @@ func (s *Service) SendBy(l Library) { s.library = l }
 // in another way.
 const codeCarried = "certificate_sent_otherwise"
 
+// codeNewer is the library's Code for a device that a newer version without certificates is on
+// its way to.
+const codeNewer = "newer_version"
+
 // carried says that a profile of the library brings the certificate.
 func (a Assignment) carried() bool { return a.State != Ended && a.Profile != "" }
 
@@ -188,7 +192,7 @@ func (s *Service) resend(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
-	if len(out.Rejected) > 0 {
+	if len(out.Rejected) > 0 && out.Rejected[0].Code != codeNewer {
 		no := out.Rejected[0]
 		return &rejection{Rejection{DeviceID: a.DeviceID, Code: no.Code, Reason: no.Reason}}
 	}

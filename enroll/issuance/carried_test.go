@@ -212,13 +212,13 @@ func TestAnAnswerIsForAllCertificatesOfAProfile(t *testing.T) {
 	}
 }
 
-// TestARejectedProfileChangesNothing has a profile ask for two certificates, the second of
-// which can't be had.
+// TestARejectedProfileChangesNothing has a profile ask for two certificates, of which the
+// second can't be had: there is no template wifi.
 func TestARejectedProfileChangesNothing(t *testing.T) {
 	storagetest.AnyEngine(t)
 	reject := func(t *testing.T, s *shelf) {
 		t.Helper()
-		out := s.put(t, s.keep(t, requests("vpn", "nosuch")), "d1")
+		out := s.put(t, s.keep(t, requests("vpn", "wifi")), "d1")
 		if len(out.Sent) != 0 || len(out.Rejected) != 1 || out.Rejected[0].Code != "certificate_template" {
 			t.Fatalf("sent %+v, rejected %+v", out.Sent, out.Rejected)
 		}
@@ -268,6 +268,29 @@ func TestAProfileIsRenewedOnceForAllItsCertificates(t *testing.T) {
 	vpn, wifi := s.assignment(t, "vpn", "d1"), s.assignment(t, "wifi", "d1")
 	if vpn.Try != wifi.Try || !vpn.DueAt.After(s.now()) || !wifi.DueAt.After(s.now()) {
 		t.Errorf("vpn is %+v, wifi is %+v", vpn, wifi)
+	}
+}
+
+// TestARenewalDoesNotOvertakeANewerVersion has a certificate due while a version that does
+// without it waits for the device.
+func TestARenewalDoesNotOvertakeANewerVersion(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+	profile := s.keep(t, network(true))
+	s.put(t, profile, "d1")
+	s.take(t, "d1")
+	s.pass(330 * day)
+	s.keep(t, network(false))
+	s.put(t, profile, "d1")
+	s.pass(6 * day) // the device is off
+	must(t, s.Renew(t.Context()))
+	if a := s.assignment(t, "wifi", "d1"); !a.DueAt.After(s.now()) || a.Failures != 0 || a.State != issuance.Installed {
+		t.Errorf("it is looked at again at once, or taken for a failure: %+v", a)
+	}
+	if _, has := s.fetch(t, "d1").payloads["com.apple.security.scep"]; has {
+		t.Error("the device gets the older version")
 	}
 }
 
@@ -345,6 +368,54 @@ func TestACertificateEndsWithItsProfile(t *testing.T) {
 				t.Errorf("%+v, revoked for %q", a, s.revoked(t, cert))
 			}
 		})
+	}
+}
+
+// TestAProfileThatTheDeviceRefusedHoldsNoTemplate has the device refuse the first one.
+func TestAProfileThatTheDeviceRefusedHoldsNoTemplate(t *testing.T) {
+	storagetest.AnyEngine(t)
+	for name, give := range map[string]func(s *shelf, profile string) error{
+		"after it is removed": func(s *shelf, profile string) error {
+			_, err := s.library.Remove(context.Background(), "user:admin", profile, library.Targets{Devices: []mdm.DeviceID{"d1"}})
+			return err
+		},
+		"after it is deleted": func(s *shelf, profile string) error {
+			return s.library.Delete(context.Background(), "user:admin", profile)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShelf(t)
+			s.template(t, "wifi", nil)
+			s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+			profile := s.keep(t, network(true))
+			s.put(t, profile, "d1")
+			s.answer(t, "d1", s.fetch(t, "d1").uuid, mdm.Failed)
+			must(t, give(s, profile))
+			if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Ended {
+				t.Errorf("assignment %+v", a)
+			}
+			if out := s.put(t, s.keep(t, requests("wifi")), "d1"); len(out.Sent) != 1 {
+				t.Errorf("another profile with the certificate is rejected: %+v", out.Rejected)
+			}
+		})
+	}
+}
+
+func TestAForecastLooksAtCertificates(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", nil)
+	all := library.Targets{Devices: []mdm.DeviceID{"d1"}}
+	f, err := s.library.Forecast(t.Context(), s.keep(t, requests("wifi", "nosuch")), 0, all)
+	must(t, err)
+	if f.Accept != 0 || len(f.Verdicts) != 1 || f.Verdicts[0].Code != "certificate_template" {
+		t.Errorf("what can't be had: %s %+v", f.Sentence(), f.Verdicts)
+	}
+	f, err = s.library.Forecast(t.Context(), s.keep(t, requests("wifi")), 0, all)
+	must(t, err)
+	if f.Accept != 1 || len(s.events(t, "certificate.sent")) != 0 {
+		t.Errorf("what can be had: %s %+v", f.Sentence(), f.Verdicts)
 	}
 }
 

@@ -147,3 +147,29 @@ func TestWhatADeviceWasAssignedComesBackWithItsUser(t *testing.T) {
 		}
 	}
 }
+
+// TestAFirstProfileComesBackWithItsUser takes a profile of the library back before it was
+// ever installed.
+func TestAFirstProfileComesBackWithItsUser(t *testing.T) {
+	storagetest.AnyEngine(t)
+	s := newShelf(t)
+	ana := s.user(t, "ana@example.com", "Ana")
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", func(d *mdm.Device) { d.User = "ana@example.com" })
+	s.put(t, s.keep(t, network(true)), "d1")
+	s.suspend(t, ana, "d1")
+	for range 3 {
+		s.pass(time.Hour)
+		must(t, s.Renew(t.Context()))
+	}
+	if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Failing || a.Failures != 0 {
+		t.Errorf("while the user is disabled: %+v", a)
+	}
+	s.enable(t, ana, true)
+	s.pass(time.Hour)
+	must(t, s.Renew(t.Context()))
+	s.take(t, "d1")
+	if a := s.assignment(t, "wifi", "d1"); a.State != issuance.Installed {
+		t.Errorf("assignment %+v", a)
+	}
+}
