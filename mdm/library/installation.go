@@ -405,16 +405,16 @@ func (i *Installation) settle(there bool, at time.Time) {
 	if i.State == Removed {
 		i.Unwanted = true // records from before this was kept
 	}
-	state, reason := i.State, i.Reason
+	state, reason := i.State, ""
 	switch {
 	case state == Sent || state == Removing:
 		return
 	case i.Unwanted && there:
 		state, reason = Drifted, "It was removed and is on the device again."
 	case i.Unwanted:
-		state, reason = Removed, ""
+		state = Removed
 	case there && i.Installed == i.Version:
-		state, reason = Installed, ""
+		state = Installed
 	case state == Failed && i.Installed == 0:
 		return
 	case !there:

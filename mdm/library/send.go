@@ -329,11 +329,19 @@ func (m *maker) make(key string, p *profile.Profile) (*making, error) {
 		return nil, err
 	}
 	if len(variables) > 0 || len(certificates) > 0 { // it is signed once it is some device's own
+		t, err := p.Template()
+		if err != nil {
+			return nil, err
+		}
 		made.personalize = func(tx storage.Tx, d mdm.Device) (mdm.Values, error) {
-			return m.s.People.Values(tx, d, Wanted{
+			w := Wanted{
 				Profile: Profile{ID: m.v.ProfileID, Identifier: p.Identifier, Name: p.DisplayName},
 				Command: made.uuid, By: m.by, Variables: variables, Certificates: certificates,
-			})
+			}
+			if err := m.s.fits(tx, d, t, w); err != nil {
+				return mdm.Values{}, err
+			}
+			return m.s.People.Values(tx, d, w)
 		}
 	} else if data, err = m.s.Sign(data); err != nil {
 		return nil, fmt.Errorf("sign profile: %w", err)
@@ -356,8 +364,8 @@ type Removal struct {
 }
 
 // Remove queues the removal of a profile from devices. Those that do not have it are
-// rejected as "not_installed", those that have a removal in hand as "being_removed". The error wraps storage.ErrNotFound where there is no such
-// profile.
+// rejected as "not_installed", those that have a removal in hand as "being_removed". The
+// error wraps storage.ErrNotFound where there is no such profile.
 func (s *Service) Remove(ctx context.Context, by, id string, targets Targets) (Removal, error) {
 	return s.RemoveAgain(ctx, by, id, targets, mdm.NewUUID(), "")
 }
