@@ -95,19 +95,21 @@ type CommandFilter struct {
 	CreatedBy   string
 	Batch       string
 	Open        bool // only those that a device has not finished
+	Background  bool // also what the server asks by itself: of a fleet, that is most of all
 }
 
 const (
 	// countMost is how many entries a page of commands may read to count them.
 	countMost = 20_000
-	// lookMost is how many commands are looked at for a page of those that a filter lets pass.
-	lookMost  = 5_000
+	// lookMost is how many commands are looked at for a page of those that a filter lets pass:
+	// more than the server itself asks before it forgets.
+	lookMost  = 20_000
 	lookChunk = 100
 )
 
 func (f CommandFilter) passes(c Command) bool {
 	return (f.RequestType == "" || c.RequestType == f.RequestType) && (f.CreatedBy == "" || c.CreatedBy == f.CreatedBy) &&
-		(f.Batch == "" || c.Batch == f.Batch) && !(f.Open && c.Closed)
+		(f.Batch == "" || c.Batch == f.Batch) && !(f.Open && c.Closed) && (f.Background || c.Priority != Background)
 }
 
 // Commands returns a page of commands, the newest first, and the cursor of the next one,

@@ -191,9 +191,14 @@ func TestManyDevicesAreAskedWithOneCommandASource(t *testing.T) {
 	})
 	h.pass(time.Minute)
 	h.tick(t)
-	commands, _, err := h.mdm.Commands(context.Background(), mdm.CommandFilter{}, "", 100)
+	commands, _, err := h.mdm.Commands(context.Background(), mdm.CommandFilter{Background: true}, "", 100)
 	if err != nil || len(commands) != 6 {
 		t.Fatalf("%d commands, %v; want 6", len(commands), err)
+	}
+	h.refresh(t, "d000", all, inventory.SecurityInfo)
+	forPeople, _, err := h.mdm.Commands(context.Background(), mdm.CommandFilter{}, "", 100)
+	if err != nil || len(forPeople) != 1 || forPeople[0].CreatedBy != "ana" {
+		t.Errorf("without what the server asks the list is %+v, %v; want ana's command", forPeople, err)
 	}
 	for _, c := range commands {
 		if len(c.Targets) != n || c.CreatedBy != "server" || c.Priority != mdm.Background {
@@ -244,7 +249,7 @@ func TestTheQuestionsOfADayAreFew(t *testing.T) {
 func TestTwoWhoAskAtOnceAskOnce(t *testing.T) {
 	h := newHouse(t)
 	var ids []mdm.DeviceID
-	for i := range 5 {
+	for i := range 20 {
 		ids = append(ids, h.device(t, fmt.Sprintf("d%d", i)))
 	}
 	var wg sync.WaitGroup

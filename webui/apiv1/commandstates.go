@@ -167,8 +167,12 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	background, err := flag(query, "background")
+	if err != nil {
+		return err
+	}
 	page, next, err := a.mdm.Commands(r.Context(), mdm.CommandFilter{
-		RequestType: query.Get("request_type"), CreatedBy: query.Get("created_by"), Batch: query.Get("batch_id"), Open: open,
+		RequestType: query.Get("request_type"), CreatedBy: query.Get("created_by"), Batch: query.Get("batch_id"), Open: open, Background: background,
 	}, cursor, limit)
 	if err != nil {
 		return err
