@@ -342,6 +342,19 @@ func TestAValueThatCannotStandInAProfileIsRefused(t *testing.T) {
 	}
 }
 
+func TestALiteralProfileBringsACertificate(t *testing.T) {
+	s := newShelf(t)
+	s.template(t, "wifi", nil)
+	s.device(t, "d1", nil)
+	a, err := s.library.Add(context.Background(), library.Upload{Data: network(true), Literal: true})
+	must(t, err)
+	s.put(t, a.Profile.ID, "d1")
+	cmd, _ := s.take(t, "d1")
+	if ssid := cmd.payloads["com.apple.wifi.managed"]["SSID_STR"]; ssid != "of $USERNAME" {
+		t.Errorf("SSID %q, want it as it was written", ssid)
+	}
+}
+
 func TestACertificateEndsWithItsProfile(t *testing.T) {
 	ctx := context.Background()
 	for name, end := range map[string]func(t *testing.T, s *shelf, profile string){

@@ -454,6 +454,30 @@ func TestEachDeviceGetsItsValues(t *testing.T) {
 	}
 }
 
+func TestDollarSignsComeAsTheyAreMeant(t *testing.T) {
+	ctx := context.Background()
+	h := newHouse(t)
+	a := h.device(t, "a")
+	for name, tt := range map[string]struct {
+		label   string
+		literal bool
+		want    string
+	}{
+		"one that is doubled":                  {"pa$$WORD and 5$", false, "pa$WORD and 5$"},
+		"one that is doubled beside variables": {"pa$$WORD of $EMAIL", false, "pa$WORD of ana@example.com"},
+		"literal ones":                         {"pa$$WORD of $EMAIL", true, "pa$$WORD of $EMAIL"},
+	} {
+		added, err := h.Add(ctx, library.Upload{Data: mobileconfig("com.example.a", fmt.Sprintf(clip, tt.label)), Literal: tt.literal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.send(t, added.Profile.ID, a)
+		if got := h.does(t, a, mdm.Acknowledged).profile(t).Payloads[0].Content["Label"]; got != tt.want {
+			t.Errorf("%s came as %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
 func TestWhoWouldRejectIsSaidBeforeAndMayGetTheRest(t *testing.T) {
 	ctx := context.Background()
 	h := newHouse(t)

@@ -313,6 +313,19 @@ func (m *maker) groupFor(target command.Target, byPart map[string]*group) (*grou
 	return g, nil
 }
 
+// written returns p with its dollar signs as the command is to have them: doubled where the
+// profile is filled in for each device and has no variables by its owner's will, and single
+// where they were doubled and nothing is filled in.
+func (m *maker) written(p *profile.Profile, variables, certificates []string) (*profile.Profile, error) {
+	switch {
+	case m.v.Literal && len(certificates) > 0:
+		return p.Literal()
+	case m.v.Literal || len(variables)+len(certificates) > 0:
+		return p, nil
+	}
+	return p.Expand(func(name string) (string, error) { return "", errors.New("is unknown") }, nil)
+}
+
 // make returns the command that brings p, which is what is left of the profile by key.
 func (m *maker) make(key string, p *profile.Profile) (*making, error) {
 	if made, ok := m.made[key]; ok {
@@ -324,6 +337,10 @@ func (m *maker) make(key string, p *profile.Profile) (*making, error) {
 		variables, _ = p.Variables(m.s.People.Known)
 	}
 	certificates := p.Certificates()
+	p, err := m.written(p, variables, certificates)
+	if err != nil {
+		return nil, err
+	}
 	data, err := p.Encode()
 	if err != nil {
 		return nil, err

@@ -179,6 +179,15 @@ func (p *Profile) Expand(value func(name string) (string, error), certificates m
 	return expanded, nil
 }
 
+// Literal returns a profile in which nothing is a variable, and that is p when it is expanded.
+func (p *Profile) Literal() (*Profile, error) {
+	top, _, err := mapTexts(p.Top, func(s string) (string, error) { return escape(s), nil })
+	if err != nil {
+		return nil, err
+	}
+	return read(top.(map[string]any)), nil
+}
+
 func expandText(s string, value func(string) (string, error)) (string, error) {
 	if !strings.Contains(s, "$") {
 		return s, nil
