@@ -33,9 +33,11 @@ test: ## the whole test suite with the race detector, on each database engine
 	@./.ci/missing
 ifeq ($(POSTGRES),)
 	$(GO) test -race -vet=off ./...
+	$(GO) test -vet=off -run '^TestAThousandDevices$$' ./cmd/gatehouse
 else
 	$(GO) run ./storage/storagetest/postgrestest/run -- sh -c \
 		'$(GO) test -race -vet=off ./... && GATEHOUSE_TEST_STORE=postgres $(GO) test -race -vet=off ./...'
+	$(GO) test -vet=off -run '^TestAThousandDevices$$' ./cmd/gatehouse
 endif
 
 lint: ## gofmt, vet, staticcheck, govulncheck, module tidiness, import directions

@@ -579,8 +579,8 @@ func TestAThousandDevices(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
 	n := 1000
-	if underRaceDetector() { // which doubles what devices cost; the server is built without
-		n = 300
+	if underRaceDetector() { // which doubles what devices cost; make test runs all of them without
+		n = 150
 	}
 	s := startProcess(t, "")
 	newPark(t, n, s, s, s.url).live(t)
