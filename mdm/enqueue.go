@@ -30,6 +30,7 @@ type NewCommand struct {
 	Batch     string        // as of [Service.EnqueueBatch]
 	Origin    string
 	RetryOf   string
+	NoPush    bool // the targets are not woken for it: they get it when they poll
 	// Personalize, unless nil, returns what a target gets in a command of its own. A
 	// *command.Refusal is the reason for which that target gets none. It may run more than
 	// once, as the transaction does.
@@ -67,6 +68,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	}
 	gate := newGate(c)
 	had := make(map[DeviceID]bool, len(cmd.Targets))
+	before := len(cmd.Targets)
 	for _, id := range cmd.Targets {
 		had[id] = true
 	}
@@ -122,6 +124,11 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	}
 	if err := tx.Put(payloadBucket, []byte(cmd.UUID), s.box.Seal(payloadPurpose(cmd.UUID), c.Plist)); err != nil {
 		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
+	}
+	if added := cmd.Targets[before:]; len(added) > 0 && !c.NoPush {
+		if err := s.waker.Queued(tx, cmd, added); err != nil {
+			return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
+		}
 	}
 	return cmd, rejected, nil
 }

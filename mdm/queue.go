@@ -316,6 +316,9 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 		if err := errors.Join(queue.Put(tx, *e), tx.Notify(commandTopic(e.Seq))); err != nil {
 			return nil, fmt.Errorf("record NotNow of %s: %w", e.UUID, err)
 		}
+		if err := s.waker.NotNow(tx, *e); err != nil {
+			return nil, fmt.Errorf("record NotNow of %s: %w", e.UUID, err)
+		}
 		return e, nil
 	}
 	e.ErrorChain, e.Result = r.ErrorChain, r.Result

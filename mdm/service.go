@@ -34,6 +34,7 @@ type Service struct {
 	sign      func([]byte) ([]byte, error)
 	observers []Observer
 	screens   []Screen
+	waker     Waker
 
 	// escrowPair makes a pair for this process to offer, once.
 	escrowPair func() (escrowPair, error)
@@ -47,7 +48,7 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Box == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("mdm: DB, Box, Log and Now are required")
 	}
-	s := &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign}
+	s := &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign, waker: sleeping{}}
 	s.escrowPair = sync.OnceValues(s.newEscrowPair)
 	s.Observe(s.settleSecrets)
 	return s, nil
