@@ -33,7 +33,7 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 	case len(m.UnlockToken) > 64<<10:
 		return fmt.Errorf("%w: TokenUpdate's UnlockToken is too long", ErrBadMessage)
 	}
-	m.Push.SignedAt = p.SignedAt.UTC()
+	m.Push.SignedAt, m.Push.ToldAt = p.SignedAt.UTC(), s.now().UTC()
 
 	var id mdm.DeviceID
 	var enrolled bool

@@ -199,6 +199,12 @@ type Push struct {
 	// SignedAt is the signing time of the TokenUpdate that brought it, zero if it
 	// told none: an older message sent again must not bring an old token back.
 	SignedAt time.Time `json:"signed_at,omitzero"`
+	// ToldAt is when the server heard of the token: what Apple says of it is true only if it
+	// is about a later time.
+	ToldAt time.Time `json:"told_at,omitzero"`
+	// DeadAt is since when Apple knows the token to be of no device: until the next
+	// TokenUpdate nobody pushes to it.
+	DeadAt time.Time `json:"dead_at,omitzero"`
 }
 
 // Renewal is the replacement of a device's identity certificate. It commits

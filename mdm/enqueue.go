@@ -30,7 +30,11 @@ type NewCommand struct {
 	Batch     string        // as of [Service.EnqueueBatch]
 	Origin    string
 	RetryOf   string
-	NoPush    bool // the targets are not woken for it: they get it when they poll
+	// NoPush says that the targets are not woken for it: they get it when they poll.
+	NoPush bool
+	// PushAfter is for who pushes by itself once it has queued: it is when the server does it,
+	// should that have come to nothing.
+	PushAfter time.Duration
 	// Personalize, unless nil, returns what a target gets in a command of its own. A
 	// *command.Refusal is the reason for which that target gets none. It may run more than
 	// once, as the transaction does.
@@ -125,8 +129,8 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	if err := tx.Put(payloadBucket, []byte(cmd.UUID), s.box.Seal(payloadPurpose(cmd.UUID), c.Plist)); err != nil {
 		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
 	}
-	if added := cmd.Targets[before:]; len(added) > 0 && !c.NoPush {
-		if err := s.waker.Queued(tx, cmd, added); err != nil {
+	if len(cmd.Targets) > before && !c.NoPush {
+		if err := s.waker.Queued(tx, cmd, before, c.PushAfter); err != nil {
 			return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
 		}
 	}
