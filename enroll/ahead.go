@@ -59,6 +59,9 @@ func (s *Service) readAhead(tx storage.Tx, p Peer, id mdm.AppleID) {
 	if id := authorizationOf(p.Bearer); id != "" {
 		tx.Prefetch(authorizations.Read(id), accountDrivenRecords.Read(settingsKey))
 	}
+	if tap, ok := s.tap.(foretold); ok {
+		tx.Prefetch(tap.Reads()...)
+	}
 	tx.Prefetch(s.depot.Read(depot.FingerprintOf(p.Certificate)), mdm.ReadDevice(e.device), mdm.ReadQueue(e.channel))
 	if id.UserID != "" {
 		tx.Prefetch(mdm.ReadFindDevice(id), mdm.ReadDevice(e.channel))

@@ -54,8 +54,10 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		}
 		if c.device.ID == "" {
 			step = "enrollment"
-			d, err = s.begin(tx, c, p, m)
-			return err
+			if d, err = s.begin(tx, c, p, m); err != nil {
+				return err
+			}
+			return s.hear(tx, p, d.ID, mdm.Message{Topic: toldAuthenticate})
 		}
 		d = c.device
 		switch {
@@ -84,7 +86,10 @@ func (s *Service) Authenticate(ctx context.Context, p Peer, m AuthenticateMessag
 		default:
 			return ErrRetired
 		}
-		return mdm.PutDevice(tx, d)
+		if err := mdm.PutDevice(tx, d); err != nil {
+			return err
+		}
+		return s.hear(tx, p, d.ID, mdm.Message{Topic: toldAuthenticate})
 	})
 	for _, refusal := range []error{
 		ErrDeviceOwned, mdm.ErrBlocked, ErrUserDisabled, ErrOwnershipOff, identity.ErrMayNotEnroll, ErrSerialNumber, ErrOtherDevice, ErrOtherKind,

@@ -21,7 +21,10 @@ func (s *Service) SetBootstrapToken(ctx context.Context, p Peer, id mdm.AppleID,
 		if err := s.mdm.SetSecret(tx, c.device.ID, mdm.BootstrapToken, token); err != nil {
 			return err
 		}
-		return mdm.PutDevice(tx, c.device) // meets whoever ends the enrollment at the same moment
+		if err := mdm.PutDevice(tx, c.device); err != nil { // meets whoever ends the enrollment at the same moment
+			return err
+		}
+		return s.hearOf(tx, p, c, id, toldSetBootstrapToken)
 	})
 	if err != nil {
 		return fmt.Errorf("set bootstrap token: %w", s.refuseBearer(ctx, p, id, "", err))
@@ -39,6 +42,9 @@ func (s *Service) GetBootstrapToken(ctx context.Context, p Peer, id mdm.AppleID)
 		token, err = s.mdm.Secret(tx, c.device.ID, mdm.BootstrapToken)
 		return err
 	})
+	if err == nil {
+		err = s.heard(ctx, p, id, toldGetBootstrapToken)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get bootstrap token: %w", s.refuseBearer(ctx, p, id, "", err))
 	}

@@ -15,8 +15,10 @@ type ConnectMessage struct {
 	ID     mdm.AppleID
 	Idle   bool
 	Report mdm.Report // unless Idle
+	Status string     // in Apple's word, for Config.Tap
 
 	passNotNow bool // what the device has answered NotNow in this session is not to come again
+	heard      bool // it was taken already, and is looked at once more
 }
 
 // Connect takes a device's report and returns the plist of the command to run
@@ -36,7 +38,7 @@ func (s *Service) Connect(ctx context.Context, p Peer, m ConnectMessage) (comman
 		if err = s.mdm.Spoilt(ctx, next.Entry); err != nil {
 			break
 		}
-		next, err = s.exchange(ctx, p, ConnectMessage{ID: m.ID, Idle: true, passNotNow: !m.Idle || m.passNotNow})
+		next, err = s.exchange(ctx, p, ConnectMessage{ID: m.ID, Idle: true, passNotNow: !m.Idle || m.passNotNow, heard: true})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -60,15 +62,21 @@ func (s *Service) exchange(ctx context.Context, p Peer, m ConnectMessage) (comma
 				return err
 			}
 			id = ch.ID
+			wanted := false
+			if !m.heard {
+				if wanted, err = s.wanted(tx, toldConnect, m.Status); err != nil {
+					return err
+				}
+			}
 			if c.withheld() {
-				writes = s.pollTells(c, m.ID)
+				writes = wanted || s.pollTells(c, m.ID)
 				return nil
 			}
 			e, err := s.mdm.Head(tx, ch.ID, m.passNotNow)
 			if err != nil {
 				return err
 			}
-			if s.pollTells(c, m.ID) || c.shown.stale(s, c.device) || e != nil && e.State != mdm.Delivered {
+			if wanted || s.pollTells(c, m.ID) || c.shown.stale(s, c.device) || e != nil && e.State != mdm.Delivered {
 				writes, head = true, e
 				return nil
 			}
@@ -88,7 +96,14 @@ func (s *Service) exchange(ctx context.Context, p Peer, m ConnectMessage) (comma
 				tx.Prefetch(mdm.ReadPayload(*head)...)
 			}
 			id, entry, command, err = s.connect(tx, p, m)
-			return err
+			if err != nil || m.heard {
+				return err
+			}
+			told := mdm.Message{Topic: toldConnect, Status: m.Status, CommandUUID: m.Report.CommandUUID}
+			if entry != nil {
+				told.RequestType = entry.RequestType
+			}
+			return s.hear(tx, p, id, told)
 		})
 		if err != nil {
 			return nil, s.refuseBearer(ctx, p, m.ID, "", err)

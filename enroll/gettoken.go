@@ -72,6 +72,9 @@ func (s *Service) GetToken(ctx context.Context, p Peer, m GetTokenMessage) (data
 	if err == nil && maid {
 		data, err = s.tokens.MAIDToken(ctx)
 	}
+	if err == nil {
+		err = s.heard(ctx, p, m.ID, toldGetToken)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get token: %w", s.refuseBearer(ctx, p, m.ID, "", err))
 	}

@@ -49,6 +49,7 @@ type Peer struct {
 	SignedAt    time.Time         // signing time of the signature, zero if it says none
 	Address     string            // on the network, for the audit log; may be empty
 	Bearer      string            // access token of the device's user, as it was sent; empty: none
+	Body        []byte            // the message as it was sent, for Config.Tap; it may hold secrets, so it goes into no log
 }
 
 // caller is a peer that was found in our records.
@@ -128,6 +129,19 @@ func (s *Service) IdentifyDevice(ctx context.Context, p Peer, id mdm.AppleID) er
 	})
 	if err != nil {
 		return fmt.Errorf("identify device: %w", err)
+	}
+	return nil
+}
+
+// UserAuthenticate takes note that a device has a directory user log in, and that it may say
+// so. No user is managed in that way: the device is to be told.
+func (s *Service) UserAuthenticate(ctx context.Context, p Peer, id mdm.AppleID) error {
+	err := s.IdentifyDevice(ctx, p, id)
+	if err == nil {
+		err = s.heard(ctx, p, id, toldUserAuthenticate)
+	}
+	if err != nil {
+		return fmt.Errorf("user authenticate: %w", err)
 	}
 	return nil
 }

@@ -42,7 +42,10 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 			return nil // a user channel that ended before its device: going once more lifts no block
 		}
 		gone = d.ID
-		return s.end(tx, d, mdm.Unenrolled, "device:"+string(d.ID))
+		if err := s.end(tx, d, mdm.Unenrolled, "device:"+string(d.ID)); err != nil {
+			return err
+		}
+		return s.hear(tx, p, d.ID, mdm.Message{Topic: toldCheckOut})
 	})
 	if err != nil {
 		return fmt.Errorf("check out: %w", err)

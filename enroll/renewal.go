@@ -123,11 +123,15 @@ func (s *Service) commitRenewal(tx storage.Tx, d mdm.Device) error {
 		return err
 	}
 	d.Identity = d.Renewal.Candidate
-	if d.Renewal.Push != nil {
+	told := d.Renewal.Push != nil
+	if told {
 		d.Push = d.Renewal.Push
 	}
 	d.Renewal, d.RenewalFailedAt = nil, time.Time{}
-	return mdm.PutDevice(tx, d)
+	if err := mdm.PutDevice(tx, d); err != nil || !told {
+		return err
+	}
+	return s.mdm.Reachable(tx, d)
 }
 
 // dropRenewal gives up a renewal: the device goes on with the certificate it had.

@@ -78,7 +78,7 @@ type Refusals interface {
 	Refused(ctx context.Context, e event.Event)
 }
 
-// Config says what a Service needs. Payloads, Inventory, Refusals, Tokens, DeviceCAs,
+// Config says what a Service needs. Payloads, Inventory, Refusals, Tokens, Tap, DeviceCAs,
 // Organisation, IncludeRoot and Demo may be zero.
 type Config struct {
 	DB       storage.DB
@@ -92,6 +92,9 @@ type Config struct {
 	Inventory Inventory
 	Refusals  Refusals
 	Tokens    Tokens
+	// Tap hears what devices say. If it has a method Reads() []storage.Read, that names what its
+	// Wants reads, and no poll waits for it.
+	Tap mdm.Tap
 
 	// DeviceCAs are who issues identities to devices; nil: Apple.
 	DeviceCAs *machineinfo.Authorities
@@ -118,6 +121,7 @@ type Service struct {
 	inventory Inventory
 	refusals  Refusals
 	tokens    Tokens
+	tap       mdm.Tap
 
 	deviceCAs machineinfo.Authorities
 
@@ -157,7 +161,7 @@ func New(c Config) (*Service, error) {
 		c.DeviceCAs = &apple
 	}
 	return &Service{
-		payloads: c.Payloads, inventory: c.Inventory, refusals: c.Refusals, tokens: c.Tokens, deviceCAs: *c.DeviceCAs,
+		payloads: c.Payloads, inventory: c.Inventory, refusals: c.Refusals, tokens: c.Tokens, tap: c.Tap, deviceCAs: *c.DeviceCAs,
 		db: c.DB, box: c.Box, depot: c.Depot, mdm: c.MDM, topics: c.Topics, sign: c.Sign,
 		serverURL: c.ServerURL, organisation: c.Organisation, includeRoot: c.IncludeRoot, demo: c.Demo,
 		log: c.Log, now: c.Now,

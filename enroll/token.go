@@ -43,13 +43,17 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 		if err != nil {
 			return err
 		}
+		var d mdm.Device
 		if m.ID.UserID != "" {
-			id, enrolled, err = s.userToken(tx, c, m)
+			d, enrolled, err = s.userToken(tx, c, m)
+		} else {
+			d, enrolled, err = s.deviceToken(tx, c, m)
+		}
+		if err != nil {
 			return err
 		}
-		id = c.device.ID
-		enrolled, err = s.deviceToken(tx, c, m)
-		return err
+		id = d.ID
+		return s.hear(tx, p, id, mdm.Message{Topic: toldTokenUpdate, TokenUpdates: d.TokenUpdates})
 	})
 	if err != nil {
 		return fmt.Errorf("token update: %w", s.refuseBearer(ctx, p, m.ID, "", err))
@@ -61,36 +65,39 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 	return nil
 }
 
-func (s *Service) deviceToken(tx storage.Tx, c caller, m TokenUpdateMessage) (enrolled bool, err error) {
-	d := c.device
+func (s *Service) deviceToken(tx storage.Tx, c caller, m TokenUpdateMessage) (d mdm.Device, enrolled bool, err error) {
+	d = c.device
 	// The token may change on either certificate of a renewal. It takes effect at
 	// once under the old one; under the new one with the renewal, because a device
 	// whose renewal failed goes back to its old magic.
 	if c.candidate() {
 		if older(m.Push, d.Renewal.Push) {
-			return false, ErrStale
+			return d, false, ErrStale
 		}
 		d.Renewal.Push = &m.Push
 		d.Renewal.TokenUpdated = true
 	} else {
 		if older(m.Push, d.Push) {
-			return false, ErrStale
+			return d, false, ErrStale
 		}
 		d.Push = &m.Push
 	}
 	if len(m.UnlockToken) > 0 && d.Type != mdm.TypeUser { // a missing one does not delete the stored one
 		if err := s.mdm.SetSecret(tx, d.ID, mdm.UnlockToken, m.UnlockToken); err != nil {
-			return false, err
+			return d, false, err
 		}
 	}
 	d.TokenUpdates++
 	if d.State == mdm.Pending {
 		if err := s.complete(tx, &d); err != nil {
-			return false, err
+			return d, false, err
 		}
 		enrolled = true
 	}
-	return enrolled, s.settle(tx, d)
+	if err := s.settle(tx, d); err != nil || c.candidate() {
+		return d, enrolled, err // a candidate's token is in force when its renewal is
+	}
+	return d, enrolled, s.mdm.Reachable(tx, d)
 }
 
 // complete turns a pending device into an enrolled one.
@@ -112,28 +119,28 @@ func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
 	return putAttempt(tx, a)
 }
 
-func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.DeviceID, bool, error) {
+func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (u mdm.Device, enrolled bool, err error) {
 	now := s.now().UTC()
-	u, err := mdm.FindDevice(tx, m.ID)
+	u, err = mdm.FindDevice(tx, m.ID)
 	if errors.Is(err, storage.ErrNotFound) {
 		u, err = mdm.Device{ID: mdm.DeviceID(newID()), CreatedAt: now}, nil
 	}
 	if err != nil {
-		return "", false, err
+		return u, false, err
 	}
 	if older(m.Push, u.Push) {
-		return "", false, ErrStale
+		return u, false, ErrStale
 	}
 	parent := c.device
 	if parent.Type == mdm.TypeUser {
 		if err := onlyUser(tx, parent.ID, m.ID); err != nil {
-			return "", false, err
+			return u, false, err
 		}
 	}
 	if u.State == mdm.Blocked {
-		return "", false, mdm.ErrBlocked
+		return u, false, mdm.ErrBlocked
 	}
-	enrolled := u.State != mdm.Enrolled
+	enrolled = u.State != mdm.Enrolled
 	if enrolled {
 		u = mdm.Device{
 			ID: u.ID, CreatedAt: u.CreatedAt, ParentID: parent.ID, Type: mdm.TypeUserChannel, State: mdm.Enrolled, AppleID: m.ID,
@@ -151,13 +158,16 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (mdm.
 		// channel that begins at the same moment; nor must two users of one User
 		// Enrollment miss each other.
 		if err := mdm.PutDevice(tx, parent); err != nil {
-			return "", false, err
+			return u, false, err
 		}
 		if err := s.inventory.Enrolled(tx, u); err != nil {
-			return "", false, err
+			return u, false, err
 		}
 	}
-	return u.ID, enrolled, mdm.PutDevice(tx, u)
+	if err := mdm.PutDevice(tx, u); err != nil {
+		return u, false, err
+	}
+	return u, enrolled, s.mdm.Reachable(tx, u)
 }
 
 // onlyUser refuses a second user of a User Enrollment: it belongs to one person,

@@ -224,18 +224,17 @@ func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx := r.Context()
-	if token := enroll.BearerOf(r); token != "" {
-		ctx = context.WithValue(ctx, bearerKey{}, token)
-	}
+	p := enroll.Peer{Bearer: enroll.BearerOf(r), Body: body}
 	if cms == nil {
-		return mdm.NewRequestWithContext(ctx, h.clientCert(r)), nil
+		p.Certificate = h.clientCert(r)
+		return requestOf(r.Context(), p), nil
 	}
 	sig, err := guard.VerifyDetached(cms, body, maxSignature)
 	if err != nil {
 		return nil, err
 	}
-	return mdm.NewRequestWithContext(withSignedAt(ctx, sig.SigningTime), sig.Certificate), nil
+	p.Certificate, p.SignedAt = sig.Certificate, sig.SigningTime
+	return requestOf(r.Context(), p), nil
 }
 
 // signature returns the CMS message in Mdm-Signature, nil if there is none.

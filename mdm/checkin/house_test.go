@@ -91,7 +91,7 @@ func newHouse(t testing.TB) *house {
 }
 
 // newHouseOn is newHouse on a database of the caller's.
-func newHouseOn(t testing.TB, db storage.DB) *house {
+func newHouseOn(t testing.TB, db storage.DB, change ...func(*enroll.Config)) *house {
 	t.Helper()
 	box, err := seal.New(make([]byte, seal.KeySize))
 	must(t, err)
@@ -119,10 +119,14 @@ func newHouseOn(t testing.TB, db storage.DB) *house {
 	serverURL, err := url.Parse(srv.URL)
 	must(t, err)
 	root := h.depot.Root()
-	h.enroll, err = enroll.New(enroll.Config{
+	config := enroll.Config{
 		DB: h.db, Box: box, Depot: h.depot, MDM: h.mdm, Topics: topics, Inventory: stock, ServerURL: serverURL, Log: log, Now: h.now,
 		Sign: func(p []byte) ([]byte, error) { return profile.Sign(p, root.Certificate(), root.Signer()) },
-	})
+	}
+	for _, fn := range change {
+		fn(&config)
+	}
+	h.enroll, err = enroll.New(config)
 	must(t, err)
 	identities, err := scep.New(scep.Config{Authorities: []*depot.Authority{h.depot.Identity()}, Issuer: scep.IssuerFunc(func(ctx context.Context, _ *depot.Authority, r depot.Request) (*x509.Certificate, error) {
 		return h.enroll.IssueIdentity(ctx, r)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/micromdm/nanomdm/mdm"
 	"github.com/micromdm/nanomdm/service"
@@ -32,20 +31,18 @@ var _ service.CheckinAndCommandService = (*Service)(nil)
 // errNotOffered is what messages get whose feature this server does not announce.
 var errNotOffered = errors.New("the server does not offer this")
 
-type (
-	signedAtKey struct{}
-	bearerKey   struct{}
-)
+type peerKey struct{}
 
 // peer is who sent r.
 func (s *Service) peer(r *mdm.Request) enroll.Peer {
-	at, _ := r.Context().Value(signedAtKey{}).(time.Time)
-	bearer, _ := r.Context().Value(bearerKey{}).(string)
-	return enroll.Peer{Certificate: r.Certificate, SignedAt: at, Address: s.address(r.Context()), Bearer: bearer}
+	p, _ := r.Context().Value(peerKey{}).(enroll.Peer)
+	p.Certificate, p.Address = r.Certificate, s.address(r.Context())
+	return p
 }
 
-func withSignedAt(ctx context.Context, at time.Time) context.Context {
-	return context.WithValue(ctx, signedAtKey{}, at)
+// requestOf is what NanoMDM's services take, of what p has sent.
+func requestOf(ctx context.Context, p enroll.Peer) *mdm.Request {
+	return mdm.NewRequestWithContext(context.WithValue(ctx, peerKey{}, p), p.Certificate)
 }
 
 // appleID reads who a message is from. The keys of a User Enrollment and those
@@ -144,7 +141,7 @@ func (s *Service) UserAuthenticate(r *mdm.Request, m *mdm.UserAuthenticate) ([]b
 	if err != nil {
 		return nil, err
 	}
-	if err := s.enroll.IdentifyDevice(r.Context(), s.peer(r), id); err != nil {
+	if err := s.enroll.UserAuthenticate(r.Context(), s.peer(r), id); err != nil {
 		return nil, err
 	}
 	return nil, service.NewHTTPStatusError(http.StatusGone, errors.New("directory users are not managed"))
@@ -202,7 +199,7 @@ func (s *Service) CommandAndReportResults(r *mdm.Request, m *mdm.CommandResults)
 	if err != nil {
 		return nil, err
 	}
-	msg := enroll.ConnectMessage{ID: id, Idle: m.Status == statusIdle}
+	msg := enroll.ConnectMessage{ID: id, Idle: m.Status == statusIdle, Status: m.Status}
 	if !msg.Idle {
 		if msg.Report, err = report(m); errors.Is(err, errNotKept) {
 			s.log.WarnContext(r.Context(), "answer not kept", "command", msg.Report.CommandUUID, "err", err)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	gatehouse "github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -14,11 +15,20 @@ import (
 // TestRoundTripsOfAPoll holds how often a poll waits for a database that is a network away.
 func TestRoundTripsOfAPoll(t *testing.T) {
 	storagetest.AnyEngine(t)
+	for name, tap := range map[string]gatehouse.Tap{
+		"with nobody listening":             nil,
+		"with one who wants other messages": &ear{kinds: []string{"mdm.TokenUpdate"}},
+	} {
+		t.Run(name, func(t *testing.T) { roundTripsOfAPoll(t, tap) })
+	}
+}
+
+func roundTripsOfAPoll(t *testing.T, tap gatehouse.Tap) {
 	w := postgrestest.NewWire(t, postgrestest.DSN(t))
 	db, err := postgres.Open(t.Context(), w.DSN(), postgres.Options{})
 	must(t, err)
 	t.Cleanup(func() { _ = db.Close() })
-	h := newHouseOn(t, db)
+	h := newHouseOn(t, db, func(c *enroll.Config) { c.Tap = tap })
 	d := h.enrolled(t, mdmtest.Options{})
 
 	id := h.record(t, d.IDs()).ID
