@@ -4,28 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/des"
 	"crypto/ecdsa"
-	"crypto/pbkdf2"
 	"crypto/rsa"
-	"crypto/sha1"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"hash"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
@@ -252,12 +239,6 @@ func (p *importParts) addSigner(key crypto.Signer) error {
 	return nil
 }
 
-// Messages about passphrases.
-var (
-	errPassphraseMissing = &FieldError{"passphrase", "is missing: the key is encrypted"}
-	errPassphraseWrong   = &FieldError{"passphrase", "is wrong, or the file is damaged"}
-)
-
 func readPEM(data []byte, passphrase string) (p importParts, err error) {
 	for {
 		var block *pem.Block
@@ -270,12 +251,12 @@ func readPEM(data []byte, passphrase string) (p importParts, err error) {
 		case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
 			err = p.addCertificate(der)
 		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY":
-			if der, err = decryptPEM(block, passphrase); err != nil {
-				return importParts{}, err
-			}
-			var key any
-			if key, err = parseKey(block.Type, der); err == nil {
+			key, err := guard.PrivateKey(block, passphrase)
+			if err == nil {
 				err = p.addKey(key)
+			}
+			if err != nil {
+				return importParts{}, ofKeyFile(err, "key", "can't be read as "+block.Type)
 			}
 		case "EC PARAMETERS": // openssl writes the curve's name before the key
 		case "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST":
@@ -293,70 +274,13 @@ func readPEM(data []byte, passphrase string) (p importParts, err error) {
 	return p, nil
 }
 
-func parseKey(kind string, der []byte) (key any, err error) {
-	switch kind {
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(der)
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(der)
-	default:
-		key, err = x509.ParsePKCS8PrivateKey(der)
-	}
-	if err != nil {
-		return nil, &FieldError{"key", "can't be read as " + kind}
-	}
-	return key, nil
-}
-
-// decryptPEM returns the key in a block, decrypted if need be.
-func decryptPEM(block *pem.Block, passphrase string) (der []byte, err error) {
-	//lint:ignore SA1019 what it protects badly is taken in, not written
-	legacy := x509.IsEncryptedPEMBlock(block)
-	switch {
-	case !legacy && block.Type != "ENCRYPTED PRIVATE KEY":
-		return block.Bytes, nil
-	case passphrase == "":
-		return nil, errPassphraseMissing
-	case !legacy:
-		return decryptPKCS8(block.Bytes, passphrase)
-	}
-	//lint:ignore SA1019 as above
-	der, err = x509.DecryptPEMBlock(block, []byte(passphrase))
-	if errors.Is(err, x509.IncorrectPasswordError) {
-		return nil, errPassphraseWrong
-	}
-	if err != nil {
-		return nil, &FieldError{"key", "is encrypted in a way that is not known here; convert it with openssl pkcs8 -topk8"}
-	}
-	// About one wrong passphrase in 256 is not noticed by that.
-	if _, err := parseKey(block.Type, der); err != nil {
-		return nil, errPassphraseWrong
-	}
-	return der, nil
-}
-
 // readPKCS12 reads a PKCS #12 file (RFC 7292) in DER.
 func readPKCS12(der []byte, passphrase string) (p importParts, err error) {
-	if err := checkIterations(der); err != nil {
-		return importParts{}, err
+	key, certs, err := guard.DecodePKCS12(der, passphrase)
+	if err != nil {
+		return importParts{}, ofKeyFile(err, "data", "can't be read as PKCS #12 in DER, or is encrypted in a way that is not known here; PEM will do")
 	}
-	key, leaf, above, err := pkcs12.DecodeChain(der, passphrase)
-	switch {
-	case err == nil:
-	case (errors.Is(err, pkcs12.ErrIncorrectPassword) || errors.Is(err, pkcs12.ErrDecryption)) && passphrase == "":
-		return importParts{}, &FieldError{"passphrase", "is missing: the file is encrypted"}
-	case errors.Is(err, pkcs12.ErrIncorrectPassword) || errors.Is(err, pkcs12.ErrDecryption):
-		return importParts{}, errPassphraseWrong
-	case strings.HasSuffix(err.Error(), "certificate missing"):
-		return importParts{}, &FieldError{"certificate", "is missing: the PKCS #12 file has none"}
-	case strings.HasSuffix(err.Error(), "private key missing"):
-		return importParts{}, &FieldError{"key", "is missing: the PKCS #12 file holds certificates only"}
-	case strings.HasSuffix(err.Error(), "exactly one key bag"):
-		return importParts{}, &FieldError{"key", "must be one: the PKCS #12 file has several"}
-	default:
-		return importParts{}, &FieldError{"data", "can't be read as PKCS #12 in DER, or is encrypted in a way that is not known here; PEM will do"}
-	}
-	for _, cert := range append([]*x509.Certificate{leaf}, above...) {
+	for _, cert := range certs {
 		if err := p.addCertificate(cert.Raw); err != nil {
 			return importParts{}, err
 		}
@@ -364,172 +288,26 @@ func readPKCS12(der []byte, passphrase string) (p importParts, err error) {
 	return p, p.addKey(key)
 }
 
-// Object identifiers of encryption by passphrase (RFC 7292, appendix C; RFC 8018, appendix C).
-var (
-	oidPKCS12PBE = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 1} // and one more
-	oidPBES2     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
-	oidPBKDF2    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
-	oidDES3      = asn1.ObjectIdentifier{1, 2, 840, 113549, 3, 7}
-	oidAES       = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1} // and one more
-	oidHMAC      = asn1.ObjectIdentifier{1, 2, 840, 113549, 2}        // and one more
-)
-
-// below returns the last part of oid if that is parent and one more, else -1.
-func below(oid, parent asn1.ObjectIdentifier) int {
-	if len(oid) == len(parent)+1 && oid[:len(parent)].Equal(parent) {
-		return oid[len(parent)]
-	}
-	return -1
-}
-
-type algorithm struct {
-	OID        asn1.ObjectIdentifier
-	Parameters asn1.RawValue `asn1:"optional"`
-}
-
-type pbkdf2Parameters struct {
-	Salt       []byte
-	Iterations int
-	KeyLength  int       `asn1:"optional"`
-	PRF        algorithm `asn1:"optional"`
-}
-
-// decryptPKCS8 decrypts an EncryptedPrivateKeyInfo (RFC 5958, 3) by PBES2 (RFC 8018, 6.2).
-func decryptPKCS8(der []byte, passphrase string) ([]byte, error) {
-	if err := checkIterations(der); err != nil {
-		return nil, err
-	}
-	unknown := &FieldError{"key", "is encrypted in a way that is not known here; convert it with openssl pkcs8 -topk8 -v2 aes-256-cbc"}
-	var info struct {
-		Algorithm algorithm
-		Data      []byte
-	}
-	var scheme struct{ KDF, Cipher algorithm }
-	var kdf pbkdf2Parameters
-	if rest, err := asn1.Unmarshal(der, &info); err != nil || len(rest) > 0 {
-		return nil, &FieldError{"key", "can't be read as ENCRYPTED PRIVATE KEY"}
-	}
-	if !info.Algorithm.OID.Equal(oidPBES2) {
-		return nil, unknown
-	}
-	if _, err := asn1.Unmarshal(info.Algorithm.Parameters.FullBytes, &scheme); err != nil || !scheme.KDF.OID.Equal(oidPBKDF2) {
-		return nil, unknown
-	}
-	if _, err := asn1.Unmarshal(scheme.KDF.Parameters.FullBytes, &kdf); err != nil || kdf.Iterations < 1 {
-		return nil, unknown
-	}
-	prf := map[int]func() hash.Hash{8: sha256.New224, 9: sha256.New, 10: sha512.New384, 11: sha512.New}[below(kdf.PRF.OID, oidHMAC)]
-	if kdf.PRF.OID == nil || below(kdf.PRF.OID, oidHMAC) == 7 {
-		prf = sha1.New
-	}
-	size, newCipher := 0, aes.NewCipher
-	switch below(scheme.Cipher.OID, oidAES) {
-	case 2:
-		size = 16
-	case 22:
-		size = 24
-	case 42:
-		size = 32
-	}
-	if scheme.Cipher.OID.Equal(oidDES3) {
-		size, newCipher = 24, des.NewTripleDESCipher
-	}
-	if prf == nil || size == 0 {
-		return nil, unknown
-	}
-	key, err := pbkdf2.Key(prf, passphrase, kdf.Salt, kdf.Iterations, size)
-	if err != nil {
-		return nil, unknown
-	}
-	block, err := newCipher(key)
-	if err != nil {
-		return nil, unknown
-	}
-	iv := scheme.Cipher.Parameters.Bytes
-	if n := block.BlockSize(); len(iv) != n || len(info.Data) == 0 || len(info.Data)%n != 0 {
-		return nil, &FieldError{"key", "can't be read as ENCRYPTED PRIVATE KEY"}
-	}
-	plain := make([]byte, len(info.Data))
-	cipher.NewCBCDecrypter(block, iv).CryptBlocks(plain, info.Data)
-	// The padding needs no look: what it surrounds is DER, which has a length.
-	var value asn1.RawValue
-	rest, err := asn1.Unmarshal(plain, &value)
-	if err != nil || len(rest) > block.BlockSize() {
-		return nil, errPassphraseWrong
-	}
-	if _, err := x509.ParsePKCS8PrivateKey(value.FullBytes); err != nil {
-		return nil, errPassphraseWrong
-	}
-	return value.FullBytes, nil
-}
-
-const (
-	// maxIterations bounds how often a passphrase is hashed to read one file, in all:
-	// seconds. Browsers write the most, 600,000 for each of three parts.
-	maxIterations = 5_000_000
-
-	maxImportDepth  = 32
-	maxImportValues = 20_000
-)
-
-// checkIterations refuses a file that would keep us hashing. It looks at all that is
-// not encrypted itself, which is where every program writes how a key is encrypted.
-func checkIterations(der []byte) error {
-	w := iterationWalk{left: maxIterations, values: maxImportValues}
-	if !w.walk(cryptobyte.String(der), 0) {
-		return &FieldError{"data", "is too complex, or wants a passphrase hashed too often"}
-	}
-	return nil
-}
-
-type iterationWalk struct {
-	left   int64
-	values int
-}
-
-// walk goes through values of DER, and through the octet strings that hold some. It is
-// false when a limit is exceeded.
-func (w *iterationWalk) walk(in cryptobyte.String, depth int) bool {
-	if depth > maxImportDepth {
-		return false
-	}
-	for !in.Empty() {
-		var value cryptobyte.String
-		var tag cbasn1.Tag
-		if w.values--; w.values < 0 {
-			return false
-		}
-		if !in.ReadAnyASN1(&value, &tag) {
-			return true // no DER: the parser proper will say so, or it is text
-		}
-		if tag == cbasn1.SEQUENCE && !w.count(value) {
-			return false
-		}
-		inside := uint8(tag)&0x20 != 0 || tag == cbasn1.OCTET_STRING || tag == cbasn1.Tag(0).ContextSpecific()
-		if inside && !w.walk(value, depth+1) {
-			return false
-		}
-	}
-	return true
-}
-
-// count takes the iterations off that a sequence asks for: an algorithm's parameters, or
-// a MacData, which ends with a salt and their number.
-func (w *iterationWalk) count(seq cryptobyte.String) bool {
-	var n int64
-	var oid asn1.ObjectIdentifier
-	var params, salt cryptobyte.String
-	algorithm, mac := seq, seq
+// ofKeyFile names the field that an error of guard's is about: that of field, with this
+// reason, where it can't be read at all.
+func ofKeyFile(err error, field, reason string) error {
 	switch {
-	case algorithm.ReadASN1ObjectIdentifier(&oid) && (oid.Equal(oidPBKDF2) || below(oid, oidPKCS12PBE) >= 0):
-		if !algorithm.ReadASN1(&params, cbasn1.SEQUENCE) || !params.ReadASN1(&salt, cbasn1.OCTET_STRING) || !params.ReadASN1Integer(&n) {
-			return false
-		}
-	case mac.SkipASN1(cbasn1.SEQUENCE) && mac.ReadASN1(&salt, cbasn1.OCTET_STRING) && mac.PeekASN1Tag(cbasn1.INTEGER):
-		if !mac.ReadASN1Integer(&n) {
-			return false
-		}
+	case errors.Is(err, guard.ErrPassphraseMissing):
+		return &FieldError{"passphrase", "is missing: the key is encrypted"}
+	case errors.Is(err, guard.ErrPassphrase):
+		return &FieldError{"passphrase", "is wrong, or the file is damaged"}
+	case errors.Is(err, guard.ErrEncryption):
+		return &FieldError{"key", "is encrypted in a way that is not known here; convert it with openssl pkcs8 -topk8 -v2 aes-256-cbc"}
+	case errors.Is(err, guard.ErrTooLarge):
+		return &FieldError{"data", "is too complex, or wants a passphrase hashed too often"}
+	case errors.Is(err, guard.ErrNoCertificate):
+		return &FieldError{"certificate", "is missing: the PKCS #12 file has none"}
+	case errors.Is(err, guard.ErrNoPrivateKey):
+		return &FieldError{"key", "is missing: the PKCS #12 file holds certificates only"}
+	case errors.Is(err, guard.ErrSeveralKeys):
+		return &FieldError{"key", "must be one: the PKCS #12 file has several"}
+	case errors.Is(err, guard.ErrKeyFile):
+		return &FieldError{field, reason}
 	}
-	w.left -= n
-	return n >= 0 && w.left >= 0
+	return err
 }

@@ -61,7 +61,7 @@ var adapters = []struct {
 	{"rsc.io/qr", []string{"webui/qr"}},
 	{"github.com/mholt/acmez", []string{"webui/acme"}},
 	{"go.uber.org/zap", []string{"webui/acme"}},
-	{"software.sslmate.com/src/go-pkcs12", []string{"depot"}},
+	{"software.sslmate.com/src/go-pkcs12", []string{"depot", "storage/guard"}},
 	{"github.com/go-ldap", []string{"enroll/identity/ldap"}},
 	{"github.com/go-asn1-ber", []string{"enroll/identity/ldap"}},
 	{"github.com/nicksnyder/go-i18n", []string{"webui/text"}},
