@@ -316,7 +316,7 @@ func FindDevice(tx storage.Tx, a AppleID) (Device, error) {
 // PutDevice writes d, but for what Apple keeps from the server of a User Enrollment.
 func PutDevice(tx storage.Tx, d Device) error {
 	d = d.withoutPersonal()
-	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)}, readRow(d.ID))
+	tx.Prefetch(storage.Read{Bucket: eligibilityBucket, Key: []byte(d.ID)}, readRow(d.ID), readTopic(d.ID))
 	if err := devices.Put(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
@@ -324,6 +324,9 @@ func PutDevice(tx storage.Tx, d Device) error {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
 	if err := putRow(tx, d); err != nil {
+		return fmt.Errorf("put device %s: %w", d.ID, err)
+	}
+	if err := putTopic(tx, d); err != nil {
 		return fmt.Errorf("put device %s: %w", d.ID, err)
 	}
 	return nil

@@ -214,14 +214,23 @@ func (s *Service) fillRows(ctx context.Context) error {
 				return err
 			}
 			for _, d := range page {
-				tx.Prefetch(readRow(d.ID))
+				tx.Prefetch(readRow(d.ID), readTopic(d.ID))
 			}
 			for _, d := range page {
-				if err := putRow(tx, d); err != nil {
+				if err := errors.Join(putRow(tx, d), putTopic(tx, d)); err != nil {
 					return err
 				}
 			}
-			if next != "" || checkFilled(tx) == nil {
+			if next != "" {
+				return nil
+			}
+			if has, err := hasTopics(tx); err != nil || !has {
+				err = errors.Join(err, tx.Put(rowsFilled, []byte(topicsKey), []byte{1}))
+				if err != nil {
+					return err
+				}
+			}
+			if checkFilled(tx) == nil {
 				return nil
 			}
 			return tx.Put(rowsFilled, []byte(filledKey), []byte{rowVersion})
