@@ -58,9 +58,17 @@ const (
 	maxDetails = 16 // entries
 )
 
+const logBucket = "event.log"
+
 // log has no index of a collection's own: nothing is read when an event is written, so
 // that transactions which record something never meet in it.
-var log = storage.NewCollection("event.log", 1, func(e Event) string { return e.ID })
+var log = storage.NewCollection(logBucket, 1, func(e kept) string { return e.ID })
+
+// kept is an event as the log keeps it.
+type kept struct {
+	Event
+	Seq uint64 `json:"seq,omitempty"` // zero until it has its place in the chain
+}
 
 // byBucket finds events: its keys are storage.Key(kind, value) and the ID.
 const byBucket = "event.log.by"
@@ -75,8 +83,9 @@ const (
 )
 
 // Record writes e in the transaction of the fact that it tells of. At and Action are
-// required; without an Outcome it is OK. The error is the database's, or says which
-// field of e is no event's.
+// required; without an Outcome it is OK. It gets its place in the chain, and with that in
+// the feed, a moment after the commit. The error is the database's, or says which field of
+// e is no event's.
 func Record(tx storage.Tx, e Event) error {
 	e, err := prepare(e)
 	if err != nil {
@@ -88,14 +97,32 @@ func Record(tx storage.Tx, e Event) error {
 			return fmt.Errorf("record event: %w", err)
 		}
 	}
-	if err := log.Put(tx, e); err != nil {
+	if err := log.Put(tx, kept{Event: e}); err != nil {
 		return fmt.Errorf("record event: %w", err)
 	}
-	return nil
+	key, err := newKey(e.ID)
+	if err == nil {
+		err = tx.Put(newBucket, key, nil)
+	}
+	if err == nil {
+		err = tx.Notify(newTopic)
+	}
+	return wrap("record event", err)
 }
 
-// erase removes e.
-func erase(tx storage.Tx, e Event) error {
+// erase removes e, but for its place in the chain: that of e is known by its digest then.
+func erase(tx storage.Tx, e kept) error {
+	l, err := getLink(tx, e.Seq)
+	if err != nil {
+		return err
+	}
+	if l.digest, err = digestOf(e.fields()); err != nil {
+		return err
+	}
+	l.id = ""
+	if err := l.put(tx); err != nil {
+		return err
+	}
 	for _, key := range e.entries() {
 		if err := tx.Delete(byBucket, key); err != nil {
 			return err

@@ -415,9 +415,11 @@ func TestAFloodFromEverywhereStaysSmall(t *testing.T) {
 func TestOldEventsAreForgotten(t *testing.T) {
 	const day = 24 * time.Hour
 	b := newBench(t, nil)
-	for i := range 1200 { // more than one batch
-		b.record(t, event.Event{At: b.Now().Add(time.Duration(i)), Action: "user.login", User: "ana", DeviceID: "d1", Certificate: "0a", Outcome: event.Refused})
+	many := make([]event.Event, 1200) // more than one batch
+	for i := range many {
+		many[i] = event.Event{At: b.Now().Add(time.Duration(i)), Action: "user.login", User: "ana", DeviceID: "d1", Certificate: "0a", Outcome: event.Refused}
 	}
+	b.record(t, many...)
 	b.pass(399 * day)
 	b.record(t, event.Event{At: b.Now(), Action: "user.login", User: "ana", Reason: "young"})
 	sweep := func() {

@@ -4,3 +4,12 @@ import "context"
 
 // Sweep is one turn of the sweeping, for tests that move the clock.
 func (r *Recorder) Sweep(ctx context.Context) error { return r.sweep(ctx) }
+
+// NewBucket holds the events that have no place yet.
+const NewBucket = newBucket
+
+// Canonical is what the digest of e is of.
+func Canonical(e Event) (string, error) {
+	raw, err := canonical(e.fields())
+	return string(raw), err
+}

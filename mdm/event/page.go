@@ -35,6 +35,36 @@ const (
 // none, without being the last. The error wraps [storage.ErrBadCursor] when cursor is no
 // page's.
 func Page(tx storage.Tx, f Filter, cursor string, limit int) (list []Event, next string, err error) {
+	kept, next, err := page(tx, f, cursor, limit)
+	for _, e := range kept {
+		list = append(list, e.Event)
+	}
+	return list, next, err
+}
+
+// PlacedPage is [Page] of events in their places. One that was recorded a moment ago may
+// have none yet: its Seq is 0.
+func PlacedPage(tx storage.Tx, f Filter, cursor string, limit int) (list []Sequenced, next string, err error) {
+	kept, next, err := page(tx, f, cursor, limit)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, e := range kept {
+		if e.Seq != 0 {
+			tx.Prefetch(storage.Read{Bucket: chainBucket, Key: seqKey(e.Seq)})
+		}
+	}
+	for _, e := range kept {
+		placed, err := e.placed(tx)
+		if err != nil {
+			return nil, "", fmt.Errorf("list events: %w", err)
+		}
+		list = append(list, placed)
+	}
+	return list, next, nil
+}
+
+func page(tx storage.Tx, f Filter, cursor string, limit int) (list []kept, next string, err error) {
 	if limit <= 0 {
 		limit = defaultPage
 	}
@@ -65,7 +95,7 @@ func Page(tx storage.Tx, f Filter, cursor string, limit int) (list []Event, next
 			return list, last, nil
 		}
 		looked, last = looked+1, e.ID
-		if f.matches(e) {
+		if f.matches(e.Event) {
 			list = append(list, e)
 		}
 	}
@@ -109,7 +139,7 @@ func (f Filter) kind() (kind, value string, ok bool) {
 
 // scan yields the events whose IDs are from start until before end, "" for open, and
 // that f may want, newest first. likely is how many will do, probably.
-func (f Filter) scan(tx storage.Tx, start, end string, likely int) iter.Seq2[Event, error] {
+func (f Filter) scan(tx storage.Tx, start, end string, likely int) iter.Seq2[kept, error] {
 	kind, value, ok := f.kind()
 	if !ok {
 		return log.All(tx, storage.Range{Start: []byte(start), End: []byte(end), Reverse: true})
@@ -119,7 +149,7 @@ func (f Filter) scan(tx storage.Tx, start, end string, likely int) iter.Seq2[Eve
 
 // scanEntries yields the events of one kind and value whose IDs are from start until
 // before end, as r has it otherwise.
-func scanEntries(tx storage.Tx, kind, value, start, end string, r storage.Range, likely int) iter.Seq2[Event, error] {
+func scanEntries(tx storage.Tx, kind, value, start, end string, r storage.Range, likely int) iter.Seq2[kept, error] {
 	r.Prefix = storage.KeyPrefix(kind, value)
 	if start != "" {
 		r.Start = entry(kind, value, start)
@@ -127,7 +157,7 @@ func scanEntries(tx storage.Tx, kind, value, start, end string, r storage.Range,
 	if end != "" {
 		r.End = entry(kind, value, end)
 	}
-	return func(yield func(Event, error) bool) {
+	return func(yield func(kept, error) bool) {
 		ahead := r
 		if ahead.Limit == 0 || ahead.Limit > likely {
 			ahead.Limit = likely
@@ -136,7 +166,7 @@ func scanEntries(tx storage.Tx, kind, value, start, end string, r storage.Range,
 			return []storage.Read{log.Read(idOf(item))}
 		}})
 		for item, err := range tx.Scan(byBucket, r) {
-			var e Event
+			var e kept
 			if err == nil {
 				e, err = log.Get(tx, idOf(item))
 			}

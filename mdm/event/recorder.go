@@ -22,8 +22,8 @@ type Config struct {
 	MostTrouble int           // how many of those that are not OK: strangers can cause them; default 200,000
 }
 
-// Recorder records what was refused, which has no transaction to be recorded in, and
-// forgets what is old.
+// Recorder records what was refused, which has no transaction to be recorded in, gives
+// events their places in the chain, and forgets what is old.
 type Recorder struct {
 	db  storage.DB
 	log *slog.Logger
@@ -61,8 +61,9 @@ const (
 	writeTime  = 5 * time.Second // for one event, also when the client is gone
 )
 
-// Run writes down what Refused has counted, and forgets what is old, until ctx ends.
-// Every process counts for itself; one of them forgets.
+// Run writes down what Refused has counted, gives new events their places in the chain,
+// and forgets what is old, until ctx ends. Every process counts for itself, any of them
+// gives places, and one of them forgets.
 func (r *Recorder) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -78,6 +79,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 			}
 		}
 	})
+	group.Go(func() error { return r.follow(ctx) })
 	group.Go(func() error {
 		return storage.Schedule{
 			DB: r.db, Log: r.log, Now: r.now,

@@ -17,8 +17,11 @@ const (
 // sweep deletes what is too old, and the oldest of what is too much: first of what
 // strangers can cause, so that they can't make the log forget the rest.
 func (r *Recorder) sweep(ctx context.Context) error {
+	if err := r.Sequence(ctx); err != nil { // what has no place stays
+		return err
+	}
 	old := firstID(r.now().Add(-r.keep))
-	err := r.eraseWhile(ctx, -1, func(tx storage.Tx) iter.Seq2[Event, error] {
+	err := r.eraseWhile(ctx, -1, func(tx storage.Tx) iter.Seq2[kept, error] {
 		return log.All(tx, storage.Range{End: []byte(old), Limit: sweepBatch})
 	})
 	if err != nil {
@@ -28,7 +31,7 @@ func (r *Recorder) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.eraseWhile(ctx, max(0, trouble-r.mostTrouble), func(tx storage.Tx) iter.Seq2[Event, error] {
+	err = r.eraseWhile(ctx, max(0, trouble-r.mostTrouble), func(tx storage.Tx) iter.Seq2[kept, error] {
 		return scanEntries(tx, byTrouble, "", "", "", storage.Range{Limit: sweepBatch}, sweepBatch)
 	})
 	if err != nil {
@@ -38,18 +41,63 @@ func (r *Recorder) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.eraseWhile(ctx, max(0, all-r.most), func(tx storage.Tx) iter.Seq2[Event, error] {
+	err = r.eraseWhile(ctx, max(0, all-r.most), func(tx storage.Tx) iter.Seq2[kept, error] {
 		return log.All(tx, storage.Range{Limit: sweepBatch})
 	})
+	if err != nil {
+		return err
+	}
+	return r.shorten(ctx)
+}
+
+// shorten takes what is erased off the old end of the chain.
+func (r *Recorder) shorten(ctx context.Context) error {
+	for {
+		taken := 0
+		err := r.db.Update(ctx, func(tx storage.Tx) error {
+			taken = 0
+			tail, err := getMark(tx, tailMark)
+			if err != nil {
+				return err
+			}
+			for item, err := range tx.Scan(chainBucket, storage.Range{Limit: sweepBatch}) {
+				if err != nil {
+					return err
+				}
+				l, err := readLink(item)
+				if err != nil {
+					return err
+				}
+				if l.id != "" {
+					break
+				}
+				if err := tx.Delete(chainBucket, item.Key); err != nil {
+					return err
+				}
+				tail.Seq, tail.Hash = l.seq, l.hash
+				taken++
+			}
+			if taken == 0 {
+				return nil
+			}
+			return marks.Put(tx, tail)
+		})
+		if err != nil {
+			return fmt.Errorf("shorten the chain of events: %w", err)
+		}
+		if taken < sweepBatch {
+			return nil
+		}
+	}
 }
 
 // eraseWhile erases events that next yields, at most so many, or as long as there are any
 // if most is negative.
-func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.Tx) iter.Seq2[Event, error]) error {
+func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.Tx) iter.Seq2[kept, error]) error {
 	for most != 0 {
 		erased := 0
 		err := r.db.Update(ctx, func(tx storage.Tx) error {
-			var batch []Event
+			var batch []kept
 			for e, err := range next(tx) {
 				if err != nil {
 					return err
@@ -57,7 +105,9 @@ func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.T
 				if len(batch) == most {
 					break
 				}
-				batch = append(batch, e)
+				if e.Seq != 0 {
+					batch = append(batch, e)
+				}
 			}
 			for _, e := range batch {
 				if err := erase(tx, e); err != nil {

@@ -1,0 +1,119 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// ErrBroken means that the chain of the audit log does not hold: an event was changed,
+// left out or put in after it had its place.
+var ErrBroken = errors.New("the audit log was tampered with, or is damaged")
+
+// Verified tells what was looked at, and what the chain came to.
+type Verified struct {
+	First, Last uint64 // places; First is after Last where there is none
+	Events      int    // with what they say
+	Erased      int    // of which only the digest is left
+	Hash        string // of the event at Last: to compare with what was noted elsewhere
+}
+
+// verifyBatch is how many events are read in one transaction.
+const verifyBatch = 500
+
+// VerifyStored computes the whole chain anew from what the database holds, in many small
+// transactions, up to the event that was the newest when it began. The error wraps
+// [ErrBroken] if the chain does not hold, and names the place.
+func VerifyStored(ctx context.Context, db storage.DB) (Verified, error) {
+	for {
+		v, err := verifyStored(ctx, db)
+		if !errors.Is(err, errForgotten) {
+			return v, err
+		}
+	}
+}
+
+// errForgotten means that events were forgotten from under the verification.
+var errForgotten = errors.New("the old end of the audit log has moved")
+
+func verifyStored(ctx context.Context, db storage.DB) (Verified, error) {
+	var tail, head mark
+	err := db.View(ctx, func(tx storage.Tx) (err error) {
+		if tail, err = getMark(tx, tailMark); err == nil {
+			head, err = getMark(tx, headMark)
+		}
+		return err
+	})
+	if err != nil {
+		return Verified{}, fmt.Errorf("verify the audit log: %w", err)
+	}
+	v := Verified{First: tail.Seq + 1, Last: tail.Seq, Hash: tail.Hash}
+	for v.Last < head.Seq {
+		var next Verified
+		err := db.View(ctx, func(tx storage.Tx) (err error) {
+			next, err = v.further(tx, tail.Seq, min(head.Seq, v.Last+verifyBatch))
+			return err
+		})
+		if err != nil {
+			return v, fmt.Errorf("verify the audit log: %w", err)
+		}
+		v = next
+	}
+	if v.Hash != head.Hash {
+		return v, fmt.Errorf("verify the audit log: the hash of event %d is not the one that the log ends with: %w", v.Last, ErrBroken)
+	}
+	return v, nil
+}
+
+// further verifies from behind v.Last until last, while the log begins behind tail.
+func (v Verified) further(tx storage.Tx, tail, last uint64) (Verified, error) {
+	now, err := getMark(tx, tailMark)
+	if err != nil {
+		return v, err
+	}
+	if now.Seq != tail && now.Seq > v.Last {
+		return v, errForgotten
+	}
+	r := storage.Range{Start: seqKey(v.Last + 1), End: seqKey(last + 1)}
+	tx.Prefetch(storage.Read{Bucket: chainBucket, Range: r, Then: readAhead})
+	for item, err := range tx.Scan(chainBucket, r) {
+		if err != nil {
+			return v, err
+		}
+		l, err := readLink(item)
+		if err != nil {
+			return v, errors.Join(err, ErrBroken)
+		}
+		if l.seq != v.Last+1 {
+			return v, fmt.Errorf("event %d is missing: %w", v.Last+1, ErrBroken)
+		}
+		digest := l.digest
+		if l.id != "" {
+			e, err := log.Get(tx, l.id)
+			switch {
+			case errors.Is(err, storage.ErrNotFound):
+				return v, fmt.Errorf("event %d is missing: %w", l.seq, ErrBroken)
+			case err != nil:
+				return v, err
+			case e.Seq != l.seq:
+				return v, fmt.Errorf("event %d says that its place is %d: %w", l.seq, e.Seq, ErrBroken)
+			}
+			if digest, err = digestOf(e.fields()); err != nil {
+				return v, err
+			}
+			v.Events++
+		} else {
+			v.Erased++
+		}
+		if v.Hash = linkHash(v.Hash, digest); v.Hash != l.hash {
+			return v, fmt.Errorf("event %d was changed, or the one before it: %w", l.seq, ErrBroken)
+		}
+		v.Last = l.seq
+	}
+	if v.Last != last {
+		return v, fmt.Errorf("event %d is missing: %w", v.Last+1, ErrBroken)
+	}
+	return v, nil
+}
