@@ -68,6 +68,11 @@ func (s *Service) record(ctx context.Context, topic string, jobs []job, results 
 		if err != nil {
 			return err
 		}
+		was, err := mdm.GetPushing(tx, topic)
+		if err != nil {
+			return err
+		}
+		t.paused = was.Trouble == mdm.PushUnreachable
 		for i, j := range jobs {
 			died, err := s.settle(tx, j, results[i], set, t, stopped)
 			if err != nil {
@@ -77,7 +82,7 @@ func (s *Service) record(ctx context.Context, topic string, jobs []job, results 
 				dead++
 			}
 		}
-		changed, err = s.judgeTopic(tx, topic, t)
+		changed, err = s.judgeTopic(tx, was, t)
 		return err
 	})
 	if err != nil {
@@ -118,7 +123,7 @@ func (s *Service) settle(tx storage.Tx, j job, r apns.Result, set Settings, t ta
 		switch {
 		case w.AskedAt.After(w.TriedAt):
 			w.State, w.NextAt = mdm.WakeDue, now
-		case w.PutOffAt.After(w.TriedAt):
+		case !w.PutOffAt.Before(w.TriedAt):
 			w.State, w.NextAt = mdm.WakeSent, now.Add(firstNotNow)
 		case j.notNow > 0:
 			w.State, w.NextAt = mdm.WakeSent, now.Add(notNowDelay(max(j.notNow, w.Repeats)+1))
@@ -193,7 +198,7 @@ func (s *Service) tokenInvalid(tx storage.Tx, w mdm.Wakeup, j job, r apns.Result
 		mdm.PutWakeup(tx, w),
 		event.Record(tx, event.Event{
 			At: now, Actor: ourselves, Action: "device.push_token_dead", Outcome: event.Failed, DeviceID: string(d.ID), User: d.User,
-			Reason: "Apple knows no device with this push token any more: the profile was removed, or the device was erased or is long unused.",
+			Reason:  "Apple knows no device with this push token any more: the profile was removed, or the device was erased or is long unused.",
 			Details: map[string]string{"topic": d.Push.Topic, "reason": r.Reason},
 		}),
 	)

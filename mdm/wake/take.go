@@ -114,7 +114,7 @@ func (s *Service) reads(id mdm.DeviceID) []storage.Read {
 // due takes up to limit wake-ups of a topic that are due.
 func (s *Service) due(tx storage.Tx, topic string, limit int, set Settings) (jobs []job, more bool, err error) {
 	var list []mdm.Wakeup
-	for w, err := range mdm.Wakeups(tx, topic, s.now(), limit) {
+	for w, err := range mdm.Wakeups(tx, topic, s.now().Add(1), limit) {
 		if err != nil {
 			return nil, false, err
 		}

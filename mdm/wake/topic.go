@@ -30,6 +30,7 @@ type tally struct {
 	whole                *apns.Result // about all of the topic
 	worst                *apns.Result // of those that were refused or are to be tried again
 	cured                bool         // a device was pushed that had been refused
+	paused               bool         // Apple could not be reached before
 }
 
 func tallyOf(jobs []job, results []apns.Result, stopped bool) (t tally) {
@@ -56,8 +57,11 @@ func tallyOf(jobs []job, results []apns.Result, stopped bool) (t tally) {
 	return t
 }
 
-// unreachable says that Apple took none of a batch, and that others would fare alike.
-func (t tally) unreachable() bool { return t.sent == 0 && t.refused == 0 && t.retry > 0 }
+// unreachable says that Apple took none of a batch, and that others would fare alike: one
+// answer to one device does not say that.
+func (t tally) unreachable() bool {
+	return t.sent == 0 && t.refused == 0 && (t.retry > 1 || t.retry > 0 && (t.whole != nil || t.paused))
+}
 
 // trouble is what the batch tells of its topic.
 func (t tally) trouble() (kind mdm.PushTrouble, by *apns.Result) {
@@ -76,11 +80,8 @@ func (t tally) trouble() (kind mdm.PushTrouble, by *apns.Result) {
 }
 
 // judgeTopic writes down what a batch tells of its topic, and returns that if it is news.
-func (s *Service) judgeTopic(tx storage.Tx, topic string, t tally) (news *mdm.Pushing, err error) {
-	p, err := mdm.GetPushing(tx, topic)
-	if err != nil {
-		return nil, err
-	}
+func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.Pushing, err error) {
+	topic := p.Topic
 	now := s.now().UTC()
 	kind, by := t.trouble()
 	if kind == mdm.NoPushTrouble {
