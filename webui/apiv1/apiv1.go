@@ -125,7 +125,7 @@ type route struct {
 var (
 	public   = []identity.Scope(nil)
 	reading  = []identity.Scope{identity.ScopeReadOnly}
-	helping  = []identity.Scope{identity.ScopeHelpdesk} // commands that lose data ask for more: see needsAdmin
+	helping  = []identity.Scope{identity.ScopeHelpdesk} // commands that lose data ask for more: see NeedsAdmin
 	managing = []identity.Scope{identity.ScopeAdmin}
 	owning   = []identity.Scope{identity.ScopeOwner}
 	auditing = []identity.Scope{identity.ScopeReadOnly, identity.ScopeCertManage}

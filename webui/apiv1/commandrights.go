@@ -86,9 +86,9 @@ var beyondHelpdesk = map[string]string{
 	"VerifyRecoveryLock":            "passwords could be guessed by it",
 }
 
-// needsAdmin says why a command with params, as JSON or a property list has them, takes an
-// administrator; ok is false where it does not.
-func needsAdmin(requestType string, params map[string]any) (why string, ok bool) {
+// NeedsAdmin says why a command with params, as JSON or a property list has them, takes an
+// administrator; ok is false where it does not. It holds for every API that takes commands.
+func NeedsAdmin(requestType string, params map[string]any) (why string, ok bool) {
 	why, known := beyondHelpdesk[requestType]
 	switch {
 	case !known:
@@ -113,7 +113,7 @@ func beyondHelpdeskWith(requestType string, params map[string]any) (why string, 
 
 // mayQueue refuses a command that takes a higher scope than by has.
 func (a *API) mayQueue(by identity.Principal, requestType string, params map[string]any) error {
-	why, beyond := needsAdmin(requestType, params)
+	why, beyond := NeedsAdmin(requestType, params)
 	if !beyond || by.Allows(identity.ScopeAdmin) {
 		return nil
 	}

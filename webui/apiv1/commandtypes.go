@@ -97,7 +97,7 @@ func noDevice() *problem {
 
 func (d *asked) commandType(t command.Type) commandTypeJSON {
 	out := commandTypeJSON{Description: command.Describe(t), Urgent: command.Urgent(t.RequestType), Scope: identity.ScopeHelpdesk}
-	if _, beyond := needsAdmin(t.RequestType, nil); beyond {
+	if _, beyond := NeedsAdmin(t.RequestType, nil); beyond {
 		out.Scope = identity.ScopeAdmin
 	}
 	if d == nil {
