@@ -46,7 +46,7 @@ func fingerprint(der []byte) Fingerprint {
 type Certificate struct {
 	Fingerprint   Fingerprint `json:"fingerprint"`
 	Serial        Serial      `json:"serial"`
-	Authority     string      `json:"authority"`        // "identity", "root" or "payload"; ExternalAuthority if it is not ours
+	Authority     string      `json:"authority"`        // "identity", "root" or "payload"; ExternalAuthority or AdoptedAuthority if it is not ours
 	Issuer        string      `json:"issuer,omitempty"` // ID of the authority; empty if it is not ours
 	Subject       string      `json:"subject"`
 	SANs          []string    `json:"sans,omitempty"` // as names return them
@@ -78,6 +78,17 @@ type Certificate struct {
 // ExternalAuthority stands in [Certificate.Authority] of a certificate that somebody
 // else's authority issued, and that came here through us.
 const ExternalAuthority = "external"
+
+// Identity says that a device speaks for itself by the certificate: it is from our identity
+// CA, or was adopted.
+func (c Certificate) Identity() bool {
+	return c.Authority == identityName || c.Authority == AdoptedAuthority
+}
+
+// foreign says that no authority of ours issued the certificate.
+func (c Certificate) foreign() bool {
+	return c.Authority == ExternalAuthority || c.Authority == AdoptedAuthority
+}
 
 // derBucket holds each certificate's DER by its fingerprint, beside the records,
 // which are read on every check-in.
@@ -134,12 +145,12 @@ func (d *Depot) Record(tx storage.Tx, cert *x509.Certificate, c Certificate) err
 	}
 	c.Fingerprint = FingerprintOf(cert)
 	c.Serial = SerialOf(cert)
-	if c.Authority == ExternalAuthority {
+	if c.foreign() {
 		c.Serial = ExternalSerial(cert)
 	}
 	c.Subject = SubjectOf(cert)
 	c.SANs = AlternativeNames(cert)
-	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && c.Authority != ExternalAuthority {
+	if a := d.Authority(hex.EncodeToString(cert.AuthorityKeyId[:min(8, len(cert.AuthorityKeyId))])); a != nil && !c.foreign() {
 		c.Issuer = a.id
 		if c.Template != responderTemplate {
 			tx.Prefetch(authorities.Read(a.recordKey()))
@@ -199,7 +210,7 @@ func (d *Depot) ByDevice(tx storage.Tx, deviceID string) iter.Seq2[Certificate, 
 func (d *Depot) PayloadsByDevice(tx storage.Tx, deviceID string) iter.Seq2[Certificate, error] {
 	return func(yield func(Certificate, error) bool) {
 		for c, err := range d.ByDevice(tx, deviceID) {
-			if err == nil && c.Authority == identityName {
+			if err == nil && c.Identity() {
 				continue
 			}
 			if !yield(c, err) {

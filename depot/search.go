@@ -163,7 +163,7 @@ func (c Certificate) mentions(text string) bool {
 // Names returns the alternative names of a certificate. Records of before they were
 // recorded leave them to the certificate itself, as they do with the issuer's ID.
 func (d *Depot) Names(tx storage.Tx, c Certificate) ([]string, error) {
-	if c.Issuer != "" || c.Authority == ExternalAuthority || len(c.SANs) > 0 {
+	if c.Issuer != "" || c.foreign() || len(c.SANs) > 0 {
 		return c.SANs, nil
 	}
 	der, err := d.DER(tx, c.Fingerprint)

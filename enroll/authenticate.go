@@ -262,6 +262,9 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 	if err := trusts.Delete(tx, string(d.ID)); err != nil {
 		return err
 	}
+	if err := arrivals.Delete(tx, string(d.ID)); err != nil {
+		return err
+	}
 	if err := endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""); err != nil {
 		return err
 	}

@@ -61,8 +61,8 @@ type caller struct {
 }
 
 // known finds the record of a peer's certificate and judges it by itself. The
-// record says that we issued these very bytes, which is more than a chain to our
-// CA would say; so no chain is verified here.
+// record says that we issued these very bytes, or adopted them, which is more than a
+// chain to our CA would say; so no chain is verified here.
 func (s *Service) known(tx storage.Tx, p Peer) (caller, error) {
 	if p.Certificate == nil {
 		return caller{}, fmt.Errorf("%w: there is none", ErrUnidentified)
@@ -80,7 +80,7 @@ func (s *Service) known(tx storage.Tx, p Peer) (caller, error) {
 		return caller{}, err
 	}
 	// The identity CA signs for its OCSP signer, too.
-	if rec.Authority != s.depot.Identity().Name() || rec.Template != identityTemplate {
+	if !rec.Identity() || rec.Template != identityTemplate {
 		return caller{}, fmt.Errorf("%w: it is no identity certificate", ErrUnidentified)
 	}
 	if now.Before(rec.NotBefore) {

@@ -324,7 +324,7 @@ func (s *Service) renewingDevice(tx storage.Tx, r depot.Request) (*mdm.Device, e
 	}
 	now := s.now()
 	switch {
-	case rec.Authority != s.depot.Identity().Name():
+	case !rec.Identity():
 		return nil, fmt.Errorf("%w: not an identity certificate", ErrRenewal)
 	case !rec.RevokedAt.IsZero():
 		return nil, fmt.Errorf("%w: revoked", ErrRenewal)

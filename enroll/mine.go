@@ -289,12 +289,8 @@ func (s *Service) removable(tx storage.Tx, p identity.Principal, id mdm.DeviceID
 // ErrCantAsk. A device that was asked, and may still answer, is not asked once more.
 func (s *Service) RemoveMine(ctx context.Context, p identity.Principal, id mdm.DeviceID) error {
 	uuid := mdm.NewUUID()
-	plist, err := command.Build("RemoveProfile", map[string]any{"Identifier": s.ProfileIdentifier()}, uuid)
-	if err != nil {
-		return fmt.Errorf("remove management: %w", err)
-	}
 	under := false
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		under = false
 		d, err := s.removable(tx, p, id)
 		if err != nil {
@@ -303,9 +299,20 @@ func (s *Service) RemoveMine(ctx context.Context, p identity.Principal, id mdm.D
 		if under, err = removing(tx, d); err != nil || under {
 			return err
 		}
+		profile, err := s.formerProfile(tx, id)
+		if err != nil {
+			return err
+		}
+		if profile.Identifier == "" {
+			return fmt.Errorf("%w: %w", ErrCantAsk, ErrProfileUnknown)
+		}
+		plist, err := command.Build("RemoveProfile", map[string]any{"Identifier": profile.Identifier}, uuid)
+		if err != nil {
+			return err
+		}
 		// Identifier lets it take the place of one that the device does not have yet.
 		_, rejected, err := s.mdm.Queue(tx, mdm.NewCommand{
-			UUID: uuid, RequestType: "RemoveProfile", Identifier: s.ProfileIdentifier(), Plist: plist,
+			UUID: uuid, RequestType: "RemoveProfile", Identifier: profile.Identifier, Plist: plist,
 			CreatedBy: p.String(), Targets: []mdm.DeviceID{id},
 		})
 		if err != nil {
@@ -371,8 +378,12 @@ func (s *Service) removalAnswered(tx storage.Tx, d mdm.Device, e mdm.Entry) erro
 	if err != nil || r == nil {
 		return err
 	}
+	profile, err := s.formerProfile(tx, d.ID)
+	if err != nil {
+		return err
+	}
 	switch last := r.CommandUUID == e.UUID; {
-	case e.State == mdm.Acknowledged && (last || e.Identifier == s.ProfileIdentifier()):
+	case e.State == mdm.Acknowledged && (last || e.Identifier == profile.Identifier):
 		if d, err = mdm.GetDevice(tx, d.ID); err != nil || !managed(d) {
 			return err
 		}

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -23,6 +24,9 @@ type profileFor struct {
 	managedAccount string       // Managed Apple Account of an enrollment by account, or of a User Enrollment by profile on systems that know it
 	mode           profile.Mode // of an enrollment by account; empty: by profile
 	requiredApp    int64        // RequiredAppIDForMDM; 0: none
+
+	// former is what the profile of another server said whose place this one takes.
+	former FormerProfile
 }
 
 // signedProfile makes an enrollment profile: the full one, as it is sent for a
@@ -35,7 +39,7 @@ func (s *Service) signedProfile(ctx context.Context, p profileFor) ([]byte, erro
 	}
 	authority := s.depot.Identity()
 	e := profile.Enrollment{
-		Identifier:   s.ProfileIdentifier(),
+		Identifier:   cmp.Or(p.former.Identifier, s.ProfileIdentifier()),
 		DisplayName:  "Device management",
 		Organization: p.organisation,
 		Description:  "Enrolls this device with " + s.serverURL.Hostname() + ".",
@@ -43,6 +47,7 @@ func (s *Service) signedProfile(ctx context.Context, p profileFor) ([]byte, erro
 		CheckInURL:   s.serverURL.JoinPath(PathCheckIn).String(),
 		Topic:        p.topic,
 		AccessRights: p.accessRights,
+		DeviceOnly:   p.former.DeviceOnly,
 		Token:        announces,
 		SCEP: profile.SCEP{
 			PayloadUUID: mdm.NewUUID(),
@@ -77,8 +82,8 @@ func (s *Service) signedProfile(ctx context.Context, p profileFor) ([]byte, erro
 	return signed, nil
 }
 
-// ProfileIdentifier is the PayloadIdentifier of every enrollment profile: removing
-// the profile of this name ends an enrollment.
+// ProfileIdentifier is the PayloadIdentifier of every enrollment profile, but for those of
+// devices that came from another server: removing the profile of this name ends an enrollment.
 func (s *Service) ProfileIdentifier() string {
 	return profile.EnrollmentIdentifier(s.serverURL.Hostname())
 }

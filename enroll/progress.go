@@ -182,7 +182,11 @@ func (s *Service) identityStep(tx storage.Tx, r Rollover, d mdm.Device) (step, e
 	c, err := s.depot.Get(tx, depot.Fingerprint(d.Identity))
 	if errors.Is(err, storage.ErrNotFound) {
 		p.Blocker = "There is no record of the device's identity: it must enroll again."
-		return p, nil
+		a, err := maybe(arrivals.Get(tx, string(d.ID)))
+		if a != nil && a.ArrivedAt.IsZero() {
+			p.Blocker = "The device was taken over from another server, and was not heard here yet."
+		}
+		return p, err
 	}
 	if err != nil {
 		return step{}, err

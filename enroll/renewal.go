@@ -20,6 +20,10 @@ const (
 	renewalBatch = 100
 )
 
+// ErrProfileUnknown means that a device came from another server, and that nobody knows how the
+// profile is called by which it enrolled there: it would refuse one of another name.
+var ErrProfileUnknown = errors.New("the name of the device's enrollment profile is not known")
+
 // Renew starts the renewal of a device's identity: it queues the full enrollment
 // profile with a fresh challenge that is bound to the device (PROTOCOL 7.6). A
 // renewal that is under way is left alone.
@@ -27,8 +31,12 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	uuid := mdm.NewUUID()
 	var d mdm.Device
 	var organisation string
+	var former FormerProfile
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
 		if d, err = mdm.GetDevice(tx, id); err != nil {
+			return err
+		}
+		if former, err = s.formerProfile(tx, id); err != nil {
 			return err
 		}
 		organisation, err = s.organisationName(tx)
@@ -43,12 +51,15 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	if d.Renewal != nil {
 		return nil
 	}
+	if former.Identifier == "" {
+		return fmt.Errorf("renew %s: %w", id, ErrProfileUnknown)
+	}
 	now := s.now().UTC()
 	row, secret := newChallenge(challenge{DeviceID: id, ExpiresAt: now.Add(renewalLife)})
 	signed, err := s.signedProfile(ctx, profileFor{
 		organisation: organisation, subject: grant{device: &d}.subject(organisation), challenge: secret, topic: d.Topic,
 		accessRights: d.AccessRights, userEnrollment: d.Type == mdm.TypeUser, managedAccount: d.ManagedAppleAccount,
-		mode: enrollmentMode(d), requiredApp: d.RequiredAppID,
+		mode: enrollmentMode(d), requiredApp: d.RequiredAppID, former: former,
 	})
 	if err != nil {
 		return fmt.Errorf("renew %s: %w", id, err)
@@ -71,7 +82,7 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 			return err
 		}
 		_, rejected, err := s.mdm.Queue(tx, mdm.NewCommand{
-			UUID: uuid, RequestType: "InstallProfile", Identifier: s.ProfileIdentifier(), Plist: plist, CreatedBy: "renewal", Targets: []mdm.DeviceID{id},
+			UUID: uuid, RequestType: "InstallProfile", Identifier: former.Identifier, Plist: plist, CreatedBy: "renewal", Targets: []mdm.DeviceID{id},
 		})
 		if err != nil {
 			return err

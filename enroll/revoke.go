@@ -84,7 +84,7 @@ func one(c depot.Certificate) iter.Seq2[depot.Certificate, error] {
 
 // endTrust ends what stood on a certificate that was just revoked.
 func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate, by string) error {
-	if rec.Authority != s.depot.Identity().Name() {
+	if !rec.Identity() {
 		return s.payloads.Revoked(tx, rec)
 	}
 	if rec.DeviceID == "" { // its device has not come yet

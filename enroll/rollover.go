@@ -441,6 +441,9 @@ func (s *Service) giveTurn(tx storage.Tx, p step, at time.Time) (bool, error) {
 		return false, err
 	}
 	c, err := s.depot.Get(tx, depot.Fingerprint(d.Identity))
+	if errors.Is(err, storage.ErrNotFound) { // it is awaited from another server
+		return false, nil
+	}
 	if err != nil || c.RenewAt.IsZero() || !at.Before(c.RenewAt) {
 		return false, err
 	}

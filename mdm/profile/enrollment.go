@@ -66,6 +66,10 @@ type Enrollment struct {
 	// 10.15 to 14 know and newer systems refuse. It goes with NoRights and without a Mode.
 	ManagedAppleID string
 
+	// DeviceOnly leaves com.apple.mdm.per-user-connections out. It is for a profile that takes
+	// the place of another server's without it: it can't be added later.
+	DeviceOnly bool
+
 	// Roots are trusted by the device once it has the profile: what anchors the
 	// server's TLS certificate, when that is not a public authority.
 	Roots []*x509.Certificate
@@ -132,14 +136,19 @@ func (e Enrollment) mdm(head heading) map[string]any {
 	p["SignMessage"] = true
 	p["CheckOutWhenRemoved"] = true
 	// The first can't be added to an enrollment later.
-	capabilities := []any{"com.apple.mdm.per-user-connections"}
+	var capabilities []any
+	if !e.DeviceOnly {
+		capabilities = append(capabilities, "com.apple.mdm.per-user-connections")
+	}
 	if e.Mode != BYOD { // a personal device has no bootstrap token
 		capabilities = append(capabilities, "com.apple.mdm.bootstraptoken")
 	}
 	if e.Token {
 		capabilities = append(capabilities, "com.apple.mdm.token")
 	}
-	p["ServerCapabilities"] = capabilities
+	if len(capabilities) > 0 {
+		p["ServerCapabilities"] = capabilities
+	}
 	switch {
 	case e.Mode == BYOD, e.AccessRights == NoRights: // a personal device cancels if there are any
 	case e.AccessRights == 0:
