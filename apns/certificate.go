@@ -55,6 +55,10 @@ type Certificate struct {
 
 var certificates = storage.NewCollection("push_certificates", 1, func(c Certificate) string { return c.Topic })
 
+// certificatesTopic is notified whenever a topic's certificate in use is another than
+// before, or gone.
+const certificatesTopic = "apns.certificates"
+
 const (
 	settingsBucket   = "apns"
 	placeholderTopic = "placeholder_topic"
@@ -111,7 +115,7 @@ func (c *Certificates) Put(tx storage.Tx, pemData []byte) (Certificate, error) {
 	case !errors.Is(err, storage.ErrNotFound):
 		return Certificate{}, err
 	}
-	return rec, certificates.Put(tx, rec)
+	return rec, errors.Join(certificates.Put(tx, rec), tx.Notify(certificatesTopic))
 }
 
 func keyPurpose(topic string) string { return "apns/key/" + topic }

@@ -19,11 +19,25 @@ const (
 	Retry        Outcome = "retry"         // it may go well later: too many, Apple's trouble, the network's
 )
 
+// Reasons of ours, in the form of Apple's, for what Apple did not answer.
+const (
+	ReasonTransport             = "Transport"             // no connection, or it broke
+	ReasonStreamReset           = "StreamReset"           // the server broke off this one request
+	ReasonTimeout               = "Timeout"               // no answer in time
+	ReasonCanceled              = "Canceled"              // the caller, or the end of the program, was faster
+	ReasonUnexpected            = "UnexpectedAnswer"      // the status has no reason that can be read
+	ReasonServerNotTrusted      = "ServerNotTrusted"      // the certificate of the server is not Apple's: somebody is in between
+	ReasonNoCertificate         = "NoCertificate"         // the topic has no push certificate
+	ReasonCertificateExpired    = "CertificateExpired"    // it has run out
+	ReasonCertificateUnreadable = "CertificateUnreadable" // the database, or the key that seals it, does not give it
+	ReasonNoToken               = "NoToken"               // the push has no token or no magic
+)
+
 // Result is what became of one push.
 type Result struct {
 	Outcome Outcome
 	Status  int    // HTTP status; 0 when there was no answer
-	Reason  string // Apple's word ("BadDeviceToken"), or ours in the same form ("Transport", "NoCertificate", "CertificateExpired")
+	Reason  string // Apple's word ("BadDeviceToken"), or one of ours in the same form; empty when Sent
 	Detail  string // a sentence for a log, of an error without an answer; no secret
 	APNsID  string // header apns-id
 

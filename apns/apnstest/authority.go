@@ -1,0 +1,169 @@
+package apnstest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"time"
+)
+
+// oidUserID is the attribute of a push certificate's subject that names its topic.
+var oidUserID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
+
+// authority issues the server's certificate and the push certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(now time.Time) (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Simulated push service CA", Organization: []string{"Not Apple"}},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &authority{cert, key}, nil
+}
+
+// readAuthority reads what pem wrote.
+func readAuthority(data []byte) (*authority, error) {
+	pair, err := tls.X509KeyPair(data, data)
+	if err != nil {
+		return nil, fmt.Errorf("authority: %w", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !pair.Leaf.IsCA {
+		return nil, errors.New("authority: not one of this package")
+	}
+	return &authority{pair.Leaf, key}, nil
+}
+
+func (a *authority) pem() ([]byte, error) {
+	key, err := keyPEM(a.key)
+	return append(certPEM(a.cert.Raw), key...), err
+}
+
+// server is the server's certificate for hosts, which are names or addresses.
+func (a *authority) server(now time.Time, hosts ...string) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Simulated push service"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(2, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+// Identity says what push certificate to make. Only Topic is required.
+type Identity struct {
+	Topic     string        // com.apple.mgmt.External.…
+	NotBefore time.Time     // an hour ago when zero
+	NotAfter  time.Time     // in a year when zero
+	Key       crypto.Signer // a new one when nil
+	RSA       bool          // 2048 bits as Apple's; else a new key is for ECDSA, which is made faster
+}
+
+func (a *authority) push(id Identity, now time.Time) (chain, key []byte, err error) {
+	switch {
+	case id.Key != nil:
+	case id.RSA:
+		id.Key, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		id.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(), NotBefore: id.NotBefore, NotAfter: id.NotAfter,
+		Subject: pkix.Name{CommonName: "APSP:simulated", Country: []string{"US"}, ExtraNames: []pkix.AttributeTypeAndValue{
+			{Type: oidUserID, Value: id.Topic},
+		}},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	if template.NotBefore.IsZero() {
+		template.NotBefore = now.Add(-time.Hour)
+	}
+	if template.NotAfter.IsZero() {
+		template.NotAfter = now.AddDate(1, 0, 0)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, id.Key.Public(), a.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err = keyPEM(id.Key)
+	return certPEM(der), key, err
+}
+
+// topicOf returns the topic of a push certificate.
+func topicOf(cert *x509.Certificate) string {
+	for _, name := range cert.Subject.Names {
+		if topic, ok := name.Value.(string); ok && name.Type.Equal(oidUserID) {
+			return topic
+		}
+	}
+	return ""
+}
+
+func fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+func serial() *big.Int {
+	b := make([]byte, 16)
+	rand.Read(b) // never fails
+	b[0] = b[0]&0x7f | 0x40
+	return new(big.Int).SetBytes(b)
+}
+
+func certPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func keyPEM(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
