@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/micromdm/nanomdm/mdm"
 	"github.com/micromdm/nanomdm/service"
@@ -33,7 +34,7 @@ const (
 	bigBodies = 8         // bodies above it that are in memory at once
 )
 
-// Config says what a Handler needs; ClientCertificate and Peer may be nil.
+// Config says what a Handler needs; ClientCertificate, Peer and Declarative may be nil.
 type Config struct {
 	Enroll *enroll.Service
 	// ClientCertificate returns the certificate by which a transport that is
@@ -41,7 +42,9 @@ type Config struct {
 	ClientCertificate func(r *http.Request) *x509.Certificate
 	// Peer returns the network address that a request came from, for the audit log.
 	Peer func(context.Context) string
-	Log  *slog.Logger
+	// Declarative answers what devices ask of declarative management; nil: that is not offered.
+	Declarative DeclarativeServer
+	Log         *slog.Logger
 }
 
 // Handler answers the CheckInURL and the ServerURL.
@@ -49,6 +52,7 @@ type Handler struct {
 	service    service.CheckinAndCommandService
 	enroll     *enroll.Service
 	clientCert func(r *http.Request) *x509.Certificate
+	address    func(context.Context) string // that a request came from
 	log        *slog.Logger
 	slots      chan struct{}
 }
@@ -65,7 +69,10 @@ func New(c Config) (*Handler, error) {
 		c.Peer = func(context.Context) string { return "" }
 	}
 	return &Handler{
-		service: &Service{enroll: c.Enroll, address: c.Peer, log: c.Log}, enroll: c.Enroll, clientCert: c.ClientCertificate,
+		service: &Service{
+			enroll: c.Enroll, address: c.Peer, log: c.Log,
+			declarative: c.Declarative, asking: make(chan struct{}, maxAsking),
+		}, enroll: c.Enroll, clientCert: c.ClientCertificate, address: c.Peer,
 		log: c.Log, slots: make(chan struct{}, bigBodies),
 	}, nil
 }
@@ -78,7 +85,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Devices talk here by PUT.", http.StatusMethodNotAllowed)
 		return
 	}
-	reply, err := h.serve(w, r)
+	reply, contentType, err := h.serve(w, r)
 	if err != nil {
 		// Of what was not read some is read now: a client that still writes when the
 		// connection ends sees that, and not the answer.
@@ -88,7 +95,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	if len(reply) > 0 {
-		w.Header().Set("Content-Type", "application/xml; charset=UTF-8")
+		w.Header().Set("Content-Type", contentType)
 	}
 	_, _ = w.Write(reply) // a device that went away asks again
 }
@@ -100,7 +107,13 @@ var (
 	errStranger = errors.New("the body is too large, and no device's")
 )
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// Types of what devices are answered.
+const (
+	plistType = "application/xml; charset=UTF-8"
+	jsonType  = "application/json"
+)
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (reply []byte, contentType string, err error) {
 	body, release, err := h.read(w, r)
 	defer release()
 	if err == nil {
@@ -108,24 +121,39 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) ([]byte, error) 
 		err = guard.CheckPlist(body, guard.PlistLimits{Bytes: maxResult})
 	}
 	if (errors.Is(err, errTooLarge) || errors.Is(err, guard.ErrTooLarge)) && !isCheckIn(r) {
-		return h.oversized(r, body)
+		reply, err = h.oversized(r, body)
+		return reply, plistType, err
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	req, err := h.identify(r, body)
+	req, err := h.identify(r, body, release)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if kind, err := messageKind(body); err != nil {
-		return nil, err
-	} else if kind != "" {
-		if len(body) > maxCheckIn {
-			return nil, errTooLarge
-		}
-		return h.checkIn(req, kind, body)
+	kind, err := messageKind(body)
+	if err != nil {
+		return nil, "", err
 	}
-	return h.report(req, body)
+	reply, err = h.answer(req, kind, body)
+	if errors.Is(err, enroll.ErrUnidentified) && h.arrives(req, body) {
+		reply, err = h.answer(req, kind, body)
+	}
+	if kind == "DeclarativeManagement" {
+		return reply, jsonType, err // PROTOCOL 4.4
+	}
+	return reply, plistType, err
+}
+
+// answer is what a message of a kind is answered with; no kind is a report.
+func (h *Handler) answer(r *mdm.Request, kind string, body []byte) ([]byte, error) {
+	switch {
+	case kind == "":
+		return h.report(r, body)
+	case len(body) > maxCheckIn:
+		return nil, errTooLarge
+	}
+	return h.checkIn(r, kind, body)
 }
 
 func isCheckIn(r *http.Request) bool {
@@ -159,7 +187,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	}
 	select {
 	case h.slots <- struct{}{}:
-		release = func() { <-h.slots }
+		release = sync.OnceFunc(func() { <-h.slots })
 	case <-r.Context().Done():
 		return nil, release, r.Context().Err()
 	}
@@ -219,22 +247,22 @@ func (h *Handler) oversized(r *http.Request, head []byte) ([]byte, error) {
 }
 
 // identify finds the certificate that vouches for a message.
-func (h *Handler) identify(r *http.Request, body []byte) (*mdm.Request, error) {
+func (h *Handler) identify(r *http.Request, body []byte, release func()) (*mdm.Request, error) {
 	cms, err := signature(r)
 	if err != nil {
 		return nil, err
 	}
-	p := enroll.Peer{Bearer: enroll.BearerOf(r), Body: body}
+	m := sent{enroll.Peer{Bearer: enroll.BearerOf(r), Body: body}, release}
 	if cms == nil {
-		p.Certificate = h.clientCert(r)
-		return requestOf(r.Context(), p), nil
+		m.Certificate = h.clientCert(r)
+		return m.request(r.Context()), nil
 	}
 	sig, err := guard.VerifyDetached(cms, body, maxSignature)
 	if err != nil {
 		return nil, err
 	}
-	p.Certificate, p.SignedAt = sig.Certificate, sig.SigningTime
-	return requestOf(r.Context(), p), nil
+	m.Certificate, m.SignedAt = sig.Certificate, sig.SigningTime
+	return m.request(r.Context()), nil
 }
 
 // signature returns the CMS message in Mdm-Signature, nil if there is none.
@@ -358,6 +386,7 @@ var refusals = []struct {
 	{enroll.ErrOtherDevice, http.StatusForbidden},
 	{enroll.ErrOtherKind, http.StatusForbidden},
 	{enroll.ErrNotAuthenticated, http.StatusForbidden},
+	{enroll.ErrWithheld, http.StatusForbidden},
 	{enroll.ErrNoBearer, http.StatusForbidden},
 	{enroll.ErrForeignBearer, http.StatusForbidden},
 	{gatehouse.ErrBlocked, http.StatusForbidden},
@@ -373,6 +402,8 @@ var refusals = []struct {
 	{guard.ErrSignature, http.StatusBadRequest},
 	{errNotOffered, http.StatusNotImplemented},
 	{enroll.ErrNotOffered, http.StatusNotImplemented},
+	{errNoAnswer, http.StatusServiceUnavailable},
+	{errBusy, http.StatusServiceUnavailable},
 	{storage.ErrUnavailable, http.StatusServiceUnavailable},
 	{storage.ErrCommit, http.StatusServiceUnavailable},
 	{storage.ErrClosed, http.StatusServiceUnavailable},

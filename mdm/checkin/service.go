@@ -24,6 +24,9 @@ type Service struct {
 	enroll  *enroll.Service
 	address func(context.Context) string // that a request came from
 	log     *slog.Logger
+
+	declarative DeclarativeServer // nil: not offered
+	asking      chan struct{}     // one for each question that it has
 }
 
 var _ service.CheckinAndCommandService = (*Service)(nil)
@@ -31,18 +34,29 @@ var _ service.CheckinAndCommandService = (*Service)(nil)
 // errNotOffered is what messages get whose feature this server does not announce.
 var errNotOffered = errors.New("the server does not offer this")
 
-type peerKey struct{}
+type sentKey struct{}
+
+// sent is a message and who sent it, as NanoMDM's request carries it.
+type sent struct {
+	enroll.Peer
+	release func() // gives back what a large body keeps others from; it may be called again
+}
+
+// request is what NanoMDM's services take.
+func (m sent) request(ctx context.Context) *mdm.Request {
+	return mdm.NewRequestWithContext(context.WithValue(ctx, sentKey{}, m), m.Certificate)
+}
+
+func sentIn(r *mdm.Request) sent {
+	m, _ := r.Context().Value(sentKey{}).(sent)
+	return m
+}
 
 // peer is who sent r.
 func (s *Service) peer(r *mdm.Request) enroll.Peer {
-	p, _ := r.Context().Value(peerKey{}).(enroll.Peer)
+	p := sentIn(r).Peer
 	p.Certificate, p.Address = r.Certificate, s.address(r.Context())
 	return p
-}
-
-// requestOf is what NanoMDM's services take, of what p has sent.
-func requestOf(ctx context.Context, p enroll.Peer) *mdm.Request {
-	return mdm.NewRequestWithContext(context.WithValue(ctx, peerKey{}, p), p.Certificate)
 }
 
 // appleID reads who a message is from. The keys of a User Enrollment and those
@@ -145,12 +159,6 @@ func (s *Service) UserAuthenticate(r *mdm.Request, m *mdm.UserAuthenticate) ([]b
 		return nil, err
 	}
 	return nil, service.NewHTTPStatusError(http.StatusGone, errors.New("directory users are not managed"))
-}
-
-// DeclarativeManagement implements service.DeclarativeManagement. No profile or
-// command of ours turns it on.
-func (s *Service) DeclarativeManagement(r *mdm.Request, m *mdm.DeclarativeManagement) ([]byte, error) {
-	return nil, s.refuse(r, &m.Enrollment)
 }
 
 // GetToken implements service.GetToken.

@@ -25,6 +25,8 @@ type Channel struct {
 
 	session sync.Mutex // one Poll at a time
 
+	declared declaring
+
 	mu      sync.Mutex
 	token   []byte
 	magic   string
@@ -49,6 +51,7 @@ func (c *Channel) reset() error {
 	if err != nil {
 		return err
 	}
+	c.declared.reset()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.magic, c.pending, c.last, c.sent = magic, nil, "", false

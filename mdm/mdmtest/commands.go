@@ -148,8 +148,9 @@ func (c *Channel) run(ctx context.Context, f *fields, cmd *Command) (r Result, a
 		return d.restrictions(f), nil, nil
 	case "Settings":
 		return c.settings(f), nil, nil
-	case "DeclarativeManagement": // what follows it, this device has not learnt
-		return done(nil), nil, nil
+	case "DeclarativeManagement":
+		r, after = c.declare(f)
+		return r, after, nil
 	}
 	if r, ok := d.runForApps(f, cmd.RequestType); ok {
 		return r, nil, nil

@@ -45,6 +45,9 @@
 // [Device.Installed], …), and takes or refuses profiles as its system does. People interfere:
 // [Device.InstallProfileByHand], [Device.RemoveProfileByHand], [Device.RemoveAppByHand].
 //
+// A DeclarativeManagement command has a channel fetch its declarations and report on them:
+// [Channel.Declarations], [Channel.Synchronize].
+//
 // How a device misses what is expected of it says [Options].Conduct: NotNow, errors, sessions
 // that break, results that are lost or come twice. A [Fleet] is many devices; a test drives it
 // step by step, past a server that dies:
