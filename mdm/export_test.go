@@ -20,7 +20,7 @@ func (s *Service) FillRows(ctx context.Context) error { return s.fillRows(ctx) }
 
 // ForgetRows makes the database one of a program that had no rows.
 func ForgetRows(tx storage.Tx) error {
-	for _, bucket := range []string{rowBucket, topicBucket, rowsFilled} {
+	for _, bucket := range []string{rowBucket, topicBucket, topicCounts, rowsFilled} {
 		for item, err := range tx.Scan(bucket, storage.Range{}) {
 			if err != nil {
 				return err
