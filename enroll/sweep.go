@@ -26,28 +26,28 @@ func (s *Service) sweep(ctx context.Context) error {
 	until := func(age time.Duration) string { return s.now().Add(-age).UTC().Format(time.RFC3339) }
 	return errors.Join(
 		// A spent challenge stays for as long as its answer may be asked for again.
-		challenges.Sweep(ctx, s.db, byExpiry, until(issuanceLife), func(tx storage.Tx, c challenge) error {
+		storage.Sweep(ctx, s.db, challenges, byExpiry, until(issuanceLife), func(tx storage.Tx, c challenge) error {
 			return challenges.Delete(tx, c.Hash)
 		}),
-		issuances.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, i issuance) error {
+		storage.Sweep(ctx, s.db, issuances, byExpiry, until(0), func(tx storage.Tx, i issuance) error {
 			return issuances.Delete(tx, i.Key)
 		}),
-		deliveries.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, d delivery) error {
+		storage.Sweep(ctx, s.db, deliveries, byExpiry, until(0), func(tx storage.Tx, d delivery) error {
 			return deliveries.Delete(tx, d.Token)
 		}),
-		pairings.Sweep(ctx, s.db, byExpiry, until(0), func(tx storage.Tx, p pairing) error {
+		storage.Sweep(ctx, s.db, pairings, byExpiry, until(0), func(tx storage.Tx, p pairing) error {
 			return pairings.Delete(tx, p.ID)
 		}),
-		authorizations.Sweep(ctx, s.db, byExpiry, until(attemptLife), func(tx storage.Tx, a authorization) error {
+		storage.Sweep(ctx, s.db, authorizations, byExpiry, until(attemptLife), func(tx storage.Tx, a authorization) error {
 			return authorizations.Delete(tx, a.ID)
 		}),
-		attempts.Sweep(ctx, s.db, attemptsFailed, until(failureLife), func(tx storage.Tx, a Attempt) error {
+		storage.Sweep(ctx, s.db, attempts, attemptsFailed, until(failureLife), func(tx storage.Tx, a Attempt) error {
 			return attempts.Delete(tx, a.ID)
 		}),
-		attempts.Sweep(ctx, s.db, attemptsIdle, until(idleFailureLife), func(tx storage.Tx, a Attempt) error {
+		storage.Sweep(ctx, s.db, attempts, attemptsIdle, until(idleFailureLife), func(tx storage.Tx, a Attempt) error {
 			return attempts.Delete(tx, a.ID)
 		}),
-		attempts.Sweep(ctx, s.db, attemptsOpen, until(attemptLife), func(tx storage.Tx, a Attempt) error {
+		storage.Sweep(ctx, s.db, attempts, attemptsOpen, until(attemptLife), func(tx storage.Tx, a Attempt) error {
 			if a.Stage == Opened { // somebody looked in, and left: anybody can do that any number of times
 				return attempts.Delete(tx, a.ID)
 			}

@@ -271,7 +271,7 @@ func (s *Service) forgetEscrow(tx storage.Tx, id DeviceID) error {
 // sweepEscrow deletes what is left of former enrollments and has had its time.
 func (s *Service) sweepEscrow(ctx context.Context) error {
 	now := s.now()
-	return escrows.Sweep(ctx, s.db, escrowEnding, seqAt(now.UnixNano()), func(tx storage.Tx, e escrow) error {
+	return storage.Sweep(ctx, s.db, escrows, escrowEnding, seqAt(now.UnixNano()), func(tx storage.Tx, e escrow) error {
 		e.Held = slices.DeleteFunc(e.Held, func(h held) bool { return !h.KeptUntil.IsZero() && h.KeptUntil.Before(now) })
 		return putEscrow(tx, e)
 	})

@@ -42,7 +42,7 @@ func (s *Service) sweep(ctx context.Context) error {
 
 // sweepExpiring expires the commands that have a time of their own.
 func (s *Service) sweepExpiring(ctx context.Context) error {
-	return commands.Sweep(ctx, s.db, commandsExpiring, seqAt(s.now().UnixNano()+1), s.expireCommand)
+	return storage.Sweep(ctx, s.db, commands, commandsExpiring, seqAt(s.now().UnixNano()+1), s.expireCommand)
 }
 
 // closeFinished closes the commands that all devices have finished, so that lists need not

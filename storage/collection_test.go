@@ -487,7 +487,7 @@ func TestASweepTakesWhatIsBeforeAndNothingElse(t *testing.T) {
 		all = append(all, gadget{ID: fmt.Sprint("old", i), Tags: []string{fmt.Sprintf("2026-01-%04d", i)}})
 	}
 	store(t, db, append(all, gadget{ID: "new", Tags: []string{"2027"}}, gadget{ID: "untagged"})...)
-	err := gadgets.Sweep(t.Context(), db, "tag", "2027", func(tx storage.Tx, g gadget) error { return gadgets.Delete(tx, g.ID) })
+	err := storage.Sweep(t.Context(), db, gadgets, "tag", "2027", func(tx storage.Tx, g gadget) error { return gadgets.Delete(tx, g.ID) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -506,7 +506,7 @@ func TestASweepTakesWhatIsBeforeAndNothingElse(t *testing.T) {
 		t.Errorf("%d are left: %.100v, want new and untagged", len(left), left)
 	}
 	refusal := errors.New("not this one")
-	err = gadgets.Sweep(t.Context(), db, "tag", "2028", func(storage.Tx, gadget) error { return refusal })
+	err = storage.Sweep(t.Context(), db, gadgets, "tag", "2028", func(storage.Tx, gadget) error { return refusal })
 	if !errors.Is(err, refusal) {
 		t.Errorf("Sweep = %v, want %v", err, refusal)
 	}

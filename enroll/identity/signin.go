@@ -289,7 +289,7 @@ func (s *Service) LogoutURL(ctx context.Context, providerID, back string) string
 
 // pruneSignIns forgets sign-ins that are over.
 func (s *Service) pruneSignIns(ctx context.Context) error {
-	return signIns.Sweep(ctx, s.db, signInsByEnd, sortable(s.now()), func(tx storage.Tx, in signIn) error {
+	return storage.Sweep(ctx, s.db, signIns, signInsByEnd, sortable(s.now()), func(tx storage.Tx, in signIn) error {
 		return signIns.Delete(tx, in.State)
 	})
 }

@@ -114,9 +114,9 @@ func (s *Service) postpone(ctx context.Context, a Assignment, no Rejection) erro
 func (s *Service) sweep(ctx context.Context) error {
 	until := sortable(s.now().Add(-answerLife))
 	return errors.Join(
-		challenges.Sweep(ctx, s.db, byExpiry, until, func(tx storage.Tx, c challenge) error { return challenges.Delete(tx, c.Hash) }),
-		answers.Sweep(ctx, s.db, byExpiry, until, func(tx storage.Tx, a answer) error { return answers.Delete(tx, a.Key) }),
-		passages.Sweep(ctx, s.db, byExpiry, until, func(tx storage.Tx, p passage) error { return passages.Delete(tx, p.Key) }),
-		counters.Sweep(ctx, s.db, byExpiry, until, func(tx storage.Tx, c counter) error { return counters.Delete(tx, c.Key) }),
+		storage.Sweep(ctx, s.db, challenges, byExpiry, until, func(tx storage.Tx, c challenge) error { return challenges.Delete(tx, c.Hash) }),
+		storage.Sweep(ctx, s.db, answers, byExpiry, until, func(tx storage.Tx, a answer) error { return answers.Delete(tx, a.Key) }),
+		storage.Sweep(ctx, s.db, passages, byExpiry, until, func(tx storage.Tx, p passage) error { return passages.Delete(tx, p.Key) }),
+		storage.Sweep(ctx, s.db, counters, byExpiry, until, func(tx storage.Tx, c counter) error { return counters.Delete(tx, c.Key) }),
 	)
 }
