@@ -26,7 +26,7 @@ var composed = map[string][]string{
 
 // coming are the actions that the next commits record.
 var coming = []string{
-	"audit.anchored", "certificate.expiring", "command.cancelled", "command.finished", "command.queued", "device.checked_in", "device.deleted",
+	"certificate.expiring", "command.cancelled", "command.finished", "command.queued", "device.checked_in", "device.deleted",
 	"device.enrolled", "device.unblocked", "link.created", "link.revoked", "push_certificate.activated", "push_certificate.changed",
 	"push_certificate.deleted", "push_certificate.expiring", "push_certificate.renewed", "webhook.failing", "webhook.recovered",
 }

@@ -153,8 +153,6 @@ type mark struct {
 	// Events of before there was a chain come first, once: those until Old have their place.
 	Old    string `json:"old,omitempty"`
 	Caught bool   `json:"caught,omitempty"` // all of them have
-
-	At time.Time `json:"at,omitzero"` // of the last anchor
 }
 
 var marks = storage.NewCollection("event.mark", 1, func(m mark) string { return m.Name })

@@ -5,6 +5,9 @@ import "context"
 // Sweep is one turn of the sweeping, for tests that move the clock.
 func (r *Recorder) Sweep(ctx context.Context) error { return r.sweep(ctx) }
 
+// Anchor is one turn of telling what the chain has come to.
+func (r *Recorder) Anchor(ctx context.Context) error { return r.anchor(ctx) }
+
 // NewBucket holds the events that have no place yet.
 const NewBucket = newBucket
 

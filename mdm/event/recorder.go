@@ -62,8 +62,8 @@ const (
 )
 
 // Run writes down what Refused has counted, gives new events their places in the chain,
-// and forgets what is old, until ctx ends. Every process counts for itself, any of them
-// gives places, and one of them forgets.
+// tells once a day what the chain has come to, and forgets what is old, until ctx ends.
+// Every process counts for itself, any of them gives places, and one does the rest.
 func (r *Recorder) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -83,7 +83,10 @@ func (r *Recorder) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return storage.Schedule{
 			DB: r.db, Log: r.log, Now: r.now,
-			Jobs: []storage.Job{{Name: "event/sweep", Every: sweepEvery, Do: r.sweep}},
+			Jobs: []storage.Job{
+				{Name: "event/sweep", Every: sweepEvery, Do: r.sweep},
+				{Name: "event/anchor", Every: anchorEvery, Do: r.anchor},
+			},
 		}.Run(ctx)
 	})
 	return group.Wait()

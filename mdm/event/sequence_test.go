@@ -183,7 +183,7 @@ func TestReplicasSequenceTogether(t *testing.T) {
 		}
 		next[s.User]++
 	}
-	if _, err := event.VerifyStored(ctx, b.db); err != nil {
+	if _, err := event.VerifyStored(ctx, b.db, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -222,7 +222,7 @@ func TestWhatIsForgottenLeavesTheChainWhole(t *testing.T) {
 		if got := feedReasons(feed(t, b.db, 0, 2)); got != want {
 			t.Errorf("the feed is %q, want %q", got, want)
 		}
-		v, err := event.VerifyStored(ctx, b.db)
+		v, err := event.VerifyStored(ctx, b.db, nil)
 		if err != nil || v.First != first {
 			t.Errorf("VerifyStored() = %+v, %v, want it to begin at %d", v, err, first)
 		}
@@ -262,4 +262,29 @@ func TestTheDigestIsOfTheseBytes(t *testing.T) {
 	if got, err := event.Canonical(e); err != nil || got != want {
 		t.Errorf("Canonical(%+v) = %v, %v, want %v", e, got, err, want)
 	}
+}
+
+func TestWhatTheChainHasComeToIsTold(t *testing.T) {
+	b := newBench(t, nil)
+	anchor := func(want int) []event.Sequenced {
+		t.Helper()
+		if err := b.Anchor(ctx); err != nil {
+			t.Fatal(err)
+		}
+		b.sequence(t)
+		list := feed(t, b.db, 0, 100)
+		if len(list) != want {
+			t.Fatalf("there are %d events, want %d: %+v", len(list), want, list)
+		}
+		return list
+	}
+	anchor(0)
+	b.record(t, event.Event{At: b.Now(), Action: "user.login"}, event.Event{At: b.Now(), Action: "user.login"})
+	list := anchor(3)
+	if told := list[2]; told.Action != "audit.anchored" || told.Details["seq"] != "2" || told.Details["hash"] != list[1].Hash {
+		t.Errorf("told is %+v, want the place and hash of event 2, %s", told, list[1].Hash)
+	}
+	anchor(3) // nothing has happened
+	b.record(t, event.Event{At: b.Now(), Action: "user.login"})
+	anchor(5)
 }

@@ -25,10 +25,11 @@ const verifyBatch = 500
 
 // VerifyStored computes the whole chain anew from what the database holds, in many small
 // transactions, up to the event that was the newest when it began. The error wraps
-// [ErrBroken] if the chain does not hold, and names the place.
-func VerifyStored(ctx context.Context, db storage.DB) (Verified, error) {
+// [ErrBroken] if the chain does not hold, and names the place. want are hashes that were
+// noted elsewhere, by the place of their events.
+func VerifyStored(ctx context.Context, db storage.DB, want map[uint64]string) (Verified, error) {
 	for {
-		v, err := verifyStored(ctx, db)
+		v, err := verifyStored(ctx, db, want)
 		if !errors.Is(err, errForgotten) {
 			return v, err
 		}
@@ -38,7 +39,7 @@ func VerifyStored(ctx context.Context, db storage.DB) (Verified, error) {
 // errForgotten means that events were forgotten from under the verification.
 var errForgotten = errors.New("the old end of the audit log has moved")
 
-func verifyStored(ctx context.Context, db storage.DB) (Verified, error) {
+func verifyStored(ctx context.Context, db storage.DB, want map[uint64]string) (Verified, error) {
 	var tail, head mark
 	err := db.View(ctx, func(tx storage.Tx) (err error) {
 		if tail, err = getMark(tx, tailMark); err == nil {
@@ -53,7 +54,7 @@ func verifyStored(ctx context.Context, db storage.DB) (Verified, error) {
 	for v.Last < head.Seq {
 		var next Verified
 		err := db.View(ctx, func(tx storage.Tx) (err error) {
-			next, err = v.further(tx, tail.Seq, min(head.Seq, v.Last+verifyBatch))
+			next, err = v.further(tx, want, tail.Seq, min(head.Seq, v.Last+verifyBatch))
 			return err
 		})
 		if err != nil {
@@ -64,11 +65,11 @@ func verifyStored(ctx context.Context, db storage.DB) (Verified, error) {
 	if v.Hash != head.Hash {
 		return v, fmt.Errorf("verify the audit log: the hash of event %d is not the one that the log ends with: %w", v.Last, ErrBroken)
 	}
-	return v, nil
+	return v, v.met(want)
 }
 
 // further verifies from behind v.Last until last, while the log begins behind tail.
-func (v Verified) further(tx storage.Tx, tail, last uint64) (Verified, error) {
+func (v Verified) further(tx storage.Tx, want map[uint64]string, tail, last uint64) (Verified, error) {
 	now, err := getMark(tx, tailMark)
 	if err != nil {
 		return v, err
@@ -111,6 +112,9 @@ func (v Verified) further(tx storage.Tx, tail, last uint64) (Verified, error) {
 			return v, fmt.Errorf("event %d was changed, or the one before it: %w", l.seq, ErrBroken)
 		}
 		v.Last = l.seq
+		if hash, ok := want[v.Last]; ok && hash != v.Hash {
+			return v, fmt.Errorf("event %d does not have the hash that was noted of it: %w", v.Last, ErrBroken)
+		}
 	}
 	if v.Last != last {
 		return v, fmt.Errorf("event %d is missing: %w", v.Last+1, ErrBroken)
