@@ -7,13 +7,19 @@ import (
 	"io"
 	"os"
 	"testing"
+
+	"github.com/goccy/go-yaml"
 )
 
-var update = flag.Bool("update", false, "compress openapi.yaml anew")
+var update = flag.Bool("update", false, "make openapi.json.gz of openapi.yaml anew")
 
-// -update compresses openapi.yaml anew, after it was changed.
+// -update makes openapi.json.gz anew, after openapi.yaml was changed.
 func TestTheEmbeddedDocumentIsOpenAPIYAML(t *testing.T) {
-	want, err := os.ReadFile("openapi.yaml")
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := yaml.YAMLToJSON(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,11 +33,11 @@ func TestTheEmbeddedDocumentIsOpenAPIYAML(t *testing.T) {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile("openapi.yaml.gz", b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile("openapi.json.gz", b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f, err := os.Open("openapi.yaml.gz")
+	f, err := os.Open("openapi.json.gz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +47,6 @@ func TestTheEmbeddedDocumentIsOpenAPIYAML(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(unzip); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("openapi.yaml.gz is not openapi.yaml (%d and %d bytes, %v); run the tests with -update", len(got), len(want), err)
+		t.Errorf("openapi.json.gz is not openapi.yaml (%d and %d bytes, %v); run the tests with -update", len(got), len(want), err)
 	}
 }

@@ -8,29 +8,23 @@ import (
 	"io"
 	"net/http"
 	"sync"
-
-	"github.com/goccy/go-yaml"
 )
 
-// openapi.yaml is embedded compressed: it is six times smaller. A test holds one against the
-// other.
+// openapi.yaml is embedded as it is served, in JSON, and compressed: a sixth of its size,
+// and the program needs nothing that reads YAML into JSON. A test holds one against the other.
 //
-//go:embed openapi.yaml.gz
+//go:embed openapi.json.gz
 var openAPIGzip []byte
 
-// openAPIJSON converts the document when it is first asked for.
+// openAPIJSON unpacks the document when it is first asked for.
 var openAPIJSON = sync.OnceValues(func() ([]byte, error) {
 	unzip, err := gzip.NewReader(bytes.NewReader(openAPIGzip))
 	if err != nil {
-		return nil, fmt.Errorf("apiv1: openapi.yaml: %w", err)
+		return nil, fmt.Errorf("apiv1: openapi.json: %w", err)
 	}
-	text, err := io.ReadAll(unzip)
+	doc, err := io.ReadAll(unzip)
 	if err != nil {
-		return nil, fmt.Errorf("apiv1: openapi.yaml: %w", err)
-	}
-	doc, err := yaml.YAMLToJSON(text)
-	if err != nil {
-		return nil, fmt.Errorf("apiv1: openapi.yaml: %w", err)
+		return nil, fmt.Errorf("apiv1: openapi.json: %w", err)
 	}
 	return doc, nil
 })
