@@ -1,0 +1,88 @@
+package webhook
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+var _ mdm.Tap = (*Service)(nil)
+
+// Reads is what Wants reads, for [storage.Tx.Prefetch].
+func (s *Service) Reads() []storage.Read { return []storage.Read{wanted.Read(ofMessages)} }
+
+// Wants implements [mdm.Tap]. It costs the reading of one small record.
+func (s *Service) Wants(tx storage.Tx, m mdm.Message) (bool, error) {
+	all, err := interested(tx, ofMessages)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(i interest) bool { return i.hears(m.Topic, m.Status) }), nil
+}
+
+// Heard implements [mdm.Tap]: it writes down what the targets are to be told.
+func (s *Service) Heard(tx storage.Tx, m mdm.Message) error {
+	all, err := interested(tx, ofMessages)
+	if err != nil {
+		return err
+	}
+	id := newID(m.At)
+	var reduced, raw *told // made once for all targets that get it
+	for _, i := range all {
+		if !i.hears(m.Topic, m.Status) || !i.about(m.Device.ID, m.Parent.ID) {
+			continue
+		}
+		say := &reduced
+		if i.Raw {
+			say = &raw
+		}
+		if *say == nil {
+			*say = tell(id, m, i.Raw)
+		}
+		d := Delivery{
+			ID: newID(m.At), Target: i.ID, Topic: m.Topic, EventID: id, DeviceID: string(m.Device.ID), Idle: m.Status == statusIdle, CreatedAt: m.At.UTC(),
+		}
+		if err := s.post(tx, d, letter{Message: *say}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell returns what is said of m.
+func tell(id string, m mdm.Message, raw bool) *told {
+	shared := m.Parent.SharedIPad != nil && *m.Parent.SharedIPad || bytes.Contains(m.Raw, []byte(sharedIPadUserID))
+	t := &told{
+		ID: id, Topic: m.Topic, At: m.At.UTC(), DeviceID: string(m.Device.ID), UDID: m.Device.UDID, Enrollment: m.Device.EnrollmentID,
+		IDs: idsOf(m, shared), Status: m.Status, CommandUUID: m.CommandUUID, RequestType: m.RequestType,
+	}
+	if m.Topic == "mdm.TokenUpdate" {
+		t.Tally = &m.TokenUpdates
+	}
+	if raw {
+		var ok bool
+		switch {
+		case m.Device.UserEnrolled() || m.Parent.UserEnrolled():
+			t.Raw, ok = ofPerson(m.Raw, m)
+		case m.Topic == topicConnect:
+			t.Raw, t.Unread, ok = m.Raw, true, true
+		default:
+			t.Raw, ok = withoutSecrets(m.Raw)
+		}
+		if ok {
+			return t
+		}
+	}
+	var chain []command.ChainedError
+	if m.Topic == topicConnect && m.Status != statusIdle && bytes.Contains(m.Raw, []byte("ErrorChain")) {
+		chain, _ = command.DecodeErrorChain(m.Raw, payloadLimits) // of what can't be read, there is none
+	}
+	t.Raw = t.reduced(chain)
+	if m.Topic == "mdm.Authenticate" || m.Topic == "mdm.TokenUpdate" {
+		t.Raw = withTopic(t.Raw, m.Device.Topic)
+	}
+	return t
+}
