@@ -248,21 +248,31 @@ func (h *Handler) oversized(r *http.Request, head []byte) ([]byte, error) {
 
 // identify finds the certificate that vouches for a message.
 func (h *Handler) identify(r *http.Request, body []byte, release func()) (*mdm.Request, error) {
-	cms, err := signature(r)
+	p, err := h.Sender(r, body)
 	if err != nil {
 		return nil, err
 	}
-	m := sent{enroll.Peer{Bearer: enroll.BearerOf(r), Body: body}, release}
+	return sent{p, release}.request(r.Context()), nil
+}
+
+// Sender finds who vouches for r, of which body is the whole: for others whom devices talk to
+// in the way of management. Its errors wrap those of package guard, or [enroll.ErrBadMessage].
+func (h *Handler) Sender(r *http.Request, body []byte) (enroll.Peer, error) {
+	p := enroll.Peer{Bearer: enroll.BearerOf(r), Body: body}
+	cms, err := signature(r)
+	if err != nil {
+		return enroll.Peer{}, err
+	}
 	if cms == nil {
-		m.Certificate = h.clientCert(r)
-		return m.request(r.Context()), nil
+		p.Certificate = h.clientCert(r)
+		return p, nil
 	}
 	sig, err := guard.VerifyDetached(cms, body, maxSignature)
 	if err != nil {
-		return nil, err
+		return enroll.Peer{}, err
 	}
-	m.Certificate, m.SignedAt = sig.Certificate, sig.SigningTime
-	return m.request(r.Context()), nil
+	p.Certificate, p.SignedAt = sig.Certificate, sig.SigningTime
+	return p, nil
 }
 
 // signature returns the CMS message in Mdm-Signature, nil if there is none.
