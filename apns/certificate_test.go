@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -112,45 +111,6 @@ func TestPushCertificatesAreKeptByTopic(t *testing.T) {
 				t.Error("the key stands in the record as it is")
 			}
 			return nil
-		})
-	}
-}
-
-func TestMistakesWithPushCertificatesAreToldApart(t *testing.T) {
-	db := storagetest.Open(t)
-	box, err := seal.New(make([]byte, 32))
-	if err != nil {
-		t.Fatal(err)
-	}
-	certs, err := apns.NewCertificates(box, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const topic = "com.apple.mgmt.External.a"
-	key, other := newKey(t), newKey(t)
-	good := pushCertificate(t, key, topic, time.Now().AddDate(1, 0, 0))
-	encrypted := pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{1}})
-	for name, tt := range map[string]struct {
-		pem  []byte
-		want error
-	}{
-		"no certificate":            {keyPEM(key), apns.ErrNoCertificate},
-		"nothing":                   {nil, apns.ErrNoCertificate},
-		"no key":                    {good, apns.ErrNoKey},
-		"a key that can't be read":  {append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}}), good...), apns.ErrNoKey},
-		"an encrypted key":          {append(encrypted, good...), apns.ErrKeyEncrypted},
-		"another certificate's key": {append(keyPEM(other), good...), apns.ErrKeyMismatch},
-		"no MDM push certificate":   {append(keyPEM(key), pushCertificate(t, key, "com.example.app", time.Now().AddDate(1, 0, 0))...), apns.ErrNoTopic},
-		"an expired certificate":    {append(keyPEM(key), pushCertificate(t, key, topic, time.Now().AddDate(-1, 0, 0))...), apns.ErrExpired},
-	} {
-		t.Run(name, func(t *testing.T) {
-			err := db.Update(context.Background(), func(tx storage.Tx) error {
-				_, err := certs.Put(tx, tt.pem)
-				return err
-			})
-			if !errors.Is(err, tt.want) {
-				t.Errorf("Put = %v, want %v", err, tt.want)
-			}
 		})
 	}
 }
