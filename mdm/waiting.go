@@ -25,6 +25,7 @@ const (
 	WaitsForDevice   = "not_seen"         // the device has not been heard of since
 	WaitsForNextPoll = "queued"           // it comes at the device's next poll
 	WaitsForSweep    = "expired"          // its time is up
+	WaitsForPush     = "push_failing"     // it can't be woken now, see the device's push state
 )
 
 // Waits returns why each of entries, which may be of several devices, is pending: one
@@ -37,7 +38,7 @@ func (s *Service) Waits(ctx context.Context, entries []Entry) (all []Waiting, er
 			if i%readChunk == 0 {
 				for _, e := range entries[i:min(i+readChunk, len(entries))] {
 					if !e.State.Final() {
-						tx.Prefetch(append(s.readOverview(e.DeviceID), ReadDevice(e.DeviceID))...)
+						tx.Prefetch(append(s.readOverview(e.DeviceID), ReadDevice(e.DeviceID), ReadWakeup(e.DeviceID))...)
 					}
 				}
 			}
@@ -64,6 +65,7 @@ type waiter struct {
 	lastSeen time.Time
 	head     *Entry // the next one
 	ahead    map[string]int
+	push     PushStatus
 }
 
 func (s *Service) waiter(tx storage.Tx, id DeviceID) (*waiter, error) {
@@ -77,6 +79,9 @@ func (s *Service) waiter(tx storage.Tx, id DeviceID) (*waiter, error) {
 		return nil, err
 	}
 	if w.lastSeen, err = s.LastSeen(tx, id); err != nil {
+		return nil, err
+	}
+	if w.push, err = PushStatusOf(tx, w.device, s.now()); err != nil {
 		return nil, err
 	}
 	n := 0
@@ -112,10 +117,15 @@ func (w *waiter) why(e Entry, now time.Time) Waiting {
 		return Waiting{WaitsForUnlock, fmt.Sprintf("The device was locked or busy (%s). It is sent again at the device’s next poll.", times(e.NotNowCount))}
 	case w.ahead[e.UUID] > 0 && w.head != nil && w.head.State == Delivered:
 		return Waiting{WaitsForOther, fmt.Sprintf("It waits behind %s, which the device was sent %s ago and has not answered.", w.head.RequestType, Ago(now.Sub(w.head.DeliveredAt)))}
+	case w.push.stuck():
+		return Waiting{WaitsForPush, w.push.Sentence + " It gets the command when it polls by itself. " + seen}
 	case w.device.Push == nil:
 		return Waiting{WaitsForToken, "The device has no push token, so it can’t be woken: it gets the command when it polls by itself. " + seen}
 	case w.lastSeen.Before(e.CreatedAt):
-		return Waiting{WaitsForDevice, "The device has not connected since it was queued. " + seen}
+		if w.push.PushedAt.Before(e.CreatedAt) {
+			return Waiting{WaitsForDevice, "The device has not connected since it was queued. " + seen}
+		}
+		return Waiting{WaitsForDevice, fmt.Sprintf("The device has not connected since it was queued. Apple took a wake-up for it %s ago. %s", Ago(now.Sub(w.push.PushedAt)), seen)}
 	case w.ahead[e.UUID] == 1:
 		return Waiting{WaitsForOther, "It waits behind another command. " + seen}
 	case w.ahead[e.UUID] > 1:

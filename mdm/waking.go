@@ -65,8 +65,14 @@ type PushStatus struct {
 	DeadAt   time.Time // of PushTokenDead
 }
 
-// ReadPushStatus is what [storage.Tx.Prefetch] takes for PushStatus, but for the topic.
-func ReadPushStatus(id DeviceID) storage.Read { return ReadWakeup(id) }
+// stuck says that the device can't be woken now, though it has told a token.
+func (st PushStatus) stuck() bool {
+	switch st.State {
+	case PushTokenDead, PushNoCert, PushBadCert, PushUnreachably, PushState(WakeRefused):
+		return true
+	}
+	return false
+}
 
 // PushStatusOf says how the waking of d stands.
 func PushStatusOf(tx storage.Tx, d Device, now time.Time) (st PushStatus, err error) {

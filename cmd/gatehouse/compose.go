@@ -31,6 +31,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -180,6 +181,19 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	pusher, err := apns.NewClient(apns.ClientConfig{
+		DB: s.db, Certificates: pushCertificates, URL: cfg.apnsURL, Roots: cfg.apnsRoots, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	waker, err := wake.New(wake.Config{
+		DB: s.db, MDM: devices, Pusher: pusher, Certificates: pushCertificates, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	devices.WakeBy(waker)
 
 	// Use cases.
 	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
@@ -311,14 +325,18 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation,
 		Mail:     mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box,
+		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err
 	}
+	declarative, err := cfg.forward.declarativeServer(ctx, log)
+	if err != nil {
+		return nil, err
+	}
 	checkins, err := checkin.New(checkin.Config{
-		Enroll: enrollment, Log: log,
+		Enroll: enrollment, Declarative: declarative, Log: log,
 		ClientCertificate: func(r *http.Request) *x509.Certificate { return webui.ClientCertificate(r.Context()) },
 		Peer:              peerName,
 	})
@@ -367,6 +385,10 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	for _, method := range []string{http.MethodPut, http.MethodPost} {
 		protocol.Handle(method+" "+enroll.PathCheckIn, webui.Plain(checkins))
 		protocol.Handle(method+" "+enroll.PathConnect, webui.Plain(checkins))
+	}
+
+	if err := cfg.forward.mountProxy(mux, enrollment, checkins, serverURL, forPrograms, log); err != nil {
+		return nil, err
 	}
 
 	accounts, err := account.New(account.Config{Enroll: enrollment, Peer: peerName, Log: log})
@@ -446,6 +468,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 			{"identity", people.Run},
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},
+			{"wake-ups", func(ctx context.Context) error { return errors.Join(waker.Run(ctx), pusher.Close()) }},
 			{"inventory", stock.Run},
 			{"enrollment", enrollment.Run},
 			{"payload certificates", payloads.Run},

@@ -93,14 +93,6 @@ func TestSetupTokenIsInAFileUntilItIsUsed(t *testing.T) {
 	}
 }
 
-func TestSettingsOfLaterVersionsAreTakenWithAWarning(t *testing.T) {
-	storagetest.AnyEngine(t)
-	s := start(t, t.TempDir(), "--apns-url", "https://localhost:2197", "--apns-ca", "nowhere.pem")
-	if !strings.Contains(s.out.String(), "this version sends no pushes yet") {
-		t.Errorf("no warning:\n%s", s.out)
-	}
-}
-
 func TestWaitingRequestsEndWithTheServer(t *testing.T) {
 	s := start(t, t.TempDir())
 	device, err := mdmtest.NewDevice(mdmtest.Options{Transport: s.client.Transport})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,8 +55,10 @@ type serveCommand struct {
 	BootstrapTokenFile string `type:"path" placeholder:"FILE" group:"First start" help:"While there is no API token yet, make this file's content (20 to 80 URL-safe characters) one with the scope owner."`
 	Demo               int    `placeholder:"N" group:"First start" help:"Enrol N simulated devices through the real endpoints. On a database that servers share, one of them may."`
 
-	APNsURL string `name:"apns-url" placeholder:"URL" group:"Push" help:"Another endpoint than Apple's push service. Accepted, but this version sends no pushes."`
-	APNsCA  string `name:"apns-ca" type:"path" placeholder:"FILE" group:"Push" help:"PEM certificates to trust there. Accepted, but this version sends no pushes."`
+	APNsURL string `name:"apns-url" placeholder:"URL" group:"Push" help:"Another push service than Apple's, for tests and proxies: https://HOST:PORT."`
+	APNsCA  string `name:"apns-ca" type:"path" placeholder:"FILE" group:"Push" help:"PEM certificates of which the push service's must come, instead of the system's."`
+
+	forwardFlags `embed:""`
 
 	LogFormat string `enum:"text,json," default:"" placeholder:"FORMAT" group:"Log" help:"text or json. Default: text on a terminal, else json."`
 	LogLevel  string `enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" group:"Log" help:"debug, info, warn or error (default ${default})."`
@@ -105,6 +108,11 @@ type config struct {
 	bootstrapToken string
 	demo           int
 
+	apnsURL   string         // "": Apple's
+	apnsRoots *x509.CertPool // nil: the system's
+
+	forward forwarding
+
 	logFormat string
 	logLevel  slog.Level
 
@@ -141,9 +149,6 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 	log := newLogger(p.stderr, cfg.logFormat, cfg.logLevel)
 	for _, warning := range p.settings.strangers(kctx.Flags()) {
 		log.WarnContext(ctx, warning)
-	}
-	if c.APNsURL != "" || c.APNsCA != "" {
-		log.WarnContext(ctx, "this version sends no pushes yet: --apns-url and --apns-ca have no effect")
 	}
 	if err := serve(ctx, cfg, log, p.stderr); err != nil {
 		return fmt.Errorf("serve: %w", err)
@@ -189,7 +194,7 @@ func (c *serveCommand) check(env environment) (config, error) {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
 	}
 
-	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkProbe, c.checkTLS, c.checkACME, c.checkFirstStart} {
+	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkProbe, c.checkTLS, c.checkACME, c.checkFirstStart, c.forwardFlags.check, c.checkPush} {
 		if err := check(&cfg); err != nil {
 			return config{}, err
 		}
@@ -203,8 +208,29 @@ func (c *serveCommand) checkVersion(*config) error {
 	case c.MetricsListen != "":
 		return invalid("metrics-listen", "this version has no metrics yet; leave it out")
 	}
-	// Not so --apns-url and --apns-ca: without them a server works as well as with
-	// them in this version, and scripts may give them already.
+	return nil
+}
+
+// checkPush checks where pushes go.
+func (c *serveCommand) checkPush(cfg *config) error {
+	if c.APNsURL != "" {
+		u, err := url.Parse(c.APNsURL)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+			return invalid("apns-url", "%q is no push service such as https://api.push.apple.com:2197", c.APNsURL)
+		}
+		cfg.apnsURL = c.APNsURL
+	}
+	if c.APNsCA == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(c.APNsCA)
+	if err != nil {
+		return invalid("apns-ca", "%w", err)
+	}
+	cfg.apnsRoots = x509.NewCertPool()
+	if !cfg.apnsRoots.AppendCertsFromPEM(pem) {
+		return invalid("apns-ca", "there is no certificate in %s", c.APNsCA)
+	}
 	return nil
 }
 

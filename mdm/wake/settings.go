@@ -81,23 +81,13 @@ func (s *Service) Settings(ctx context.Context) (v Settings, err error) {
 	return v, err
 }
 
-// Change has edit change the settings, in one transaction with what also does. The error
-// may be a *SettingsError.
-func (s *Service) Change(ctx context.Context, edit func(*Settings) error, also func(storage.Tx) error) (v Settings, err error) {
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		if v, err = GetSettings(tx); err != nil {
-			return err
-		}
-		if err := edit(&v); err != nil {
-			return err
-		}
-		if err := v.Check(); err != nil {
-			return err
-		}
-		if err := settings.Put(tx, v); err != nil {
-			return err
-		}
-		return also(tx)
-	})
-	return v, err
+// PutSettings puts v in force. The error may be a *SettingsError.
+func PutSettings(tx storage.Tx, v Settings) error {
+	if err := v.Check(); err != nil {
+		return err
+	}
+	if err := settings.Put(tx, v); err != nil {
+		return fmt.Errorf("settings of pushing: %w", err)
+	}
+	return nil
 }

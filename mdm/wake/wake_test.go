@@ -377,9 +377,7 @@ func TestPuttingOffHasALimit(t *testing.T) {
 	a := b.device(t, "a")
 	set := wake.Defaults()
 	set.NotNowRepeats = 3
-	if _, err := b.Change(ctx, func(s *wake.Settings) error { *s = set; return nil }, func(storage.Tx) error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	b.update(t, func(tx storage.Tx) error { return wake.PutSettings(tx, set) })
 	b.queue(t, a)
 	b.work(t, "a")
 	pushes := 0
@@ -702,7 +700,9 @@ func TestSettingsThatCannotBe(t *testing.T) {
 		"not_now_repeats": func(s *wake.Settings) { s.NotNowRepeats = 1001 },
 		"silent_after":    func(s *wake.Settings) { s.SilentAfter = 0 },
 	} {
-		_, err := b.Change(ctx, func(s *wake.Settings) error { edit(s); return nil }, func(storage.Tx) error { return nil })
+		set := wake.Defaults()
+		edit(&set)
+		err := b.db.Update(ctx, func(tx storage.Tx) error { return wake.PutSettings(tx, set) })
 		var bad *wake.SettingsError
 		if !errors.As(err, &bad) || bad.Field != field {
 			t.Errorf("%s: %v", field, err)

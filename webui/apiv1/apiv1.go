@@ -8,6 +8,7 @@
 package apiv1
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -62,9 +64,12 @@ type Config struct {
 
 	Library *library.Service
 	Box     *seal.Box
+	Wake    *wake.Service
 
 	Log *slog.Logger
 	Now func() time.Time
+
+	StreamAlive time.Duration // between lines that show that a stream of events is alive; 0: 15 s
 }
 
 // API answers the routes under /api/v1.
@@ -89,6 +94,10 @@ type API struct {
 	business *business.Service
 	library  *library.Service
 	box      *seal.Box
+	wake     *wake.Service
+
+	streams     streams
+	streamAlive time.Duration
 
 	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
 }
@@ -100,15 +109,16 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil || c.Box == nil:
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
-	case c.Inventory == nil:
-		return nil, errors.New("apiv1: Inventory is required")
+	case c.Inventory == nil || c.Wake == nil:
+		return nil, errors.New("apiv1: Inventory and Wake are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
+		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}, nil
 }
 
@@ -117,6 +127,7 @@ type route struct {
 	pattern string
 	scopes  []identity.Scope // one of them is needed; none: open to everybody
 	handle  webui.HandlerFunc
+	stream  bool // has no end to wait for: the handler bounds each write
 	command bool // may carry a profile, and may wait for devices
 	profile bool // carries one
 }
@@ -287,6 +298,10 @@ func (a *API) routes() []route {
 		{pattern: "PUT /api/v1/account-driven", scopes: managing, handle: a.replaceAccountDriven},
 
 		{pattern: "GET /api/v1/audit", scopes: auditing, handle: a.listAudit},
+		{pattern: "GET /api/v1/audit/export", scopes: reading, handle: a.exportAudit, stream: true},
+		{pattern: "GET /api/v1/audit/verify", scopes: reading, handle: a.verifyAudit, stream: true},
+		{pattern: "GET /api/v1/events", scopes: auditing, handle: a.followEvents, stream: true},
+		{pattern: "GET /api/v1/event-types", scopes: auditing, handle: a.listEventTypes},
 	}
 }
 
@@ -296,9 +311,12 @@ func (a *API) Mount(m *webui.Mux, use ...webui.Middleware) {
 	plain := m.Group(webui.Group{BodyLimit: maxBody, Timeout: maxTime, Fail: a.Fail, Use: use})
 	commands := m.Group(webui.Group{BodyLimit: maxCommandBody, Timeout: maxWait + maxTime, Fail: a.Fail, Use: use})
 	profiles := m.Group(webui.Group{BodyLimit: profile.MaxSize, Timeout: maxWait + maxTime, Fail: a.Fail, Use: use})
+	streams := m.Group(webui.Group{BodyLimit: maxBody, Fail: a.Fail, Use: use})
 	for _, rt := range a.routes() {
 		group := plain
 		switch {
+		case rt.stream:
+			group = streams
 		case rt.command:
 			group = commands
 		case rt.profile:

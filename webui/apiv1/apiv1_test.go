@@ -37,6 +37,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -63,8 +64,9 @@ type house struct {
 	invitations *invite.Service
 	apple       *businesstest.Apple
 
-	spec  routers.Router
-	owner string // a token
+	spec   routers.Router
+	owner  string // a token
+	pushes *pushes
 
 	mu   sync.Mutex
 	time time.Time
@@ -93,6 +95,28 @@ func (elsewhere) Challenge(_ context.Context, u template.Upstream) (string, erro
 	return "fetched from " + u.ChallengeURL, nil
 }
 
+// pushes stands for the client of Apple's push service.
+type pushes struct {
+	mu     sync.Mutex
+	answer apns.Result
+	got    []apns.Push
+}
+
+func (p *pushes) Push(_ context.Context, _ string, pushes []apns.Push, done func(int, apns.Result)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.got = append(p.got, pushes...)
+	for i := range pushes {
+		done(i, p.answer)
+	}
+}
+
+func (p *pushes) answers(r apns.Result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = r
+}
+
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	storagetest.AnyEngine(t) // what is below is tested on each
@@ -106,7 +130,7 @@ func newHouse(t testing.TB) *house {
 	}
 	box, err := seal.New(bytes.Repeat([]byte{7}, 32))
 	must(err)
-	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second)}
+	h := &house{db: storagetest.Open(t), time: time.Now().UTC().Truncate(time.Second), pushes: &pushes{answer: apns.Result{Outcome: apns.Sent, Status: 200}}}
 	h.depot, err = depot.Open(ctx, depot.Config{
 		DB: h.db, Box: box, Log: log, Now: h.now, KeyBits: 2048, Name: "test",
 		NewKey: depottest.NewKey,
@@ -161,11 +185,14 @@ func newHouse(t testing.TB) *house {
 		NewKey: func() (*rsa.PrivateKey, error) { return depottest.NewKey("business", 2048) },
 	})
 	must(err)
+	waker, err := wake.New(wake.Config{DB: h.db, MDM: h.mdm, Pusher: h.pushes, Certificates: topics, Log: log, Now: h.now})
+	must(err)
+	h.mdm.WakeBy(waker)
 	api, err := apiv1.New(apiv1.Config{
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		Library: h.library, Box: box, ServerURL: serverURL, Log: log, Now: h.now,
+		Library: h.library, Box: box, Wake: waker, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})
 	must(err)
 	mux := webui.NewMux(api.Fail)

@@ -1,8 +1,11 @@
 package apiv1
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,6 +17,8 @@ import (
 
 type eventJSON struct {
 	ID          string            `json:"id"`
+	Seq         *uint64           `json:"seq"`  // null for a moment, until it has its place
+	Hash        *string           `json:"hash"` // null as long
 	At          time.Time         `json:"at"`
 	Actor       string            `json:"actor"`
 	Action      string            `json:"action"`
@@ -27,10 +32,14 @@ type eventJSON struct {
 	Details     map[string]string `json:"details"`
 }
 
-func auditEvent(e event.Event) eventJSON {
+func auditEvent(s event.Sequenced) eventJSON {
+	e := s.Event
 	out := eventJSON{
 		ID: e.ID, At: e.At.UTC(), Actor: e.Actor, Action: e.Action, Outcome: string(e.Outcome), Reason: e.Reason,
 		DeviceID: e.DeviceID, User: e.User, Certificate: e.Certificate, Template: e.Template, Peer: e.Peer, Details: e.Details,
+	}
+	if s.Seq != 0 {
+		out.Seq, out.Hash = &s.Seq, &s.Hash
 	}
 	if out.Details == nil {
 		out.Details = map[string]string{}
@@ -59,11 +68,11 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 			none = true
 		}
 	}
-	var list []event.Event
+	var list []event.Sequenced
 	var next string
 	if !none {
 		err = a.db.View(r.Context(), func(tx storage.Tx) (err error) {
-			list, next, err = event.Page(tx, filter, cursor, limit)
+			list, next, err = event.PlacedPage(tx, filter, cursor, limit)
 			return err
 		})
 	}
@@ -73,15 +82,121 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	return webui.WriteJSON(w, http.StatusOK, newPage(list, next, auditEvent))
 }
 
+// exportAudit writes the audit log as JSON Lines, as much as there is. What takes longer than
+// any request may is bounded write by write.
+func (a *API) exportAudit(w http.ResponseWriter, r *http.Request) error {
+	since, until, err := timesOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/jsonl")
+	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="audit-%s.jsonl"`, a.now().UTC().Format(time.DateOnly)))
+	out := &patient{w: w, control: http.NewResponseController(w)}
+	if err := event.Export(r.Context(), a.db, out, since, until); err != nil {
+		if out.err != nil {
+			return nil // the client is gone
+		}
+		return err // what was begun is cut off, so that nobody takes it for all
+	}
+	if !out.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	return nil
+}
+
+// patient writes for as long as the other side reads.
+type patient struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	begun   bool
+	err     error
+}
+
+func (p *patient) Write(b []byte) (n int, err error) {
+	p.begun = true
+	_ = p.control.SetWriteDeadline(time.Now().Add(streamWrite)) // not supported by all writers
+	n, p.err = p.w.Write(b)
+	return n, p.err
+}
+
+type verifiedJSON struct {
+	OK      bool   `json:"ok"`
+	Problem string `json:"problem"` // where it does not hold
+	First   uint64 `json:"first"`
+	Last    uint64 `json:"last"`
+	Events  int    `json:"events"`
+	Erased  int    `json:"erased"`
+	Hash    string `json:"hash"`
+}
+
+// verifyAudit computes the chain of the audit log anew.
+func (a *API) verifyAudit(w http.ResponseWriter, r *http.Request) error {
+	want, err := anchorOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // as long as the log is
+	if err := event.Sequence(r.Context(), a.db); err != nil {
+		return err
+	}
+	v, err := event.VerifyStored(r.Context(), a.db, want)
+	out := verifiedJSON{First: v.First, Last: v.Last, Events: v.Events, Erased: v.Erased, Hash: v.Hash}
+	switch {
+	case errors.Is(err, event.ErrBroken) || errors.Is(err, event.ErrNotThere):
+		out.Problem = err.Error()
+	case err != nil:
+		return err
+	default:
+		out.OK = true
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamWrite))
+	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+// anchorOf reads the hash that was noted of an event.
+func anchorOf(query url.Values) (map[uint64]string, error) {
+	number, err := textOf(query, "seq")
+	if err != nil {
+		return nil, err
+	}
+	hash, err := textOf(query, "hash")
+	if err != nil || number == "" && hash == "" {
+		return nil, err
+	}
+	seq, err := strconv.ParseUint(number, 10, 64)
+	if err != nil || seq == 0 {
+		return nil, invalid("seq", "must be the place of the event that hash is of, from 1")
+	}
+	if len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "" {
+		return nil, invalid("hash", "must be 64 lower-case hexadecimal digits, which the event in place seq had")
+	}
+	return map[uint64]string{seq: hash}, nil
+}
+
+type eventTypeJSON struct {
+	Action  string   `json:"action"`
+	Text    string   `json:"text"`
+	Fields  []string `json:"fields"`
+	Details []string `json:"details"`
+}
+
+// listEventTypes answers with every action there is, and what of it webhooks carry.
+func (a *API) listEventTypes(w http.ResponseWriter, _ *http.Request) error {
+	return webui.WriteJSON(w, http.StatusOK, newPage(event.Types(), "", func(t event.Type) eventTypeJSON {
+		return eventTypeJSON{t.Action, t.Text, t.Fields, append([]string{}, t.Details...)}
+	}))
+}
+
 // auditFilterOf reads the parameters that say which events are wanted.
 func auditFilterOf(query url.Values) (f event.Filter, err error) {
-	serial, outcome, since, until := "", "", "", ""
+	serial, outcome := "", ""
 	for _, p := range []struct {
 		name string
 		to   *string
 	}{
 		{"action", &f.Action}, {"outcome", &outcome}, {"device_id", &f.DeviceID}, {"user", &f.User},
-		{"certificate", &serial}, {"since", &since}, {"until", &until},
+		{"certificate", &serial},
 	} {
 		if *p.to, err = textOf(query, p.name); err != nil {
 			return event.Filter{}, err
@@ -96,13 +211,22 @@ func auditFilterOf(query url.Values) (f event.Filter, err error) {
 	default:
 		return event.Filter{}, invalid("outcome", "must be ok, refused or failed")
 	}
-	if f.Since, err = timeOf("since", since); err != nil {
-		return event.Filter{}, err
+	f.Since, f.Until, err = timesOf(query)
+	return f, err
+}
+
+// timesOf reads since and until.
+func timesOf(query url.Values) (since, until time.Time, err error) {
+	for name, to := range map[string]*time.Time{"since": &since, "until": &until} {
+		text, err := textOf(query, name)
+		if err == nil {
+			*to, err = timeOf(name, text)
+		}
+		if err != nil {
+			return time.Time{}, time.Time{}, err
+		}
 	}
-	if f.Until, err = timeOf("until", until); err != nil {
-		return event.Filter{}, err
-	}
-	return f, nil
+	return since, until, nil
 }
 
 // timeOf reads a parameter that is a time, zero if it is not there.

@@ -9,6 +9,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -37,6 +38,7 @@ type deviceJSON struct {
 	Identity            *identityJSON  `json:"identity"`   // null in lists, and where there is none
 	LostReportedAt      *time.Time     `json:"lost_reported_at"`
 	LostNote            string         `json:"lost_note"`
+	Push                *pushJSON      `json:"push"` // null in lists
 }
 
 func device(o mdm.Overview) deviceJSON {
@@ -79,6 +81,10 @@ func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id
 	}
 	out := device(o)
 	err = a.db.View(r.Context(), func(tx storage.Tx) (err error) {
+		tx.Prefetch(mdm.ReadWakeup(id), wake.ReadSettings())
+		if out.Push, err = a.pushOf(tx, o); err != nil {
+			return err
+		}
 		out.Identity, err = a.identityOf(tx, o.Device)
 		return err
 	})
@@ -91,26 +97,6 @@ func (a *API) writeDevice(w http.ResponseWriter, r *http.Request, status int, id
 	}
 	out.lost(lost[id])
 	return webui.WriteJSON(w, status, out)
-}
-
-// pushDevice refuses: without a push certificate nothing can be sent, and a 202
-// would promise what does not happen.
-func (a *API) pushDevice(_ http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "id")
-	if err != nil {
-		return err
-	}
-	o, err := a.mdm.Device(r.Context(), mdm.DeviceID(id))
-	if err != nil {
-		return err
-	}
-	if !o.Live() {
-		return mdm.ErrNotEnrolled
-	}
-	return &problem{Problem: webui.Problem{
-		Status: http.StatusConflict, Code: "push_unavailable", Title: "This server can't send pushes yet",
-		Detail: "It has no push certificate. The device gets its commands when it next connects by itself.",
-	}}
 }
 
 func (a *API) unenrollDevice(w http.ResponseWriter, r *http.Request) error {

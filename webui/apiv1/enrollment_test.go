@@ -191,22 +191,6 @@ func TestEndingAnEnrollment(t *testing.T) {
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/none/block"}).wantProblem(t, 404, "not_found")
 }
 
-func TestAPushThatCannotBeSent(t *testing.T) {
-	h := newHouse(t)
-	h.device(t, "here", nil)
-	h.device(t, "gone", func(d *mdm.Device) { d.State = mdm.Unenrolled })
-	for id, want := range map[string]struct {
-		status int
-		code   string
-	}{
-		"here":    {409, "push_unavailable"},
-		"gone":    {409, "not_enrolled"},
-		"unknown": {404, "not_found"},
-	} {
-		h.do(t, exchange{method: "POST", path: "/api/v1/devices/" + id + "/push"}).wantProblem(t, want.status, want.code)
-	}
-}
-
 func TestRevokingACertificate(t *testing.T) {
 	h := newHouse(t)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -36,6 +37,7 @@ type settingsRequest struct {
 	DeviceSignature *string         `json:"device_signature"`
 	SelfRemoval     *string         `json:"self_removal"`
 	Inventory       json.RawMessage `json:"inventory"` // an inventoryRequest
+	Push            json.RawMessage `json:"push"`      // a pushRequest
 	Mail            json.RawMessage `json:"mail"`      // a mailRequest; null: no mail any more
 }
 
@@ -81,6 +83,21 @@ type inventoryRequest struct {
 	FirstAfter *string `json:"first_after"`
 }
 
+// pushRequest and pushOptions say how long devices are woken.
+type pushRequest struct {
+	Repeats       *int    `json:"repeats"`
+	RepeatAfter   *string `json:"repeat_after"`
+	NotNowRepeats *int    `json:"not_now_repeats"`
+	SilentAfter   *string `json:"silent_after"`
+}
+
+type pushOptions struct {
+	Repeats       int    `json:"repeats"`
+	RepeatAfter   string `json:"repeat_after"`
+	NotNowRepeats int    `json:"not_now_repeats"`
+	SilentAfter   string `json:"silent_after"`
+}
+
 type settingsJSON struct {
 	Organisation    organisationJSON `json:"organisation"`
 	Portal          bool             `json:"portal"`
@@ -92,6 +109,7 @@ type settingsJSON struct {
 	DeviceSignature string           `json:"device_signature"`
 	SelfRemoval     string           `json:"self_removal"`
 	Inventory       inventoryOptions `json:"inventory"`
+	Push            pushOptions      `json:"push"`
 	Mail            *mailJSON        `json:"mail"` // null: none is sent
 }
 
@@ -156,7 +174,7 @@ type mailJSON struct {
 	PerMinute   int    `json:"per_minute"`
 }
 
-func (a *API) settings(in enroll.Settings, asking inventory.Settings, m *mail.Settings) settingsJSON {
+func (a *API) settings(in enroll.Settings, asking inventory.Settings, waking wake.Settings, m *mail.Settings) settingsJSON {
 	out := settingsJSON{
 		Organisation: organisationJSON{
 			Name: in.Organisation.Name, SupportEmail: in.Organisation.SupportEmail, SupportPhone: in.Organisation.SupportPhone, SupportURL: in.Organisation.SupportURL,
@@ -165,6 +183,7 @@ func (a *API) settings(in enroll.Settings, asking inventory.Settings, m *mail.Se
 		PersonalMethod: string(in.PersonalMethod), AccountDomains: list(in.AccountDomains), ProfileService: in.ProfileService,
 		DeviceSignature: string(in.DeviceSignature), SelfRemoval: string(in.SelfRemoval),
 		Inventory: inventoryOptions{asking.Enabled, asking.Every.String(), asking.FirstAfter.String()},
+		Push:      pushOptions{waking.Repeats, waking.RepeatAfter.String(), waking.NotNowRepeats, waking.SilentAfter.String()},
 	}
 	if in.Organisation.Logo != "" {
 		out.Organisation.LogoURL = a.serverURL.JoinPath("logo", in.Organisation.Logo).String()
@@ -191,6 +210,7 @@ func way(in enroll.Way) wayJSON {
 func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 	var in enroll.Settings
 	var asking inventory.Settings
+	var waking wake.Settings
 	var m *mail.Settings
 	err := a.db.View(r.Context(), func(tx storage.Tx) (err error) {
 		if in, err = enroll.GetSettings(tx); err != nil {
@@ -199,13 +219,16 @@ func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 		if asking, err = inventory.GetSettings(tx); err != nil {
 			return err
 		}
+		if waking, err = wake.GetSettings(tx); err != nil {
+			return err
+		}
 		m, err = a.mailSettings(tx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(in, asking, m))
+	return webui.WriteJSON(w, http.StatusOK, a.settings(in, asking, waking, m))
 }
 
 // mailSettings returns nil where none are.
@@ -230,10 +253,14 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var asking inventory.Settings
+	var waking wake.Settings
 	var m *mail.Settings
 	now, err := a.enroll.ChangeSettings(r.Context(), func(tx storage.Tx, s *enroll.Settings) (err error) {
 		change.apply(s)
 		if asking, err = inventory.GetSettings(tx); err != nil {
+			return err
+		}
+		if waking, err = wake.GetSettings(tx); err != nil {
 			return err
 		}
 		if given(in.Inventory) {
@@ -241,6 +268,18 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 			set(&asking.Every, change.every)
 			set(&asking.FirstAfter, change.firstAfter)
 			if err := inventory.PutSettings(tx, asking); err != nil {
+				return err
+			}
+		}
+		if given(in.Push) {
+			set(&waking.Repeats, change.push.Repeats)
+			set(&waking.RepeatAfter, change.repeatAfter)
+			set(&waking.NotNowRepeats, change.push.NotNowRepeats)
+			set(&waking.SilentAfter, change.silentAfter)
+			if err := wake.PutSettings(tx, waking); err != nil {
+				if bad, ok := errors.AsType[*wake.SettingsError](err); ok {
+					return invalid("push."+bad.Field, bad.Reason)
+				}
 				return err
 			}
 		}
@@ -266,7 +305,7 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, m))
+	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, waking, m))
 }
 
 // settingsChange is a settingsRequest as it was read.
@@ -279,6 +318,9 @@ type settingsChange struct {
 	timeout                 *time.Duration
 	inventory               inventoryRequest
 	every, firstAfter       *time.Duration
+	push                    pushRequest
+	repeatAfter             *time.Duration
+	silentAfter             *time.Duration
 }
 
 // read reads the objects in the request, or returns a problem that names all that is wrong.
@@ -297,21 +339,28 @@ func (in settingsRequest) read() (c settingsChange, err error) {
 			bad.object(one.field+".rights", one.way.Rights, &c.rights[i])
 		}
 	}
-	if given(in.Inventory) && bad.object("inventory", in.Inventory, &c.inventory) {
-		for _, one := range []struct {
-			field string
-			text  *string
-			to    **time.Duration
-		}{{"inventory.every", c.inventory.Every, &c.every}, {"inventory.first_after", c.inventory.FirstAfter, &c.firstAfter}} {
-			if one.text == nil {
-				continue
-			}
-			d, err := time.ParseDuration(*one.text)
-			if err != nil {
-				bad.add(one.field, "must be a duration such as 24h")
-			}
-			*one.to = &d
+	if given(in.Inventory) {
+		bad.object("inventory", in.Inventory, &c.inventory)
+	}
+	if given(in.Push) {
+		bad.object("push", in.Push, &c.push)
+	}
+	for _, one := range []struct {
+		field string
+		text  *string
+		to    **time.Duration
+	}{
+		{"inventory.every", c.inventory.Every, &c.every}, {"inventory.first_after", c.inventory.FirstAfter, &c.firstAfter},
+		{"push.repeat_after", c.push.RepeatAfter, &c.repeatAfter}, {"push.silent_after", c.push.SilentAfter, &c.silentAfter},
+	} {
+		if one.text == nil {
+			continue
 		}
+		d, err := time.ParseDuration(*one.text)
+		if err != nil {
+			bad.add(one.field, "must be a duration such as 24h")
+		}
+		*one.to = &d
 	}
 	if given(in.Mail) {
 		c.mail = &mailRequest{}

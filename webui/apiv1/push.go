@@ -1,0 +1,81 @@
+package apiv1
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/apns"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+// pushJSON is how the waking of a device stands.
+type pushJSON struct {
+	State    string     `json:"state"`
+	Topic    string     `json:"topic"`
+	Reason   string     `json:"reason"` // a sentence
+	PushedAt *time.Time `json:"pushed_at"`
+	NextAt   *time.Time `json:"next_at"`
+	Pushes   int        `json:"pushes"` // since the newest command
+	DeadAt   *time.Time `json:"dead_at"`
+	Silent   bool       `json:"silent"` // not heard of for longer than the settings say
+}
+
+// pushOf tells how the waking of a device stands, nil of one that is not enrolled.
+func (a *API) pushOf(tx storage.Tx, o mdm.Overview) (*pushJSON, error) {
+	if !o.Live() {
+		return nil, nil
+	}
+	set, err := wake.GetSettings(tx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := mdm.PushStatusOf(tx, o.Device, a.now())
+	if err != nil {
+		return nil, err
+	}
+	last := o.LastSeenAt
+	if last.IsZero() {
+		last = o.EnrolledAt
+	}
+	return &pushJSON{
+		State: string(st.State), Topic: st.Topic, Reason: st.Sentence, PushedAt: timestamp(st.PushedAt), NextAt: timestamp(st.NextAt),
+		Pushes: st.Pushes, DeadAt: timestamp(st.DeadAt), Silent: a.now().Sub(last) > set.SilentAfter,
+	}, nil
+}
+
+// pushDevice pushes to a device, whether it has commands or not.
+func (a *API) pushDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	pushed, err := a.wake.PushNow(r.Context(), []mdm.DeviceID{mdm.DeviceID(id)})
+	if err != nil {
+		return err
+	}
+	p := pushed[0]
+	unavailable := func(code, title string) error {
+		return &problem{Problem: webui.Problem{Status: http.StatusConflict, Code: code, Title: title, Detail: p.Sentence()}}
+	}
+	switch {
+	case errors.Is(p.Err, wake.ErrNoToken):
+		return unavailable("push_no_token", "The device has no push token")
+	case p.Err != nil:
+		return p.Err
+	case p.Result.Outcome == apns.TokenInvalid:
+		return unavailable("push_token_dead", "The device's push token is dead")
+	case p.Result.Outcome == apns.Refused && p.Result.Whole:
+		return unavailable("push_unavailable", "This server can't push to the device now")
+	case p.Result.Outcome == apns.Refused:
+		return unavailable("push_refused", "Apple refuses the push")
+	}
+	return webui.WriteJSON(w, http.StatusAccepted, struct {
+		DeviceID string `json:"device_id"`
+		State    string `json:"state"`
+		Reason   string `json:"reason"`
+	}{id, string(p.Result.Outcome), p.Sentence()})
+}
