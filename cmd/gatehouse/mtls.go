@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/depot/est"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/authproxy"
 )
 
 // checkMTLS checks the address on which client certificates are asked for.
@@ -68,7 +69,8 @@ func mtlsConfig(cert *certificate) *tls.Config {
 func forCertificates(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
-		case strings.HasPrefix(path, est.Path), path == enroll.PathCheckIn, path == enroll.PathConnect, path == "/livez":
+		case strings.HasPrefix(path, est.Path), path == enroll.PathCheckIn, path == enroll.PathConnect,
+			strings.HasPrefix(path, authproxy.Path), path == "/livez":
 			next.ServeHTTP(w, r)
 		default:
 			webui.WriteProblem(w, r, http.StatusNotFound, "not_found", "Not found", "This address is for clients with a certificate. Everything else is at the server's usual one.")
