@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -88,11 +89,12 @@ func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (lis
 		return c.Authority != payloadAuthority && c.Authority != depot.ExternalAuthority
 	})
 	now := s.now()
-	slices.SortFunc(list, func(a, b OwnCertificate) int {
+	sort.Slice(list, func(i, j int) bool {
+		a, b := &list[i], &list[j]
 		if good := a.Status(now) == depot.Active; good != (b.Status(now) == depot.Active) {
-			return map[bool]int{true: -1, false: 1}[good]
+			return good
 		}
-		return cmp.Or(b.IssuedAt.Compare(a.IssuedAt), strings.Compare(string(a.Serial), string(b.Serial)))
+		return cmp.Or(b.IssuedAt.Compare(a.IssuedAt), strings.Compare(string(a.Serial), string(b.Serial))) < 0
 	})
 	if len(list) > maxOwnCertificates {
 		return list[:maxOwnCertificates], true, nil
@@ -120,7 +122,7 @@ func (s *Service) certificatesOf(tx storage.Tx, u identity.User, d mdm.Device) (
 			}
 		}
 	}
-	slices.SortFunc(list, func(a, b depot.Certificate) int { return b.IssuedAt.Compare(a.IssuedAt) })
+	sort.Slice(list, func(i, j int) bool { return list[i].IssuedAt.After(list[j].IssuedAt) })
 	return list, nil
 }
 

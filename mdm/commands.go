@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -332,8 +333,8 @@ func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err err
 			bs.Each = append(bs.Each, CommandStatus{c, t, true})
 			bs.Tally.addAll(t)
 		}
-		slices.SortFunc(bs.Each, func(x, y CommandStatus) int {
-			return slices.Index(b.Commands, x.UUID) - slices.Index(b.Commands, y.UUID)
+		sort.Slice(bs.Each, func(i, j int) bool {
+			return slices.Index(b.Commands, bs.Each[i].UUID) < slices.Index(b.Commands, bs.Each[j].UUID)
 		})
 		return nil
 	})

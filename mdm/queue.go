@@ -1,7 +1,6 @@
 package mdm
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -9,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -542,7 +541,7 @@ func deviceCommands(tx storage.Tx, id DeviceID, before string, limit int) ([]Ent
 			all = append(all, e)
 		}
 	}
-	slices.SortFunc(all, func(a, b Entry) int { return bytes.Compare([]byte(b.Seq), []byte(a.Seq)) })
+	sort.Slice(all, func(i, j int) bool { return all[i].Seq > all[j].Seq })
 	if len(all) <= limit {
 		return all, "", nil
 	}

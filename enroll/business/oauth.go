@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -56,11 +57,8 @@ func signatureBase(method string, u *url.URL, params []parameter) string {
 			all = append(all, pair{escape(name), escape(v)})
 		}
 	}
-	slices.SortFunc(all, func(a, b pair) int { // 3.4.1.3.2: by what is escaped already
-		if c := strings.Compare(a[0], b[0]); c != 0 {
-			return c
-		}
-		return strings.Compare(a[1], b[1])
+	sort.Slice(all, func(i, j int) bool { // 3.4.1.3.2: by what is escaped already
+		return slices.Compare(all[i][:], all[j][:]) < 0
 	})
 	joined := make([]string, len(all))
 	for i, p := range all {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -153,7 +154,7 @@ func collect[T any](items []map[string]any, read func(map[string]any) T, order f
 	for i, item := range items {
 		list[i] = read(item)
 	}
-	slices.SortStableFunc(list, order)
+	sort.SliceStable(list, func(i, j int) bool { return order(list[i], list[j]) < 0 }) // compiled once, not for each T
 	return list
 }
 

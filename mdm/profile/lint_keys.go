@@ -7,6 +7,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -378,7 +379,7 @@ func (l *linter) tell(code string, p command.Platform, key string) {
 
 // tellFound makes findings of what told has noted.
 func (l *linter) tellFound() {
-	slices.SortFunc(l.found, func(a, b found) int { return strings.Compare(a.code, b.code) })
+	sort.Slice(l.found, func(i, j int) bool { return l.found[i].code < l.found[j].code })
 	for _, f := range l.found {
 		severity, what := SeverityNote, ""
 		switch f.code {

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"sort"
 	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -122,7 +122,7 @@ func attributes(values map[string]any) []view.Fact {
 	for name, value := range values {
 		facts = append(facts, view.Fact{Label: name, Value: attribute(value)})
 	}
-	slices.SortFunc(facts, func(a, b view.Fact) int { return cmp.Compare(a.Label, b.Label) })
+	sort.Slice(facts, func(i, j int) bool { return facts[i].Label < facts[j].Label })
 	return facts
 }
 

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -267,7 +267,7 @@ func answers(t *text.Texts, attributes map[string]any) (facts []view.MeFact) {
 		}
 		facts = append(facts, f)
 	}
-	slices.SortFunc(facts, func(a, b view.MeFact) int { return cmp.Compare(a.Label, b.Label) })
+	sort.Slice(facts, func(i, j int) bool { return facts[i].Label < facts[j].Label })
 	return facts
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -186,6 +187,6 @@ func (s *SignIn) trial(w http.ResponseWriter, r *http.Request, t *identity.Trial
 	for name, values := range t.Person.Attributes {
 		page.Claims = append(page.Claims, view.Fact{Label: name, Value: strings.Join(values, ", "), Mono: true})
 	}
-	slices.SortFunc(page.Claims, func(a, b view.Fact) int { return strings.Compare(a.Label, b.Label) })
+	sort.Slice(page.Claims, func(i, j int) bool { return page.Claims[i].Label < page.Claims[j].Label })
 	return s.Pages.Write(w, http.StatusOK, page)
 }
