@@ -163,9 +163,10 @@ func (s *Service) takeOver(tx storage.Tx, t TakeOver, f Former) (mdm.DeviceID, T
 		d = mdm.Device{ID: d.ID, CreatedAt: d.CreatedAt, AuthenticatedAt: now, EnrolledAt: now}
 		a = &arrival{DeviceID: d.ID, TakenAt: now}
 	}
-	a.Source, a.Expected, a.Profile = t.Source, string(f.Certificate), t.Profile
+	// Who tells less than somebody before does not make the device easier to claim.
+	a.Source, a.Expected, a.Profile = t.Source, cmp.Or(string(f.Certificate), a.Expected), t.Profile
 	d.AppleID, d.Type, d.Ownership, d.State = f.ID, mdm.TypeDevice, mdm.Institutional, mdm.Enrolled
-	d.Topic, d.AccessRights, d.Identity, d.Push = f.Push.Topic, cmp.Or(t.AccessRights, AllRights), string(f.Certificate), &f.Push
+	d.Topic, d.AccessRights, d.Identity, d.Push = f.Push.Topic, cmp.Or(t.AccessRights, AllRights), a.Expected, &f.Push
 	if f.ID.EnrollmentID != "" {
 		d.Type, d.Ownership, d.AccessRights = mdm.TypeUser, mdm.Personal, 0
 	}
@@ -323,6 +324,8 @@ func (s *Service) takeUser(tx storage.Tx, parent mdm.Device, f FormerUser) error
 // Migration is how far devices of other servers have come.
 type Migration struct {
 	Predecessors []depot.Predecessor
+	Profile      FormerProfile // of devices that are handed over
+	AccessRights int           // in that
 	Waiting      int // devices that have not been heard here yet
 	Arrived      int
 }
@@ -333,6 +336,13 @@ func (s *Service) Migration(ctx context.Context) (m Migration, err error) {
 		m = Migration{}
 		if m.Predecessors, err = s.depot.Predecessors(tx); err != nil {
 			return err
+		}
+		set, err := maybe(movings.Get(tx, settingsKey))
+		if err != nil {
+			return err
+		}
+		if set != nil {
+			m.Profile, m.AccessRights = set.Profile, set.AccessRights
 		}
 		for a, err := range arrivals.All(tx, storage.Range{}) {
 			switch {
