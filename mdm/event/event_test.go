@@ -424,7 +424,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	b.record(t, event.Event{At: b.Now(), Action: "user.login", User: "ana", Reason: "young"})
 	sweep := func() {
 		t.Helper()
-		if err := b.Sweep(ctx); err != nil {
+		if err := b.Forget(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -462,7 +462,7 @@ func TestTooManyEventsAreForgotten(t *testing.T) {
 	}
 	sweep := func(want string) {
 		t.Helper()
-		if err := b.Sweep(ctx); err != nil {
+		if err := b.Forget(ctx); err != nil {
 			t.Fatal(err)
 		}
 		if got := reasons(b.all(t, event.Filter{}, 100)); got != want {

@@ -32,12 +32,12 @@ const atEdge = 1000
 // the chain, so that [VerifyExport] can tell whether anything is missing: from the first
 // event of that time to the last one, with what has its place between them, though it may
 // have happened a little earlier or later.
-func (r *Recorder) Export(ctx context.Context, w io.Writer, since, until time.Time) error {
-	if err := r.Sequence(ctx); err != nil {
+func Export(ctx context.Context, db storage.DB, w io.Writer, since, until time.Time) error {
+	if err := Sequence(ctx, db); err != nil {
 		return err
 	}
 	var next, last uint64
-	err := r.db.View(ctx, func(tx storage.Tx) (err error) {
+	err := db.View(ctx, func(tx storage.Tx) (err error) {
 		next, last, err = placesOf(tx, since, until)
 		return err
 	})
@@ -46,7 +46,7 @@ func (r *Recorder) Export(ctx context.Context, w io.Writer, since, until time.Ti
 		var lines bytes.Buffer
 		var hash string
 		end := min(last, next+verifyBatch-1)
-		err = r.db.View(ctx, func(tx storage.Tx) (err error) {
+		err = db.View(ctx, func(tx storage.Tx) (err error) {
 			lines.Reset()
 			hash, err = exportLines(tx, &lines, before, next, end)
 			return err
@@ -158,7 +158,7 @@ func hashBefore(tx storage.Tx, seq uint64) (string, error) {
 // maxLine is how long a line of an export may be: a few times what an event can come to.
 const maxLine = 256 << 10
 
-// VerifyExport reads what [Recorder.Export] has written, and computes the chain anew. want
+// VerifyExport reads what [Export] has written, and computes the chain anew. want
 // are hashes that were noted elsewhere, by the place of their events; those outside of the
 // export make an error. The error wraps [ErrBroken] if the export is not as it was written:
 // it names the first line where that shows. That lines are missing from its end shows only
@@ -191,7 +191,7 @@ func VerifyExport(r io.Reader, want map[uint64]string) (Verified, error) {
 func (v Verified) met(want map[uint64]string) error {
 	for seq := range want {
 		if seq < v.First || seq > v.Last {
-			return fmt.Errorf("event %d, of which a hash was noted, is not among events %d to %d", seq, v.First, v.Last)
+			return fmt.Errorf("%w: event %d is not among events %d to %d", ErrNotThere, seq, v.First, v.Last)
 		}
 	}
 	return nil

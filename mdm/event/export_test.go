@@ -2,9 +2,6 @@ package event
 
 import "context"
 
-// Sweep is one turn of the sweeping, for tests that move the clock.
-func (r *Recorder) Sweep(ctx context.Context) error { return r.sweep(ctx) }
-
 // Anchor is one turn of telling what the chain has come to.
 func (r *Recorder) Anchor(ctx context.Context) error { return r.anchor(ctx) }
 

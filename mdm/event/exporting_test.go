@@ -17,7 +17,7 @@ import (
 func (b *bench) export(t *testing.T, since, until time.Time) []string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := b.Export(ctx, &out, since, until); err != nil {
+	if err := event.Export(ctx, b.db, &out, since, until); err != nil {
 		t.Fatal(err)
 	}
 	return strings.SplitAfter(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -34,7 +34,7 @@ func logOf(t *testing.T, n int) *bench {
 		}
 		b.record(t, e)
 	}
-	if err := b.Sweep(ctx); err != nil {
+	if err := b.Forget(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -112,7 +112,7 @@ func TestTamperingWithAnExportIsFound(t *testing.T) {
 		"an event is said to be erased":   {func(l []string) []string { l[3] = `{"erased":"00","hash":"00","seq":4}` + "\n"; return l }, "line 4 (event 4) was changed"},
 		"an erased one gets a text":       {func(l []string) []string { l[1] = strings.Replace(l[1], `{`, `{"action":"user.fine",`, 1); return l }, "line 2 (event 2) was changed"},
 		"the last line is cut":            {func(l []string) []string { l[5] = l[5][:20]; return l }, "line 6 was cut off"},
-		"the last lines are missing":      {func(l []string) []string { return l[:4] }, "event 6, of which a hash was noted, is not among events 1 to 4"},
+		"the last lines are missing":      {func(l []string) []string { return l[:4] }, "is not there: event 6 is not among events 1 to 4"},
 		"another one has been exported":   {func(l []string) []string { return []string{"{}\n"} }, "line 1 is no event of an export"},
 		"something else is in the file":   {func(l []string) []string { return []string{"hello\n"} }, "line 1 is no event"},
 		"a line is as long as a nuisance": {func(l []string) []string { return []string{strings.Repeat("x", 1<<20) + "\n"} }, "line 1 is longer"},

@@ -69,10 +69,13 @@ func (r *Recorder) follow(ctx context.Context) error {
 
 // Sequence gives each event that is recorded by now its place in the chain. An event whose
 // transaction commits later comes later, whatever its time: who reads by place misses none.
-func (r *Recorder) Sequence(ctx context.Context) error {
+func (r *Recorder) Sequence(ctx context.Context) error { return Sequence(ctx, r.db) }
+
+// Sequence is [Recorder.Sequence] of a database.
+func Sequence(ctx context.Context, db storage.DB) error {
 	for {
 		waiting := false // most often another process was faster
-		err := r.db.View(ctx, func(tx storage.Tx) error {
+		err := db.View(ctx, func(tx storage.Tx) error {
 			head, err := getMark(tx, headMark)
 			if err != nil {
 				return err
@@ -89,7 +92,7 @@ func (r *Recorder) Sequence(ctx context.Context) error {
 		if err != nil || !waiting {
 			return wrap("sequence events", err)
 		}
-		if err := r.db.Update(ctx, sequence); err != nil {
+		if err := db.Update(ctx, sequence); err != nil {
 			return wrap("sequence events", err)
 		}
 	}

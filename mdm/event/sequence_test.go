@@ -230,17 +230,17 @@ func TestWhatIsForgottenLeavesTheChainWhole(t *testing.T) {
 	add(2, "a", event.OK)
 	add(4, "r", event.Refused)
 	add(2, "b", event.OK)
-	if err := b.Sweep(ctx); err != nil {
+	if err := b.Forget(ctx); err != nil {
 		t.Fatal(err)
 	}
 	check("1a0 2a1 5r2 6r3 7b0 8b1", 1)
 	add(3, "c", event.OK)
-	if err := b.Sweep(ctx); err != nil {
+	if err := b.Forget(ctx); err != nil {
 		t.Fatal(err)
 	}
 	check("6r3 7b0 8b1 9c0 10c1 11c2", 6)
 	b.pass(401 * 24 * time.Hour)
-	if err := b.Sweep(ctx); err != nil {
+	if err := b.Forget(ctx); err != nil {
 		t.Fatal(err)
 	}
 	check("", 12)

@@ -14,6 +14,9 @@ const (
 	sweepBatch = 500 // in one transaction
 )
 
+// Forget deletes what Run would delete now.
+func (r *Recorder) Forget(ctx context.Context) error { return r.sweep(ctx) }
+
 // sweep deletes what is too old, and the oldest of what is too much: first of what
 // strangers can cause, so that they can't make the log forget the rest.
 func (r *Recorder) sweep(ctx context.Context) error {

@@ -12,6 +12,10 @@ import (
 // left out or put in after it had its place.
 var ErrBroken = errors.New("the audit log was tampered with, or is damaged")
 
+// ErrNotThere means that an event of which a hash was noted is not in the chain, or not any
+// more.
+var ErrNotThere = errors.New("an event of which a hash was noted is not there")
+
 // Verified tells what was looked at, and what the chain came to.
 type Verified struct {
 	First, Last uint64 // places; First is after Last where there is none

@@ -128,14 +128,15 @@ func (a *API) followEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	p := principal(r)
 	f.maySee(p)
-	if !a.streams.open(p.String()) {
+	who := string(p.Kind) + ":" + p.ID
+	if !a.streams.open(who) {
 		w.Header().Set("Retry-After", "30")
 		return &problem{Problem: webui.Problem{
 			Status: http.StatusTooManyRequests, Code: "too_many_streams", Title: "Too many streams of events are open",
 			Detail: fmt.Sprintf("A token may have %d open, all together %d.", maxStreamsEach, maxStreams),
 		}}
 	}
-	defer a.streams.close(p.String())
+	defer a.streams.close(who)
 	ctx, cancel := webui.UntilDrain(r.Context())
 	defer cancel()
 	grew, stop := a.db.Watch(event.FeedTopic)
