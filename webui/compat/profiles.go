@@ -16,7 +16,8 @@ type profileJSON struct {
 	Mobileconfig []byte
 }
 
-// getProfiles lists the profiles of the library, or the one with an identifier.
+// getProfiles lists the profiles of the library, or the one with an identifier, as devices get
+// them but for signature and variables.
 func (c *Compat) getProfiles(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Identifier string `json:"id"`
@@ -38,7 +39,11 @@ func (c *Compat) getProfiles(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		out.Profiles = append(out.Profiles, profileJSON{p.Identifier, content.XML})
+		data, err := content.Encode()
+		if err != nil {
+			return err
+		}
+		out.Profiles = append(out.Profiles, profileJSON{p.Identifier, data})
 		return nil
 	})
 	if err != nil {

@@ -41,7 +41,7 @@ func (c *Compat) queueCommand(w http.ResponseWriter, r *http.Request) error {
 	}
 	plist, err := command.Build(in.requestType, in.params, in.uuid)
 	if err != nil {
-		return err
+		return &refusal{http.StatusBadRequest, err.Error()}
 	}
 	return c.queueMicro(w, r, in.udid, plist, false)
 }

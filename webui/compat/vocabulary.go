@@ -36,6 +36,7 @@ type kind int
 const (
 	asItIs  kind = iota
 	yesOrNo      // scripts of MicroMDM's write some of them as texts
+	number       // MicroMDM has a text, Apple a number
 	dict
 	dicts
 	plistData // a property list in base64, which becomes a dictionary
@@ -112,7 +113,7 @@ var vocabulary = map[string][]key{
 	"InstallProfile":             each("Payload"),
 	"InstallProvisioningProfile": each("ProvisioningProfile"),
 	"InstallApplication": {
-		{micro: "itunes_store_id", apple: "iTunesStoreID", kept: true}, kept(verbatim("Identifier")), kept(verbatim("ManagementFlags")),
+		{micro: "itunes_store_id", apple: "iTunesStoreID", kept: true}, kept(verbatim("Identifier")), verbatim("ManagementFlags"),
 		kept(verbatim("ChangeManagementState")), {micro: "manifest_url", apple: "ManifestURL", kept: true},
 		{micro: "options", apple: "Options", kind: dict, kept: true, keys: []key{kept(verbatim("PurchaseMethod"))}},
 		// MicroMDM sends both without what is in them.
@@ -144,7 +145,7 @@ var vocabulary = map[string][]key{
 	"RemoveMedia":                     {{micro: "itunes_store_id", apple: "iTunesStoreID", kept: true}, verbatim("MediaType"), {micro: "persistent_id", apple: "PersistentID"}},
 	"RemoveProfile":                   each("Identifier"),
 	"RemoveProvisioningProfile":       {{micro: "uuid", apple: "UUID"}},
-	"RequestMirroring":                {verbatim("DestinationName"), {micro: "destination_device_id", apple: "DestinationDeviceID"}, verbatim("ScanTime"), verbatim("Password")},
+	"RequestMirroring":                {verbatim("DestinationName"), {micro: "destination_device_id", apple: "DestinationDeviceID"}, {micro: "scan_time", apple: "ScanTime", kind: number}, verbatim("Password")},
 	"Restrictions":                    {flag(kept(verbatim("ProfileRestrictions")))},
 	"RotateFileVaultKey": {
 		verbatim("KeyType"), verbatim("NewCertificate"), verbatim("ReplyEncryptionCertificate"),
@@ -231,6 +232,10 @@ func (k key) translate(path string, v any) (any, error) {
 				return nil, &refusal{http.StatusBadRequest, path + " must be true or false"}
 			}
 			return b, nil
+		}
+	case number:
+		if text, ok := v.(string); ok && text != "" {
+			return json.Number(text), nil
 		}
 	case dict:
 		d, ok := v.(map[string]any)
