@@ -119,7 +119,7 @@ func (c *Client) Push(ctx context.Context, topic string, pushes []Push, done fun
 	defer c.running.Done()
 
 	b := batch{client: c, line: l, pushes: pushes, done: done, tries: make(map[int]int), ended: make(chan sent, MaxStreams)}
-	b.failed = l.look(ctx)
+	b.failed = l.begin(ctx)
 	b.run(ctx)
 }
 
@@ -200,9 +200,19 @@ func (b *batch) run(ctx context.Context) {
 		}
 		if conn != b.last {
 			b.last = conn
-			b.changes++
+			if b.changes++; b.changes > maxReconnects {
+				b.line.release(conn, 0)
+				b.failed, b.again = &brokenResult, append(b.again, i)
+				continue
+			}
+		}
+		if b.listen(); b.failed != nil {
+			b.line.release(conn, 0)
+			b.again = append(b.again, i)
+			continue
 		}
 		b.out++
+		b.client.running.Add(1)
 		go b.send(ctx, conn, i)
 	}
 }
@@ -210,40 +220,40 @@ func (b *batch) run(ctx context.Context) {
 // pick returns the next push to send: it waits if there may be one, and says false if there
 // is none.
 func (b *batch) pick() (int, bool) {
-	for {
-		var e sent
-		waiting := len(b.again) == 0 && b.next == len(b.pushes)
-		switch {
-		case waiting && b.out == 0:
+	for b.listen(); ; b.note(<-b.ended) {
+		switch n := len(b.again); {
+		case n > 0:
+			i := b.again[n-1]
+			b.again = b.again[:n-1]
+			return i, true
+		case b.next < len(b.pushes):
+			b.next++
+			return b.next - 1, true
+		case b.out == 0:
 			return 0, false
-		case waiting:
-			e = <-b.ended
-		default:
-			select {
-			case e = <-b.ended:
-			default:
-				if n := len(b.again); n > 0 {
-					i := b.again[n-1]
-					b.again = b.again[:n-1]
-					return i, true
-				}
-				b.next++
-				return b.next - 1, true
-			}
 		}
-		b.out--
-		b.note(e)
+	}
+}
+
+// listen notes what has ended by now.
+func (b *batch) listen() {
+	for {
+		select {
+		case e := <-b.ended:
+			b.note(e)
+		default:
+			return
+		}
 	}
 }
 
 // note draws the conclusions for those that are left.
 func (b *batch) note(e sent) {
-	if e.over || e.again && b.changes > maxReconnects {
-		if b.failed == nil {
-			left := e.result
-			left.APNsID = ""
-			b.failed = &left
-		}
+	b.out--
+	if e.over && b.failed == nil {
+		left := e.result
+		left.APNsID = ""
+		b.failed = &left
 	}
 	if !e.again {
 		return
@@ -257,12 +267,15 @@ func (b *batch) note(e sent) {
 }
 
 func (b *batch) send(ctx context.Context, conn *connection, i int) {
+	defer b.client.running.Done()
 	e := b.line.send(ctx, conn, b.pushes[i])
 	e.i = i
 	if !e.again {
 		b.report(i, e.result)
 	}
+	// Known before there is room for the next one, which may not be sent then.
 	b.ended <- e
+	b.line.release(conn, e.result.Status)
 }
 
 func (b *batch) report(i int, r Result) {

@@ -1,7 +1,6 @@
 package apns
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -25,6 +25,7 @@ const (
 
 var (
 	errClosed  = errors.New("the client is closed")
+	errExpired = errors.New("the push certificate has expired")
 	errNoHTTP2 = errors.New("the server does not speak HTTP/2")
 )
 
@@ -33,12 +34,18 @@ type certificateError struct{ error }
 
 func (e *certificateError) Unwrap() error { return e.error }
 
+// brokenResult is that of pushes for which connections break too often.
+var brokenResult = Result{
+	Outcome: Retry, Reason: ReasonTransport, Detail: fmt.Sprintf("%d connections broke, one after the other", maxReconnects), Whole: true,
+}
+
 var closedResult = Result{Outcome: Retry, Reason: ReasonCanceled, Detail: errClosed.Error()}
 
 // verdict is what an answer means for what is done next.
 type verdict struct {
 	outcome     Outcome
 	whole, ours bool
+	leave       bool // the connection
 }
 
 var (
@@ -48,6 +55,7 @@ var (
 	invalid     = verdict{outcome: TokenInvalid}
 	later       = verdict{outcome: Retry}
 	laterForAll = verdict{outcome: Retry, whole: true}
+	elsewhere   = verdict{outcome: Retry, leave: true}
 )
 
 // verdicts are those on Apple's reasons, by status ("Handling notification responses from
@@ -59,7 +67,7 @@ var verdicts = map[int]map[string]verdict{
 		"BadTopic":               refused,
 		"TopicDisallowed":        refused,
 		"MissingTopic":           refused,
-		"IdleTimeout":            laterForAll,
+		"IdleTimeout":            elsewhere,
 		"BadCollapseId":          wrong,
 		"BadExpirationDate":      wrong,
 		"BadMessageId":           wrong,
@@ -90,7 +98,7 @@ var verdicts = map[int]map[string]verdict{
 	http.StatusInternalServerError: {"InternalServerError": laterForAll},
 	http.StatusServiceUnavailable: {
 		"ServiceUnavailable": laterForAll,
-		"Shutdown":           laterForAll,
+		"Shutdown":           elsewhere,
 	},
 }
 
@@ -112,19 +120,8 @@ func judge(status int, reason string) verdict {
 	return laterForAll // not Apple's, such as a redirect, or its own trouble
 }
 
-// judgeReason is the verdict on a reason that came without an answer.
-func judgeReason(reason string) (verdict, bool) {
-	for _, of := range verdicts {
-		if v, ok := of[reason]; ok {
-			return v, true
-		}
-	}
-	return verdict{}, false
-}
-
 // answer is what came back over HTTP.
 type answer struct {
-	begun      bool // the connection has it
 	status     int
 	apnsID     string
 	retryAfter string
@@ -137,7 +134,8 @@ type answerKey struct{}
 // whole in the request's *answer, so that one with a strange body still has a status.
 func (c *connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	a := req.Context().Value(answerKey{}).(*answer)
-	a.begun = true
+	defer c.tcp.open()
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: c.tcp.open}))
 	res, err := c.http.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -150,11 +148,9 @@ func (c *connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// send sends one push over a connection that acquire returned, and gives that back.
+// send sends one push over a connection that acquire returned.
 func (l *line) send(ctx context.Context, conn *connection, p Push) sent {
 	if len(p.Token) == 0 || p.Magic == "" {
-		conn.http.Release()
-		l.release(conn, false)
 		return sent{result: Result{Outcome: Refused, Reason: ReasonNoToken, Detail: "the push has no token or no magic", Ours: true}}
 	}
 	limited, cancel := context.WithTimeout(ctx, l.client.requestTime)
@@ -162,18 +158,14 @@ func (l *line) send(ctx context.Context, conn *connection, p Push) sent {
 	var a answer
 	before := conn.answers.Load()
 	_, err := conn.apns.PushWithContext(context.WithValue(limited, answerKey{}, &a), l.client.notification(l.topic, p))
-	if !a.begun {
-		conn.http.Release()
-	}
 	if a.status != 0 {
-		l.release(conn, true)
 		r := a.result(l.client.now())
+		if judge(r.Status, r.Reason).leave {
+			l.retireIf(conn)
+		}
 		return sent{result: r, over: r.Outcome == Refused && r.Whole}
 	}
-	silent := conn.answers.Load() == before
-	s := l.unanswered(ctx, limited, conn, err, silent)
-	l.release(conn, false)
-	return s
+	return l.unanswered(ctx, limited, conn, err, conn.answers.Load() == before)
 }
 
 // unanswered is what became of a push that has no answer, silent if there was none to others
@@ -189,25 +181,25 @@ func (l *line) unanswered(ctx, limited context.Context, conn *connection, err er
 		}
 		return sent{result: r, over: silent}
 	}
-	l.mu.Lock()
-	first := !conn.proven
-	l.mu.Unlock()
 	r := failure(err)
-	again := unseen(err)
-	if r.Whole {
+	if r.Reason != ReasonStreamReset {
 		l.retireIf(conn)
 	}
-	return sent{result: r, again: again, over: r.Outcome == Refused || first && !again}
+	again := unseen(err)
+	if r.Outcome != Refused && l.wasProven(conn) {
+		r.Whole = false // the next connection may be as good as this one was
+	}
+	return sent{result: r, again: again, over: r.Whole && !again}
 }
 
 // result judges the answer.
 func (a *answer) result(now time.Time) Result {
 	var said struct {
-		Reason    string      `json:"reason"`
-		Timestamp json.Number `json:"timestamp"`
+		Reason    string          `json:"reason"`
+		Timestamp json.RawMessage `json:"timestamp"`
 	}
 	if json.Unmarshal(a.body, &said) != nil {
-		said.Reason, said.Timestamp = "", ""
+		said.Reason = ""
 	}
 	r := Result{Status: a.status, Reason: word(said.Reason), APNsID: printable(a.apnsID, 64)}
 	v := judge(a.status, r.Reason)
@@ -219,7 +211,7 @@ func (a *answer) result(now time.Time) Result {
 	if r.Reason == "" {
 		r.Reason, r.Detail = ReasonUnexpected, fmt.Sprintf("status %d, and no reason that can be read", a.status)
 	}
-	if ms, err := said.Timestamp.Int64(); err == nil && ms > 0 && r.Outcome == TokenInvalid {
+	if ms, err := strconv.ParseInt(string(said.Timestamp), 10, 64); err == nil && ms > 0 && r.Outcome == TokenInvalid {
 		r.Timestamp = time.UnixMilli(ms).UTC()
 	}
 	if r.Outcome == Retry {
@@ -284,7 +276,7 @@ func failure(err error) Result {
 	switch {
 	case errors.Is(err, errClosed):
 		return closedResult
-	case errors.Is(err, ErrExpired):
+	case errors.Is(err, errExpired):
 		r.Outcome, r.Reason = Refused, ReasonCertificateExpired
 	case errors.Is(err, storage.ErrNotFound):
 		r.Outcome, r.Reason, r.Detail = Refused, ReasonNoCertificate, "the topic has no push certificate"
@@ -301,8 +293,8 @@ func failure(err error) Result {
 	default:
 		if reason := word(goAwayReason(err)); reason != "" {
 			r.Reason = reason
-			if v, ok := judgeReason(reason); ok {
-				r.Outcome, r.Whole, r.Ours = cmp.Or(v.outcome, Retry), true, false
+			if _, ok := verdicts[http.StatusForbidden][reason]; ok {
+				r.Outcome = Refused
 			}
 		}
 	}

@@ -40,6 +40,7 @@ type dialing struct {
 // belongs to line.mu.
 type connection struct {
 	http        *http.ClientConn
+	tcp         *patientConn
 	apns        *apns2.Client
 	certificate string // SHA-256
 	revision    int
@@ -50,6 +51,7 @@ type connection struct {
 	// so once.
 	proven  bool
 	retired bool
+	tired   bool          // for another call of Push, connect anew
 	gone    chan struct{} // closed when retired
 	dead    chan struct{} // closed when the connection itself has ended
 	answers atomic.Int64
@@ -100,18 +102,23 @@ func (l *line) reserve() (*connection, *dialing, *Result) {
 			go l.dial(ctx, l.dialing)
 		}
 		return nil, l.dialing, nil
-	case c.inFlight > 0 && !c.proven || c.inFlight >= MaxStreams || c.http.Reserve() != nil:
-		return nil, nil, nil
-	default:
+	case c.inFlight == 0 || c.proven && c.inFlight < min(c.limit(), MaxStreams):
 		c.inFlight++
 		return c, nil, nil
+	default:
+		return nil, nil, nil
 	}
 }
+
+// limit is how many streams the server allows. Its own Reserve is of no use here: a stream
+// ends a little after its push was answered, and of that [http.ClientConn.SetStateHook] does
+// not tell surely. A push that comes in between waits in RoundTrip.
+func (c *connection) limit() int { return c.http.InFlight() + c.http.Available() }
 
 // spent says whether the connection takes no more: it has ended, or nothing is under way and
 // still there is no room, as after the server's GOAWAY.
 func (c *connection) spent() bool {
-	return c.http.Err() != nil || c.inFlight == 0 && c.http.Available() == 0
+	return c.http.Err() != nil || c.inFlight == 0 && c.http.InFlight() == 0 && c.http.Available() == 0
 }
 
 // retire has the connection take no more; what is under way on it may end. l.mu is held.
@@ -135,11 +142,15 @@ func (l *line) retireIf(c *connection) {
 	}
 }
 
-func (l *line) release(c *connection, answered bool) {
+// release gives back what acquire returned. An answer, if there was one, had the status.
+func (l *line) release(c *connection, status int) {
 	l.mu.Lock()
 	c.inFlight--
-	if answered {
+	if status != 0 {
 		c.proven = true
+	}
+	if status >= 500 {
+		c.tired = true // PROTOCOL 6.3
 	}
 	last := c.retired && c.inFlight == 0
 	l.mu.Unlock()
@@ -147,6 +158,12 @@ func (l *line) release(c *connection, answered bool) {
 		c.http.Close()
 	}
 	l.news.tell()
+}
+
+func (l *line) wasProven(c *connection) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return c.proven
 }
 
 func (l *line) close() {
@@ -166,7 +183,7 @@ func (l *line) close() {
 func (l *line) dial(ctx context.Context, d *dialing) {
 	defer l.client.running.Done()
 	defer d.cancel()
-	changed, stop := l.client.db.Watch(certificatesTopic)
+	changed, stop := l.client.db.Watch(CertificatesTopic)
 	conn, err := l.connect(ctx)
 
 	l.mu.Lock()
@@ -212,6 +229,16 @@ func (l *line) tend(c *connection, changed <-chan struct{}, stop func()) {
 	}
 }
 
+// begin is look for who is about to push.
+func (l *line) begin(ctx context.Context) *Result {
+	l.mu.Lock()
+	if l.conn != nil && l.conn.tired {
+		l.retire()
+	}
+	l.mu.Unlock()
+	return l.look(ctx)
+}
+
 // look retires the connection if the topic has another certificate than it was made with,
 // and returns a result if there is none to push by.
 func (l *line) look(ctx context.Context) *Result {
@@ -226,7 +253,7 @@ func (l *line) look(ctx context.Context) *Result {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case errors.Is(err, storage.ErrNotFound) || errors.Is(err, ErrExpired):
+	case errors.Is(err, storage.ErrNotFound) || errors.Is(err, errExpired):
 	case err != nil:
 		return nil // an open connection is as good as it was, and who connects will see
 	case l.conn == nil || l.conn.certificate == rec.SHA256 && l.conn.revision == rec.Revision:
@@ -245,7 +272,7 @@ func (l *line) look(ctx context.Context) *Result {
 
 func (c *Client) valid(rec Certificate) error {
 	if c.now().After(rec.NotAfter) {
-		return fmt.Errorf("push certificate of %s: %w on %s", rec.Topic, ErrExpired, rec.NotAfter.Format(time.DateOnly))
+		return fmt.Errorf("%w on %s", errExpired, rec.NotAfter.Format(time.DateOnly))
 	}
 	return nil
 }
@@ -263,12 +290,26 @@ func (l *line) connect(ctx context.Context) (*connection, error) {
 	if err := l.client.valid(rec); err != nil {
 		return nil, err
 	}
+	var tcp *patientConn
 	protocol := ""
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		// A proxy may have one of its own: the server's comes last.
-		TLSHandshakeDone: func(s tls.ConnectionState, _ error) { protocol = s.NegotiatedProtocol },
+		// A proxy may have a handshake of its own: the server's comes last.
+		TLSHandshakeDone: func(s tls.ConnectionState, _ error) {
+			if protocol = s.NegotiatedProtocol; protocol == "h2" {
+				tcp.hold()
+			}
+		},
 	})
-	conn, err := l.client.transport(certificate).NewClientConn(traced, "https", l.client.address)
+	transport := l.client.transport(certificate)
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		tcp = newPatientConn(conn)
+		return tcp, nil
+	}
+	conn, err := transport.NewClientConn(traced, "https", l.client.address)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +318,7 @@ func (l *line) connect(ctx context.Context) (*connection, error) {
 		return nil, errNoHTTP2
 	}
 	c := &connection{
-		http: conn, certificate: rec.SHA256, revision: rec.Revision,
+		http: conn, tcp: tcp, certificate: rec.SHA256, revision: rec.Revision,
 		gone: make(chan struct{}), dead: make(chan struct{}),
 	}
 	c.apns = &apns2.Client{Host: l.client.host, HTTPClient: &http.Client{
@@ -300,7 +341,6 @@ func (c *Client) transport(certificate tls.Certificate) *http.Transport {
 	only.SetHTTP2(true)
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialPatient,
 		TLSClientConfig:        &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: c.roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    dialTime,
 		DisableCompression:     true,
@@ -317,21 +357,38 @@ func (c *Client) transport(certificate tls.Certificate) *http.Transport {
 	}
 }
 
-// patientConn is a connection on which a failed write waits for who reads. A server that
-// refuses our certificate says so and hangs up: who writes then learns that it did, and
-// would close the connection before who reads has learnt why.
+// patientConn is a connection whose end is not noticed before it is told why.
+//
+// In TLS 1.3 a server refuses our certificate when the handshake is over for us: it says so
+// and hangs up. Who writes then learns that it hung up, and would close the connection before
+// who reads has learnt why: so a failed write waits. And who reads learns it maybe before
+// there is a push to tell it to: so nothing is read until the first one is sent.
 type patientConn struct {
 	net.Conn
-	once   sync.Once
-	closed chan struct{}
+	shut, open func()
+	closed     chan struct{}
+	opened     chan struct{}
+	held       atomic.Bool
 }
 
-func dialPatient(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
+func newPatientConn(conn net.Conn) *patientConn {
+	c := &patientConn{Conn: conn, closed: make(chan struct{}), opened: make(chan struct{})}
+	c.shut = sync.OnceFunc(func() { close(c.closed) })
+	c.open = sync.OnceFunc(func() { close(c.opened) })
+	return c
+}
+
+// hold has reading wait for open.
+func (c *patientConn) hold() { c.held.Store(true) }
+
+func (c *patientConn) Read(b []byte) (int, error) {
+	if c.held.Load() {
+		select {
+		case <-c.opened:
+		case <-c.closed:
+		}
 	}
-	return &patientConn{Conn: conn, closed: make(chan struct{})}, nil
+	return c.Conn.Read(b)
 }
 
 func (c *patientConn) Write(b []byte) (int, error) {
@@ -346,7 +403,7 @@ func (c *patientConn) Write(b []byte) (int, error) {
 }
 
 func (c *patientConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
+	c.shut()
 	return c.Conn.Close()
 }
 

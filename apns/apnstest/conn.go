@@ -284,14 +284,14 @@ func (c *conn) hangUp() {
 	c.tcp.SetReadDeadline(time.Now().Add(5 * time.Second))
 }
 
-// goAway has the connection end; last is the last stream that is looked at, all that there
-// are if 0.
+// all are the streams that there are.
+const all = ^uint32(0)
+
+// goAway has the connection end; last is the last stream that is looked at.
 func (c *conn) goAway(g GoAway, last uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last == 0 {
-		last = c.last
-	}
+	last = min(last, c.last)
 	c.leaving, c.limit = true, last
 	c.framer.WriteGoAway(last, http2.ErrCode(g.Code), []byte(g.Debug))
 	for id := range c.open {
@@ -326,14 +326,14 @@ func (c *conn) push(s *stream) {
 		c.reset(s, a.Reset)
 		return
 	case a.GoAway != nil && (a.GoAway.Unhandled || a.GoAway.Close):
-		last := uint32(0)
+		last := all
 		if a.GoAway.Unhandled {
 			last = s.id - 1
 		}
 		c.goAway(*a.GoAway, last)
 		return
 	case a.GoAway != nil:
-		c.goAway(*a.GoAway, 0)
+		c.goAway(*a.GoAway, all)
 	case a.Close:
 		c.abort()
 		return

@@ -103,7 +103,7 @@ type Server struct {
 	stats      Stats
 	pushes     []Received
 	seq        int           // pushes ever
-	arrived    chan struct{} // closed by the next push
+	changed    chan struct{} // closed by the next push, or when a connection begins or ends
 }
 
 // New starts a Server.
@@ -138,7 +138,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		listener: listener, authority: ca, keep: max(o.Keep, 0), log: o.Log, done: make(chan struct{}),
 		maxStreams: o.MaxStreams, onPush: o.OnPush, script: make(map[string][]Answer), refused: make(map[string]bool),
-		conns: make(map[*conn]struct{}), arrived: make(chan struct{}),
+		conns: make(map[*conn]struct{}), changed: make(chan struct{}),
 	}
 	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)
 	host, port, err := net.SplitHostPort(listener.Addr().String())
@@ -239,7 +239,7 @@ func (s *Server) GoAway(g GoAway) {
 	conns := s.connections()
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.goAway(g, 0)
+		c.goAway(g, all)
 	}
 }
 
@@ -277,6 +277,32 @@ func (s *Server) Pushes() []Received {
 	return slices.Clone(s.pushes)
 }
 
+// Until waits for the counts to be so.
+func (s *Server) Until(ctx context.Context, so func(Stats) bool) error {
+	for {
+		s.mu.Lock()
+		stats, changed := s.stats, s.changed
+		stats.Open = len(s.conns)
+		s.mu.Unlock()
+		if so(stats) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.done:
+			return ErrClosed
+		}
+	}
+}
+
+// tell wakes who waits. s.mu is held.
+func (s *Server) tell() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
 // ErrClosed is what waiting ends with when the Server is closed.
 var ErrClosed = errors.New("apnstest: server closed")
 
@@ -285,7 +311,7 @@ var ErrClosed = errors.New("apnstest: server closed")
 func (s *Server) Wait(ctx context.Context, want func(Received) bool) (Received, error) {
 	for seen := 0; ; {
 		s.mu.Lock()
-		list, arrived, seq := s.pushes, s.arrived, s.seq
+		list, changed, seq := s.pushes, s.changed, s.seq
 		fresh := slices.Clone(list[max(0, len(list)-(seq-seen)):])
 		s.mu.Unlock()
 		seen = seq
@@ -295,7 +321,7 @@ func (s *Server) Wait(ctx context.Context, want func(Received) bool) (Received, 
 			}
 		}
 		select {
-		case <-arrived:
+		case <-changed:
 		case <-ctx.Done():
 			return Received{}, ctx.Err()
 		case <-s.done:
@@ -324,7 +350,7 @@ func (s *Server) Count() int {
 func (s *Server) After(ctx context.Context, n int) (Received, error) {
 	for {
 		s.mu.Lock()
-		arrived, seq := s.arrived, s.seq
+		changed, seq := s.changed, s.seq
 		if at := n - (seq - len(s.pushes)); seq > n && at >= 0 {
 			r := s.pushes[at]
 			s.mu.Unlock()
@@ -335,7 +361,7 @@ func (s *Server) After(ctx context.Context, n int) (Received, error) {
 		}
 		s.mu.Unlock()
 		select {
-		case <-arrived:
+		case <-changed:
 		case <-ctx.Done():
 			return Received{}, ctx.Err()
 		case <-s.done:
@@ -394,6 +420,7 @@ func (s *Server) serve(tc *tls.Conn, nc net.Conn) {
 	s.mu.Lock()
 	if err != nil {
 		s.stats.Refused++
+		s.tell()
 		s.mu.Unlock()
 		s.log.Info("connection refused", "err", err)
 		return
@@ -402,11 +429,13 @@ func (s *Server) serve(tc *tls.Conn, nc net.Conn) {
 	leaf := tc.ConnectionState().PeerCertificates[0]
 	c := newConn(s, tc, nc, s.stats.Connections, topicOf(leaf), fingerprint(leaf))
 	s.conns[c] = struct{}{}
+	s.tell()
 	most := s.maxStreams
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		delete(s.conns, c)
+		s.tell()
 		s.mu.Unlock()
 	}()
 	if err := c.run(most); err != nil {
@@ -444,8 +473,7 @@ func (s *Server) receive(r Received) Answer {
 		}
 		s.pushes = append(s.pushes, r)
 	}
-	close(s.arrived)
-	s.arrived = make(chan struct{})
+	s.tell()
 	onPush := s.onPush
 	var next *Answer
 	if list := s.script[string(r.Token)]; len(list) > 0 && r.Problem == "" {
