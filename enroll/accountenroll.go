@@ -106,6 +106,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 		return nil, fmt.Errorf("account-driven enrollment: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "mode", r.Mode, "product", m.Product, "build", m.Build)
+	s.warnUnwakeable(ctx, a)
 	return signed, nil
 }
 
@@ -166,7 +167,7 @@ func (s *Service) offerAccount(tx storage.Tx, a *Attempt, settings Settings, inf
 		return err
 	}
 	row.AttemptID, row.Round = a.ID, a.Round
-	if a.Topic, err = s.topics.Topic(tx); err != nil {
+	if a.Topic, err = s.topic(tx, settings); err != nil {
 		return err
 	}
 	a.ErrorCode = ""

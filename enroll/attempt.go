@@ -265,6 +265,7 @@ var codes = []struct {
 	{ErrUserDisabled, "user_disabled"},
 	{ErrSerialNumber, "serial_number_not_listed"},
 	{ErrOwnershipOff, "ownership_off"},
+	{ErrNoPushCertificate, "push_certificate_missing"},
 	{ErrDeviceOwned, "device_owned"},
 	{mdm.ErrBlocked, "device_blocked"},
 	{ErrOtherDevice, "other_device"},

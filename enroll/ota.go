@@ -285,6 +285,7 @@ func (s *Service) deliver(ctx context.Context, token string, m machineinfo.Messa
 	}
 	if last {
 		s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID, "udid", d.Stated.UDID)
+		s.warnUnwakeable(ctx, a)
 		return s.signedProfile(ctx, profileFor{
 			organisation: organisation, subject: grant{attempt: a}.subject(organisation), challenge: secret, topic: a.Topic, accessRights: a.AccessRights,
 		})

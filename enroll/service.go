@@ -35,11 +35,6 @@ const AllRights = 8191
 // Signer signs a profile, so that the device can tell whose it is.
 type Signer func(profile []byte) (signed []byte, err error)
 
-// Topics says which push topic a profile made now shall name.
-type Topics interface {
-	Topic(tx storage.Tx) (string, error)
-}
-
 // Payloads is told what becomes of devices that may have payload certificates, in the
 // transaction in which it happens.
 type Payloads interface {
@@ -134,6 +129,7 @@ type Service struct {
 	now func() time.Time
 
 	acquainted acquaintances
+	unwakeable unwakeable
 }
 
 // New returns a Service, or says what c lacks.
@@ -195,7 +191,7 @@ func (noRefusals) Refused(context.Context, event.Event) {}
 // NewEnrollment makes an attempt by the link with a code, and returns the
 // signed enrollment profile for it. Each call is a new attempt with a challenge of
 // its own. Its errors wrap one of the ErrLink errors, ErrLoginRequired, ErrServiceRequired,
-// ErrUserDisabled, ErrOwnershipOff or [identity.ErrMayNotEnroll].
+// ErrUserDisabled, ErrOwnershipOff, ErrNoPushCertificate or [identity.ErrMayNotEnroll].
 func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte, a Attempt, err error) {
 	row, secret := newChallenge(challenge{ExpiresAt: s.now().UTC().Add(challengeLife)})
 	id := newID()
@@ -232,7 +228,7 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		if a.User, err = loginOf(tx, l.User); err != nil {
 			return err
 		}
-		if a.Topic, err = s.topics.Topic(tx); err != nil {
+		if a.Topic, err = s.topic(tx, settings); err != nil {
 			return err
 		}
 		if err := attempts.Create(tx, a); err != nil {
@@ -255,6 +251,7 @@ func (s *Service) NewEnrollment(ctx context.Context, code string) (signed []byte
 		return nil, Attempt{}, fmt.Errorf("new enrollment: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
+	s.warnUnwakeable(ctx, a)
 	return signed, a, nil
 }
 

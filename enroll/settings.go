@@ -42,6 +42,10 @@ type Settings struct {
 
 	// SelfRemoval says which devices people may take out of management on their own page.
 	SelfRemoval SelfRemoval `json:"self_removal"`
+
+	// RequirePushCertificate hands out profiles only while there is a push certificate in
+	// force: without one, devices that enrol can't be woken.
+	RequirePushCertificate bool `json:"require_push_certificate,omitempty"`
 }
 
 // Organisation is whom people enrol with, as the portal and profiles say it.

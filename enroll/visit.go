@@ -403,6 +403,7 @@ func (s *Service) VisitProfile(ctx context.Context, id string) (signed []byte, a
 		return nil, a, fmt.Errorf("enrollment profile: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "link", a.LinkID)
+	s.warnUnwakeable(ctx, a)
 	return signed, a, nil
 }
 
@@ -444,7 +445,7 @@ func (s *Service) offer(tx storage.Tx, a *Attempt, settings Settings, row challe
 		a.Round++
 	}
 	a.AccessRights, row.Round = rights, a.Round
-	if a.Topic, err = s.topics.Topic(tx); err != nil {
+	if a.Topic, err = s.topic(tx, settings); err != nil {
 		return err
 	}
 	a.enter(ProfileDownloaded, s.now())

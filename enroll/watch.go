@@ -168,7 +168,7 @@ func (s *Service) EnrollWatch(ctx context.Context, body []byte) (signed []byte, 
 			return err
 		}
 		row.AttemptID, row.Round = a.ID, a.Round
-		if a.Topic, err = s.topics.Topic(tx); err != nil {
+		if a.Topic, err = s.topic(tx, settings); err != nil {
 			return err
 		}
 		a.AccessRights = settings.Way(a.Ownership).Rights.Bits()
@@ -193,6 +193,7 @@ func (s *Service) EnrollWatch(ctx context.Context, body []byte) (signed []byte, 
 		return nil, fmt.Errorf("enroll watch: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment profile handed out", "attempt", a.ID, "product", m.Product)
+	s.warnUnwakeable(ctx, a)
 	return signed, nil
 }
 

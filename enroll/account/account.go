@@ -195,6 +195,7 @@ var refusals = []struct {
 	{enroll.ErrLinkUsedUp, problem{http.StatusForbidden, "GH-E103", "The enrollment link was used already."}},
 	{enroll.ErrLinkRevoked, problem{http.StatusForbidden, "GH-E104", "The enrollment link was withdrawn."}},
 	{enroll.ErrOwnershipOff, problem{http.StatusForbidden, "GH-E122", "Devices of this ownership are not enrolled here."}},
+	{enroll.ErrNoPushCertificate, problem{http.StatusForbidden, "GH-E125", "No device can be enrolled until the organisation has a valid push certificate."}},
 	{enroll.ErrNotOffered, problem{http.StatusForbidden, "GH-E505", "Such devices are not enrolled by account here."}},
 	{enroll.ErrModeOff, problem{http.StatusForbidden, "GH-E505", "Such devices are not enrolled by account here."}},
 	{storage.ErrUnavailable, problem{http.StatusServiceUnavailable, "GH-E008", "The server is not available right now."}},

@@ -78,6 +78,7 @@ var deliveryRefusals = []struct {
 	{mdm.ErrBlocked, http.StatusForbidden, "GH-E306", "The device is blocked."},
 	{enroll.ErrUserDisabled, http.StatusForbidden, "GH-E106", "The account may not enrol devices."},
 	{enroll.ErrOwnershipOff, http.StatusForbidden, "GH-E122", "Devices of this ownership are not enrolled here."},
+	{enroll.ErrNoPushCertificate, http.StatusForbidden, "GH-E125", "No device can be enrolled until the organisation has a valid push certificate."},
 	{identity.ErrMayNotEnroll, http.StatusForbidden, "GH-E106", "The account may not enrol devices."},
 	{enroll.ErrLinkExpired, http.StatusGone, "GH-E102", "The enrollment link has expired."},
 	{enroll.ErrLinkUsedUp, http.StatusGone, "GH-E103", "The enrollment link was used already."},

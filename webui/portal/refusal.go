@@ -56,6 +56,7 @@ var refusals = []struct {
 	{enroll.ErrOwnershipOff, frame.Refusal{Code: "GH-E122", Status: http.StatusForbidden, Name: "ownership_off", Title: "Devices of this ownership are not enrolled here", Texts: "errors.ownership_off", Action: "/enroll"}},
 	{errMany, frame.Refusal{Code: "GH-E123", Status: http.StatusTooManyRequests, Name: "too_many_enrollments", Title: "Many enrollments were begun from this network", Texts: "errors.many"}},
 	{errOtherBrowser, frame.Refusal{Code: "GH-E124", Status: http.StatusForbidden, Name: "other_browser", Title: "Another browser began this enrollment", Texts: "errors.other_browser", Action: "/enroll"}},
+	{enroll.ErrNoPushCertificate, frame.Refusal{Code: "GH-E125", Status: http.StatusServiceUnavailable, Name: "push_certificate_missing", Title: "There is no push certificate that devices could be woken by", Texts: "errors.no_push", Action: "/enroll"}},
 
 	{enroll.ErrStatement, frame.Refusal{Code: "GH-E301", Status: http.StatusBadRequest, Name: "statement_invalid", Title: "What the device states of itself is not valid", Texts: "errors.statement", Action: "/enroll"}},
 	{machineinfo.ErrNotApple, frame.Refusal{Code: "GH-E302", Status: http.StatusForbidden, Name: "device_not_genuine", Title: "The device does not prove that Apple made it", Texts: "errors.not_genuine"}},
