@@ -301,16 +301,16 @@ func TestAWrongURLIsRefused(t *testing.T) {
 
 func TestABatchGoesOverOneConnectionInBounds(t *testing.T) {
 	storagetest.AnyEngine(t)
-	for _, limit := range []uint32{1, 7, 1000, 100_000} {
+	for limit, n := range map[uint32]int{1: 100, 7: 500, 1000: 1500, 100_000: 1500} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, apnstest.Options{MaxStreams: limit})
 			w.certificate(t, topic)
-			if got := outcomes(w.push(t, many(1500)...)); got[apns.Sent] != 1500 {
+			if got := outcomes(w.push(t, many(n)...)); got[apns.Sent] != n {
 				t.Errorf("outcomes %v, want all sent", got)
 			}
 			s := w.server.Stats()
-			if s.Connections != 1 || s.Pushes != 1500 || s.Problems != 0 || s.MostStreams > int(min(limit, apns.MaxStreams)) {
+			if s.Connections != 1 || s.Pushes != n || s.Problems != 0 || s.MostStreams > int(min(limit, apns.MaxStreams)) {
 				t.Errorf("%+v, want one connection with at most %d streams", s, min(limit, apns.MaxStreams))
 			}
 		})
@@ -349,7 +349,7 @@ func TestCallsShareTheConnection(t *testing.T) {
 
 func TestAServerThatLeavesMidBatchLosesNothing(t *testing.T) {
 	storagetest.AnyEngine(t)
-	const n = 2000
+	const n = 1000
 	for name, tt := range map[string]struct {
 		goAway apnstest.GoAway
 		again  bool // some have to be pushed again by the caller
@@ -364,7 +364,7 @@ func TestAServerThatLeavesMidBatchLosesNothing(t *testing.T) {
 			w.certificate(t, topic)
 			var count atomic.Int32
 			w.server.Handle(func(apnstest.Received) apnstest.Answer {
-				if count.Add(1)%400 == 0 {
+				if count.Add(1)%200 == 0 {
 					return apnstest.Answer{GoAway: &tt.goAway}
 				}
 				return apnstest.Answer{}
