@@ -41,10 +41,14 @@ type Pusher interface {
 
 // PushCertificates keeps push certificates by topic. *apns.Certificates is one.
 type PushCertificates interface {
-	Put(tx storage.Tx, pem []byte) (apns.Certificate, error)
 	Get(tx storage.Tx, topic string) (apns.Certificate, error)
 	All(tx storage.Tx) iter.Seq2[apns.Certificate, error]
 	TLS(tx storage.Tx, topic string) (tls.Certificate, apns.Certificate, error)
+}
+
+// Keeper takes new push certificates. *apns.Keeper is one.
+type Keeper interface {
+	Upload(ctx context.Context, u apns.Upload) (apns.Standing, error)
 }
 
 // Enrollments ends what hangs on an enrollment, or on a command. *enroll.Service is one.
@@ -63,6 +67,7 @@ type Config struct {
 	Identity     *identity.Service
 	Push         Pusher
 	Certificates PushCertificates
+	Keeper       Keeper
 
 	EscrowKeyUnlockURL   string         // Apple's, if it is empty
 	EscrowKeyUnlockRoots *x509.CertPool // who that service may be; nil: whom the system trusts
@@ -81,8 +86,8 @@ func New(c Config) (*Compat, error) {
 	switch {
 	case c.DB == nil || c.MDM == nil || c.Enroll == nil || c.Library == nil || c.Identity == nil:
 		return nil, errors.New("compat: DB, MDM, Enroll, Library and Identity are required")
-	case c.Push == nil || c.Certificates == nil || c.Log == nil || c.Now == nil:
-		return nil, errors.New("compat: Push, Certificates, Log and Now are required")
+	case c.Push == nil || c.Certificates == nil || c.Keeper == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("compat: Push, Certificates, Keeper, Log and Now are required")
 	}
 	if c.EscrowKeyUnlockURL == "" {
 		c.EscrowKeyUnlockURL = appleEscrowKeyUnlock

@@ -120,8 +120,11 @@ func newHouse(t testing.TB, change ...func(*compat.Config)) *house {
 	must(t, err)
 	h.mdm.WakeBy(waker)
 
+	keeper, err := apns.NewKeeper(apns.KeeperConfig{DB: h.db, Certificates: h.certs, Log: log, Now: time.Now})
+	must(t, err)
+
 	config := compat.Config{
-		DB: h.db, MDM: h.mdm, Enroll: enrollment, Library: h.library, Identity: h.identity, Push: waker, Certificates: h.certs, Log: log, Now: time.Now,
+		DB: h.db, MDM: h.mdm, Enroll: enrollment, Library: h.library, Identity: h.identity, Push: waker, Certificates: h.certs, Keeper: keeper, Log: log, Now: time.Now,
 	}
 	for _, f := range change {
 		f(&config)

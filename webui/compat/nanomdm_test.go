@@ -320,7 +320,7 @@ func TestPushCertificatesAreTakenAsNanoMDMTakesThem(t *testing.T) {
 		{"without a line between them", strings.TrimSpace(string(chain)) + string(key), 200},
 		{"nothing", "", 400},
 		{"no PEM", "what?", 400},
-		{"no key", string(chain), 400},
+		{"no key", string(other), 400},
 		{"no certificate", string(key), 400},
 		{"another’s key", string(chain) + string(otherKey), 400},
 		{"a certificate that can't be read", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + string(key), 400},

@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
-	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
-	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
 // pushCertJSON is NanoMDM's PushCertResponse.
@@ -33,7 +30,7 @@ func (c *Compat) getPushCert(w http.ResponseWriter, r *http.Request) error {
 		rec, err = c.Certificates.Get(tx, topic)
 		return err
 	})
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && len(rec.Chain) == 0 {
 		return noCertificate(topic)
 	}
 	if err != nil {
@@ -52,44 +49,27 @@ func (c *Compat) putPushCert(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("read body: %w", err)
 	}
-	rec, err := c.keepPushCertificate(r, body)
+	kept, err := c.keepPushCertificate(r, body)
 	if err != nil {
 		return err
 	}
-	return writeNano(w, http.StatusOK, pushCertJSON{rec.NotAfter.UTC(), rec.Topic})
+	return writeNano(w, http.StatusOK, pushCertJSON{kept.Active.NotAfter.UTC(), kept.Topic})
 }
 
 // keepPushCertificate puts a certificate in force. What a person can mend is a refusal.
-func (c *Compat) keepPushCertificate(r *http.Request, data []byte) (rec apns.Certificate, err error) {
+func (c *Compat) keepPushCertificate(r *http.Request, data []byte) (apns.Standing, error) {
 	// Files that were joined without a line between them.
 	data = bytes.ReplaceAll(data, []byte("----------"), []byte("-----\n-----"))
-	by := principal(r)
-	err = c.DB.Update(r.Context(), func(tx storage.Tx) (err error) {
-		if rec, err = c.Certificates.Put(tx, data); err != nil {
-			return err
-		}
-		return event.Record(tx, event.Event{
-			At: c.Now(), Actor: by.String(), Action: "push_certificate.added", Peer: by.Peer,
-			Details: map[string]string{"topic": rec.Topic, "sha256": rec.SHA256},
-		})
-	})
-	if isMistake(err) {
-		return apns.Certificate{}, &refusal{http.StatusBadRequest, err.Error()}
+	kept, err := c.Keeper.Upload(r.Context(), apns.Upload{File: apns.File{Data: data}})
+	var mistake *apns.Mistake
+	if errors.As(err, &mistake) {
+		return apns.Standing{}, &refusal{http.StatusBadRequest, mistake.Reason + " " + mistake.Next}
 	}
 	if err != nil {
-		return apns.Certificate{}, err
+		return apns.Standing{}, err
 	}
-	c.Log.InfoContext(r.Context(), "push certificate kept", "topic", rec.Topic, "not_after", rec.NotAfter, "by", by.String())
-	return rec, nil
-}
-
-// mistakes are what a person can have got wrong with a push certificate.
-var mistakes = []error{
-	apns.ErrNoCertificate, apns.ErrNoKey, apns.ErrKeyEncrypted, apns.ErrKeyMismatch, apns.ErrNoTopic, apns.ErrExpired, guard.ErrCertificate,
-}
-
-func isMistake(err error) bool {
-	return slices.ContainsFunc(mistakes, func(m error) bool { return errors.Is(err, m) })
+	c.Log.InfoContext(r.Context(), "push certificate kept", "topic", kept.Topic, "by", principal(r).String())
+	return kept, nil
 }
 
 // getMicroPushCertificate answers with the certificate of the first topic, as PEM in base64.
