@@ -32,6 +32,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
+	"github.com/gatehouse-mdm/gatehouse/mdm/webhook"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -194,6 +195,12 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	devices.WakeBy(waker)
+	webhooks, err := webhook.New(webhook.Config{
+		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 
 	// Use cases.
 	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
@@ -222,7 +229,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	enrollment, err = enroll.New(enroll.Config{
-		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Inventory: stock, Refusals: events, Tokens: organisation,
+		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Inventory: stock, Refusals: events, Tokens: organisation, Tap: webhooks,
 		Sign:      sign,
 		ServerURL: serverURL, IncludeRoot: ownCA, Demo: cfg.demo > 0,
 		Log: log, Now: now,
@@ -325,7 +332,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation,
 		Mail:     mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker,
+		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {
@@ -465,6 +472,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		background: []runner{
 			{"certificates", s.depot.Run},
 			{"audit", events.Run},
+			{"webhooks", webhooks.Run},
 			{"identity", people.Run},
 			{"sessions", sessions.Run},
 			{"devices", devices.Run},

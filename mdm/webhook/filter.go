@@ -46,6 +46,8 @@ func checkFilters(format Format, raw bool, filters []string) ([]string, error) {
 			return nil, wrong(field, "finds nothing: the topics are %s", strings.Join(messageTopics, ", "))
 		case format == CloudEvents && aboutMessages(filter) && !raw:
 			return nil, wrong(field, "needs raw_payloads: messages of devices are sent in this format only with their content")
+		case !aboutMessages(filter) && format == CloudEvents && !slices.ContainsFunc(event.Types(), func(t event.Type) bool { return begins(t.Action) }):
+			return nil, wrong(field, "finds nothing: /api/v1/event-types lists what there is")
 		}
 	}
 	sorted := slices.Clone(filters)

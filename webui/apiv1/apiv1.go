@@ -29,6 +29,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
+	"github.com/gatehouse-mdm/gatehouse/mdm/webhook"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -66,6 +67,8 @@ type Config struct {
 	Box     *seal.Box
 	Wake    *wake.Service
 
+	Webhooks *webhook.Service
+
 	Log *slog.Logger
 	Now func() time.Time
 
@@ -95,6 +98,7 @@ type API struct {
 	library  *library.Service
 	box      *seal.Box
 	wake     *wake.Service
+	webhooks *webhook.Service
 
 	streams     streams
 	streamAlive time.Duration
@@ -109,14 +113,14 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil || c.Box == nil:
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
-	case c.Inventory == nil || c.Wake == nil:
-		return nil, errors.New("apiv1: Inventory and Wake are required")
+	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil:
+		return nil, errors.New("apiv1: Inventory, Wake and Webhooks are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}, nil
@@ -267,6 +271,18 @@ func (a *API) routes() []route {
 		{pattern: "PATCH /api/v1/identity-providers/{id}", scopes: managing, handle: a.updateProvider},
 		{pattern: "DELETE /api/v1/identity-providers/{id}", scopes: managing, handle: a.deleteProvider},
 		{pattern: "POST /api/v1/identity-providers/{id}/test", scopes: managing, handle: a.testProvider},
+
+		{pattern: "POST /api/v1/webhooks", scopes: managing, handle: a.createWebhook},
+		{pattern: "GET /api/v1/webhooks", scopes: managing, handle: a.listWebhooks},
+		{pattern: "GET /api/v1/webhooks/{id}", scopes: managing, handle: a.getWebhook},
+		{pattern: "PATCH /api/v1/webhooks/{id}", scopes: managing, handle: a.updateWebhook},
+		{pattern: "DELETE /api/v1/webhooks/{id}", scopes: managing, handle: a.deleteWebhook},
+		{pattern: "POST /api/v1/webhooks/{id}/test", scopes: managing, handle: a.testWebhook},
+		{pattern: "POST /api/v1/webhooks/{id}/enable", scopes: managing, handle: a.enableWebhook},
+		{pattern: "POST /api/v1/webhooks/{id}/redeliver", scopes: managing, handle: a.redeliverAll},
+		{pattern: "GET /api/v1/webhooks/{id}/deliveries", scopes: managing, handle: a.listDeliveries},
+		{pattern: "GET /api/v1/webhooks/{id}/deliveries/{delivery}", scopes: managing, handle: a.getDelivery},
+		{pattern: "POST /api/v1/webhooks/{id}/deliveries/{delivery}/redeliver", scopes: managing, handle: a.redeliver},
 
 		{pattern: "GET /api/v1/account-driven/snippets", scopes: reading, handle: a.getDiscoverySnippets},
 		{pattern: "POST /api/v1/account-driven/check", scopes: managing, handle: a.checkDiscovery},

@@ -38,6 +38,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
+	"github.com/gatehouse-mdm/gatehouse/mdm/webhook"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
@@ -59,6 +60,7 @@ type house struct {
 	depot    *depot.Depot
 	identity *identity.Service
 	events   *event.Recorder
+	webhooks *webhook.Service
 
 	mail        *mail.Service
 	invitations *invite.Service
@@ -188,11 +190,13 @@ func newHouse(t testing.TB) *house {
 	waker, err := wake.New(wake.Config{DB: h.db, MDM: h.mdm, Pusher: h.pushes, Certificates: topics, Log: log, Now: h.now})
 	must(err)
 	h.mdm.WakeBy(waker)
+	h.webhooks, err = webhook.New(webhook.Config{DB: h.db, Box: box, ServerURL: serverURL, Log: log, Now: h.now})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		Library: h.library, Box: box, Wake: waker, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
+		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})
 	must(err)
 	mux := webui.NewMux(api.Fail)
@@ -217,6 +221,7 @@ var document struct {
 func (h *house) readSpec(t testing.TB) routers.Router {
 	t.Helper()
 	document.once.Do(func() {
+		openapi3filter.RegisterBodyDecoder("application/jsonl", openapi3filter.PlainBodyDecoder)
 		resp, err := http.Get(h.url + "/api/openapi.json")
 		if err != nil {
 			t.Fatal(err)
