@@ -44,7 +44,10 @@ type Config struct {
 	Peer func(context.Context) string
 	// Declarative answers what devices ask of declarative management; nil: that is not offered.
 	Declarative DeclarativeServer
-	Log         *slog.Logger
+	// Count is told of every message: its MessageType, empty for a report, and the error that
+	// it was answered with; nil: nobody counts.
+	Count func(messageType string, err error)
+	Log   *slog.Logger
 }
 
 // Handler answers the CheckInURL and the ServerURL.
@@ -53,6 +56,7 @@ type Handler struct {
 	enroll     *enroll.Service
 	clientCert func(r *http.Request) *x509.Certificate
 	address    func(context.Context) string // that a request came from
+	count      func(string, error)
 	log        *slog.Logger
 	slots      chan struct{}
 }
@@ -68,7 +72,11 @@ func New(c Config) (*Handler, error) {
 	if c.Peer == nil {
 		c.Peer = func(context.Context) string { return "" }
 	}
+	if c.Count == nil {
+		c.Count = func(string, error) {}
+	}
 	return &Handler{
+		count: c.Count,
 		service: &Service{
 			enroll: c.Enroll, address: c.Peer, log: c.Log,
 			declarative: c.Declarative, asking: make(chan struct{}, maxAsking),
@@ -135,6 +143,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (reply []byte, c
 	if err != nil {
 		return nil, "", err
 	}
+	defer func() { h.count(kind, err) }()
 	reply, err = h.answer(req, kind, body)
 	if errors.Is(err, enroll.ErrUnidentified) && h.arrives(req, body) {
 		reply, err = h.answer(req, kind, body)
