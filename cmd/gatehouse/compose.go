@@ -39,6 +39,7 @@ import (
 	webaccount "github.com/gatehouse-mdm/gatehouse/webui/account"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
+	"github.com/gatehouse-mdm/gatehouse/webui/compat"
 	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/letter"
 	"github.com/gatehouse-mdm/gatehouse/webui/me"
@@ -185,6 +186,10 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	pusher, err := apns.NewClient(apns.ClientConfig{
 		DB: s.db, Certificates: pushCertificates, URL: cfg.apnsURL, Roots: cfg.apnsRoots, Log: log, Now: now,
 	})
+	if err != nil {
+		return nil, err
+	}
+	pushKeeper, err := apns.NewKeeper(apns.KeeperConfig{DB: s.db, Certificates: pushCertificates, Log: log, Now: now})
 	if err != nil {
 		return nil, err
 	}
@@ -338,6 +343,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	others, err := compat.New(compat.Config{
+		DB: s.db, MDM: devices, Enroll: enrollment, Library: shelf, Identity: people, Push: waker,
+		Certificates: pushCertificates, Keeper: pushKeeper, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	declarative, err := cfg.forward.declarativeServer(ctx, log)
 	if err != nil {
 		return nil, err
@@ -430,6 +442,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	about.Handle(http.MethodGet+" "+depot.PathOCSP+"/{request}", webui.Plain(statuses))
 
 	api.Mount(mux)
+	others.Mount(mux)
 
 	localMux := webui.NewMux(forPrograms)
 	api.Mount(localMux)
