@@ -47,7 +47,8 @@ func tallyOf(jobs []job, results []apns.Result, stopped bool) (t tally) {
 		case r.Outcome == apns.Retry && r.Status != tooManyRequests:
 			t.retry++
 		}
-		if r.Whole && (t.whole == nil || r.Outcome == apns.Refused) {
+		// That Apple has trouble with one request is no word about the others.
+		if r.Whole && (r.Outcome == apns.Refused || r.Status == 0) && (t.whole == nil || r.Outcome == apns.Refused) {
 			t.whole = &r
 		}
 		if t.worst == nil || r.Outcome == apns.Refused {
