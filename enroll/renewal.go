@@ -175,7 +175,7 @@ func (s *Service) answered(tx storage.Tx, d mdm.Device, e *mdm.Entry) error {
 // CancelCommand cancels a command for a device that does not have it yet (see
 // [mdm.Service.Cancel]), and with it the renewal that it belonged to.
 func (s *Service) CancelCommand(ctx context.Context, id mdm.DeviceID, uuid string) error {
-	if err := s.mdm.Cancel(ctx, id, uuid); err != nil {
+	if err := s.mdm.Cancel(ctx, id, uuid, actor(ctx)); err != nil {
 		return err
 	}
 	err := s.db.Update(ctx, func(tx storage.Tx) error {

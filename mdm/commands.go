@@ -365,8 +365,9 @@ func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page [
 }
 
 // CancelAll ends a command for every device that does not have it, and returns for how many
-// that is: devices that were sent it, or have finished it, keep it as it is.
-func (s *Service) CancelAll(ctx context.Context, uuid string) (cancelled int, err error) {
+// that is: devices that were sent it, or have finished it, keep it as it is. by is who
+// cancels it.
+func (s *Service) CancelAll(ctx context.Context, uuid, by string) (cancelled int, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		cancelled = 0
 		c, err := commands.Get(tx, uuid)
@@ -389,7 +390,10 @@ func (s *Service) CancelAll(ctx context.Context, uuid string) (cancelled int, er
 				cancelled++
 			}
 		}
-		return nil
+		if cancelled == 0 {
+			return nil
+		}
+		return s.tellCancelled(tx, uuid, c.RequestType, "", cancelled, by)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("cancel command %s: %w", uuid, err)

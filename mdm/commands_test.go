@@ -163,7 +163,7 @@ func TestObserversHearOfEveryEnd(t *testing.T) {
 	b.report(t, id, "acknowledged", mdm.Acknowledged)
 	b.next(t, id, false)
 	b.report(t, id, "error", mdm.Failed)
-	if err := b.Cancel(ctx, id, "cancelled"); err != nil {
+	if err := b.Cancel(ctx, id, "cancelled", "token:test"); err != nil {
 		t.Fatal(err)
 	}
 	b.next(t, id, false)
@@ -183,7 +183,7 @@ func TestObserversHearOfEveryEnd(t *testing.T) {
 
 	fails := errors.New("observer fails")
 	b.Observe(func(storage.Tx, mdm.Entry) error { return fails })
-	if err := b.Cancel(ctx, id, "pending"); !errors.Is(err, fails) {
+	if err := b.Cancel(ctx, id, "pending", "token:test"); !errors.Is(err, fails) {
 		t.Errorf("Cancel: %v, want the observer's error", err)
 	}
 	if got := b.state(t, id, "pending"); got != mdm.NotNow {
@@ -312,7 +312,7 @@ func TestCancelAllLeavesWhatDevicesHave(t *testing.T) {
 	b.enqueue(t, "1", has, waits, done)
 	b.next(t, has, true)
 	b.order(t, done)
-	n, err := b.CancelAll(ctx, "1")
+	n, err := b.CancelAll(ctx, "1", "token:test")
 	if err != nil || n != 1 || b.state(t, waits, "1") != mdm.Cancelled || b.state(t, has, "1") != mdm.Delivered || b.state(t, done, "1") != mdm.Acknowledged {
 		t.Errorf("cancelled %d, %v: has %s, waits %s, done %s", n, err, b.state(t, has, "1"), b.state(t, waits, "1"), b.state(t, done, "1"))
 	}
@@ -326,7 +326,7 @@ func TestAgainIsForThoseWithWhichItCameToNothing(t *testing.T) {
 	b.next(t, failed, true)
 	b.report(t, failed, "1", mdm.Failed)
 	b.order(t, done)
-	if err := b.Cancel(ctx, cancelled, "1"); err != nil {
+	if err := b.Cancel(ctx, cancelled, "1", "token:test"); err != nil {
 		t.Fatal(err)
 	}
 	some, err := b.Again(ctx, "1", []mdm.DeviceID{"stranger", failed, done})

@@ -129,6 +129,11 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 	if err := tx.Put(payloadBucket, []byte(cmd.UUID), s.box.Seal(payloadPurpose(cmd.UUID), c.Plist)); err != nil {
 		return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
 	}
+	if len(cmd.Targets) > before {
+		if err := s.tellQueued(tx, cmd, cmd.Targets[before:]); err != nil {
+			return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)
+		}
+	}
 	if len(cmd.Targets) > before && !c.NoPush {
 		if err := s.waker.Queued(tx, cmd, before, c.PushAfter); err != nil {
 			return Command{}, nil, fmt.Errorf("queue command %s: %w", c.UUID, err)

@@ -464,7 +464,7 @@ func TestWhoSeesASecretIsNoted(t *testing.T) {
 	}
 	var events []event.Event
 	if err := b.db.View(ctx, func(tx storage.Tx) (err error) {
-		events, _, err = event.Page(tx, event.Filter{DeviceID: string(mac)}, "", 10)
+		events, _, err = event.Page(tx, event.Filter{DeviceID: string(mac), Action: "secret."}, "", 10)
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -326,20 +326,20 @@ func TestCancellingACommand(t *testing.T) {
 	b.enqueue(t, "1", id)
 	b.enqueue(t, "2", id)
 	b.next(t, id, true)
-	if err := b.Cancel(ctx, id, "1"); !errors.Is(err, mdm.ErrCommandDelivered) {
+	if err := b.Cancel(ctx, id, "1", "token:test"); !errors.Is(err, mdm.ErrCommandDelivered) {
 		t.Errorf("Cancel of a delivered command: %v, want ErrCommandDelivered", err)
 	}
-	if err := b.Cancel(ctx, id, "2"); err != nil {
+	if err := b.Cancel(ctx, id, "2", "token:test"); err != nil {
 		t.Errorf("Cancel of a queued command: %v", err)
 	}
-	if err := b.Cancel(ctx, id, "2"); !errors.Is(err, mdm.ErrCommandFinished) {
+	if err := b.Cancel(ctx, id, "2", "token:test"); !errors.Is(err, mdm.ErrCommandFinished) {
 		t.Errorf("Cancel again: %v, want ErrCommandFinished", err)
 	}
-	if err := b.Cancel(ctx, other, "1"); !errors.Is(err, storage.ErrNotFound) {
+	if err := b.Cancel(ctx, other, "1", "token:test"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("Cancel for another device: %v, want ErrNotFound", err)
 	}
 	b.report(t, id, "1", mdm.NotNow)
-	if err := b.Cancel(ctx, id, "1"); err != nil {
+	if err := b.Cancel(ctx, id, "1", "token:test"); err != nil {
 		t.Errorf("Cancel of a command that the device forgot: %v", err)
 	}
 	if got := b.next(t, id, true); got != "" {

@@ -51,6 +51,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{db: c.DB, box: c.Box, log: c.Log, now: c.Now, sign: c.Sign, waker: sleeping{}}
 	s.escrowPair = sync.OnceValues(s.newEscrowPair)
 	s.Observe(s.settleSecrets)
+	s.Observe(s.tellFinished)
 	return s, nil
 }
 
@@ -206,8 +207,8 @@ func (s *Service) commandHead(ctx context.Context, uuid string) (c Command, pend
 // Cancel ends one command for a device that does not have it: ErrCommandDelivered
 // if it was sent and is unanswered, ErrCommandFinished if it is final,
 // storage.ErrNotFound if the device was never to have it. A command that was
-// answered NotNow can be cancelled, because the device has forgotten it.
-func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid string) error {
+// answered NotNow can be cancelled, because the device has forgotten it. by is who cancels it.
+func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid, by string) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		e, err := findPending(tx, id, uuid)
 		if err != nil {
@@ -226,7 +227,7 @@ func (s *Service) Cancel(ctx context.Context, id DeviceID, uuid string) error {
 		if e.State == Delivered {
 			return ErrCommandDelivered
 		}
-		return s.finish(tx, e, Cancelled)
+		return errors.Join(s.finish(tx, e, Cancelled), s.tellCancelled(tx, uuid, e.RequestType, id, 1, by))
 	})
 	if err != nil {
 		return fmt.Errorf("cancel command %s for %s: %w", uuid, id, err)

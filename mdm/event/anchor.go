@@ -34,7 +34,7 @@ func (r *Recorder) anchor(ctx context.Context) error {
 		}
 		told = true
 		return Record(tx, Event{
-			At: r.now(), Actor: "gatehouse", Action: "audit.anchored",
+			At: r.now(), Actor: "server", Action: "audit.anchored",
 			Details: map[string]string{"seq": strconv.FormatUint(head.Seq, 10), "hash": head.Hash},
 		})
 	})

@@ -53,7 +53,7 @@ var types = []Type{
 	newType("certificate.sent", "A device was told to get a certificate.", ofCert, "profile"),
 	newType("certificate.unassigned", "A certificate was taken off a device.", ofCert, ""),
 	newType("command.cancelled", "Somebody cancelled a command.", byWhom, "command_uuid batch request_type devices"),
-	newType("command.finished", "A command came to its end on a device: it was acknowledged, failed, expired or was cancelled.", "actor reason device_id user", "command_uuid request_type state error_code error_domain batch"),
+	newType("command.finished", "A command came to its end on a device: it was acknowledged, failed, expired or was cancelled.", "actor reason device_id user", "command_uuid request_type state error_code error_domain superseded_by"),
 	newType("command.queued", "Somebody queued a command.", "actor device_id", "command_uuid batch request_type devices"),
 	newType("device.blocked", "Somebody blocked a device.", ofDevice, ""),
 	newType("device.checked_in", "A device came for the first time of an enrollment.", ofDevice, "attempt enrollment_type serial_number model os_version"),

@@ -70,7 +70,7 @@ func TestAnOlderCommandsAnswerTellsWhatIsOnTheDevice(t *testing.T) {
 			if answeredFirst {
 				h.answer(t, a, first.CommandUUID, mdm.Acknowledged, "")
 			}
-			if err := h.mdm.Cancel(ctx, a, out.Command.UUID); err != nil {
+			if err := h.mdm.Cancel(ctx, a, out.Command.UUID, "token:test"); err != nil {
 				t.Fatal(err)
 			}
 			if !answeredFirst {

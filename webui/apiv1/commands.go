@@ -318,7 +318,7 @@ func (a *API) cancelEverywhere(w http.ResponseWriter, r *http.Request) error {
 	if a.ownProfile(cmd.Command) {
 		cancelled, err = a.cancelOwn(r.Context(), cmd.Command)
 	} else {
-		cancelled, err = a.mdm.CancelAll(r.Context(), uuid)
+		cancelled, err = a.mdm.CancelAll(r.Context(), uuid, principal(r).String())
 	}
 	if err != nil {
 		return err
