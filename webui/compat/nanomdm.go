@@ -1,7 +1,6 @@
 package compat
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -193,8 +192,7 @@ func (c *Compat) enqueueFor(w http.ResponseWriter, r *http.Request, out *resultJ
 		}
 	}
 	if !out.NoPush {
-		// Whoever asked may go away now: the command is queued, and the push is its own.
-		c.push(w, r.WithContext(context.WithoutCancel(r.Context())), done.directory, done.accepted(), out)
+		c.push(w, r, done.directory, done.accepted(), out)
 	}
 	return names, nil
 }
