@@ -495,6 +495,10 @@ func TestTheQueueIsSeenAndCleared(t *testing.T) {
 	for i, in := range []string{
 		plist("q-1", "ProfileList"), plist("q-2", "SetRecoveryLock", "<key>NewPassword</key><string>correct-horse</string>"),
 		plist("q-3", "RemoveProfile", "<key>Identifier</key><string>com.example.seen</string>"),
+		plist("q-4", "RotateFileVaultKey", "<key>KeyType</key><string>institutional</string><key>FileVaultUnlock</key><dict><key>Password</key><string>correct-horse</string></dict><key>NewCertificate</key><data>AAEC</data>"),
+		plist("q-5", "AccountConfiguration", "<key>AutoSetupAdminAccounts</key><array><dict><key>shortName</key><string>admin</string><key>passwordHash</key><data>"+b64("correct-horse")+"</data></dict></array>"),
+		plist("q-6", "InstallProfile", "<key>Payload</key><data>"+b64(profileXML("com.example.mdm.gatehouse.renewal"))+"</data>"),
+		plist("q-7", "InstallProfile", "<key>Payload</key><data>"+b64(profileXML("com.example.mine"))+"</data>"),
 	} {
 		got := h.call(t, "micromdm", []string{"PUT", "POST"}[i%2], "/v1/commands/MAC-1", in)
 		var out struct {
@@ -516,11 +520,14 @@ func TestTheQueueIsSeenAndCleared(t *testing.T) {
 		t.Errorf("another of the same UUID: %d %s", got.status, got.body)
 	}
 	uuids, payloads := view()
-	if strings.Join(uuids, " ") != "q-1 q-2 q-3" || !strings.Contains(payloads, "com.example.seen") {
+	if strings.Join(uuids, " ") != "q-1 q-2 q-3 q-4 q-5 q-6 q-7" || !strings.Contains(payloads, "com.example.seen") || !strings.Contains(payloads, "admin") {
 		t.Errorf("the queue is %v: %s", uuids, payloads)
 	}
-	if strings.Contains(payloads, "correct-horse") {
+	if strings.Contains(payloads, "correct-horse") || strings.Contains(payloads, b64("correct-horse")) {
 		t.Error("a password is in the queue for all to see")
+	}
+	if n := strings.Count(payloads, "<data>"); n != 2 {
+		t.Errorf("%d pieces of data are in the queue, want the certificate and one profile:\n%s", n, payloads)
 	}
 	h.next(t, id) // q-1 is on its way
 	if got := h.call(t, "micromdm", "DELETE", "/v1/commands/MAC-1", ""); got.status != 200 || strings.TrimSpace(got.body) != "{}" {

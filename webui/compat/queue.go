@@ -86,8 +86,8 @@ type waitingJSON struct {
 }
 
 // viewQueue shows what a device has not finished, in its order. What is the device's own in
-// a command is left out, and so are passwords and PINs: those who have to know them look them
-// up where it is written down that they did.
+// a command is left out, and so are passwords and PINs: who has to know one looks it up where
+// it is written down that they did.
 func (c *Compat) viewQueue(w http.ResponseWriter, r *http.Request) error {
 	var out struct {
 		Commands []waitingJSON `json:"commands,omitempty"`
@@ -109,7 +109,7 @@ func (c *Compat) viewQueue(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			payload, err := command.Encode(withoutSecrets(e.RequestType, params), e.UUID)
+			payload, err := command.Encode(c.visible(e, params), e.UUID)
 			if err != nil {
 				return err
 			}
@@ -123,11 +123,37 @@ func (c *Compat) viewQueue(w http.ResponseWriter, r *http.Request) error {
 	return writeMicro(w, http.StatusOK, out)
 }
 
-// withoutSecrets leaves out of params the keys that hold secrets.
-func withoutSecrets(requestType string, params map[string]any) map[string]any {
-	t, _ := command.Lookup(requestType)
-	out := maps.Clone(params)
-	for _, k := range command.DescribeKeys(t.Keys) {
+// visible is the Command dictionary of e without what nobody is to see: secrets, and the
+// profiles that this server makes by itself, which buy a certificate.
+func (c *Compat) visible(e mdm.Entry, params map[string]any) map[string]any {
+	t, _ := command.Lookup(e.RequestType)
+	shown := withoutSecrets(command.DescribeKeys(t.Keys), params)
+	if e.RequestType == "InstallProfile" && c.Library.Reserved(e.Identifier) {
+		delete(shown, "Payload")
+	}
+	return shown
+}
+
+// withoutSecrets copies a dictionary that has keys, but for secrets.
+func withoutSecrets(keys []command.KeyDescription, in map[string]any) map[string]any {
+	out := maps.Clone(in)
+	for _, k := range keys {
+		switch v := out[k.Name].(type) {
+		case map[string]any:
+			out[k.Name] = withoutSecrets(k.Keys, v)
+		case []any:
+			list := make([]any, len(v))
+			for i, element := range v {
+				list[i] = element
+				if d, ok := element.(map[string]any); ok {
+					for _, shape := range k.Items {
+						d = withoutSecrets(shape.Keys, d)
+					}
+					list[i] = d
+				}
+			}
+			out[k.Name] = list
+		}
 		if k.Secret {
 			delete(out, k.Name)
 		}
