@@ -254,6 +254,12 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/ca/{role}/rollover", scopes: reading, handle: a.listProgress},
 		{pattern: "POST /api/v1/ca/{role}/retire", scopes: owning, handle: a.retireCA},
 
+		{pattern: "GET /api/v1/migration", scopes: reading, handle: a.getMigration},
+		{pattern: "PUT /api/v1/migration/profile", scopes: owning, handle: a.putFormerProfile},
+		{pattern: "POST /api/v1/migration/authorities", scopes: owning, handle: a.addPredecessor},
+		{pattern: "DELETE /api/v1/migration/authorities/{id}", scopes: owning, handle: a.deletePredecessor},
+		{pattern: "POST /api/v1/migration/devices", scopes: owning, handle: a.takeOver},
+
 		{pattern: "POST /api/v1/tokens", scopes: managing, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, handle: a.listTokens},
 		{pattern: "DELETE /api/v1/tokens/{id}", scopes: owning, handle: a.revokeToken},

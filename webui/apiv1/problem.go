@@ -86,6 +86,7 @@ var problems = []struct {
 	{enroll.ErrNotByAccount, http.StatusConflict, "not_by_account", "The device was not enrolled by account: nobody has signed in on it", false},
 	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
 	{enroll.ErrLinkRevoked, http.StatusConflict, "link_revoked", "The enrollment link was revoked", false},
+	{enroll.ErrProfileUnknown, http.StatusConflict, "profile_unknown", "The device came from another server, and the name of its enrollment profile is not known: see PUT /api/v1/migration/profile", false},
 	{enroll.ErrLogo, http.StatusBadRequest, "invalid_logo", "The picture can't be the organisation's logo", true},
 	{invite.ErrRevoked, http.StatusConflict, "invitation_revoked", "The invitation was revoked", false},
 	{mail.ErrNotConfigured, http.StatusConflict, "mail_not_configured", "No mail server is configured: name one under mail in /api/v1/settings", false},
