@@ -443,6 +443,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 
 	api.Mount(mux)
 	others.Mount(mux)
+	others.MountMigration(mux, enrollment)
 
 	localMux := webui.NewMux(forPrograms)
 	api.Mount(localMux)
