@@ -53,6 +53,12 @@ const (
 	PushUnreachably PushState = "unreachable" // Apple is
 )
 
+// PushStates are all of them.
+var PushStates = []PushState{
+	PushIdle, PushState(WakeDue), PushState(WakeSending), PushState(WakeSent), PushState(WakeRetry), PushState(WakeRefused), PushState(WakeGivenUp),
+	PushNoToken, PushTokenDead, PushNoCert, PushBadCert, PushUnreachably,
+}
+
 // PushStatus is how the waking of a device stands.
 type PushStatus struct {
 	State    PushState
@@ -116,6 +122,8 @@ func PushStatusOf(tx storage.Tx, d Device, now time.Time) (st PushStatus, err er
 		pushed = fmt.Sprintf("Apple took a wake-up for it %s ago.", Ago(now.Sub(w.PushedAt)))
 	}
 	switch w.State {
+	case WakeDead: // of a token that is no more: it is seen to within the day
+		st.State, st.Sentence = PushIdle, "There is nothing to wake the device for."
 	case WakeDue, WakeSending:
 		st.Sentence = "It is about to be woken."
 	case WakeSent:
@@ -126,8 +134,6 @@ func PushStatusOf(tx storage.Tx, d Device, now time.Time) (st PushStatus, err er
 		st.Sentence, st.NextAt = fmt.Sprintf("Apple refuses wake-ups for it (%s): its push token and the push certificate don’t belong together. They are tried again, but seldom.", word(w)), w.NextAt
 	case WakeGivenUp:
 		st.Sentence = "It is not woken again before there is a new command. " + pushed
-	case WakeDead:
-		st.Sentence = "Its push token is dead."
 	}
 	return st, nil
 }

@@ -29,7 +29,7 @@ type deviceCommand struct {
 type deviceListCommand struct {
 	apiServer
 	Text    string   `arg:"" optional:"" help:"Words to look for in name, serial number, model, user, UDID and OS version."`
-	Filter  []string `sep:"none" short:"f" placeholder:"CONDITION" help:"A condition, such as state=enrolled, platform=ios, os_version<18, model=iPad*, user=ana@example.com, supervised=unknown, last_seen_before=30d, pending_commands=true, lost=true, attribute=BatteryLevel<0.2, app=com.example.slack<4.42 or profile=com.example.wifi. Repeatable: all must hold."`
+	Filter  []string `sep:"none" short:"f" placeholder:"CONDITION" help:"A condition, such as state=enrolled, platform=ios, os_version<18, model=iPad*, user=ana@example.com, supervised=unknown, last_seen_before=30d, pending_commands=true, lost=true, push=token_dead, attribute=BatteryLevel<0.2, app=com.example.slack<4.42 or profile=com.example.wifi. Repeatable: all must hold."`
 	Sort    string   `placeholder:"FIELD" help:"name, serial_number, model, os_version, user, state, enrolled_at or last_seen_at; --sort=-name for the other direction."`
 	Output  string   `short:"o" enum:"table,json,csv,id" default:"table" placeholder:"FORMAT" help:"table, json, csv or id (default ${default})."`
 	Columns string   `placeholder:"NAMES" help:"For -o csv: columns with commas in between, such as id,device_name,attributes.BatteryLevel. Default: all fields."`

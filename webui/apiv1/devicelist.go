@@ -67,7 +67,7 @@ func (a *API) lostOf(r *http.Request, devices []mdm.Overview) (map[mdm.DeviceID]
 // that is not known is refused: a filter with a slip in its name must not return all devices.
 func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err error) {
 	query := r.URL.Query()
-	known := map[string]bool{"lost": true, "app": true, "profile": true}
+	known := map[string]bool{"lost": true, "push": true, "app": true, "profile": true}
 	for _, name := range slices.Concat(others, mdm.QueryFields()) {
 		known[name] = true
 	}
@@ -80,6 +80,11 @@ func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err
 			continue
 		case name == "lost":
 			if err := a.whetherLost(query, &q); err != nil {
+				return mdm.Query{}, err
+			}
+			continue
+		case name == "push":
+			if err := a.pushedSo(query, &q); err != nil {
 				return mdm.Query{}, err
 			}
 			continue
@@ -142,6 +147,42 @@ func (a *API) whetherLost(query url.Values, q *mdm.Query) error {
 		return lost[id] == want, nil
 	})
 	return nil
+}
+
+// pushedSo adds the condition of ?push= to q: enrolled devices whose waking stands so.
+func (a *API) pushedSo(query url.Values, q *mdm.Query) error {
+	text, err := textOf(query, "push")
+	if err != nil {
+		return err
+	}
+	want := mdm.PushState(text)
+	if !slices.Contains(mdm.PushStates, want) {
+		return invalid("push", "is none of "+joined(mdm.PushStates))
+	}
+	reads := func(id mdm.DeviceID) []storage.Read {
+		return []storage.Read{mdm.ReadDevice(id), mdm.ReadWakeup(id)}
+	}
+	q.Require("push "+text, reads, func(tx storage.Tx, id mdm.DeviceID) (bool, error) {
+		d, err := mdm.GetDevice(tx, id)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && !d.Live() {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		st, err := mdm.PushStatusOf(tx, d, a.now())
+		return st.State == want, err
+	})
+	return nil
+}
+
+// joined is a list of words as a sentence has it.
+func joined(words []mdm.PushState) string {
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = string(w)
+	}
+	return strings.Join(list, ", ")
 }
 
 // addInstalled reads the conditions of ?app= or ?profile=.

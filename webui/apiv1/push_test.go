@@ -45,6 +45,18 @@ func TestADeviceIsPushed(t *testing.T) {
 	if d.Push.State != "token_dead" || d.Push.Reason == "" || d.Push.Silent {
 		t.Errorf("the device's push is %+v", d.Push)
 	}
+	for _, tt := range []struct{ push, want string }{{"token_dead", "a"}, {"no_token", "mute"}, {"refused", ""}} {
+		var list struct{ Items []struct{ ID string } }
+		h.do(t, exchange{method: "GET", path: "/api/v1/devices?push=" + tt.push}).want(t, http.StatusOK, &list)
+		got := ""
+		for _, d := range list.Items {
+			got += d.ID
+		}
+		if got != tt.want {
+			t.Errorf("devices whose push is %s: %q, want %q", tt.push, got, tt.want)
+		}
+	}
+	h.do(t, exchange{method: "GET", path: "/api/v1/devices?push=dead", wild: true}).wantProblem(t, http.StatusBadRequest, "invalid_request")
 	h.pass(8 * 24 * time.Hour)
 	h.do(t, exchange{method: "GET", path: path}).want(t, http.StatusOK, &d)
 	if !d.Push.Silent {
