@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -276,6 +277,43 @@ func TestWhatNobodyCouldPushIsStillThere(t *testing.T) {
 	}
 	if h.next(t, id) != plist("p-1", "ProfileList") {
 		t.Error("the command is not there")
+	}
+}
+
+// TestOneUUIDIsOneCommand has many ask for a command with the same UUID at once, as a script
+// does that runs on two machines.
+func TestOneUUIDIsOneCommand(t *testing.T) {
+	h := newHouse(t)
+	id := h.device(t, "MAC-1")
+	h.device(t, "MAC-2")
+	statuses := make(chan int, 8)
+	var all sync.WaitGroup
+	for i := range cap(statuses) {
+		all.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), "PUT", fmt.Sprintf("%s/v1/enqueue/MAC-%d?nopush=1", h.url, i%2+1), strings.NewReader(plist("same", "ProfileList")))
+			if err != nil {
+				return
+			}
+			req.SetBasicAuth("nanomdm", h.owner)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return
+			}
+			resp.Body.Close()
+			statuses <- resp.StatusCode
+		})
+	}
+	all.Wait()
+	close(statuses)
+	count := map[int]int{}
+	for s := range statuses {
+		count[s]++
+	}
+	if count[200] != 1 || count[500] != 7 {
+		t.Errorf("the statuses are %v, want one 200 and 500 else", count)
+	}
+	if n := h.waiting(t, id) + h.waiting(t, "id-of-MAC-2"); n != 1 {
+		t.Errorf("%d devices got it", n)
 	}
 }
 
