@@ -135,8 +135,8 @@ func (s *Service) post(tx storage.Tx, d Delivery, l letter) error {
 	)
 }
 
-// errNoBody means that what a delivery said is not kept any more.
-var errNoBody = errors.New("not kept any more")
+// errUnreadable means that what a delivery says is not kept any more, or can't be read.
+var errUnreadable = errors.New("what it says can't be read any more")
 
 // letterOf returns what a delivery says. What the target has taken is kept no longer; of an
 // event it can be said again.
@@ -150,20 +150,22 @@ func (s *Service) letterOf(tx storage.Tx, d Delivery) (letter, error) {
 			return l, err
 		}
 		if len(events) != 1 || events[0].Seq != d.Seq {
-			return l, errNoBody
+			return l, errUnreadable
 		}
 		return s.eventLetter(events[0])
 	case errors.Is(err, storage.ErrNotFound):
-		return l, errNoBody
+		return l, errUnreadable
 	case err != nil:
 		return l, err
 	}
 	body, err := s.box.Open(bodyPurpose(d.Target, d.ID), sealed)
-	if err != nil {
-		return l, err
+	if err == nil {
+		err = json.Unmarshal(body, &l)
 	}
-	err = json.Unmarshal(body, &l)
-	return l, err
+	if err != nil {
+		return l, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return l, nil
 }
 
 // erase removes a delivery.
@@ -276,7 +278,7 @@ func (s *Service) Redeliver(ctx context.Context, by, target, id string) (d Deliv
 
 // again puts a finished delivery back into its queue.
 func (s *Service) again(tx storage.Tx, d *Delivery) error {
-	if _, err := s.letterOf(tx, *d); errors.Is(err, errNoBody) {
+	if _, err := s.letterOf(tx, *d); errors.Is(err, errUnreadable) {
 		return ErrGone
 	} else if err != nil {
 		return err

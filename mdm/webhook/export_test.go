@@ -44,7 +44,9 @@ func (s *Service) ClaimAll(ctx context.Context, target string) (n int, err error
 func (s *Service) SendAll(ctx context.Context, target string) error {
 	claimed, _, err := s.claim(ctx, target, laneWidth)
 	for _, c := range claimed {
-		s.send(ctx, c.target, c.ID, c.letter, false)
+		if _, err := s.sendClaimed(ctx, c); err != nil {
+			return err
+		}
 	}
 	return err
 }

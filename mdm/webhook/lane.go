@@ -126,8 +126,6 @@ func (s *Service) runLane(ctx context.Context, target string) {
 type claimed struct {
 	Delivery
 	target Target
-	letter letter
-	broken error // the letter can't be read
 }
 
 // claim takes up to so many deliveries that can go now. next is when to look again, if that
@@ -151,20 +149,29 @@ func (s *Service) claim(ctx context.Context, target string, most int) (all []cla
 		if err != nil {
 			return err
 		}
-		picked, next, err = s.pick(tx, target, most)
-		if err != nil {
+		st, err := standingOf(tx, target)
+		now := s.now()
+		if err != nil || st.PausedUntil.After(now) {
 			return err
 		}
-		for _, d := range picked {
-			d.Claim, d.ClaimedUntil = claim, s.now().UTC().Add(claimTime)
-			c := claimed{Delivery: d, target: t}
-			if c.letter, c.broken = s.letterOf(tx, d); errors.Is(c.broken, storage.ErrUnavailable) {
-				return c.broken
+		// What was picked may have been taken meanwhile; nothing older of its device can have
+		// come up, so that there is no need to look for it again.
+		for _, picked := range picked {
+			d, err := deliveries.Get(tx, deliveryKey(picked))
+			if errors.Is(err, storage.ErrNotFound) || err == nil && (d.State != Pending || d.ClaimedUntil.After(now) || d.Due.After(now)) {
+				continue
 			}
+			if err != nil {
+				return err
+			}
+			d.Claim, d.ClaimedUntil = claim, now.UTC().Add(claimTime)
 			if err := deliveries.Put(tx, d); err != nil {
 				return err
 			}
-			all = append(all, c)
+			all = append(all, claimed{Delivery: d, target: t})
+			if st.paused() {
+				break
+			}
 		}
 		return nil
 	})
@@ -253,12 +260,10 @@ const finishTime = 10 * time.Second
 
 // deliver sends one delivery, and writes down what came of it.
 func (s *Service) deliver(ctx context.Context, c claimed) {
-	var out outcome
-	if c.broken != nil {
-		out = failed(StepPrepare, c.broken)
-		out.At = s.now().UTC()
-	} else {
-		out = s.send(context.WithoutCancel(ctx), c.target, c.ID, c.letter, false) // which takes no longer than Patience
+	out, err := s.sendClaimed(context.WithoutCancel(ctx), c)
+	if err != nil { // the database's: the claim ends, and then it is sent
+		s.log.WarnContext(ctx, "webhook waits for the database", "webhook", c.Target, "err", err)
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
 	defer cancel()
@@ -270,6 +275,24 @@ func (s *Service) deliver(ctx context.Context, c claimed) {
 	if out.Step != "" {
 		s.log.DebugContext(ctx, "webhook not delivered", "webhook", c.Target, "delivery", c.ID, "step", out.Step, "err", out.Error)
 	}
+}
+
+// sendClaimed sends what a delivery says, which takes no longer than Config.Patience.
+func (s *Service) sendClaimed(ctx context.Context, c claimed) (outcome, error) {
+	var l letter
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		l, err = s.letterOf(tx, c.Delivery)
+		return err
+	})
+	if errors.Is(err, errUnreadable) {
+		out := failed(StepPrepare, err)
+		out.At, out.lost = s.now().UTC(), true
+		return out, nil
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	return s.send(ctx, c.target, c.ID, l, false), nil
 }
 
 // release gives back what was claimed and not sent.
@@ -332,7 +355,7 @@ func (s *Service) finish(ctx context.Context, c claimed, out outcome) error {
 		if out.answer != "" {
 			d.Answer = s.box.Seal(bodyPurpose(d.Target, d.ID), []byte(out.answer))
 		}
-		if errors.Is(c.broken, errNoBody) {
+		if out.lost {
 			return s.dead(tx, t, d, &st, now)
 		}
 		if out.Status == 410 && t.Enabled && t.Revision == c.target.Revision {

@@ -46,6 +46,7 @@ type outcome struct {
 	Attempt
 	answer     string        // the beginning of the body
 	retryAfter time.Duration // as the target asked, if it did
+	lost       bool          // what was to be sent can't be read any more
 }
 
 // send sends a letter to a target, under the ID of its delivery.

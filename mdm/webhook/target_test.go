@@ -328,7 +328,7 @@ func TestManyEventsAreFollowedInTurn(t *testing.T) {
 	h := newHouse(t)
 	target := h.target(t, webhook.CloudEvents, "http://127.0.0.1:1", withEvents("device.", "user."))
 	err := h.db.Update(t.Context(), func(tx storage.Tx) error {
-		for i := range 450 {
+		for i := range 210 {
 			if err := event.Record(tx, event.Event{At: noon, Action: "device.enrolled", DeviceID: fmt.Sprint("mac", i)}); err != nil {
 				return err
 			}
@@ -339,8 +339,8 @@ func TestManyEventsAreFollowedInTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.settle(t)
-	if n := len(h.deliveries(t, target.ID, webhook.Pending)); n != 450 {
-		t.Errorf("%d deliveries, want 450", n)
+	if n := len(h.deliveries(t, target.ID, webhook.Pending)); n != 210 {
+		t.Errorf("%d deliveries, want 210", n)
 	}
 }
 
