@@ -135,6 +135,7 @@ type server struct {
 	enroll     *enroll.Service
 	payloads   *issuance.Service
 	devices    *mdm.Service
+	demoPushes *demoPusher // nil without --demo
 	health     *webui.Health
 	setupLinks *setupLinks
 	pushTopics func(context.Context) (int, error) // how many there are certificates for
@@ -193,8 +194,16 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	var simulated wake.Pusher // an interface that holds nil is none
+	var demoPushes *demoPusher
+	if cfg.demo > 0 {
+		if demoPushes, err = newDemoPusher(s.db, log, now); err != nil {
+			return nil, err
+		}
+		simulated = demoPushes
+	}
 	waker, err := wake.New(wake.Config{
-		DB: s.db, MDM: devices, Pusher: pusher, Certificates: pushCertificates, Log: log, Now: now,
+		DB: s.db, MDM: devices, Pusher: pusher, Demo: simulated, Certificates: pushCertificates, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err
@@ -458,6 +467,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		enroll:     enrollment,
 		payloads:   payloads,
 		devices:    devices,
+		demoPushes: demoPushes,
 		health:     health,
 		setupLinks: links,
 		pushTopics: func(ctx context.Context) (int, error) { return pushTopics(ctx, s.db, pushCertificates) },

@@ -22,13 +22,14 @@ import (
 )
 
 // demo runs simulated devices against this very server. They come in through the
-// listener like any other device; only the way to it is shorter: no DNS, and a
-// push is a call.
+// listener like any other device; only the way to it is shorter: no DNS, and their
+// push service is in this process.
 type demo struct {
 	n       int
 	enroll  *enroll.Service
 	people  *identity.Service
 	devices *mdm.Service
+	pusher  *demoPusher
 	address net.Addr // of the listener
 	url     *url.URL
 	roots   *x509.CertPool
@@ -61,6 +62,7 @@ func (d *demo) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.pusher.fleet.Store(fleet)
 	done := make(chan error, 1)
 	go func() { done <- fleet.Run(ctx) }()
 
@@ -234,8 +236,15 @@ func (d *demo) release(ctx context.Context) error {
 }
 
 // ask queues a DeviceInformation for each demo device that enrolled since the last
-// time, and wakes it.
+// time.
 func (d *demo) ask(ctx context.Context, fleet *mdmtest.Fleet, asked map[mdm.DeviceID]time.Time) error {
+	back := make(map[string]bool, d.n) // tokens of devices that are here
+	if len(asked) < d.n {
+		for _, device := range fleet.Devices() {
+			token, _ := device.Channel().Push()
+			back[string(token)] = true
+		}
+	}
 	for cursor := ""; len(asked) < d.n; {
 		page, next, err := d.devices.Devices(ctx, cursor, 200)
 		if err != nil {
@@ -246,14 +255,13 @@ func (d *demo) ask(ctx context.Context, fleet *mdmtest.Fleet, asked map[mdm.Devi
 				continue
 			}
 			// A device of an earlier start is asked only once it has come back.
-			if !fleet.Wake(o.Push.Token, o.Push.Magic) {
+			if !back[string(o.Push.Token)] {
 				continue
 			}
 			if err := d.askInformation(ctx, o.ID); err != nil {
 				return err
 			}
 			asked[o.ID] = o.EnrolledAt
-			fleet.Wake(o.Push.Token, o.Push.Magic)
 		}
 		if next == "" {
 			return nil

@@ -149,12 +149,12 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	}
 	if cfg.demo > 0 {
 		simulated := &demo{
-			n: cfg.demo, enroll: srv.enroll, people: srv.identity, devices: srv.devices,
+			n: cfg.demo, enroll: srv.enroll, people: srv.identity, devices: srv.devices, pusher: srv.demoPushes,
 			address: listener.Addr(), url: serverURL, roots: demoRoots(s, cert),
 			seed: webui.Fingerprint(s.depot.Root().Certificate()),
 			log:  log, now: now,
 		}
-		srv.background = append(srv.background, runner{"demo", simulated.Run})
+		srv.background = append(srv.background, runner{"demo", simulated.Run}, runner{"demo's push service", srv.demoPushes.Run})
 	}
 	wait := patience
 	if cfg.tls == tlsProxy {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -34,19 +35,40 @@ type simulateCommand struct {
 	For         time.Duration `placeholder:"DURATION" help:"How long the devices live. Default: until interrupted."`
 	Personas    bool          `help:"Let the devices differ as in the demo: locked, slow, erroring, removed."`
 	PlainHTTP   bool          `name:"plain-http" help:"Accept http URLs, for a server that stands behind a TLS proxy."`
+
+	APNsListen string `name:"apns-listen" placeholder:"ADDR" help:"Be the push service, too, that wakes the devices: 127.0.0.1:2197. Without --url and --account there are no devices."`
+	APNsDir    string `name:"apns-dir" type:"path" default:"simulated-apns" placeholder:"DIR" help:"Where that keeps what the server is to be given: ca.pem for --apns-ca, push-certificate.pem to upload (default ${default})."`
 }
 
 // Run runs the devices, says every few seconds how they do, and fails if one could
 // not enrol.
 func (c *simulateCommand) Run(ctx context.Context, p *process) error {
-	fleet, err := c.fleet(ctx, p)
-	if err != nil {
-		return fmt.Errorf("simulate: %w", err)
+	var pushes *pushService
+	if c.APNsListen != "" {
+		service, err := newPushService(c.APNsListen, c.APNsDir)
+		if err != nil {
+			return fmt.Errorf("simulate: --apns-listen: %w", err)
+		}
+		defer service.Close()
+		fmt.Fprintf(p.stdout, "push service: serve --apns-url %s --apns-ca %s, and upload %s\n",
+			service.URL(), filepath.Join(c.APNsDir, apnsCAFile), filepath.Join(c.APNsDir, apnsPushFile))
+		pushes = service
 	}
 	if c.For > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.For)
 		defer cancel()
+	}
+	if pushes != nil && c.URL == "" && c.Account == "" {
+		<-ctx.Done()
+		return nil
+	}
+	fleet, err := c.fleet(ctx, p)
+	if err != nil {
+		return fmt.Errorf("simulate: %w", err)
+	}
+	if pushes != nil {
+		pushes.fleet.Store(fleet)
 	}
 	done := make(chan error, 1)
 	go func() { done <- fleet.Run(ctx) }()
