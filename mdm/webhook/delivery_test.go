@@ -532,6 +532,37 @@ func TestAHangingTargetStopsNobodyElse(t *testing.T) {
 	srv.CloseClientConnections()
 }
 
+// TestAShutdownDoesNotWaitForATargetThatHangs, and what hangs there is the next process's at once.
+func TestAShutdownDoesNotWaitForATargetThatHangs(t *testing.T) {
+	h := newHouse(t, func(c *webhook.Config) { c.Patience = time.Minute })
+	hung := make(chan struct{}, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server sees the client leave
+		hung <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	target := h.target(t, webhook.NanoMDM, srv.URL)
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	h.hear(t, acknowledged("mac", "C-1"))
+	<-hung
+	end()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the server waits for a target that hangs")
+	}
+	d := h.deliveries(t, target.ID, webhook.Pending)
+	if len(d) != 1 || d[0].Claim != "" || d[0].Made != 0 {
+		t.Errorf("what was on its way is %+v", d)
+	}
+}
+
 func TestQueuesAreBounded(t *testing.T) {
 	h := newHouse(t, func(c *webhook.Config) { c.MostWait = 10 })
 	r := newReceiver(t)

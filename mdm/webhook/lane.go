@@ -69,8 +69,8 @@ func (s *Service) runLanes(ctx context.Context) error {
 	}
 }
 
-// runLane sends what waits for one target until ctx ends; what is on its way then is
-// finished first.
+// runLane sends what waits for one target until ctx ends; what is on its way then has a
+// moment to get there.
 func (s *Service) runLane(ctx context.Context, target string) {
 	changed, stop := s.db.Watch(queueTopic(target))
 	defer stop()
@@ -255,13 +255,23 @@ func (s *Service) pick(tx storage.Tx, target string, most int) (picked []Deliver
 	return []Delivery{probe}, next, nil
 }
 
-// finishTime is for writing down what came of a request, also at shutdown.
-const finishTime = 10 * time.Second
+const (
+	finishTime = 10 * time.Second // for writing down what came of a request, also at shutdown
+	leaveTime  = 2 * time.Second  // for a request that is on its way at shutdown
+)
 
 // deliver sends one delivery, and writes down what came of it.
 func (s *Service) deliver(ctx context.Context, c claimed) {
-	out, err := s.sendClaimed(context.WithoutCancel(ctx), c)
-	if err != nil { // the database's: the claim ends, and then it is sent
+	sending, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(leaveTime, abort) })
+	defer stop()
+	out, err := s.sendClaimed(sending, c)
+	switch {
+	case sending.Err() != nil && out.Step != "":
+		s.release([]claimed{c}) // nobody knows what became of it
+		return
+	case err != nil: // the database's: the claim ends, and then it is sent
 		s.log.WarnContext(ctx, "webhook waits for the database", "webhook", c.Target, "err", err)
 		return
 	}
