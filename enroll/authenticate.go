@@ -196,7 +196,10 @@ func (s *Service) begin(tx storage.Tx, c caller, p Peer, m AuthenticateMessage) 
 	if err := putAttempt(tx, a); err != nil {
 		return mdm.Device{}, err
 	}
-	return d, mdm.PutDevice(tx, d)
+	if err := mdm.PutDevice(tx, d); err != nil {
+		return mdm.Device{}, err
+	}
+	return d, s.tellDevice(tx, "device.checked_in", d, p.Address)
 }
 
 // sameKind refuses a device whose enrollment is of another kind than its profile is for. The

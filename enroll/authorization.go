@@ -257,7 +257,7 @@ func (s *Service) RequireSignIn(ctx context.Context, id mdm.DeviceID) (d mdm.Dev
 			return err
 		}
 		if c.TokenRevoked == AfterUnenroll {
-			err = s.end(tx, d, mdm.Unenrolled, actor(ctx))
+			err = s.end(tx, d, mdm.Unenrolled, actor(ctx), leftSignIn)
 		} else {
 			err = s.revokeAuthorizations(tx, d, actor(ctx))
 		}

@@ -18,6 +18,16 @@ const (
 	reasonPrivilege  = "privilegeWithdrawn"
 )
 
+// Why an enrollment has ended, for the audit log.
+const (
+	leftByItself   = "the profile was removed on the device"
+	leftByOperator = "it was ended on the server"
+	leftWithUser   = "its user was disabled"
+	leftByUser     = "its user had management removed"
+	leftRevoked    = "its identity was revoked"
+	leftSignIn     = "its sign-in was withdrawn"
+)
+
 // CheckOut ends an enrollment at the device's wish; of a user channel, only that
 // user's. A second one changes nothing and is no error.
 func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
@@ -42,7 +52,7 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 			return nil // a user channel that ended before its device: going once more lifts no block
 		}
 		gone = d.ID
-		if err := s.end(tx, d, mdm.Unenrolled, "device:"+string(d.ID)); err != nil {
+		if err := s.end(tx, d, mdm.Unenrolled, "device:"+string(d.ID), leftByItself); err != nil {
 			return err
 		}
 		return s.hear(tx, p, d.ID, mdm.Message{Topic: toldCheckOut})
@@ -74,7 +84,12 @@ func (s *Service) Unblock(ctx context.Context, id mdm.DeviceID) (d mdm.Device, e
 			return err
 		}
 		d.State = mdm.Unenrolled
-		return mdm.PutDevice(tx, d)
+		if err := mdm.PutDevice(tx, d); err != nil {
+			return err
+		}
+		return event.Record(tx, event.Event{
+			At: s.now().UTC(), Actor: actor(ctx), Action: "device.unblocked", DeviceID: string(id), User: d.User,
+		})
 	})
 	if err != nil {
 		return mdm.Device{}, fmt.Errorf("unblock: %w", err)
@@ -113,7 +128,7 @@ func (s *Service) EndUser(tx storage.Tx, logins ...string) error {
 		if d.EnrollmentMode != "" && c.UserDisabled == AfterSignIn {
 			err = s.suspend(tx, d)
 		} else {
-			err = s.end(tx, d, mdm.Unenrolled, ourselves)
+			err = s.end(tx, d, mdm.Unenrolled, ourselves, leftWithUser)
 		}
 		if err == nil && d.State == mdm.Pending {
 			err = s.failComing(tx, d, codeOf(ErrUserDisabled))
@@ -183,7 +198,7 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 		if d.State == state || d.State == mdm.Blocked {
 			return nil
 		}
-		if err := s.end(tx, d, state, actor(ctx)); err != nil {
+		if err := s.end(tx, d, state, actor(ctx), leftByOperator); err != nil {
 			return err
 		}
 		if d.State == mdm.Pending && state == mdm.Blocked {
@@ -202,11 +217,12 @@ func (s *Service) endByID(ctx context.Context, id mdm.DeviceID, state mdm.State)
 }
 
 // end makes trust follow state: with the enrollment go its certificates, its
-// queue and its user channels, in one transaction. by is who is to blame in the audit log.
-func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) error {
+// queue and its user channels, in one transaction. by is who is to blame in the audit log,
+// and why the reason in it.
+func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by, why string) error {
 	now := s.now().UTC()
 	err := event.Record(tx, event.Event{
-		At: now, Actor: by, Action: "device." + string(state), DeviceID: string(d.ID), User: d.User,
+		At: now, Actor: by, Action: "device." + string(state), Reason: why, DeviceID: string(d.ID), User: d.User,
 	})
 	if err != nil {
 		return err
@@ -241,7 +257,7 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by string) e
 			if u.State == mdm.Blocked {
 				continue
 			}
-			if err := s.end(tx, u, mdm.Unenrolled, by); err != nil {
+			if err := s.end(tx, u, mdm.Unenrolled, by, why); err != nil {
 				return err
 			}
 		}

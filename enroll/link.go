@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -197,7 +198,7 @@ func (s *Service) CreateLink(ctx context.Context, n NewLink) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	if err := s.db.Update(ctx, func(tx storage.Tx) error { return createLink(tx, l) }); err != nil {
+	if err := s.db.Update(ctx, func(tx storage.Tx) error { return s.createLink(tx, l) }); err != nil {
 		return Link{}, fmt.Errorf("create enrollment link: %w", err)
 	}
 	s.log.InfoContext(ctx, "enrollment link created", "link", l.ID, "ownership", l.Ownership, "login", l.Login, "uses", l.Uses, "by", l.CreatedBy)
@@ -210,11 +211,11 @@ func (s *Service) AddLink(tx storage.Tx, n NewLink) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	return l, createLink(tx, l)
+	return l, s.createLink(tx, l)
 }
 
 // createLink stores a new link, unless nobody could enrol by it.
-func createLink(tx storage.Tx, l Link) error {
+func (s *Service) createLink(tx storage.Tx, l Link) error {
 	settings, err := GetSettings(tx)
 	if err != nil {
 		return err
@@ -222,7 +223,10 @@ func createLink(tx storage.Tx, l Link) error {
 	if l.Ownership != "" && !settings.Way(l.Ownership).Enabled {
 		return &FieldError{"ownership", fmt.Sprintf("must be one that is enrolled here: the setting %s.enabled is false", l.Ownership)}
 	}
-	return links.Create(tx, l)
+	if err := links.Create(tx, l); err != nil {
+		return err
+	}
+	return s.tellLink(tx, "link.created", cmp.Or(l.CreatedBy, ourselves), l)
 }
 
 // link returns the link that n describes, or a *FieldError.
@@ -274,6 +278,9 @@ func (s *Service) RevokeLink(ctx context.Context, id string) error {
 		}
 		l.RevokedAt = s.now().UTC()
 		if err := links.Put(tx, l); err != nil {
+			return err
+		}
+		if err := s.tellLink(tx, "link.revoked", actor(ctx), l); err != nil {
 			return err
 		}
 		return s.failOpenAttempts(tx, l.ID, codeOf(ErrLinkRevoked))

@@ -358,7 +358,7 @@ func (s *Service) EndMine(ctx context.Context, p identity.Principal, id mdm.Devi
 		if err != nil {
 			return err
 		}
-		return s.end(tx, d, mdm.Unenrolled, p.String())
+		return s.end(tx, d, mdm.Unenrolled, p.String(), leftByUser)
 	})
 	if err != nil {
 		return fmt.Errorf("end management: %w", err)
@@ -387,7 +387,7 @@ func (s *Service) removalAnswered(tx storage.Tx, d mdm.Device, e mdm.Entry) erro
 		if d, err = mdm.GetDevice(tx, d.ID); err != nil || !managed(d) {
 			return err
 		}
-		return s.end(tx, d, mdm.Unenrolled, r.By)
+		return s.end(tx, d, mdm.Unenrolled, r.By, leftByUser)
 	case e.State == mdm.Acknowledged || !last:
 		return nil
 	}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -35,10 +34,7 @@ func (s *Service) UpdateLink(ctx context.Context, id string, c LinkChange) (l Li
 		if err := links.Put(tx, l); err != nil {
 			return err
 		}
-		return event.Record(tx, event.Event{
-			At: s.now().UTC(), Actor: actor(ctx), Action: "link.changed", User: l.User,
-			Details: map[string]string{"link": l.ID, "name": l.Name},
-		})
+		return s.tellLink(tx, "link.changed", actor(ctx), l)
 	})
 	if err != nil {
 		return Link{}, fmt.Errorf("change enrollment link %s: %w", id, err)

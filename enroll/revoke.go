@@ -106,7 +106,7 @@ func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate, by string) erro
 	case d.State == mdm.Unenrolled || d.State == mdm.Blocked:
 		return nil
 	case d.Identity == fp:
-		return s.end(tx, d, mdm.Unenrolled, by)
+		return s.end(tx, d, mdm.Unenrolled, by, leftRevoked)
 	case d.Renewal != nil && d.Renewal.Candidate == fp:
 		if err := s.mdm.CancelCommand(tx, d.ID, d.Renewal.CommandUUID, mdm.Cancelled); err != nil {
 			return err

@@ -115,7 +115,10 @@ func TestRevocationsAreInTheAuditLog(t *testing.T) {
 	must(t, err)
 	_, err = first.revoke("superseded") // changes nothing, and is not told
 	must(t, err)
-	want := []string{"user:admin certificate.revoked keyCompromise", "user:admin device.unenrolled "}
+	want := []string{
+		"device:" + string(id) + " device.checked_in ", "device:" + string(id) + " device.enrolled ",
+		"user:admin certificate.revoked keyCompromise", "user:admin device.unenrolled its identity was revoked",
+	}
 	if got := told(event.Filter{DeviceID: string(id)}); !slices.Equal(got, want) {
 		t.Errorf("after a revocation by hand: %q, want %q", got, want)
 	}
@@ -128,7 +131,7 @@ func TestRevocationsAreInTheAuditLog(t *testing.T) {
 	if got := told(event.Filter{Certificate: string(depot.SerialOf(second.cert)), Action: "certificate.revoked"}); !slices.Equal(got, want) {
 		t.Errorf("of the certificate of a device that was blocked: %q, want %q", got, want)
 	}
-	if got := told(event.Filter{DeviceID: string(id), Action: "device.blocked"}); !slices.Equal(got, []string{"local:local device.blocked "}) {
+	if got := told(event.Filter{DeviceID: string(id), Action: "device.blocked"}); !slices.Equal(got, []string{"local:local device.blocked it was ended on the server"}) {
 		t.Errorf("of the device that was blocked: %q", got)
 	}
 }

@@ -107,6 +107,9 @@ func (s *Service) complete(tx storage.Tx, d *mdm.Device) error {
 	if err := s.inventory.Enrolled(tx, *d); err != nil {
 		return err
 	}
+	if err := s.tellDevice(tx, "device.enrolled", *d, ""); err != nil {
+		return err
+	}
 	a, err := attempts.Get(tx, d.AttemptID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil // swept
@@ -161,6 +164,9 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (u md
 			return u, false, err
 		}
 		if err := s.inventory.Enrolled(tx, u); err != nil {
+			return u, false, err
+		}
+		if err := s.tellDevice(tx, "device.enrolled", u, ""); err != nil {
 			return u, false, err
 		}
 	}

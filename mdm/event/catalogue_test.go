@@ -27,8 +27,8 @@ var composed = map[string][]string{
 
 // coming are the actions that the next commits record.
 var coming = []string{
-	"certificate.expiring", "device.checked_in", "device.deleted",
-	"device.enrolled", "device.unblocked", "link.created", "link.revoked", "push_certificate.activated", "push_certificate.added", "push_certificate.changed",
+	"certificate.expiring", "device.deleted",
+	"push_certificate.activated", "push_certificate.added", "push_certificate.changed",
 	"push_certificate.deleted", "push_certificate.expiring", "push_certificate.renewed", "webhook.failing", "webhook.disabled", "webhook.dropped", "webhook.gave_up", "webhook.recovered",
 }
 

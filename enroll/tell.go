@@ -1,0 +1,37 @@
+package enroll
+
+import (
+	"cmp"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
+	"github.com/gatehouse-mdm/gatehouse/storage"
+)
+
+// tellDevice writes into the audit log how far a device, or a user's channel, has come. peer
+// is the address that it came from, if that is known.
+func (s *Service) tellDevice(tx storage.Tx, action string, d mdm.Device, peer string) error {
+	e := event.Event{
+		At: s.now().UTC(), Actor: "device:" + string(d.ID), Action: action, DeviceID: string(d.ID), User: d.User, Peer: peer,
+		Details: map[string]string{"enrollment_type": string(d.Type)},
+	}
+	for key, value := range map[string]string{
+		"attempt": d.AttemptID, "parent": string(d.ParentID), "serial_number": d.SerialNumber,
+		"model": cmp.Or(d.ProductName, d.Model), "os_version": d.OSVersion,
+	} {
+		if value != "" {
+			e.Details[key] = value
+		}
+	}
+	if d.ParentID == "" && d.CreatedAt.Before(d.AuthenticatedAt) {
+		e.Details["again"] = "true" // it was here before
+	}
+	return event.Record(tx, e)
+}
+
+// tellLink writes into the audit log what somebody has done with an enrollment link.
+func (s *Service) tellLink(tx storage.Tx, action, by string, l Link) error {
+	return event.Record(tx, event.Event{
+		At: s.now().UTC(), Actor: by, Action: action, User: l.User, Details: map[string]string{"link": l.ID, "name": l.Name},
+	})
+}
