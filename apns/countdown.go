@@ -97,6 +97,10 @@ func (k *Keeper) tellEnd(ctx context.Context, topic string) error {
 		}
 		c := changeOf(rec, "push_certificate.expiring", rec.SHA256, rec.NotAfter)
 		c.Details["days"] = strconv.Itoa(days)
+		c.Reason = fmt.Sprintf("It ends on %s: renew it at identity.apple.com/pushcert%s.", day(rec.NotAfter), byAccount(rec.AppleAccount))
+		if !k.now().Before(rec.NotAfter) {
+			c.Reason = fmt.Sprintf("It expired on %s: no device of its topic can be woken until it is renewed%s.", day(rec.NotAfter), byAccount(rec.AppleAccount))
+		}
 		return k.tell(ctx, tx, c)
 	})
 	if err != nil || !news {

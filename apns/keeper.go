@@ -24,6 +24,7 @@ type Change struct {
 	Action       string            // "push_certificate.renewed"
 	Topic        string            // may be empty
 	AppleAccount string            // as somebody noted; may be empty
+	Reason       string            // a sentence; mostly empty
 	Details      map[string]string // no secrets
 }
 
@@ -208,7 +209,7 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 }
 
 func changeOf(rec Certificate, action, sha256 string, notAfter time.Time) Change {
-	return Change{Action: action, Topic: rec.Topic, AppleAccount: rec.AppleAccount, Details: map[string]string{"sha256": sha256, "expires": notAfter.UTC().Format(time.RFC3339)}}
+	return Change{Action: action, Topic: rec.Topic, AppleAccount: rec.AppleAccount, Details: map[string]string{"sha256": sha256, "not_after": notAfter.UTC().Format(time.RFC3339)}}
 }
 
 // warnings are what whoever uploads a certificate should know of it.

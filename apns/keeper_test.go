@@ -54,8 +54,6 @@ type desk struct {
 	certs   *apns.Certificates
 	now     time.Time
 	devices map[string]int
-	changes []string // of the audit log, in their order
-	tell    []apns.Change
 }
 
 func newDesk(t *testing.T, change func(*apns.KeeperConfig)) *desk {

@@ -84,7 +84,7 @@ func (k *Keeper) PutVendor(ctx context.Context, f File) (Vendor, error) {
 		if err := vendors.Put(tx, rec); err != nil {
 			return err
 		}
-		return k.tell(ctx, tx, Change{Action: "push_vendor.stored", Details: map[string]string{"sha256": fingerprint(b.leaf), "expires": day(b.leaf.NotAfter)}})
+		return k.tell(ctx, tx, Change{Action: "push_vendor.stored", Details: map[string]string{"sha256": fingerprint(b.leaf), "not_after": b.leaf.NotAfter.UTC().Format(time.RFC3339)}})
 	})
 	if err != nil {
 		return Vendor{}, fmt.Errorf("vendor certificate: %w", err)

@@ -190,7 +190,9 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
-	pushKeeper, err := apns.NewKeeper(apns.KeeperConfig{DB: s.db, Certificates: pushCertificates, Log: log, Now: now})
+	pushKeeper, err := apns.NewKeeper(apns.KeeperConfig{
+		DB: s.db, Certificates: pushCertificates, Devices: devices.Topics, Known: ownAuthority(s.depot), Tell: auditPush, Log: log, Now: now,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -315,11 +317,11 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	desk, err := admin.New(admin.Config{
 		Devices: devices, Lost: enrollment, Pages: pages, Now: now, Demo: cfg.demo > 0,
 		Notice: func(ctx context.Context) (string, error) {
-			topics, err := pushTopics(ctx, s.db, pushCertificates)
-			if err != nil || topics > 0 {
+			trouble, err := enrollment.PushTrouble(ctx)
+			if err != nil || trouble == "" {
 				return "", err
 			}
-			return "There is no push certificate yet: a device takes its commands when it checks in by itself.", nil
+			return trouble + " A device takes its commands when it checks in by itself.", nil
 		},
 	})
 	if err != nil {
@@ -346,7 +348,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation,
 		Mail:     mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks,
+		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {
@@ -495,6 +497,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		),
 		background: []runner{
 			{"certificates", s.depot.Run},
+			{"push certificates", pushKeeper.Run},
 			{"audit", events.Run},
 			{"webhooks", webhooks.Run},
 			{"identity", people.Run},

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll"
@@ -69,6 +70,8 @@ type Config struct {
 
 	Webhooks *webhook.Service
 
+	PushCertificates *apns.Keeper
+
 	Log *slog.Logger
 	Now func() time.Time
 
@@ -99,6 +102,7 @@ type API struct {
 	box      *seal.Box
 	wake     *wake.Service
 	webhooks *webhook.Service
+	push     *apns.Keeper
 
 	streams     streams
 	streamAlive time.Duration
@@ -113,14 +117,14 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil || c.Box == nil:
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
-	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil:
-		return nil, errors.New("apiv1: Inventory, Wake and Webhooks are required")
+	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil:
+		return nil, errors.New("apiv1: Inventory, Wake, Webhooks and PushCertificates are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
 	return &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}, nil
@@ -289,6 +293,23 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/webhooks/{id}/deliveries", scopes: managing, handle: a.listDeliveries},
 		{pattern: "GET /api/v1/webhooks/{id}/deliveries/{delivery}", scopes: managing, handle: a.getDelivery},
 		{pattern: "POST /api/v1/webhooks/{id}/deliveries/{delivery}/redeliver", scopes: managing, handle: a.redeliver},
+
+		{pattern: "GET /api/v1/push-certificates", scopes: reading, handle: a.listPushCertificates},
+		{pattern: "PUT /api/v1/push-certificates", scopes: managing, handle: a.putPushCertificate},
+		{pattern: "POST /api/v1/push-certificates/import", scopes: managing, handle: a.importPushCertificate},
+		{pattern: "PUT /api/v1/push-certificates/{topic}", scopes: managing, handle: a.changePushCertificate},
+		{pattern: "DELETE /api/v1/push-certificates/{topic}", scopes: owning, handle: a.deletePushCertificate},
+		{pattern: "POST /api/v1/push-certificates/{topic}/activate", scopes: managing, handle: a.activatePushCertificate},
+		{pattern: "GET /api/v1/push-certificate-requests", scopes: managing, handle: a.listPushRequests},
+		{pattern: "POST /api/v1/push-certificate-requests", scopes: managing, handle: a.createPushRequest},
+		{pattern: "GET /api/v1/push-certificate-requests/{id}", scopes: managing, handle: a.getPushRequest},
+		{pattern: "DELETE /api/v1/push-certificate-requests/{id}", scopes: managing, handle: a.deletePushRequest},
+		{pattern: "GET /api/v1/push-certificate-requests/{id}/csr", scopes: managing, handle: a.downloadPushRequest},
+		{pattern: "GET /api/v1/push-certificate-requests/{id}/file", scopes: managing, handle: a.downloadPushRequestFile},
+		{pattern: "POST /api/v1/push-certificate-requests/{id}/mdmcert", scopes: managing, handle: a.openPushMail},
+		{pattern: "GET /api/v1/push-vendor-certificate", scopes: managing, handle: a.getPushVendor},
+		{pattern: "PUT /api/v1/push-vendor-certificate", scopes: owning, handle: a.putPushVendor},
+		{pattern: "DELETE /api/v1/push-vendor-certificate", scopes: owning, handle: a.deletePushVendor},
 
 		{pattern: "GET /api/v1/account-driven/snippets", scopes: reading, handle: a.getDiscoverySnippets},
 		{pattern: "POST /api/v1/account-driven/check", scopes: managing, handle: a.checkDiscovery},

@@ -61,6 +61,7 @@ type house struct {
 	identity *identity.Service
 	events   *event.Recorder
 	webhooks *webhook.Service
+	push     *apns.Keeper
 
 	mail        *mail.Service
 	invitations *invite.Service
@@ -147,6 +148,17 @@ func newHouse(t testing.TB) *house {
 	must(err)
 	topics, err := apns.NewCertificates(box, h.now)
 	must(err)
+	h.push, err = apns.NewKeeper(apns.KeeperConfig{
+		DB: h.db, Certificates: topics, Devices: h.mdm.Topics, Log: log, Now: h.now,
+		NewKey: func() (*rsa.PrivateKey, error) { return depottest.NewKey("push", 2048) },
+		Known: func(c *x509.Certificate) string {
+			if c.Equal(h.depot.Identity().Certificate()) {
+				return "this server’s identity CA"
+			}
+			return ""
+		},
+	})
+	must(err)
 	h.events, err = event.New(event.Config{DB: h.db, Log: log, Now: h.now})
 	must(err)
 	templates, err := template.NewService(template.Config{DB: h.db, Box: box, Log: log, Now: h.now})
@@ -196,7 +208,7 @@ func newHouse(t testing.TB) *house {
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
+		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})
 	must(err)
 	mux := webui.NewMux(api.Fail)

@@ -57,6 +57,12 @@ type linkJSON struct {
 	RevokedAt     *time.Time `json:"revoked_at"`
 }
 
+// createdLinkJSON is a link that was just made.
+type createdLinkJSON struct {
+	linkJSON
+	Warnings []string `json:"warnings"`
+}
+
 // link is how p sees l: who can't hand it out does not learn its code.
 func (a *API) link(p identity.Principal, l enroll.Link) linkJSON {
 	out := linkJSON{
@@ -135,8 +141,16 @@ func (a *API) createLink(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	out := createdLinkJSON{linkJSON: a.link(principal(r), l), Warnings: []string{}}
+	trouble, err := a.enroll.PushTrouble(r.Context())
+	if err != nil {
+		return err
+	}
+	if trouble != "" {
+		out.Warnings = append(out.Warnings, trouble)
+	}
 	w.Header().Set("Location", "/api/v1/enrollment-links/"+l.ID)
-	return webui.WriteJSON(w, http.StatusCreated, a.link(principal(r), l))
+	return webui.WriteJSON(w, http.StatusCreated, out)
 }
 
 func (a *API) listLinks(w http.ResponseWriter, r *http.Request) error {

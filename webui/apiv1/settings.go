@@ -36,6 +36,7 @@ type settingsRequest struct {
 	ProfileService  *bool           `json:"profile_service"`
 	DeviceSignature *string         `json:"device_signature"`
 	SelfRemoval     *string         `json:"self_removal"`
+	RequirePush     *bool           `json:"require_push_certificate"`
 	Inventory       json.RawMessage `json:"inventory"` // an inventoryRequest
 	Push            json.RawMessage `json:"push"`      // a pushRequest
 	Mail            json.RawMessage `json:"mail"`      // a mailRequest; null: no mail any more
@@ -108,6 +109,7 @@ type settingsJSON struct {
 	ProfileService  bool             `json:"profile_service"`
 	DeviceSignature string           `json:"device_signature"`
 	SelfRemoval     string           `json:"self_removal"`
+	RequirePush     bool             `json:"require_push_certificate"`
 	Inventory       inventoryOptions `json:"inventory"`
 	Push            pushOptions      `json:"push"`
 	Mail            *mailJSON        `json:"mail"` // null: none is sent
@@ -181,7 +183,7 @@ func (a *API) settings(in enroll.Settings, asking inventory.Settings, waking wak
 		},
 		Portal: in.Portal, Institutional: way(in.Institutional), Personal: way(in.Personal),
 		PersonalMethod: string(in.PersonalMethod), AccountDomains: list(in.AccountDomains), ProfileService: in.ProfileService,
-		DeviceSignature: string(in.DeviceSignature), SelfRemoval: string(in.SelfRemoval),
+		DeviceSignature: string(in.DeviceSignature), SelfRemoval: string(in.SelfRemoval), RequirePush: in.RequirePushCertificate,
 		Inventory: inventoryOptions{asking.Enabled, asking.Every.String(), asking.FirstAfter.String()},
 		Push:      pushOptions{waking.Repeats, waking.RepeatAfter.String(), waking.NotNowRepeats, waking.SilentAfter.String()},
 	}
@@ -399,6 +401,7 @@ func (c settingsChange) apply(s *enroll.Settings) {
 	set(&s.ProfileService, c.ProfileService)
 	set(&s.DeviceSignature, (*enroll.SignatureCheck)(c.DeviceSignature))
 	set(&s.SelfRemoval, (*enroll.SelfRemoval)(c.SelfRemoval))
+	set(&s.RequirePushCertificate, c.RequirePush)
 	for i, one := range []struct {
 		change wayRequest
 		way    *enroll.Way
