@@ -49,7 +49,7 @@ func TestOtherServersHaveTheirPart(t *testing.T) {
 	must(t, err)
 	enrolled := func() (*mdmtest.Device, string) {
 		d := m.phone(t, mdmtest.Options{Keys: pool})
-		must(t, d.Enroll(t.Context(), m.newLink(t)))
+		must(t, d.Enroll(t.Context(), m.newLink(t)+"/profile"))
 		var page struct{ Items []struct{ ID, UDID string } }
 		m.call(t, "GET", "/api/v1/devices", nil, &page)
 		for _, item := range page.Items {
@@ -91,7 +91,7 @@ func TestOtherServersHaveTheirPart(t *testing.T) {
 	blocked, blockedID := enrolled()
 	m.call(t, "POST", "/api/v1/devices/"+blockedID+"/block", map[string]any{"reason": "lost"}, &struct{}{})
 	fresh := m.phone(t, mdmtest.Options{Keys: pool}) // has an identity, and has not said who it is
-	raw, err := fresh.Download(t.Context(), m.newLink(t))
+	raw, err := fresh.Download(t.Context(), m.newLink(t)+"/profile")
 	must(t, err)
 	must(t, fresh.Install(raw))
 	must(t, fresh.RequestIdentity(t.Context()))
