@@ -16,6 +16,8 @@ require (
 	github.com/go-logfmt/logfmt v0.5.1 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gorilla/mux v1.8.1 // indirect
+	github.com/groob/finalizer v0.0.0-20170707115354-4c2ed49aabda // indirect
+	github.com/jessepeterson/cfgprofiles v0.4.1 // indirect
 	github.com/micromdm/plist v0.2.1 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/smallstep/pkcs7 v0.2.1 // indirect

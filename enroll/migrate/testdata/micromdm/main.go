@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/boltdb/bolt"
+	"github.com/micromdm/micromdm/mdm/enroll"
 	"github.com/micromdm/micromdm/platform/apns"
 	apnsbuiltin "github.com/micromdm/micromdm/platform/apns/builtin"
 	blueprintpkg "github.com/micromdm/micromdm/platform/blueprint"
@@ -44,6 +45,7 @@ import (
 // fill is what the database is to hold.
 type fill struct {
 	Topic      string
+	ServerURL  string
 	Devices    []wanted
 	Profiles   map[string][]byte // by PayloadIdentifier
 	Blueprints int
@@ -64,6 +66,7 @@ type made struct {
 	CA      []byte // PEM
 	Devices map[string]identity
 	Push    []byte // SHA-256 of the push certificate, in hexadecimal
+	Profile []byte // that devices enroll by
 }
 
 type identity struct{ Certificate, Key []byte } // PEM
@@ -205,6 +208,14 @@ func run(path string) error {
 		if err := profiles.Save(&profile.Profile{Identifier: id, Mobileconfig: data}); err != nil {
 			return err
 		}
+	}
+	// As server.Setup does it, too.
+	enrollments, err := enroll.NewService(config, sub, in.ServerURL+"/scep", "secret", in.ServerURL, "", "", profiles, nil)
+	if err != nil {
+		return err
+	}
+	if out.Profile, err = enrollments.Enroll(ctx); err != nil {
+		return err
 	}
 	for i := range in.Blueprints {
 		if err := blueprints.Save(&blueprintpkg.Blueprint{UUID: fmt.Sprint("blueprint-", i), Name: fmt.Sprint("Blueprint ", i)}); err != nil {
