@@ -137,6 +137,7 @@ type server struct {
 	devices    *mdm.Service
 	demoPushes *demoPusher // nil without --demo
 	health     *webui.Health
+	metrics    http.Handler // for --metrics-listen
 	setupLinks *setupLinks
 	pushTopics func(context.Context) (int, error) // how many there are certificates for
 	background []runner
@@ -184,6 +185,18 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	webhooks, err := webhook.New(webhook.Config{
+		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	counted, err := newMetrics(ctx, gauges{
+		db: s.db, depot: s.depot, devices: devices, cert: cert, url: serverURL, push: pushCertificates, targets: webhooks, log: log, now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	pusher, err := apns.NewClient(apns.ClientConfig{
 		DB: s.db, Certificates: pushCertificates, URL: cfg.apnsURL, Roots: cfg.apnsRoots, Log: log, Now: now,
 	})
@@ -205,18 +218,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		simulated = demoPushes
 	}
 	waker, err := wake.New(wake.Config{
-		DB: s.db, MDM: devices, Pusher: pusher, Demo: simulated, Certificates: pushCertificates, Log: log, Now: now,
+		DB: s.db, MDM: devices, Pusher: pusher, Demo: simulated, Certificates: pushCertificates, Count: counted.Pushed, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err
 	}
 	devices.WakeBy(waker)
-	webhooks, err := webhook.New(webhook.Config{
-		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
-	})
-	if err != nil {
-		return nil, err
-	}
+	devices.Observe(countCommand(counted))
 
 	// Use cases.
 	otherServers, err := scep.NewClient(scep.ClientConfig{Log: log, Now: now})
@@ -366,7 +374,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	checkins, err := checkin.New(checkin.Config{
-		Enroll: enrollment, Declarative: declarative, Log: log,
+		Enroll: enrollment, Declarative: declarative, Count: counted.CheckIn, Log: log,
 		ClientCertificate: func(r *http.Request) *x509.Certificate { return webui.ClientCertificate(r.Context()) },
 		Peer:              peerName,
 	})
@@ -471,6 +479,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		devices:    devices,
 		demoPushes: demoPushes,
 		health:     health,
+		metrics:    onlyMetrics(counted),
 		setupLinks: links,
 		pushTopics: func(ctx context.Context) (int, error) { return pushTopics(ctx, s.db, pushCertificates) },
 

@@ -27,6 +27,7 @@ import (
 // Limits of connections.
 const (
 	maxConnections = 8192
+	maxMonitors    = 16               // connections of those who read metrics
 	drainTime      = 10 * time.Second // for requests that run when the server is told to stop
 )
 
@@ -73,6 +74,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	}
 	if trust != nil {
 		defer trust.Close()
+	}
+	monitor, err := listenMetrics(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if monitor != nil {
+		defer monitor.Close()
 	}
 	serverURL, err := publicURL(cfg, listener.Addr())
 	if err != nil {
@@ -133,6 +141,10 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if open != nil {
 		listeners[netutil.LimitListener(open, maxConnections)] = forRelyingParties(srv.handler, http.NotFoundHandler())
 		log.InfoContext(ctx, "certificates may be asked about without TLS", "listen", open.Addr().String())
+	}
+	if monitor != nil {
+		listeners[netutil.LimitListener(monitor, maxMonitors)] = srv.metrics
+		log.InfoContext(ctx, "metrics are told without a login", "listen", monitor.Addr().String())
 	}
 	if trust != nil {
 		probeCert, err := newProbeCertificate(ctx, s, names, log, now)

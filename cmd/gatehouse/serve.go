@@ -48,7 +48,7 @@ type serveCommand struct {
 	ACMEHTTPListen   string    `name:"acme-http-listen" placeholder:"ADDR" group:"Network" help:"Answer ACME challenges, and redirect to https://, here too, where port 80 leads to; off: nowhere. Default: port 80 if --listen has port 443."`
 	TrustedProxy     []network `name:"trusted-proxy" placeholder:"CIDR" group:"Network" help:"Believe X-Forwarded-* and the client certificate header from here. Repeatable."`
 	ClientCertHeader string    `placeholder:"NAME" group:"Network" help:"Header in which a trusted proxy passes the verified client certificate (RFC 9440 or URL-escaped PEM)."`
-	MetricsListen    string    `placeholder:"ADDR" group:"Network" help:"Not in this version."`
+	MetricsListen    string    `placeholder:"ADDR" group:"Network" help:"Another address, without TLS or login, for Prometheus: /metrics, and nothing else. Keep it on 127.0.0.1 or on a network of your own. Default: none."`
 
 	AdminEmail         string `placeholder:"EMAIL" group:"First start" help:"Create the first owner without the setup page."`
 	AdminPasswordFile  string `type:"path" placeholder:"FILE" group:"First start" help:"The first owner's password."`
@@ -95,6 +95,7 @@ type config struct {
 	pkiURL           *url.URL // nil: serverURL
 	pkiListen        string   // "": nowhere
 	probeListen      string   // "": nowhere
+	metricsListen    string   // "": nowhere
 	lan              bool
 	serverURL        *url.URL // nil: made from the port when that is known
 	tls              tlsMode
@@ -194,21 +195,12 @@ func (c *serveCommand) check(env environment) (config, error) {
 		cfg.secretsKeyFile = filepath.Join(cfg.dataDir, "secrets.key")
 	}
 
-	for _, check := range []func(*config) error{c.checkVersion, c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkProbe, c.checkTLS, c.checkACME, c.checkFirstStart, c.forwardFlags.check, c.checkPush} {
+	for _, check := range []func(*config) error{c.checkStore, c.checkNetwork, c.checkMTLS, c.checkPKI, c.checkProbe, c.checkMetrics, c.checkTLS, c.checkACME, c.checkFirstStart, c.forwardFlags.check, c.checkPush} {
 		if err := check(&cfg); err != nil {
 			return config{}, err
 		}
 	}
 	return cfg, nil
-}
-
-// checkVersion refuses what this version doesn't have, rather than ignore it.
-func (c *serveCommand) checkVersion(*config) error {
-	switch {
-	case c.MetricsListen != "":
-		return invalid("metrics-listen", "this version has no metrics yet; leave it out")
-	}
-	return nil
 }
 
 // checkPush checks where pushes go.
