@@ -326,7 +326,7 @@ type Migration struct {
 	Predecessors []depot.Predecessor
 	Profile      FormerProfile // of devices that are handed over
 	AccessRights int           // in that
-	Waiting      int // devices that have not been heard here yet
+	Waiting      int           // devices that have not been heard here yet
 	Arrived      int
 }
 
