@@ -95,7 +95,7 @@ func (k *Keeper) tellEnd(ctx context.Context, topic string) error {
 		if err := certificates.Put(tx, rec); err != nil {
 			return err
 		}
-		c := changeOf(rec, "push_certificate.expiring", rec.SHA256, rec.NotAfter)
+		c := changeEvent(rec, "push_certificate.expiring", rec.SHA256, rec.NotAfter)
 		c.Details["days"] = strconv.Itoa(days)
 		c.Reason = fmt.Sprintf("It ends on %s: renew it at identity.apple.com/pushcert%s.", day(rec.NotAfter), byAccount(rec.AppleAccount))
 		if !k.now().Before(rec.NotAfter) {

@@ -192,7 +192,7 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 			case !was.active():
 				action = "push_certificate.added"
 			}
-			if err := k.tell(ctx, tx, changeOf(rec, action, fingerprint(b.leaf), b.leaf.NotAfter)); err != nil {
+			if err := k.tell(ctx, tx, changeEvent(rec, action, fingerprint(b.leaf), b.leaf.NotAfter)); err != nil {
 				return err
 			}
 		}
@@ -208,7 +208,7 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 	return out, nil
 }
 
-func changeOf(rec Certificate, action, sha256 string, notAfter time.Time) Change {
+func changeEvent(rec Certificate, action, sha256 string, notAfter time.Time) Change {
 	return Change{Action: action, Topic: rec.Topic, AppleAccount: rec.AppleAccount, Details: map[string]string{"sha256": sha256, "not_after": notAfter.UTC().Format(time.RFC3339)}}
 }
 
@@ -340,7 +340,8 @@ func (k *Keeper) Activate(ctx context.Context, topic string) (Standing, error) {
 			return "", mistake(Expired, day(p.NotAfter))
 		}
 		rec.serve(*p, k.now().UTC())
-		return "push_certificate.activated", tx.Notify(CertificatesTopic)
+		action = "push_certificate.activated"
+		return action, tx.Notify(CertificatesTopic)
 	})
 }
 
@@ -375,7 +376,8 @@ func (k *Keeper) Change(ctx context.Context, topic string, c TopicChange) (Stand
 				}
 			}
 		}
-		return "push_certificate.changed", nil
+		action = "push_certificate.changed"
+		return action, nil
 	})
 }
 
@@ -397,7 +399,7 @@ func (k *Keeper) change(ctx context.Context, topic string, change func(storage.T
 		if err := certificates.Put(tx, rec); err != nil {
 			return err
 		}
-		if err := k.tell(ctx, tx, changeOf(rec, action, rec.SHA256, rec.NotAfter)); err != nil {
+		if err := k.tell(ctx, tx, changeEvent(rec, action, rec.SHA256, rec.NotAfter)); err != nil {
 			return err
 		}
 		out, err = k.standing(tx, rec, devices)
@@ -427,7 +429,7 @@ func (k *Keeper) Delete(ctx context.Context, topic string, force bool) error {
 		if err := certificates.Delete(tx, topic); err != nil {
 			return err
 		}
-		c := changeOf(rec, "push_certificate.deleted", rec.SHA256, rec.NotAfter)
+		c := changeEvent(rec, "push_certificate.deleted", rec.SHA256, rec.NotAfter)
 		c.Details["devices"] = fmt.Sprint(devices[topic])
 		return errors.Join(tx.Notify(CertificatesTopic), k.tell(ctx, tx, c))
 	})
