@@ -33,6 +33,7 @@ type commands struct {
 	Device    deviceCommand    `cmd:"" help:"The devices of the running server."`
 	Command   commandCommand   `cmd:"" help:"Send commands to devices, and see what became of them."`
 	Profile   profileCommand   `cmd:"" help:"Configuration profiles: lint, keep, send and remove them."`
+	Pushcert  pushcertCommand  `cmd:"" help:"Push certificates: request, upload, renew and watch them."`
 	Webhook   webhookCommand   `cmd:"" help:"Servers that are told what happens."`
 	Import    importCommand    `cmd:"" help:"Take over devices of another MDM server."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
