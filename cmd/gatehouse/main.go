@@ -33,6 +33,8 @@ type commands struct {
 	Device    deviceCommand    `cmd:"" help:"The devices of the running server."`
 	Command   commandCommand   `cmd:"" help:"Send commands to devices, and see what became of them."`
 	Profile   profileCommand   `cmd:"" help:"Configuration profiles: lint, keep, send and remove them."`
+	Events    eventsCommand    `cmd:"" help:"Show what happened, and with --follow what happens."`
+	Audit     auditCommand     `cmd:"" help:"Export the audit log, and verify that nothing in it was changed."`
 	Pushcert  pushcertCommand  `cmd:"" help:"Push certificates: request, upload, renew and watch them."`
 	Webhook   webhookCommand   `cmd:"" help:"Servers that are told what happens."`
 	Import    importCommand    `cmd:"" help:"Take over devices of another MDM server."`
