@@ -8,7 +8,7 @@ import (
 // Work does what is due, and what comes up by that, and returns how long it is until there
 // may be more to do.
 func (s *Service) Work(ctx context.Context) (time.Duration, error) {
-	d := &dispatcher{Service: s, busy: make(map[string]int), done: make(chan struct{}, 1)}
+	d := &dispatcher{Service: s, busy: make(map[string]int), done: make(chan struct{}, 1), checked: make(map[string]time.Time)}
 	for {
 		wait, err := d.round(ctx)
 		d.wg.Wait()

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	idle  = 10 * time.Second // between looks that nothing calls for: at other replicas' work, and news that got lost
-	lanes = 2                // calls of a Pusher for one topic at a time: one sends while the other writes down
+	idle       = 10 * time.Second // between looks that nothing calls for: at other replicas' work, and news that got lost
+	alarmCheck = 10 * time.Minute // between looks whether an alarm about single devices is true yet
+
+	lanes = 2 // calls of a Pusher for one topic at a time: one sends while the other writes down
 )
 
 // dispatcher is what one process has in hand.
@@ -23,6 +25,8 @@ type dispatcher struct {
 	busy map[string]int // lanes in use, by topic
 	done chan struct{}  // holds a value when a lane has become free
 	wg   sync.WaitGroup
+
+	checked map[string]time.Time // when an alarm was looked at, by topic
 }
 
 // Run wakes devices until ctx ends. All replicas do.
@@ -31,7 +35,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stop()
 	renewed, stopRenewed := s.db.Watch(apns.CertificatesTopic)
 	defer stopRenewed()
-	d := &dispatcher{Service: s, busy: make(map[string]int), done: make(chan struct{}, 1)}
+	d := &dispatcher{Service: s, busy: make(map[string]int), done: make(chan struct{}, 1), checked: make(map[string]time.Time)}
 	defer d.wg.Wait()
 	failures := 0
 	for {
@@ -134,6 +138,12 @@ func (d *dispatcher) tend(ctx context.Context, l look) (wait time.Duration, err 
 	if l.resume {
 		_, err := d.resume(ctx, l.topic)
 		return 0, err
+	}
+	if now := d.now(); l.alarm && now.Sub(d.checked[l.topic]) >= alarmCheck {
+		d.checked[l.topic] = now
+		if err := d.endAlarm(ctx, l.topic); err != nil {
+			return 0, err
+		}
 	}
 	if !l.due {
 		return l.wait, nil

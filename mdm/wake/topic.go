@@ -90,7 +90,10 @@ func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.P
 			return nil, nil
 		}
 		if p.Trouble == mdm.PushTokensRefused && p.Failures == 0 {
-			if left, err := s.anyRefused(tx, topic, t); err != nil || left {
+			if !t.cured {
+				return nil, nil // who was refused is refused yet, as far as this batch tells
+			}
+			if left, err := s.anyRefused(tx, topic); err != nil || left {
 				return nil, err
 			}
 		}
@@ -138,12 +141,8 @@ func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.P
 	})
 }
 
-// anyRefused says whether there are devices of a topic yet that Apple refuses. Only a batch
-// that has pushed one of them looks.
-func (s *Service) anyRefused(tx storage.Tx, topic string, t tally) (bool, error) {
-	if !t.cured {
-		return true, nil
-	}
+// anyRefused says whether there are devices of a topic yet that Apple refuses.
+func (s *Service) anyRefused(tx storage.Tx, topic string) (bool, error) {
 	for w, err := range mdm.Wakeups(tx, topic, time.Time{}, 0) {
 		if err != nil {
 			return false, err
@@ -172,6 +171,28 @@ func (s *Service) recovered(tx storage.Tx, p mdm.Pushing) (news *mdm.Pushing, er
 	})
 }
 
+// endAlarm ends a topic's trouble if it was about devices that are gone, or have told another
+// token.
+func (s *Service) endAlarm(ctx context.Context, topic string) error {
+	var news *mdm.Pushing
+	err := s.db.Update(ctx, func(tx storage.Tx) error {
+		news = nil
+		p, err := mdm.GetPushing(tx, topic)
+		if err != nil || p.Trouble != mdm.PushTokensRefused || !p.PausedUntil.IsZero() {
+			return err
+		}
+		if left, err := s.anyRefused(tx, topic); err != nil || left {
+			return err
+		}
+		news, err = s.recovered(tx, p)
+		return err
+	})
+	if err == nil && news != nil {
+		s.tellTopic(ctx, *news)
+	}
+	return err
+}
+
 // certificate returns the SHA-256 of the certificate of a topic, empty if there is none.
 func (s *Service) certificate(tx storage.Tx, topic string) (string, error) {
 	c, err := s.certificates.Get(tx, topic)
@@ -195,6 +216,7 @@ type look struct {
 	due    bool          // there is something to take
 	probe  bool          // of which only one is to be tried
 	resume bool          // the certificate is another one, or refused devices are to be hastened
+	alarm  bool          // single devices are refused
 	wait   time.Duration // until there may be something
 }
 
@@ -215,6 +237,7 @@ func (s *Service) lookAt(tx storage.Tx, p mdm.Pushing) (l look, err error) {
 			return l, nil
 		}
 		l.probe = !p.PausedUntil.IsZero()
+		l.alarm = p.Trouble == mdm.PushTokensRefused && !l.probe
 		if p.PausedUntil.After(now) {
 			l.wait = min(p.PausedUntil.Sub(now), idle)
 			return l, nil

@@ -589,6 +589,25 @@ func TestAWrongCertificateIsOneAlarmAndHealsByItself(t *testing.T) {
 	}
 }
 
+func TestAnAlarmAboutADeviceEndsWithIt(t *testing.T) {
+	b := newBench(t)
+	bad := b.device(t, "bad")
+	b.apple.answers(apns.Result{Outcome: apns.Refused, Status: 400, Reason: "BadDeviceToken"})
+	b.queue(t, bad)
+	b.work(t, "bad")
+	if p := b.trouble(t); p.Trouble != mdm.PushTokensRefused {
+		t.Fatalf("the topic's trouble is %q", p.Trouble)
+	}
+	b.apple.answers(sent)
+	b.tokenUpdate(t, bad, "good")
+	b.work(t, "good")
+	b.now = b.now.Add(20 * time.Minute)
+	b.work(t, "")
+	if got := b.events(t); got != "push.failing push.recovered" {
+		t.Errorf("events: %s", got)
+	}
+}
+
 func TestARefusedCertificateStopsItsTopicOnly(t *testing.T) {
 	for name, r := range map[string]apns.Result{
 		"refused": {Outcome: apns.Refused, Status: 403, Reason: "BadCertificate", Whole: true},
