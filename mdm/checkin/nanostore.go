@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
 	"strings"
 	"time"
 
@@ -344,29 +343,62 @@ func (s *NanoStore) RetrievePushInfo(ctx context.Context, ids []string) (infos m
 // StorePushCert implements storage.PushCertStorer.
 func (s *NanoStore) StorePushCert(ctx context.Context, pemCert, pemKey []byte) error {
 	return s.db.Update(ctx, func(tx storage.Tx) error {
-		_, err := s.certs.Put(tx, append(append(pemCert[:len(pemCert):len(pemCert)], '\n'), pemKey...))
-		return err
+		rec, err := s.certs.Put(tx, append(append(pemCert[:len(pemCert):len(pemCert)], '\n'), pemKey...))
+		if err != nil {
+			return err
+		}
+		n, err := storings.Get(tx, rec.Topic)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		return storings.Put(tx, storing{Topic: rec.Topic, Times: n.Times + 1})
 	})
 }
 
+// storing is how often NanoMDM has stored the push certificate of a topic: to it that makes
+// another one, also when it is the same, which to us changes nothing.
+type storing struct {
+	Topic string `json:"topic"`
+	Times int    `json:"times"`
+}
+
+var storings = storage.NewCollection("nanomdm_push_certificates", 1, func(s storing) string { return s.Topic })
+
+// staleToken names what rec is now.
+func staleToken(tx storage.Tx, rec apns.Certificate) (string, error) {
+	n, err := storings.Get(tx, rec.Topic)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return "", err
+	}
+	return fmt.Sprintf("%d.%d", rec.Revision, n.Times), nil
+}
+
 // RetrievePushCert implements storage.PushCertStore.
-func (s *NanoStore) RetrievePushCert(ctx context.Context, topic string) (cert *tls.Certificate, staleToken string, err error) {
+func (s *NanoStore) RetrievePushCert(ctx context.Context, topic string) (cert *tls.Certificate, token string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		c, rec, err := s.certs.TLS(tx, topic)
-		cert, staleToken = &c, strconv.Itoa(rec.Revision)
+		if err != nil {
+			return err
+		}
+		cert = &c
+		token, err = staleToken(tx, rec)
 		return err
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	return cert, staleToken, nil
+	return cert, token, nil
 }
 
 // IsPushCertStale implements storage.PushCertStore.
-func (s *NanoStore) IsPushCertStale(ctx context.Context, topic, staleToken string) (stale bool, err error) {
+func (s *NanoStore) IsPushCertStale(ctx context.Context, topic, token string) (stale bool, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		rec, err := s.certs.Get(tx, topic)
-		stale = staleToken != strconv.Itoa(rec.Revision)
+		if err != nil {
+			return err
+		}
+		now, err := staleToken(tx, rec)
+		stale = token != now
 		return err
 	})
 	return stale, err
