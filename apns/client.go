@@ -181,6 +181,7 @@ type sent struct {
 	result Result
 	again  bool // the server has not looked at it
 	over   bool // the others need not be tried
+	leave  bool // the connection
 }
 
 func (b *batch) run(ctx context.Context) {
@@ -193,7 +194,7 @@ func (b *batch) run(ctx context.Context) {
 			b.report(i, *b.failed)
 			continue
 		}
-		conn, failed := b.line.acquire(ctx)
+		conn, failed := b.line.acquire(ctx, b.over)
 		if failed != nil {
 			b.failed, b.again = failed, append(b.again, i)
 			continue
@@ -205,11 +206,6 @@ func (b *batch) run(ctx context.Context) {
 				b.failed, b.again = &brokenResult, append(b.again, i)
 				continue
 			}
-		}
-		if b.listen(); b.failed != nil {
-			b.line.release(conn, 0)
-			b.again = append(b.again, i)
-			continue
 		}
 		b.out++
 		b.client.running.Add(1)
@@ -233,6 +229,12 @@ func (b *batch) pick() (int, bool) {
 			return 0, false
 		}
 	}
+}
+
+// over returns what those get that are left, if by now it is known that none is sent.
+func (b *batch) over() *Result {
+	b.listen()
+	return b.failed
 }
 
 // listen notes what has ended by now.
@@ -273,8 +275,12 @@ func (b *batch) send(ctx context.Context, conn *connection, i int) {
 	if !e.again {
 		b.report(i, e.result)
 	}
-	// Known before there is room for the next one, which may not be sent then.
+	// Known before there is room, or another connection, for the next one: which may not be
+	// sent then.
 	b.ended <- e
+	if e.leave {
+		b.line.retireIf(conn)
+	}
 	b.line.release(conn, e.result.Status)
 }
 

@@ -160,10 +160,7 @@ func (l *line) send(ctx context.Context, conn *connection, p Push) sent {
 	_, err := conn.apns.PushWithContext(context.WithValue(limited, answerKey{}, &a), l.client.notification(l.topic, p))
 	if a.status != 0 {
 		r := a.result(l.client.now())
-		if judge(r.Status, r.Reason).leave {
-			l.retireIf(conn)
-		}
-		return sent{result: r, over: r.Outcome == Refused && r.Whole}
+		return sent{result: r, over: r.Outcome == Refused && r.Whole, leave: judge(r.Status, r.Reason).leave}
 	}
 	return l.unanswered(ctx, limited, conn, err, conn.answers.Load() == before)
 }
@@ -176,20 +173,14 @@ func (l *line) unanswered(ctx, limited context.Context, conn *connection, err er
 		return sent{result: *ended(ctx)}
 	case limited.Err() != nil:
 		r := Result{Outcome: Retry, Reason: ReasonTimeout, Detail: fmt.Sprintf("no answer within %s", l.client.requestTime), Whole: silent}
-		if silent {
-			l.retireIf(conn)
-		}
-		return sent{result: r, over: silent}
+		return sent{result: r, over: silent, leave: silent}
 	}
 	r := failure(err)
-	if r.Reason != ReasonStreamReset {
-		l.retireIf(conn)
-	}
 	again := unseen(err)
 	if r.Outcome != Refused && l.wasProven(conn) {
 		r.Whole = false // the next connection may be as good as this one was
 	}
-	return sent{result: r, again: again, over: r.Whole && !again}
+	return sent{result: r, again: again, over: r.Whole && !again, leave: r.Reason != ReasonStreamReset}
 }
 
 // result judges the answer.

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sideshow/apns2"
@@ -58,10 +59,13 @@ type connection struct {
 }
 
 // acquire returns the connection with room for one push, which release gives back. It waits
-// for that, and connects if need be.
-func (l *line) acquire(ctx context.Context) (*connection, *Result) {
+// for that, and connects if need be, unless over says that it is of no use any more.
+func (l *line) acquire(ctx context.Context, over func() *Result) (*connection, *Result) {
 	for {
 		news := l.news.wait()
+		if failed := over(); failed != nil {
+			return nil, failed
+		}
 		conn, d, failed := l.reserve()
 		switch {
 		case failed != nil:
@@ -116,9 +120,13 @@ func (l *line) reserve() (*connection, *dialing, *Result) {
 func (c *connection) limit() int { return c.http.InFlight() + c.http.Available() }
 
 // spent says whether the connection takes no more: it has ended, or nothing is under way and
-// still there is no room, as after the server's GOAWAY.
+// still there is no room, as after the server's GOAWAY. One that has ended with its first push
+// is not spent before that is known why: maybe there is to be no other.
 func (c *connection) spent() bool {
-	return c.http.Err() != nil || c.inFlight == 0 && c.http.InFlight() == 0 && c.http.Available() == 0
+	if c.inFlight > 0 {
+		return c.proven && c.http.Err() != nil
+	}
+	return c.http.Err() != nil || c.http.InFlight() == 0 && c.http.Available() == 0
 }
 
 // retire has the connection take no more; what is under way on it may end. l.mu is held.
@@ -218,7 +226,11 @@ func (l *line) tend(c *connection, changed <-chan struct{}, stop func()) {
 		case <-c.gone:
 			return
 		case <-c.dead:
-			l.retireIf(c)
+			l.mu.Lock()
+			if l.conn == c && c.spent() {
+				l.retire()
+			}
+			l.mu.Unlock()
 			return
 		case <-changed:
 		case <-tick.C:
@@ -360,9 +372,10 @@ func (c *Client) transport(certificate tls.Certificate) *http.Transport {
 // patientConn is a connection whose end is not noticed before it is told why.
 //
 // In TLS 1.3 a server refuses our certificate when the handshake is over for us: it says so
-// and hangs up. Who writes then learns that it hung up, and would close the connection before
-// who reads has learnt why: so a failed write waits. And who reads learns it maybe before
-// there is a push to tell it to: so nothing is read until the first one is sent.
+// and hangs up. Who writes then learns that it hung up, and would give up the connection
+// before who reads has learnt why: so a write to nobody is left to who reads. And who reads
+// learns it maybe before there is a push to tell it to: so nothing is read until the first
+// one is sent.
 type patientConn struct {
 	net.Conn
 	shut, open func()
@@ -393,11 +406,8 @@ func (c *patientConn) Read(b []byte) (int, error) {
 
 func (c *patientConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
-	if err != nil {
-		select {
-		case <-c.closed:
-		case <-time.After(250 * time.Millisecond):
-		}
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return len(b), nil
 	}
 	return n, err
 }
