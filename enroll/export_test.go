@@ -10,5 +10,8 @@ func (s *Service) Round(ctx context.Context) error {
 	return errors.Join(s.ContinueRollovers(ctx), s.RenewDue(ctx), s.sweep(ctx))
 }
 
+// TellExpiring is what is done once a day, too.
+func (s *Service) TellExpiring(ctx context.Context) error { return s.tellExpiring(ctx) }
+
 // WarnOfExpiry is what is done once a day.
 func (s *Service) WarnOfExpiry(ctx context.Context) error { return s.warnOfExpiry(ctx) }

@@ -310,6 +310,7 @@ func (s *Service) Run(ctx context.Context) error {
 			{Name: "enroll/sweep", Every: sweepTick, Do: s.sweep},
 			{Name: "enroll/rollovers", Every: rolloverTick, Do: s.ContinueRollovers},
 			{Name: "enroll/ca-expiry", Every: day, Do: s.warnOfExpiry},
+			{Name: "enroll/certificate-expiry", Every: day, Do: s.tellExpiring},
 		},
 	}.Run(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/depot"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -48,4 +49,33 @@ func TestHowFarDevicesComeIsTold(t *testing.T) {
 	if !slices.Equal(told, want) {
 		t.Errorf("told is\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 	}
+}
+
+func TestCertificatesThatNobodyRenewsAreTold(t *testing.T) {
+	h := newHouse(t)
+	first := h.enrolled(t, "ana", mac)
+	id := h.device(t, mac).ID
+	tell := func(left time.Duration, want int) {
+		t.Helper()
+		h.pass(first.cert.NotAfter.Add(-left).Sub(h.now()))
+		must(t, h.TellExpiring(context.Background()))
+		must(t, h.db.View(context.Background(), func(tx storage.Tx) error {
+			list, _, err := event.Page(tx, event.Filter{Action: "certificate.expiring"}, "", 100)
+			if len(list) != want {
+				t.Errorf("%v before its end, %d certificates are told of, want %d", left, len(list), want)
+			}
+			for _, e := range list {
+				if e.DeviceID != string(id) || e.Certificate != string(depot.SerialOf(first.cert)) || e.Details["not_after"] == "" {
+					t.Errorf("told is %+v, want the identity of %s", e, id)
+				}
+			}
+			return err
+		}))
+	}
+	const day = 24 * time.Hour
+	tell(30*day, 0)
+	tell(14*day, 0) // to the second: it is not within yet
+	tell(13*day, 1)
+	tell(12*day, 1)
+	tell(time.Hour, 1)
 }

@@ -27,7 +27,7 @@ var composed = map[string][]string{
 
 // coming are the actions that the next commits record.
 var coming = []string{
-	"certificate.expiring", "device.deleted",
+	"device.deleted",
 	"webhook.failing", "webhook.disabled", "webhook.dropped", "webhook.gave_up", "webhook.recovered",
 }
 
