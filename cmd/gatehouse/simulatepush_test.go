@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,5 +87,66 @@ func TestASimulatedPushServiceIsKnownAgain(t *testing.T) {
 	var errs bytes.Buffer
 	if code := run(t.Context(), []string{"simulate", "--apns-listen", "127.0.0.1:0", "--apns-dir", dir}, nil, nil, io.Discard, &errs); code != exitFailed || !strings.Contains(errs.String(), "--apns-listen") {
 		t.Errorf("a torn file: exit code %d: %s", code, &errs)
+	}
+}
+func TestSimulatedDevicesAreWoken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	service, err := newPushService("127.0.0.1:0", filepath.Join(dir, "apns"))
+	must(t, err)
+	addr := strings.TrimPrefix(service.URL(), "https://")
+	service.Close() // it has written its files, and had a port that is free
+
+	s := start(t, t.TempDir(), "--apns-url", "https://"+addr, "--apns-ca", filepath.Join(dir, "apns", apnsCAFile))
+	certificate, err := os.ReadFile(filepath.Join(dir, "apns", apnsPushFile))
+	must(t, err)
+	s.upload(t, "/api/v1/push-certificates", certificate)
+	ca := filepath.Join(dir, "ca.pem")
+	must(t, os.WriteFile(ca, []byte(s.get(t, "/ca.pem").body), 0o600))
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan int, 1)
+	var errs bytes.Buffer // read when it has ended
+	go func() {
+		ended <- run(ctx, []string{
+			"simulate", "--apns-listen", addr, "--apns-dir", filepath.Join(dir, "apns"), "--url", s.newLink(t), "--ca", ca,
+			"-n", "1", "--interval", "1h", // by itself it comes once, and then no more
+		}, nil, nil, io.Discard, &errs)
+	}()
+	defer time.AfterFunc(time.Minute, s.stop).Stop()
+	if !s.out.await(`"msg":"enrolled"`, 1) {
+		t.Fatalf("no device has enrolled:\n%s", s.out)
+	}
+	var devices struct{ Items []struct{ ID string } }
+	s.call(t, "GET", "/api/v1/devices", nil, &devices)
+	for i := range 2 { // the first may be found by the poll that follows on the enrollment
+		var queued any
+		s.call(t, "POST", "/api/v1/commands", map[string]any{"request_type": "ProfileList", "device_ids": []string{devices.Items[0].ID}}, &queued)
+		if !s.out.await(`"request_type":"ProfileList","state":"acknowledged"`, i+1) {
+			t.Fatalf("command %d was not answered:\n%s", i+1, s.out)
+		}
+	}
+	stop()
+	if code := <-ended; code != exitDone {
+		t.Errorf("exit code %d: %s", code, errs.String())
+	}
+}
+
+// upload puts a body that is no JSON.
+func (s *running) upload(t *testing.T, path string, body []byte) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.dir, socketName))
+	}}}
+	req, err := http.NewRequest(http.MethodPut, "http://localhost"+path, bytes.NewReader(body))
+	must(t, err)
+	req.Header.Set("Content-Type", "application/x-pem-file")
+	resp, err := client.Do(req)
+	must(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		why, _ := io.ReadAll(resp.Body)
+		t.Fatalf("PUT %s = %s: %s", path, resp.Status, why)
 	}
 }
