@@ -12,7 +12,7 @@ type Message struct {
 	// MessageType, or "mdm.Connect" for a poll or a command's answer.
 	Topic  string
 	At     time.Time
-	Device Device // the channel that sent it, as it is afterwards
+	Device Device // the channel that sent it, as it is afterwards; without ID where there is none
 	Parent Device // of a user channel its device; otherwise empty
 
 	Status       string // of mdm.Connect: "Idle", "Acknowledged", "Error", "CommandFormatError", "NotNow"
@@ -26,7 +26,8 @@ type Message struct {
 }
 
 // Tap hears what devices say. Its methods are called in the transaction in which the server
-// takes the message, so that none is heard of twice or not at all.
+// takes the message, so that each is heard of at least once: a device that lost the server's
+// reply sends its message again, and that is heard again.
 type Tap interface {
 	// Wants says whether anybody wants to hear of messages like m: it is asked first, as
 	// most are polls that nobody does. Of m only Topic and Status are set.
