@@ -13,8 +13,10 @@ import (
 // while a webhook hears of all of them, and while there is one that hangs beside it: it
 // should cost no more than one that takes what it is sent.
 func BenchmarkAcknowledgementsBesideAWebhook(b *testing.B) {
-	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	over := make(chan struct{})
+	hang := func(http.ResponseWriter, *http.Request) { <-over }
 	take := func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
+	b.Cleanup(func() { close(over) })
 	for name, receive := range map[string]http.HandlerFunc{"none": nil, "takes": take, "hangs": hang} {
 		b.Run("webhook="+name, func(b *testing.B) {
 			onEngines(b, func(b *testing.B, on benchStore) {
@@ -26,10 +28,7 @@ func BenchmarkAcknowledgementsBesideAWebhook(b *testing.B) {
 				}
 				if receive != nil {
 					srv := httptest.NewServer(receive)
-					b.Cleanup(func() {
-						srv.CloseClientConnections()
-						srv.Close()
-					})
+					b.Cleanup(srv.CloseClientConnections) // its handlers end with the benchmark
 					s.api(b, "POST", "/webhooks", map[string]any{"name": name, "url": srv.URL, "allow_private": true, "events": []string{"mdm."}}, nil)
 				}
 				ids := slices.Collect(maps.Values(byUDID))
