@@ -219,9 +219,9 @@ func TestAppleIsAwayForAWhile(t *testing.T) {
 	w.apple.Handle(func(r apnstest.Received) apnstest.Answer {
 		mu.Lock()
 		defer mu.Unlock()
-		if tries++; tries <= 44 && tries%2 == 0 {
+		if tries++; tries <= 6 && tries%2 == 0 {
 			return apnstest.Answer{Close: true}
-		} else if tries <= 44 {
+		} else if tries <= 6 {
 			return apnstest.Answer{Status: 503, Reason: "ServiceUnavailable"}
 		}
 		return w.takes(r)
