@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -137,7 +138,12 @@ func (s *Service) SetFormerProfile(ctx context.Context, p FormerProfile, accessR
 		return &FieldError{"access_rights", fmt.Sprintf("must be from 0 to %d", AllRights)}
 	}
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
-		return movings.Put(tx, moving{Profile: p, AccessRights: accessRights})
+		if err := movings.Put(tx, moving{Profile: p, AccessRights: accessRights}); err != nil {
+			return err
+		}
+		return event.Record(tx, event.Event{
+			At: s.now().UTC(), Actor: actor(ctx), Action: "migration.profile_set", Details: map[string]string{"identifier": p.Identifier},
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("set profile of another server: %w", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -28,6 +29,10 @@ var ErrProfileUnknown = errors.New("the name of the device's enrollment profile 
 // profile with a fresh challenge that is bound to the device (PROTOCOL 7.6). A
 // renewal that is under way is left alone.
 func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
+	by := "renewal"
+	if p, ok := identity.PrincipalFrom(ctx); ok { // somebody asks for it ahead of its time
+		by = p.String()
+	}
 	uuid := mdm.NewUUID()
 	var d mdm.Device
 	var organisation string
@@ -82,7 +87,7 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 			return err
 		}
 		_, rejected, err := s.mdm.Queue(tx, mdm.NewCommand{
-			UUID: uuid, RequestType: "InstallProfile", Identifier: former.Identifier, Plist: plist, CreatedBy: "renewal", Targets: []mdm.DeviceID{id},
+			UUID: uuid, RequestType: "InstallProfile", Identifier: former.Identifier, Plist: plist, CreatedBy: by, Targets: []mdm.DeviceID{id},
 		})
 		if err != nil {
 			return err

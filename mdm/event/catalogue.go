@@ -83,6 +83,7 @@ var types = []Type{
 	newType("migration.authority_added", "Somebody allowed devices of another server to come with its certificates.", byWhom, "id subject claims_until"),
 	newType("migration.authority_deleted", "Devices of another server may not come with its certificates any more.", byWhom, "id"),
 	newType("migration.devices_taken", "Somebody took over devices of another server.", byWhom, "source taken updated unchanged skipped"),
+	newType("migration.profile_set", "Somebody said which enrollment profile devices of another server have.", byWhom, "identifier"),
 	newType("portal_texts.changed", "Somebody changed texts of the portal.", byWhom, "lang count texts"),
 	newType("profile.deleted", "Somebody deleted a profile from the library.", byWhom, "profile identifier"),
 	newType("profile.drifted", "A device has something else than the profile that it was sent.", ofDevice, "profile identifier"),

@@ -22,6 +22,9 @@ const (
 	// gatherTime is how long a process waits for company after the first new event, so
 	// that many small transactions don't each cost another one.
 	gatherTime = 50 * time.Millisecond
+
+	// busyTime is gatherTime where new events come all the time.
+	busyTime = 250 * time.Millisecond
 )
 
 // newKey sorts events that have no place yet by when they were recorded: those of one
@@ -53,15 +56,20 @@ func (r *Recorder) follow(ctx context.Context) error {
 		if err := r.Sequence(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "new events have no place in the audit log yet", "err", err)
 		}
+		last := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-news:
+			gather := gatherTime
+			if time.Since(last) < busyTime {
+				gather = busyTime
+			}
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(gatherTime):
+			case <-time.After(gather):
 			}
 		}
 	}

@@ -161,6 +161,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"store the vendor's":          {"PUT", "/api/v1/push-vendor-certificate", map[string]any{"file": []byte("x")}, readers[:1]},
 		"delete the vendor's":         {"DELETE", "/api/v1/push-vendor-certificate", nil, readers[:1]},
 		"read the audit log":          {"GET", "/api/v1/audit", nil, append([]string{"cert:manage"}, readers...)},
+		"export the audit log":        {"GET", "/api/v1/audit/export", nil, readers},
+		"verify the audit log":        {"GET", "/api/v1/audit/verify", nil, readers},
+		"read event types":            {"GET", "/api/v1/event-types", nil, append([]string{"cert:manage"}, readers...)},
 		"read the description":        {"GET", "/api/openapi.json", nil, append([]string{"cert:self", "cert:any", "cert:manage", "nobody", "a stranger"}, readers...)},
 	} {
 		t.Run(name, func(t *testing.T) {
