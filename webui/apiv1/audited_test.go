@@ -55,7 +55,7 @@ var audited = map[string]string{
 	"POST /api/v1/ca/{role}/import":                              "ca.imported",
 	"POST /api/v1/ca/{role}/rollover":                            "ca.rollover_started",
 	"POST /api/v1/ca/{role}/retire":                              "ca.retired",
-	"PUT /api/v1/migration/profile":                              "settings.changed",
+	"PUT /api/v1/migration/profile":                              "migration.profile_set",
 	"POST /api/v1/migration/authorities":                         "migration.authority_added",
 	"DELETE /api/v1/migration/authorities/{id}":                  "migration.authority_deleted",
 	"POST /api/v1/migration/devices":                             "migration.devices_taken",
