@@ -112,7 +112,7 @@ func (s *Service) Queue(tx storage.Tx, c NewCommand) (Command, []Rejection, erro
 		err = queue.Put(tx, Entry{
 			DeviceID: id, Seq: cmd.Seq, UUID: cmd.UUID, RequestType: cmd.RequestType, Identifier: cmd.Identifier,
 			State: Queued, CreatedAt: cmd.CreatedAt, UserEnrolled: verdict.userEnrolled,
-			Priority: cmd.Priority, ExpiresAt: cmd.ExpiresAt, Personal: own, Origin: cmd.Origin,
+			Priority: cmd.Priority, ExpiresAt: cmd.ExpiresAt, Personal: own, Origin: cmd.Origin, NoPush: c.NoPush,
 		})
 		if err != nil {
 			return Command{}, nil, fmt.Errorf("queue command %s for %s: %w", c.UUID, id, err)

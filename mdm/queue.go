@@ -108,6 +108,7 @@ type Entry struct {
 	// UserEnrolled is whether the device is one of a User Enrollment, which is asked less and of
 	// which less is kept.
 	UserEnrolled bool   `json:"user_enrolled,omitempty"`
+	NoPush       bool   `json:"no_push,omitempty"` // the device is not woken for it
 	Origin       string `json:"origin,omitempty"` // as of its Command; commands from before it was kept here have none
 
 	ErrorChain []command.ChainedError `json:"error_chain,omitempty"`

@@ -30,6 +30,8 @@ type Wakeup struct {
 	// Repeats counts pushes since the device last put a command off, at PutOffAt.
 	Repeats  int       `json:"repeats,omitempty"`
 	PutOffAt time.Time `json:"put_off_at,omitzero"`
+	// To is the token that was pushed to last, as a digest; empty: none, or it is another now.
+	To string `json:"to,omitempty"`
 	// Forced says that somebody asked for a push, commands or not.
 	Forced bool `json:"forced,omitempty"`
 
@@ -101,7 +103,7 @@ func Wakeups(tx storage.Tx, topic string, before time.Time, limit int) iter.Seq2
 // for each device.
 type Pushing struct {
 	Topic string `json:"topic"`
-	// Trouble is what keeps all of the topic from being pushed, or some of it; empty: nothing.
+	// Trouble is what keeps all of the topic from being pushed; empty: nothing.
 	Trouble PushTrouble `json:"trouble,omitempty"`
 	Reason  string      `json:"reason,omitempty"` // Apple's word, or that of [apns.Result]
 	Status  int         `json:"status,omitempty"`
@@ -111,7 +113,12 @@ type Pushing struct {
 	PausedUntil time.Time `json:"paused_until,omitzero"`
 	Failures    int       `json:"failures,omitempty"` // in a row
 	// Certificate is the SHA-256 of the one that was refused: another ends the trouble.
-	Certificate string    `json:"certificate,omitempty"`
+	Certificate string `json:"certificate,omitempty"`
+	// RefusedAt is since when Apple has refused pushes to single devices, and Refused its word;
+	// Told says that this was an event.
+	RefusedAt time.Time `json:"refused_at,omitzero"`
+	Refused   string    `json:"refused,omitempty"`
+	Told      bool      `json:"told,omitempty"`
 	// Hasten says that those who wait longer, because they were refused, are to be tried now.
 	Hasten bool `json:"hasten,omitempty"`
 }
@@ -125,11 +132,12 @@ const (
 	PushUnreachable     PushTrouble = "unreachable"    // no answer, or Apple's own trouble
 	PushCertificateGone PushTrouble = "no_certificate" // there is none, or it has expired
 	PushCertificateBad  PushTrouble = "certificate"    // Apple refuses it
-	PushTokensRefused   PushTrouble = "refused"        // Apple refuses pushes to devices
+	PushAllRefused      PushTrouble = "all_refused"    // Apple refuses pushes to whatever device
 )
 
-// Whole says that nobody of the topic can be pushed.
-func (t PushTrouble) Whole() bool { return t != NoPushTrouble && t != PushTokensRefused }
+// PushSomeRefused is what events call it when Apple refuses pushes to single devices, which
+// keeps nobody else.
+const PushSomeRefused PushTrouble = "refused"
 
 var pushing = storage.NewCollection("mdm.pushing", 1, func(p Pushing) string { return p.Topic })
 
@@ -159,6 +167,14 @@ func PutPushing(tx storage.Tx, p Pushing) error {
 // HasPushing says whether there is a record of a topic.
 func HasPushing(tx storage.Tx, topic string) (bool, error) { return pushing.Has(tx, topic) }
 
+// DeletePushing forgets a topic that nobody is to be pushed by.
+func DeletePushing(tx storage.Tx, topic string) error {
+	if err := pushing.Delete(tx, topic); err != nil {
+		return fmt.Errorf("pushing by %s: %w", topic, err)
+	}
+	return nil
+}
+
 // AllPushing yields how pushing goes, for each topic that was ever to be pushed by.
 func AllPushing(tx storage.Tx) iter.Seq2[Pushing, error] { return pushing.All(tx, storage.Range{}) }
 
@@ -169,15 +185,19 @@ type Outstanding struct {
 	NotNow *Entry // of what it has put off, what it has put off least often
 }
 
-// Outstanding looks at the first hundred of the commands that a device has not finished
-// and whose time is not up.
+// Outstanding looks at the first hundred of the commands that a device has not finished,
+// whose time is not up, and for which it may be woken.
 func (s *Service) Outstanding(tx storage.Tx, id DeviceID) (o Outstanding, err error) {
-	for e, err := range queue.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id)), Limit: 100}) {
+	n := 0
+	for e, err := range pending(tx, id) {
 		if err != nil {
 			return Outstanding{}, fmt.Errorf("queue of %s: %w", id, err)
 		}
-		if e.expired(s.now()) {
+		if e.expired(s.now()) || e.NoPush {
 			continue
+		}
+		if n++; n > 100 {
+			break
 		}
 		o.Any = true
 		switch e.State {

@@ -22,8 +22,8 @@ func (p Pushing) Sentence() string {
 		return "There is no push certificate for the topic that these devices enrolled with: upload it. Until then none of them can be woken."
 	case PushCertificateBad:
 		return "Apple refuses the push certificate of this topic" + p.words() + ": renew it with the same Apple Account and upload it. Until then no device of the topic can be woken."
-	case PushTokensRefused:
-		return "Apple refuses pushes to devices of this topic" + p.words() + ". If it does so for many, the push certificate is not the one that they enrolled with. Pushes are kept and tried again."
+	case PushAllRefused:
+		return "Apple refuses pushes to every device of this topic" + p.words() + ": the push certificate is not the one that they enrolled with, or not for production. Pushes are kept and tried again."
 	}
 	return "Pushing fails" + p.words() + "."
 }
@@ -77,7 +77,7 @@ func (st PushStatus) stuck() bool {
 	case PushTokenDead, PushNoCert, PushBadCert, PushUnreachably, PushState(WakeRefused):
 		return true
 	}
-	return false
+	return st.State == PushState(WakeGivenUp) && st.Reason != ""
 }
 
 // PushStatusOf says how the waking of d stands.
@@ -105,13 +105,15 @@ func PushStatusOf(tx storage.Tx, d Device, now time.Time) (st PushStatus, err er
 		return PushStatus{}, err
 	}
 	waits := w.State == WakeDue || w.State == WakeRetry || w.State == WakeSending || w.State == WakeRefused
-	if waits && p.Trouble.Whole() {
+	if waits && p.Trouble != NoPushTrouble {
 		st.Sentence, st.NextAt, st.Reason = p.Sentence(), p.PausedUntil, p.Reason
 		switch p.Trouble {
 		case PushCertificateGone:
 			st.State = PushNoCert
 		case PushCertificateBad:
 			st.State = PushBadCert
+		case PushAllRefused:
+			st.State = PushState(WakeRefused)
 		default:
 			st.State = PushUnreachably
 		}
@@ -131,12 +133,22 @@ func PushStatusOf(tx storage.Tx, d Device, now time.Time) (st PushStatus, err er
 	case WakeRetry:
 		st.Sentence, st.NextAt = fmt.Sprintf("The wake-up did not go (%s) and is tried again.", word(w)), w.NextAt
 	case WakeRefused:
+		if w.Status == statusGone {
+			st.Sentence, st.NextAt = "Apple calls its push token dead, but of a time before the device told it. It is tried again.", w.NextAt
+			break
+		}
 		st.Sentence, st.NextAt = fmt.Sprintf("Apple refuses wake-ups for it (%s): its push token and the push certificate don’t belong together. They are tried again, but seldom.", word(w)), w.NextAt
 	case WakeGivenUp:
 		st.Sentence = "It is not woken again before there is a new command. " + pushed
+		if w.Reason != "" {
+			st.Sentence = fmt.Sprintf("Apple has refused all wake-ups for it (%s). It is not woken again before there is a new command, another push token or certificate. ", word(w)) + pushed
+		}
 	}
 	return st, nil
 }
+
+// statusGone is HTTP's for what is gone, as Apple says of dead tokens.
+const statusGone = 410
 
 func word(w Wakeup) string {
 	if w.Reason == "" {

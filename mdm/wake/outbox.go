@@ -1,6 +1,8 @@
 package wake
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -88,19 +90,30 @@ func (s *Service) Reachable(tx storage.Tx, d mdm.Device) error {
 	if d.Push == nil || !d.Live() {
 		return nil
 	}
+	now := s.now().UTC()
 	old, err := mdm.GetWakeup(tx, d.ID)
 	switch {
-	case err == nil && old.Topic == topicOf(d) && (old.State == mdm.WakeSending || old.State == mdm.WakeSent):
-		return nil // nothing was wrong
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return err
+	case err == nil && old.Topic == topicOf(d) && old.State == mdm.WakeSending:
+		if old.To == digest(d.Push) {
+			return nil
+		}
+		old.To, old.AskedAt = "", now // who sends comes to it
+		return mdm.PutWakeup(tx, old)
+	case err == nil && old.Topic == topicOf(d) && old.State == mdm.WakeSent && old.To == digest(d.Push):
+		return nil // nothing was wrong
 	}
-	if o, err := s.mdm.Outstanding(tx, d.ID); err != nil || !o.Any {
-		return err
-	}
-	now := s.now().UTC()
+	// Also where there is nothing to wake the device for: a command that is being queued now
+	// does not see the token, and is not seen here.
 	w := mdm.Wakeup{DeviceID: d.ID, Topic: topicOf(d), State: mdm.WakeDue, NextAt: now, AskedAt: now}
 	return errors.Join(s.introduce(tx, w.Topic), mdm.PutWakeup(tx, w), tx.Notify(topic))
+}
+
+// digest tells one token from another, and no more.
+func digest(p *mdm.Push) string {
+	sum := sha256.Sum256(append([]byte(p.Magic+"\x00"), p.Token...))
+	return hex.EncodeToString(sum[:8])
 }
 
 // introduce makes the record by which a topic is found to have devices to wake.

@@ -136,10 +136,9 @@ func (d *dispatcher) looks(ctx context.Context) (list []look, err error) {
 // tend does what there is to do for a topic, and says when to look at it again.
 func (d *dispatcher) tend(ctx context.Context, l look) (wait time.Duration, err error) {
 	if l.resume {
-		_, err := d.resume(ctx, l.topic)
-		return 0, err
+		return 0, d.resume(ctx, l.topic)
 	}
-	if now := d.now(); l.alarm && now.Sub(d.checked[l.topic]) >= alarmCheck {
+	if now := d.now(); l.alarm && now.Sub(d.checked[l.topic]).Abs() >= alarmCheck {
 		d.checked[l.topic] = now
 		if err := d.endAlarm(ctx, l.topic); err != nil {
 			return 0, err
@@ -148,12 +147,9 @@ func (d *dispatcher) tend(ctx context.Context, l look) (wait time.Duration, err 
 	if !l.due {
 		return l.wait, nil
 	}
-	limit := batch
-	if l.probe {
-		limit = 1
-	}
+	probe := l.limit < batch
 	for more := true; more; {
-		if !d.free(l.topic) || l.probe && !d.quiet(l.topic) {
+		if !d.free(l.topic) || probe && !d.quiet(l.topic) {
 			return idle, nil // done tells when
 		}
 		var jobs []job
@@ -162,7 +158,7 @@ func (d *dispatcher) tend(ctx context.Context, l look) (wait time.Duration, err 
 			tx.Prefetch(ReadSettings())
 			set, err := GetSettings(tx)
 			if err == nil {
-				jobs, more, err = d.due(tx, l.topic, limit, set)
+				jobs, more, err = d.due(tx, l.topic, l.limit, set)
 			}
 			return err
 		})
@@ -171,7 +167,7 @@ func (d *dispatcher) tend(ctx context.Context, l look) (wait time.Duration, err 
 		}
 		if len(jobs) > 0 {
 			d.launch(ctx, l.topic, jobs)
-			if l.probe {
+			if probe {
 				return idle, nil
 			}
 		}

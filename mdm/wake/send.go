@@ -34,7 +34,15 @@ func (s *Service) send(ctx context.Context, topic string, jobs []job) ([]apns.Re
 	for i, j := range jobs {
 		pushes[i] = j.push
 	}
+	var certificate string // as it is before: what Apple says is about this one
+	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
+		certificate, err = s.certificate(tx, topic)
+		return err
+	})
 	results := make([]apns.Result, len(jobs))
+	if err != nil {
+		return results, fmt.Errorf("push by %s: %w", topic, err)
+	}
 	for i := range results {
 		results[i] = apns.Result{Outcome: apns.Retry, Reason: "Unsent", Detail: "the server was stopped"}
 	}
@@ -47,12 +55,13 @@ func (s *Service) send(ctx context.Context, topic string, jobs []job) ([]apns.Re
 	stopped := ctx.Err() != nil
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return results, s.record(ctx, topic, jobs, results, stopped)
+	return results, s.record(ctx, topic, certificate, jobs, results, stopped)
 }
 
 // record writes down what came of jobs.
-func (s *Service) record(ctx context.Context, topic string, jobs []job, results []apns.Result, stopped bool) error {
+func (s *Service) record(ctx context.Context, topic, certificate string, jobs []job, results []apns.Result, stopped bool) error {
 	t := tallyOf(jobs, results, stopped)
+	t.certificate = certificate
 	var changed *mdm.Pushing
 	dead := 0
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
@@ -114,6 +123,10 @@ func (s *Service) settle(tx storage.Tx, j job, r apns.Result, set Settings, t ta
 	}
 	now := s.now().UTC()
 	w.Claim, w.Status, w.Reason = "", r.Status, r.Reason
+	if w.To != j.to && r.Outcome != apns.Sent { // the device has told another token meanwhile
+		w.State, w.NextAt, w.Tries = mdm.WakeDue, now, 0
+		return false, mdm.PutWakeup(tx, w)
+	}
 	switch r.Outcome {
 	case apns.Sent:
 		// Taken before it was sent: what was queued since may not have been there when the
@@ -132,12 +145,16 @@ func (s *Service) settle(tx storage.Tx, j job, r apns.Result, set Settings, t ta
 		}
 	case apns.TokenInvalid:
 		w.Tries++
+		w.Forced = false
 		return s.tokenInvalid(tx, w, j, r)
 	case apns.Refused:
-		w.Tries++
-		switch {
-		case r.Whole:
+		if r.Whole {
 			w.State, w.NextAt = mdm.WakeRetry, now
+			break
+		}
+		w.Tries++
+		w.Forced = false
+		switch {
 		case r.Ours, w.Tries > maxRefused:
 			w.State, w.NextAt = mdm.WakeGivenUp, now.Add(idleCheck)
 		default:
@@ -151,8 +168,7 @@ func (s *Service) settle(tx storage.Tx, j job, r apns.Result, set Settings, t ta
 				w.State = mdm.WakeRetry
 			}
 			return false, mdm.PutWakeup(tx, w)
-		case t.unreachable():
-			w.Tries++
+		case t.unreachable(): // that is not counted against the device
 			w.State, w.NextAt = mdm.WakeRetry, now // the topic's pause is the wait
 		default:
 			w.Tries++
@@ -187,6 +203,10 @@ func (s *Service) tokenInvalid(tx storage.Tx, w mdm.Wakeup, j job, r apns.Result
 		if w.Tries > maxRefused {
 			w.State, w.NextAt = mdm.WakeGivenUp, now.Add(idleCheck)
 		}
+		return false, mdm.PutWakeup(tx, w)
+	}
+	if !d.Push.DeadAt.IsZero() { // it was known
+		w.State, w.NextAt = mdm.WakeDead, now.Add(idleCheck)
 		return false, mdm.PutWakeup(tx, w)
 	}
 	push := *d.Push

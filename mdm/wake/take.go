@@ -25,6 +25,7 @@ type job struct {
 	device mdm.DeviceID
 	claim  string
 	push   apns.Push
+	to     string // digest of the token
 	was    mdm.WakeupState
 	notNow int // how often the device has put its command off, if that is what it is woken for
 }
@@ -54,13 +55,16 @@ func (s *Service) consider(tx storage.Tx, w mdm.Wakeup, d mdm.Device, set Settin
 	if !d.Push.DeadAt.IsZero() && !w.Forced {
 		return later(mdm.WakeDead, now.Add(idleCheck))
 	}
+	if w.PushedAt.After(now) { // by a clock that was wrong: nothing is known
+		w.PushedAt = time.Time{}
+	}
 	notNow := 0
 	if o.NotNow != nil {
 		notNow = o.NotNow.NotNowCount
 	}
 	switch {
 	case w.Forced:
-	case w.State == mdm.WakeGivenUp || w.State == mdm.WakeDead:
+	case w.State == mdm.WakeGivenUp:
 		return later(w.State, now.Add(idleCheck))
 	case w.State == mdm.WakeSent && o.NotNow != nil:
 		if max(notNow, w.Repeats+1) > set.NotNowRepeats {
@@ -95,8 +99,8 @@ func (s *Service) consider(tx storage.Tx, w mdm.Wakeup, d mdm.Device, set Settin
 			return later(mdm.WakeDue, w.PushedAt.Add(mergeAfter))
 		}
 	}
-	j := &job{device: d.ID, claim: rand.Text(), push: apns.Push{Token: d.Push.Token, Magic: d.Push.Magic}, was: w.State, notNow: notNow}
-	w.State, w.NextAt, w.Claim, w.TriedAt = mdm.WakeSending, now.Add(claimLife), j.claim, now
+	j := &job{device: d.ID, claim: rand.Text(), to: digest(d.Push), push: apns.Push{Token: d.Push.Token, Magic: d.Push.Magic}, was: w.State, notNow: notNow}
+	w.State, w.NextAt, w.Claim, w.TriedAt, w.To = mdm.WakeSending, now.Add(claimLife), j.claim, now, j.to
 	return j, mdm.PutWakeup(tx, w)
 }
 
@@ -159,13 +163,13 @@ func (s *Service) takeCalls(ctx context.Context, free func(topic string) bool) (
 		if err != nil {
 			return err
 		}
-		more = len(ids.order) >= batch
+		more = ids.more
 		for _, id := range ids.order {
 			tx.Prefetch(append(s.reads(id), mdm.ReadWakeup(id))...)
 		}
 		paused := make(map[string]bool)
 		for _, id := range ids.order {
-			if err := s.callDevice(tx, id, ids.askedAt[id], set, free, paused, jobs); err != nil {
+			if err := s.callDevice(tx, id, ids.by[id], set, free, paused, jobs); err != nil {
 				return err
 			}
 		}
@@ -174,15 +178,16 @@ func (s *Service) takeCalls(ctx context.Context, free func(topic string) bool) (
 	return jobs, more, err
 }
 
-// called are devices that commands were queued for, and the newest time of that.
+// called are devices that commands were queued for, and the newest of the calls.
 type called struct {
-	order   []mdm.DeviceID
-	askedAt map[mdm.DeviceID]time.Time
+	order []mdm.DeviceID
+	by    map[mdm.DeviceID]call
+	more  bool // there may be others
 }
 
 // nextCalled takes up to a batch of devices out of the outbox.
 func (s *Service) nextCalled(tx storage.Tx) (called, error) {
-	ids := called{askedAt: make(map[mdm.DeviceID]time.Time)}
+	ids := called{by: make(map[mdm.DeviceID]call)}
 	var list []call
 	for c, err := range calls.All(tx, storage.Range{End: storage.Key(timeKey(s.now().Add(1))), Limit: batch}) {
 		if err != nil {
@@ -190,8 +195,10 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 		}
 		list = append(list, c)
 	}
+	ids.more = len(list) == batch
 	for _, c := range list {
 		if len(ids.order) >= batch {
+			ids.more = true
 			break
 		}
 		if err := calls.Delete(tx, c.key()); err != nil {
@@ -208,15 +215,16 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 		for c.First < end && len(ids.order) < batch {
 			id := targets[c.First]
 			c.First++
-			at, ok := ids.askedAt[id]
+			newest, ok := ids.by[id]
 			if !ok {
 				ids.order = append(ids.order, id)
 			}
-			if c.At.After(at) {
-				ids.askedAt[id] = c.At
+			if c.At.After(newest.At) {
+				ids.by[id] = c
 			}
 		}
 		if c.First < end {
+			ids.more = true
 			if err := calls.Put(tx, c); err != nil {
 				return ids, err
 			}
@@ -227,7 +235,7 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 
 // callDevice notes that a device is to be woken for what was queued at a time, and takes it
 // if it can be done at once.
-func (s *Service) callDevice(tx storage.Tx, id mdm.DeviceID, at time.Time, set Settings, free func(string) bool, paused map[string]bool, jobs map[string][]job) error {
+func (s *Service) callDevice(tx storage.Tx, id mdm.DeviceID, by call, set Settings, free func(string) bool, paused map[string]bool, jobs map[string][]job) error {
 	now := s.now().UTC()
 	d, err := mdm.GetDevice(tx, id)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && (d.Push == nil || !d.Live()) {
@@ -242,11 +250,25 @@ func (s *Service) callDevice(tx storage.Tx, id mdm.DeviceID, at time.Time, set S
 	} else if err != nil {
 		return err
 	}
-	if at.After(w.AskedAt) {
-		w.AskedAt, w.Pushes = at, 0
+	if w.PushedAt.Before(by.At) {
+		w.Pushes = 0
+	}
+	// A push from after the command's time may yet be one from before its commit: only who
+	// pushes by itself, and has the server wait for that, has pushed for it.
+	asked := now
+	if by.Due.After(by.At) {
+		asked = by.At
+	}
+	if asked.After(w.AskedAt) || w.AskedAt.After(now) {
+		w.AskedAt = asked
 	}
 	switch w.State {
-	case mdm.WakeSending, mdm.WakeRetry:
+	case mdm.WakeSending:
+		if w.NextAt.Sub(now) <= 2*claimLife { // else by a clock that was wrong
+			return mdm.PutWakeup(tx, w) // who sends comes to it
+		}
+		w.State = mdm.WakeDue
+	case mdm.WakeRetry:
 		return mdm.PutWakeup(tx, w) // it comes to it by itself
 	case mdm.WakeRefused:
 		if now.Sub(w.TriedAt) < refusedGap {
@@ -265,7 +287,7 @@ func (s *Service) callDevice(tx storage.Tx, id mdm.DeviceID, at time.Time, set S
 		if err != nil {
 			return err
 		}
-		on = p.Trouble.Whole() || p.PausedUntil.After(now) || !free(w.Topic)
+		on = p.Trouble != mdm.NoPushTrouble || !free(w.Topic)
 		paused[w.Topic] = on
 	}
 	if on {

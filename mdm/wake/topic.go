@@ -11,26 +11,28 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
-// Pauses of a topic after which one device is tried again.
+// Pauses of a topic after which it is tried again with one device, or with a few.
 const (
 	firstPause = time.Second // where Apple can't be reached
 	lastPause  = 16 * time.Second
 	badPause   = time.Hour   // where Apple refuses the certificate
 	gonePause  = time.Minute // where there is none: nothing is sent to find that out
-	firstAll   = 5 * time.Minute
+	firstAll   = 30 * time.Second
 	lastAll    = time.Hour // where Apple refuses all devices
 
-	manyRefused = 10 // pushes of one batch, and none taken: not the devices' fault
+	manyRefused = 10 // devices of one batch that were not refused before, and none taken: not their fault
 	tellAfter   = 3  // failures in a row to reach Apple, before that is an event
 )
 
 // tally is what became of the pushes of a batch.
 type tally struct {
 	sent, retry, refused int
+	fresh                int          // of those refused, that were not before
 	whole                *apns.Result // about all of the topic
-	worst                *apns.Result // of those that were refused or are to be tried again
-	cured                bool         // a device was pushed that had been refused
+	refusal              *apns.Result // of a single device
+	trouble              *apns.Result // to be tried again
 	paused               bool         // Apple could not be reached before
+	certificate          string       // its SHA-256
 }
 
 func tallyOf(jobs []job, results []apns.Result, stopped bool) (t tally) {
@@ -38,21 +40,22 @@ func tallyOf(jobs []job, results []apns.Result, stopped bool) (t tally) {
 		switch {
 		case r.Outcome == apns.Sent, r.Outcome == apns.TokenInvalid:
 			t.sent++ // the way to Apple is good
-			t.cured = t.cured || jobs[i].was == mdm.WakeRefused
 			continue
 		case r.Ours, stopped:
 			continue
 		case r.Outcome == apns.Refused && !r.Whole:
 			t.refused++
+			t.refusal = &r
+			if jobs[i].was != mdm.WakeRefused {
+				t.fresh++
+			}
 		case r.Outcome == apns.Retry && r.Status != tooManyRequests:
 			t.retry++
+			t.trouble = &r
 		}
 		// That Apple has trouble with one request is no word about the others.
 		if r.Whole && (r.Outcome == apns.Refused || r.Status == 0) && (t.whole == nil || r.Outcome == apns.Refused) {
 			t.whole = &r
-		}
-		if t.worst == nil || r.Outcome == apns.Refused {
-			t.worst = &r
 		}
 	}
 	return t
@@ -64,133 +67,160 @@ func (t tally) unreachable() bool {
 	return t.sent == 0 && t.refused == 0 && (t.retry > 1 || t.retry > 0 && (t.whole != nil || t.paused))
 }
 
-// trouble is what the batch tells of its topic.
-func (t tally) trouble() (kind mdm.PushTrouble, by *apns.Result) {
+// kind is what the batch tells of its topic, which has the trouble before.
+func (t tally) kind(before mdm.PushTrouble) (kind mdm.PushTrouble, by *apns.Result) {
 	switch {
-	case t.sent == 0 && t.whole != nil && t.whole.Outcome == apns.Refused:
-		if t.whole.Status == 0 && (t.whole.Reason == "NoCertificate" || t.whole.Reason == "CertificateExpired") {
+	case t.sent > 0:
+		return mdm.NoPushTrouble, nil
+	case t.whole != nil && t.whole.Outcome == apns.Refused:
+		if t.whole.Status == 0 && (t.whole.Reason == apns.ReasonNoCertificate || t.whole.Reason == apns.ReasonCertificateExpired) {
 			return mdm.PushCertificateGone, t.whole
 		}
 		return mdm.PushCertificateBad, t.whole
 	case t.unreachable():
-		return mdm.PushUnreachable, t.worst
+		if t.whole != nil {
+			return mdm.PushUnreachable, t.whole
+		}
+		return mdm.PushUnreachable, t.trouble
+	case t.fresh >= manyRefused, t.refused > 0 && before == mdm.PushAllRefused:
+		return mdm.PushAllRefused, t.refusal
 	case t.refused > 0:
-		return mdm.PushTokensRefused, t.worst
+		return mdm.NoPushTrouble, nil // Apple answers: to this one, no
 	}
-	return mdm.NoPushTrouble, nil
+	return before, nil // it tells nothing
 }
 
 // judgeTopic writes down what a batch tells of its topic, and returns that if it is news.
 func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.Pushing, err error) {
-	topic := p.Topic
 	now := s.now().UTC()
-	kind, by := t.trouble()
-	if kind == mdm.NoPushTrouble {
-		if p.Trouble == mdm.NoPushTrouble || t.sent == 0 {
-			return nil, nil
-		}
-		if p.Trouble == mdm.PushTokensRefused && p.Failures == 0 {
-			if !t.cured {
-				return nil, nil // who was refused is refused yet, as far as this batch tells
-			}
-			if left, err := s.anyRefused(tx, topic); err != nil || left {
-				return nil, err
-			}
-		}
-		return s.recovered(tx, p)
-	}
 	was := p
-	p.Status, p.Reason, p.Detail = by.Status, by.Reason, by.Detail
-	if p.Certificate, err = s.certificate(tx, topic); err != nil {
+	kind, by := t.kind(p.Trouble)
+	switch {
+	case by != nil:
+		if p.Trouble != kind {
+			p.Trouble, p.Since, p.Failures = kind, now, 0
+		}
+		p.Status, p.Reason, p.Detail, p.Certificate = by.Status, by.Reason, by.Detail, t.certificate
+		// What somebody asks for while the topic rests does not prolong that.
+		if p.Failures == 0 || !p.PausedUntil.After(now) {
+			p.Failures++
+			p.PausedUntil = now.Add(pause(p))
+		}
+	case kind == mdm.NoPushTrouble && p.Trouble != mdm.NoPushTrouble:
+		p.Trouble, p.Since, p.Failures, p.PausedUntil = kind, time.Time{}, 0, time.Time{}
+		p.Status, p.Reason, p.Detail = 0, "", ""
+		p.Hasten = was.Trouble != mdm.PushUnreachable && t.sent > 0
+	}
+	if t.refused > 0 && p.RefusedAt.IsZero() {
+		p.RefusedAt, p.Refused, p.Certificate = now, t.refusal.Reason, t.certificate
+	}
+	if p == was {
+		return nil, nil
+	}
+	singles := !p.RefusedAt.IsZero() && !p.Told && p.Trouble != mdm.PushAllRefused && was.Trouble != mdm.PushAllRefused
+	p.Told = p.Told || singles
+	if err := mdm.PutPushing(tx, p); err != nil {
 		return nil, err
 	}
-	if p.Trouble != kind {
-		p.Trouble, p.Since, p.Failures = kind, now, 0
+	if p.Topic == demoTopic {
+		return nil, nil
 	}
-	p.Failures++
-	switch kind {
+	if singles {
+		if err := s.failing(tx, p.Topic, mdm.PushSomeRefused, p.Refused,
+			"Apple refuses pushes to a device of this topic ("+p.Refused+"). If it does so for many, the push certificate is not the one that they enrolled with. Pushes are kept and tried again."); err != nil {
+			return nil, err
+		}
+	}
+	before, after := told(was), told(p)
+	switch {
+	case after != mdm.NoPushTrouble && after != before:
+		return &p, s.failing(tx, p.Topic, p.Trouble, p.Reason, p.Sentence())
+	case after == mdm.NoPushTrouble && before != mdm.NoPushTrouble && p.Trouble == mdm.NoPushTrouble:
+		return &p, s.goesAgain(tx, was, before)
+	}
+	return nil, nil
+}
+
+// pause is how long a topic with trouble rests.
+func pause(p mdm.Pushing) time.Duration {
+	switch p.Trouble {
 	case mdm.PushCertificateGone:
-		p.PausedUntil = now.Add(gonePause)
+		return gonePause
 	case mdm.PushCertificateBad:
-		p.PausedUntil = now.Add(jitter(badPause))
-	case mdm.PushUnreachable:
-		p.PausedUntil = now.Add(jitter(min(firstPause<<min(p.Failures-1, 10), lastPause)))
-	case mdm.PushTokensRefused:
-		if t.sent > 0 || t.refused < manyRefused && was.PausedUntil.IsZero() {
-			p.Failures, p.PausedUntil = 0, time.Time{} // of single devices
-			if was == p {
-				return nil, nil
-			}
-		} else {
-			p.PausedUntil = now.Add(jitter(min(firstAll<<min(p.Failures-1, 10), lastAll)))
-		}
+		return jitter(badPause)
+	case mdm.PushAllRefused:
+		return jitter(min(firstAll<<min(p.Failures-1, 10), lastAll))
 	}
-	if err := mdm.PutPushing(tx, p); err != nil {
-		return nil, err
+	return jitter(min(firstPause<<min(p.Failures-1, 10), lastPause))
+}
+
+// told is the trouble of a topic that there was an event of.
+func told(p mdm.Pushing) mdm.PushTrouble {
+	if p.Trouble == mdm.PushUnreachable && p.Failures < tellAfter {
+		return mdm.NoPushTrouble
 	}
-	first := was.Trouble != p.Trouble
-	if kind == mdm.PushUnreachable {
-		first = p.Failures == tellAfter
-	}
-	if !first || topic == demoTopic {
-		return nil, nil
-	}
-	return &p, event.Record(tx, event.Event{
-		At: now, Actor: ourselves, Action: "push.failing", Outcome: event.Failed, Reason: p.Sentence(),
-		Details: map[string]string{"topic": topic, "trouble": string(p.Trouble), "reason": p.Reason},
+	return p.Trouble
+}
+
+func (s *Service) failing(tx storage.Tx, topic string, kind mdm.PushTrouble, word, sentence string) error {
+	return event.Record(tx, event.Event{
+		At: s.now().UTC(), Actor: ourselves, Action: "push.failing", Outcome: event.Failed, Reason: sentence,
+		Details: map[string]string{"topic": topic, "trouble": string(kind), "reason": word},
 	})
 }
 
-// anyRefused says whether there are devices of a topic yet that Apple refuses.
-func (s *Service) anyRefused(tx storage.Tx, topic string) (bool, error) {
-	for w, err := range mdm.Wakeups(tx, topic, time.Time{}, 0) {
-		if err != nil {
-			return false, err
-		}
-		if w.State == mdm.WakeRefused {
-			return true, nil
-		}
+func (s *Service) goesAgain(tx storage.Tx, was mdm.Pushing, kind mdm.PushTrouble) error {
+	word := was.Reason
+	if kind == mdm.PushSomeRefused {
+		word = was.Refused
 	}
-	return false, nil
-}
-
-// recovered ends a topic's trouble.
-func (s *Service) recovered(tx storage.Tx, p mdm.Pushing) (news *mdm.Pushing, err error) {
-	told := p.Trouble != mdm.PushUnreachable || p.Failures >= tellAfter
-	was := p
-	p = mdm.Pushing{Topic: p.Topic, Hasten: p.Trouble != mdm.PushUnreachable}
-	if err := mdm.PutPushing(tx, p); err != nil {
-		return nil, err
-	}
-	if !told || p.Topic == demoTopic {
-		return nil, nil
-	}
-	return &p, event.Record(tx, event.Event{
+	return event.Record(tx, event.Event{
 		At: s.now().UTC(), Actor: ourselves, Action: "push.recovered",
-		Details: map[string]string{"topic": p.Topic, "trouble": string(was.Trouble), "reason": was.Reason},
+		Details: map[string]string{"topic": was.Topic, "trouble": string(kind), "reason": word},
 	})
 }
 
-// endAlarm ends a topic's trouble if it was about devices that are gone, or have told another
-// token.
+// endAlarm ends what is not true any more of a topic: that devices are refused, when none is,
+// and that it can't be pushed by, when nobody is to be.
 func (s *Service) endAlarm(ctx context.Context, topic string) error {
-	var news *mdm.Pushing
-	err := s.db.Update(ctx, func(tx storage.Tx) error {
-		news = nil
+	return s.db.Update(ctx, func(tx storage.Tx) error {
 		p, err := mdm.GetPushing(tx, topic)
-		if err != nil || p.Trouble != mdm.PushTokensRefused || !p.PausedUntil.IsZero() {
+		if err != nil {
 			return err
 		}
-		if left, err := s.anyRefused(tx, topic); err != nil || left {
+		anybody, refused := false, false
+		for w, err := range mdm.Wakeups(tx, topic, time.Time{}, 0) {
+			if err != nil {
+				return err
+			}
+			anybody = true
+			if refused = w.State == mdm.WakeRefused; refused {
+				break
+			}
+		}
+		was := p
+		if !refused && p.Trouble != mdm.PushAllRefused {
+			p.RefusedAt, p.Refused, p.Told = time.Time{}, "", false
+		}
+		if !anybody {
+			p = mdm.Pushing{Topic: topic}
+			err = mdm.DeletePushing(tx, topic)
+		} else if p != was {
+			err = mdm.PutPushing(tx, p)
+		}
+		if err != nil || topic == demoTopic {
 			return err
 		}
-		news, err = s.recovered(tx, p)
-		return err
+		if was.Told && !p.Told {
+			if err := s.goesAgain(tx, was, mdm.PushSomeRefused); err != nil {
+				return err
+			}
+		}
+		if kind := told(was); kind != mdm.NoPushTrouble && p.Trouble == mdm.NoPushTrouble {
+			return s.goesAgain(tx, was, kind)
+		}
+		return nil
 	})
-	if err == nil && news != nil {
-		s.tellTopic(ctx, *news)
-	}
-	return err
 }
 
 // certificate returns the SHA-256 of the certificate of a topic, empty if there is none.
@@ -214,20 +244,17 @@ func (s *Service) tellTopic(ctx context.Context, p mdm.Pushing) {
 type look struct {
 	topic  string
 	due    bool          // there is something to take
-	probe  bool          // of which only one is to be tried
+	limit  int           // how much of it at a time; less than a batch: that only, to try
 	resume bool          // the certificate is another one, or refused devices are to be hastened
-	alarm  bool          // single devices are refused
+	alarm  bool          // there is something that may not be true any more
 	wait   time.Duration // until there may be something
 }
 
 // lookAt says what there is to do for a topic.
 func (s *Service) lookAt(tx storage.Tx, p mdm.Pushing) (l look, err error) {
 	now := s.now()
-	l = look{topic: p.Topic, wait: idle}
-	if p.Hasten {
-		l.resume = true
-	}
-	if p.Trouble != mdm.NoPushTrouble {
+	l = look{topic: p.Topic, wait: idle, limit: batch, resume: p.Hasten, alarm: p.Trouble != mdm.NoPushTrouble || !p.RefusedAt.IsZero()}
+	if l.alarm {
 		sum, err := s.certificate(tx, p.Topic)
 		if err != nil {
 			return l, err
@@ -236,10 +263,15 @@ func (s *Service) lookAt(tx storage.Tx, p mdm.Pushing) (l look, err error) {
 			l.resume = true
 			return l, nil
 		}
-		l.probe = !p.PausedUntil.IsZero()
-		l.alarm = p.Trouble == mdm.PushTokensRefused && !l.probe
-		if p.PausedUntil.After(now) {
-			l.wait = min(p.PausedUntil.Sub(now), idle)
+	}
+	if p.Trouble != mdm.NoPushTrouble {
+		l.limit = 1
+		if p.Trouble == mdm.PushAllRefused {
+			l.limit = manyRefused // one of them may be refused for itself
+		}
+		// A pause that lies further ahead than any is was begun by a clock that was wrong.
+		if wait := p.PausedUntil.Sub(now); wait > 0 && wait < 2*badPause {
+			l.wait = min(wait, idle)
 			return l, nil
 		}
 	}
@@ -258,9 +290,8 @@ func (s *Service) lookAt(tx storage.Tx, p mdm.Pushing) (l look, err error) {
 
 // resume tries a topic anew whose certificate is another one, and hastens those that were
 // refused.
-func (s *Service) resume(ctx context.Context, topic string) (again bool, err error) {
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		again = false
+func (s *Service) resume(ctx context.Context, topic string) error {
+	return s.db.Update(ctx, func(tx storage.Tx) error {
 		p, err := mdm.GetPushing(tx, topic)
 		if err != nil {
 			return err
@@ -269,22 +300,17 @@ func (s *Service) resume(ctx context.Context, topic string) (again bool, err err
 		if err != nil {
 			return err
 		}
-		if p.Trouble != mdm.NoPushTrouble && sum != p.Certificate {
-			// It is as it may be until a push has shown how it is.
-			p.Certificate, p.PausedUntil, p.Hasten = sum, s.now().UTC(), true
-			if p.Failures == 0 {
-				p.Failures = 1
-			}
+		if sum != p.Certificate {
+			// Its trouble is as it may be until a push has shown how it is.
+			p.Certificate, p.PausedUntil, p.Hasten = sum, time.Time{}, true
 		}
 		if p.Hasten {
-			if again, err = s.hasten(tx, topic); err != nil {
+			if p.Hasten, err = s.hasten(tx, topic); err != nil {
 				return err
 			}
-			p.Hasten = again
 		}
 		return mdm.PutPushing(tx, p)
 	})
-	return again, err
 }
 
 // hasten makes a batch of the refused devices of a topic due.
