@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
@@ -59,6 +60,31 @@ type Removal struct {
 }
 
 var removals = storage.NewCollection("enroll.removals", 1, func(r Removal) string { return string(r.DeviceID) })
+
+// latestEvents returns the newest events that f wants, but those of commands, which have a
+// list of their own and would fill this one.
+func latestEvents(tx storage.Tx, f event.Filter) (latest []event.Event, err error) {
+	const pages = 10 // of a device that is asked very much
+	cursor := ""
+	for range pages {
+		list, next, err := event.Page(tx, f, cursor, 100)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			if !strings.HasPrefix(e.Action, "command.") {
+				latest = append(latest, e)
+			}
+			if len(latest) == myLatest {
+				return latest, nil
+			}
+		}
+		if cursor = next; cursor == "" {
+			break
+		}
+	}
+	return latest, nil
+}
 
 // myLatest is how many events and how many commands MyDevice returns.
 const myLatest = 20
@@ -235,7 +261,7 @@ func (s *Service) MyDevice(ctx context.Context, p identity.Principal, id mdm.Dev
 			}
 		}
 		// What was before this enrollment may have been another person's affair.
-		o.Events, _, err = event.Page(tx, event.Filter{DeviceID: string(id), Since: d.AuthenticatedAt}, "", myLatest)
+		o.Events, err = latestEvents(tx, event.Filter{DeviceID: string(id), Since: d.AuthenticatedAt})
 		return err
 	})
 	if err != nil {

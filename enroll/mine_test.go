@@ -3,6 +3,7 @@ package enroll_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -357,5 +358,29 @@ func TestTheIdentityOfADeviceIsNotRevokedByHand(t *testing.T) {
 	}
 	for _, none := range []depot.Serial{"", "zz", depot.Serial(strings.Repeat("a", 5000))} {
 		wantErr(t, "a serial number that is none", h.RevokeMine(ctx, h.ana, none, "superseded"), storage.ErrNotFound)
+	}
+}
+
+// TestCommandsCrowdNoEventsOut fills the audit log with what became of commands.
+func TestCommandsCrowdNoEventsOut(t *testing.T) {
+	h := newHome(t)
+	must(t, h.db.Update(context.Background(), func(tx storage.Tx) error {
+		for range 150 {
+			e := event.Event{At: h.now().Add(time.Second), Action: "command.finished", DeviceID: string(h.anas), Details: map[string]string{"state": "acknowledged"}}
+			if err := event.Record(tx, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	o, err := h.MyDevice(context.Background(), h.ana, h.anas)
+	must(t, err)
+	if !slices.ContainsFunc(o.Events, func(e event.Event) bool { return e.Action == "device.enrolled" }) {
+		t.Errorf("the latest events are %+v, want the enrollment among them", o.Events)
+	}
+	for _, e := range o.Events {
+		if e.Action == "command.finished" {
+			t.Errorf("the latest events have %+v: commands have a list of their own", e)
+		}
 	}
 }

@@ -119,7 +119,10 @@ func (m *Me) device(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Steps = steps(t, o.Attempt)
 	for _, e := range o.Events {
-		page.Events = append(page.Events, view.MeEvent{What: known(t, "me.event.", e.Action), Who: who(t, p, o.ID, e), Time: exact(e.At)})
+		if !t.Has("me.event." + e.Action) {
+			continue // a step on the way, or nothing that is a person's affair
+		}
+		page.Events = append(page.Events, view.MeEvent{What: t.Say("me.event." + e.Action), Who: who(t, p, o.ID, e), Time: exact(e.At)})
 	}
 	for _, e := range o.Commands {
 		page.Commands = append(page.Commands, view.MeEvent{What: e.RequestType, Who: known(t, "me.command.", string(e.State)), Time: exact(e.CreatedAt)})
