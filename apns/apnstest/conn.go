@@ -3,12 +3,8 @@ package apnstest
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -19,28 +15,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-)
 
-// problems are the reasons for which a push is refused here, with Apple's status.
-var problems = map[string]int{
-	"MethodNotAllowed":   http.StatusMethodNotAllowed,
-	"BadPath":            http.StatusNotFound,
-	"MissingDeviceToken": http.StatusBadRequest,
-	"BadDeviceToken":     http.StatusBadRequest,
-	"MissingTopic":       http.StatusBadRequest,
-	"TopicDisallowed":    http.StatusBadRequest,
-	"InvalidPushType":    http.StatusBadRequest,
-	"BadPriority":        http.StatusBadRequest,
-	"BadExpirationDate":  http.StatusBadRequest,
-	"DuplicateHeaders":   http.StatusBadRequest,
-	"PayloadEmpty":       http.StatusBadRequest,
-	"PayloadTooLarge":    http.StatusRequestEntityTooLarge,
-	"BadPayload":         http.StatusBadRequest, // not Apple's: a payload that is no wake-up of MDM
-}
-
-const (
-	maxPayload  = 4096                // Apple's limit, bytes
-	maxLifetime = 30 * 24 * time.Hour // Apple keeps pushes no longer
+	"github.com/gatehouse-mdm/gatehouse/apns/standin"
 )
 
 // conn is one connection of a client. What is read belongs to run's goroutine; each push is
@@ -178,7 +154,7 @@ func (c *conn) frame(frame http2.Frame) (*stream, error) {
 		if s == nil {
 			return nil, nil
 		}
-		s.body = append(s.body, f.Data()[:min(len(f.Data()), maxPayload+1-len(s.body))]...)
+		s.body = append(s.body, f.Data()[:min(len(f.Data()), standin.MaxPayload+1-len(s.body))]...)
 		if f.StreamEnded() {
 			delete(c.reading, s.id)
 			return s, nil
@@ -363,14 +339,7 @@ func (c *conn) answer(s *stream, a Answer) error {
 	}
 	body := a.Body
 	if body == nil && a.Reason != "" {
-		said := map[string]any{"reason": a.Reason}
-		if !a.Timestamp.IsZero() {
-			said["timestamp"] = a.Timestamp.UnixMilli()
-		}
-		var err error
-		if body, err = json.Marshal(said); err != nil {
-			return err
-		}
+		body = standin.Reason(a.Reason, a.Timestamp)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -379,7 +348,7 @@ func (c *conn) answer(s *stream, a Answer) error {
 	}
 	c.block.Reset()
 	c.field(":status", strconv.Itoa(status))
-	c.field("apns-id", newID())
+	c.field("apns-id", standin.NewID())
 	for name, value := range a.Header {
 		c.field(strings.ToLower(name), value)
 	}
@@ -419,63 +388,22 @@ func (c *conn) field(name, value string) {
 	c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value})
 }
 
-// read checks a push as Apple does ("Sending notification requests to APNs"; PROTOCOL 6.2).
+// read checks a push.
 func (c *conn) read(s *stream) Received {
-	fields := make(map[string]string, len(s.fields))
-	r := Received{Connection: c.number, Certificate: c.print}
+	header := make(http.Header, len(s.fields))
+	var method, path string
 	for _, f := range s.fields {
-		if _, twice := fields[f.Name]; twice {
-			r.Problem = "DuplicateHeaders"
-		}
-		fields[f.Name] = f.Value
-	}
-	r.Topic = fields["apns-topic"]
-	problem := func(bad bool, reason string) {
-		if bad && r.Problem == "" {
-			r.Problem = reason
+		switch {
+		case f.Name == ":method":
+			method = f.Value
+		case f.Name == ":path":
+			path = f.Value
+		case !f.IsPseudo():
+			header.Add(f.Name, f.Value)
 		}
 	}
-	problem(fields[":method"] != http.MethodPost, "MethodNotAllowed")
-	token, ok := strings.CutPrefix(fields[":path"], "/3/device/")
-	problem(!ok, "BadPath")
-	problem(token == "", "MissingDeviceToken")
-	var err error
-	r.Token, err = hex.DecodeString(token)
-	problem(err != nil, "BadDeviceToken")
-	problem(r.Topic == "", "MissingTopic")
-	problem(r.Topic != c.topic, "TopicDisallowed")
-	problem(fields["apns-push-type"] != "mdm", "InvalidPushType")
-	problem(fields["apns-priority"] != "10", "BadPriority")
-	seconds, err := strconv.ParseInt(fields["apns-expiration"], 10, 64)
-	problem(err != nil || seconds < 0, "BadExpirationDate")
-	if seconds > 0 {
-		r.Expiration = time.Unix(seconds, 0)
-		problem(time.Until(r.Expiration) > maxLifetime, "BadExpirationDate")
+	return Received{
+		Push:       standin.Read(c.topic, method, path, header, s.body),
+		Connection: c.number, Certificate: c.print,
 	}
-	problem(len(s.body) == 0, "PayloadEmpty")
-	problem(len(s.body) > maxPayload, "PayloadTooLarge")
-	r.Magic, ok = magic(s.body)
-	problem(!ok, "BadPayload")
-	return r
-}
-
-// magic reads {"mdm":"MAGIC"}, which has no other key.
-func magic(body []byte) (string, bool) {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	var said struct {
-		MDM *string `json:"mdm"`
-	}
-	if d.Decode(&said) != nil || said.MDM == nil || *said.MDM == "" {
-		return "", false
-	}
-	_, err := d.Token()
-	return *said.MDM, err == io.EOF
-}
-
-// newID is the apns-id of an answer.
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails
-	return fmt.Sprintf("%X-%X-%X-%X-%X", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -3,5 +3,5 @@
 // answers as it is told: with any status and reason, late, never, or by breaking the
 // connection in one of several ways. It also makes the push certificates that it accepts.
 //
-// It imports nothing of the client under test. Tests and the demo use it.
+// It imports nothing of the client under test. Only tests use it.
 package apnstest

@@ -2,8 +2,10 @@ package apnstest
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/apns/standin"
 )
 
 // Options say how a Server is. The zero value is good.
@@ -32,18 +36,16 @@ type Options struct {
 	Log *slog.Logger // nil: none
 }
 
-// Received is a push that came.
+// Received is a push that came. Its Problem is what it is refused for, whatever OnPush says.
 type Received struct {
-	Token      []byte
-	Magic      string
-	Topic      string
-	Expiration time.Time // zero for none
-	Connection int       // counted from 1
+	standin.Push
+	Connection int // counted from 1
 	// Certificate is the SHA-256 of the client's, in hex.
 	Certificate string
-	// Problem is the reason that Apple would refuse it for, whatever OnPush says.
-	Problem string
 }
+
+// Identity says what push certificate to make. Only Topic is required.
+type Identity = standin.Identity
 
 // Answer says what becomes of a push. The zero value is that it is taken. Of those that end
 // the connection, and the like, the first that is set counts, in the order of the fields;
@@ -87,7 +89,7 @@ type Stats struct {
 // Server is a push service.
 type Server struct {
 	listener  net.Listener
-	authority *authority
+	authority *standin.Authority
 	url       string
 	keep      int
 	log       *slog.Logger
@@ -108,9 +110,6 @@ type Server struct {
 
 // New starts a Server.
 func New(o Options) (*Server, error) {
-	if o.Addr == "" {
-		o.Addr = "127.0.0.1:0"
-	}
 	if o.MaxStreams == 0 {
 		o.MaxStreams = 1000
 	}
@@ -120,53 +119,26 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	now := time.Now()
-	var ca *authority
+	var ca *standin.Authority
 	var err error
 	if o.Authority != nil {
-		ca, err = readAuthority(o.Authority)
+		ca, err = standin.ReadAuthority(o.Authority)
 	} else {
-		ca, err = newAuthority(now)
+		ca, err = standin.NewAuthority(time.Now())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("apnstest: %w", err)
 	}
-	listener, err := net.Listen("tcp", o.Addr)
+	listener, url, config, err := ca.Listen(o.Addr, o.Hosts...)
 	if err != nil {
 		return nil, fmt.Errorf("apnstest: %w", err)
 	}
 	s := &Server{
-		listener: listener, authority: ca, keep: max(o.Keep, 0), log: o.Log, done: make(chan struct{}),
+		listener: listener, url: url, authority: ca, keep: max(o.Keep, 0), log: o.Log, done: make(chan struct{}),
 		maxStreams: o.MaxStreams, onPush: o.OnPush, script: make(map[string][]Answer), refused: make(map[string]bool),
 		conns: make(map[*conn]struct{}), changed: make(chan struct{}),
 	}
-	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)
-	host, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("apnstest: %w", err)
-	}
-	if ip := net.ParseIP(host); ip.IsUnspecified() {
-		host = "localhost"
-	} else if !slices.Contains(hosts, host) {
-		hosts = append(hosts, host)
-	}
-	if len(o.Hosts) > 0 {
-		host = o.Hosts[0]
-	}
-	s.url = "https://" + net.JoinHostPort(host, port)
-	leaf, err := ca.server(now, hosts...)
-	if err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("apnstest: %w", err)
-	}
-	clients := x509.NewCertPool()
-	clients.AddCert(ca.cert)
-	config := &tls.Config{
-		Certificates: []tls.Certificate{leaf}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert,
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
-		VerifyConnection: s.verify,
-	}
+	config.VerifyConnection = s.verify
 	s.running.Go(func() { s.accept(config) })
 	return s, nil
 }
@@ -175,17 +147,13 @@ func New(o Options) (*Server, error) {
 func (s *Server) URL() string { return s.url }
 
 // CAPEM is the certificate of whom the server's own comes from, for --apns-ca.
-func (s *Server) CAPEM() []byte { return certPEM(s.authority.cert.Raw) }
+func (s *Server) CAPEM() []byte { return s.authority.CertificatePEM() }
 
 // Roots is CAPEM as a pool.
-func (s *Server) Roots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(s.authority.cert)
-	return pool
-}
+func (s *Server) Roots() *x509.CertPool { return s.authority.Roots() }
 
 // Authority is the CA with its key, for [Options].
-func (s *Server) Authority() ([]byte, error) { return s.authority.pem() }
+func (s *Server) Authority() ([]byte, error) { return s.authority.PEM() }
 
 // Certificate makes a push certificate for a topic, as Apple's portal hands it out, and its
 // key: PEM, one behind the other.
@@ -196,7 +164,7 @@ func (s *Server) Certificate(topic string) ([]byte, error) {
 
 // Issue makes a push certificate and its key, in PEM.
 func (s *Server) Issue(id Identity) (chain, key []byte, err error) {
-	return s.authority.push(id, time.Now())
+	return s.authority.Issue(id)
 }
 
 // Handle puts another function in the place of [Options.OnPush].
@@ -390,6 +358,11 @@ func (s *Server) Close() error {
 	return err
 }
 
+func fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
 // verify refuses clients in the handshake.
 func (s *Server) verify(state tls.ConnectionState) error {
 	s.mu.Lock()
@@ -427,7 +400,7 @@ func (s *Server) serve(tc *tls.Conn, nc net.Conn) {
 	}
 	s.stats.Connections++
 	leaf := tc.ConnectionState().PeerCertificates[0]
-	c := newConn(s, tc, nc, s.stats.Connections, topicOf(leaf), fingerprint(leaf))
+	c := newConn(s, tc, nc, s.stats.Connections, standin.TopicOf(leaf), fingerprint(leaf))
 	s.conns[c] = struct{}{}
 	s.tell()
 	most := s.maxStreams
@@ -485,7 +458,7 @@ func (s *Server) receive(r Received) Answer {
 	s.mu.Unlock()
 	switch {
 	case r.Problem != "":
-		return Answer{Status: problems[r.Problem], Reason: r.Problem}
+		return Answer{Status: standin.Problems[r.Problem], Reason: r.Problem}
 	case next != nil:
 		return *next
 	case onPush != nil:

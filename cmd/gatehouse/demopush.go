@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
-	"github.com/gatehouse-mdm/gatehouse/apns/apnstest"
+	"github.com/gatehouse-mdm/gatehouse/apns/standin"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -22,15 +22,15 @@ const demoTopic = "com.apple.mgmt.External.demo"
 // demoPusher wakes the demo's devices as Apple wakes others: over a connection to a push
 // service, which runs in this process. Its certificate is not among the operator's.
 type demoPusher struct {
-	service *apnstest.Server
+	service *standin.Server
 	client  *apns.Client
 	fleet   atomic.Pointer[mdmtest.Fleet] // nil until there are devices
 }
 
 func newDemoPusher(db storage.DB, log *slog.Logger, now func() time.Time) (*demoPusher, error) {
 	p := &demoPusher{}
-	service, err := apnstest.New(apnstest.Options{Keep: -1, OnPush: func(r apnstest.Received) apnstest.Answer {
-		return deliver(p.fleet.Load(), r)
+	service, err := standin.New(standin.Options{OnPush: func(push standin.Push) standin.Answer {
+		return deliver(p.fleet.Load(), push)
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
@@ -63,14 +63,14 @@ func (p *demoPusher) Run(ctx context.Context) error {
 }
 
 // deliver takes a push to the device of a fleet, and answers as Apple would.
-func deliver(fleet *mdmtest.Fleet, r apnstest.Received) apnstest.Answer {
+func deliver(fleet *mdmtest.Fleet, push standin.Push) standin.Answer {
 	switch {
 	case fleet == nil: // it is about to be made
-		return apnstest.Answer{Status: http.StatusServiceUnavailable, Reason: "ServiceUnavailable"}
-	case !fleet.Wake(r.Token, r.Magic):
-		return apnstest.Answer{Status: http.StatusGone, Reason: "Unregistered", Timestamp: time.Now()}
+		return standin.Answer{Status: http.StatusServiceUnavailable, Reason: "ServiceUnavailable"}
+	case !fleet.Wake(push.Token, push.Magic):
+		return standin.Answer{Status: http.StatusGone, Reason: "Unregistered", Timestamp: time.Now()}
 	}
-	return apnstest.Answer{}
+	return standin.Answer{}
 }
 
 // demoCertificate is the one push certificate of the demo. It implements
@@ -80,8 +80,8 @@ type demoCertificate struct {
 	record apns.Certificate
 }
 
-func newDemoCertificate(service *apnstest.Server) (*demoCertificate, error) {
-	chain, key, err := service.Issue(apnstest.Identity{Topic: demoTopic})
+func newDemoCertificate(service *standin.Server) (*demoCertificate, error) {
+	chain, key, err := service.Issue(standin.Identity{Topic: demoTopic})
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gatehouse-mdm/gatehouse/apns/apnstest"
+	"github.com/gatehouse-mdm/gatehouse/apns/standin"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 )
@@ -26,7 +26,7 @@ const (
 
 // pushService is a simulated push service beside the simulated devices.
 type pushService struct {
-	*apnstest.Server
+	*standin.Server
 	fleet atomic.Pointer[mdmtest.Fleet] // nil: there are no devices, and any push is taken
 }
 
@@ -44,7 +44,7 @@ func newPushService(addr, dir string) (*pushService, error) {
 		return nil, err
 	}
 	p := &pushService{}
-	p.Server, err = apnstest.New(apnstest.Options{Addr: addr, Authority: authority, Keep: -1, OnPush: p.answer})
+	p.Server, err = standin.New(standin.Options{Addr: addr, Authority: authority, OnPush: p.answer})
 	if err != nil {
 		return nil, err
 	}
@@ -55,16 +55,16 @@ func newPushService(addr, dir string) (*pushService, error) {
 	return p, nil
 }
 
-func (p *pushService) answer(r apnstest.Received) apnstest.Answer {
+func (p *pushService) answer(push standin.Push) standin.Answer {
 	if fleet := p.fleet.Load(); fleet != nil {
-		return deliver(fleet, r)
+		return deliver(fleet, push)
 	}
-	return apnstest.Answer{}
+	return standin.Answer{}
 }
 
 // write keeps what dir lacks.
 func (p *pushService) write(dir string, authority []byte) error {
-	known, err := p.Authority()
+	known, err := p.PEM()
 	if err != nil {
 		return err
 	}
@@ -74,8 +74,8 @@ func (p *pushService) write(dir string, authority []byte) error {
 		}
 	}
 	path := filepath.Join(dir, apnsCAFile)
-	if old, err := os.ReadFile(path); err != nil || !bytes.Equal(old, p.CAPEM()) {
-		if err := os.WriteFile(path, p.CAPEM(), 0o644); err != nil {
+	if old, err := os.ReadFile(path); err != nil || !bytes.Equal(old, p.CertificatePEM()) {
+		if err := os.WriteFile(path, p.CertificatePEM(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -83,7 +83,7 @@ func (p *pushService) write(dir string, authority []byte) error {
 	if old, err := os.ReadFile(path); err == nil && p.accepts(old) {
 		return nil
 	}
-	chain, key, err := p.Issue(apnstest.Identity{Topic: "com.apple.mgmt.External." + strings.ToLower(mdm.NewUUID()), RSA: true})
+	chain, key, err := p.Issue(standin.Identity{Topic: "com.apple.mgmt.External." + strings.ToLower(mdm.NewUUID()), RSA: true})
 	if err != nil {
 		return err
 	}

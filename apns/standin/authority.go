@@ -1,35 +1,36 @@
-package apnstest
+package standin
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"time"
 )
 
 // oidUserID is the attribute of a push certificate's subject that names its topic.
 var oidUserID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 
-// authority issues the server's certificate and the push certificates.
-type authority struct {
+// Authority issues the certificates of a push service: its own, and those of its clients.
+type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(now time.Time) (*authority, error) {
+// NewAuthority makes one with a key of its own.
+func NewAuthority(now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -47,11 +48,11 @@ func newAuthority(now time.Time) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &authority{cert, key}, nil
+	return &Authority{cert, key}, nil
 }
 
-// readAuthority reads what pem wrote.
-func readAuthority(data []byte) (*authority, error) {
+// ReadAuthority reads what [Authority.PEM] wrote.
+func ReadAuthority(data []byte) (*Authority, error) {
 	pair, err := tls.X509KeyPair(data, data)
 	if err != nil {
 		return nil, fmt.Errorf("authority: %w", err)
@@ -60,16 +61,61 @@ func readAuthority(data []byte) (*authority, error) {
 	if !ok || !pair.Leaf.IsCA {
 		return nil, errors.New("authority: not one of this package")
 	}
-	return &authority{pair.Leaf, key}, nil
+	return &Authority{pair.Leaf, key}, nil
 }
 
-func (a *authority) pem() ([]byte, error) {
+// PEM is the CA's certificate and its key, one behind the other.
+func (a *Authority) PEM() ([]byte, error) {
 	key, err := keyPEM(a.key)
 	return append(certPEM(a.cert.Raw), key...), err
 }
 
+// CertificatePEM is the CA's certificate without its key.
+func (a *Authority) CertificatePEM() []byte { return certPEM(a.cert.Raw) }
+
+// Roots is the CA's certificate as a pool.
+func (a *Authority) Roots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// Listen listens for clients that must have a push certificate of this CA, on addr, which is
+// 127.0.0.1:0 when empty. The certificate for config has the names of loopback, that of
+// addr, and hosts, which are names or addresses. The URL names the first of hosts if there
+// are any, and has no path.
+func (a *Authority) Listen(addr string, hosts ...string) (listener net.Listener, url string, config *tls.Config, err error) {
+	listener, err = net.Listen("tcp", cmp.Or(addr, "127.0.0.1:0"))
+	if err != nil {
+		return nil, "", nil, err
+	}
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, hosts...)
+	host, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		listener.Close()
+		return nil, "", nil, err
+	}
+	if net.ParseIP(host).IsUnspecified() {
+		host = "localhost"
+	} else if !slices.Contains(names, host) {
+		names = append(names, host)
+	}
+	if len(hosts) > 0 {
+		host = hosts[0]
+	}
+	leaf, err := a.server(time.Now(), names...)
+	if err != nil {
+		listener.Close()
+		return nil, "", nil, err
+	}
+	return listener, "https://" + net.JoinHostPort(host, port), &tls.Config{
+		Certificates: []tls.Certificate{leaf}, ClientCAs: a.Roots(), ClientAuth: tls.RequireAndVerifyClientCert,
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
+	}, nil
+}
+
 // server is the server's certificate for hosts, which are names or addresses.
-func (a *authority) server(now time.Time, hosts ...string) (tls.Certificate, error) {
+func (a *Authority) server(now time.Time, hosts ...string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -102,7 +148,8 @@ type Identity struct {
 	RSA       bool          // 2048 bits as Apple's; else a new key is for ECDSA, which is made faster
 }
 
-func (a *authority) push(id Identity, now time.Time) (chain, key []byte, err error) {
+// Issue makes a push certificate and its key, in PEM.
+func (a *Authority) Issue(id Identity) (chain, key []byte, err error) {
 	switch {
 	case id.Key != nil:
 	case id.RSA:
@@ -113,6 +160,7 @@ func (a *authority) push(id Identity, now time.Time) (chain, key []byte, err err
 	if err != nil {
 		return nil, nil, err
 	}
+	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial(), NotBefore: id.NotBefore, NotAfter: id.NotAfter,
 		Subject: pkix.Name{CommonName: "APSP:simulated", Country: []string{"US"}, ExtraNames: []pkix.AttributeTypeAndValue{
@@ -134,19 +182,14 @@ func (a *authority) push(id Identity, now time.Time) (chain, key []byte, err err
 	return certPEM(der), key, err
 }
 
-// topicOf returns the topic of a push certificate.
-func topicOf(cert *x509.Certificate) string {
+// TopicOf returns the topic of a push certificate, "" if it has none.
+func TopicOf(cert *x509.Certificate) string {
 	for _, name := range cert.Subject.Names {
 		if topic, ok := name.Value.(string); ok && name.Type.Equal(oidUserID) {
 			return topic
 		}
 	}
 	return ""
-}
-
-func fingerprint(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.Raw)
-	return hex.EncodeToString(sum[:])
 }
 
 func serial() *big.Int {
