@@ -66,9 +66,7 @@ func (k *Keeper) look(ctx context.Context) error {
 		return err
 	}
 	for _, e := range expiries {
-		if reached(e.NotAfter, k.now()) > 0 {
-			err = errors.Join(err, k.tellEnd(ctx, e.Topic))
-		}
+		err = errors.Join(err, k.tellEnd(ctx, e.Topic))
 	}
 	return err
 }
@@ -87,8 +85,12 @@ func (k *Keeper) tellEnd(ctx context.Context, topic string) error {
 			return err
 		}
 		place := reached(rec.NotAfter, k.now())
-		if place <= rec.Told {
+		switch {
+		case place == rec.Told:
 			return nil
+		case place < rec.Told: // by a clock that was wrong
+			rec.Told = place
+			return certificates.Put(tx, rec)
 		}
 		rec.Told, news = place, true
 		days = int(max(0, rec.NotAfter.Sub(k.now())) / (24 * time.Hour))

@@ -181,6 +181,9 @@ func (s *Service) takeOver(tx storage.Tx, t TakeOver, f Former) (mdm.DeviceID, T
 	if err := mdm.PutDevice(tx, d); err != nil {
 		return "", "", err
 	}
+	if err := s.mdm.Reachable(tx, d); err != nil {
+		return "", "", err
+	}
 	if err := s.takeSecrets(tx, d, f); err != nil {
 		return "", "", err
 	}

@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ func (s *Service) TokenUpdate(ctx context.Context, p Peer, m TokenUpdateMessage)
 
 func (s *Service) deviceToken(tx storage.Tx, c caller, m TokenUpdateMessage) (d mdm.Device, enrolled bool, err error) {
 	d = c.device
+	m.Push.Topic = cmp.Or(d.Topic, m.Push.Topic) // its profile's: no device changes it
 	// The token may change on either certificate of a renewal. It takes effect at
 	// once under the old one; under the new one with the renewal, because a device
 	// whose renewal failed goes back to its old magic.
@@ -131,6 +133,7 @@ func (s *Service) userToken(tx storage.Tx, c caller, m TokenUpdateMessage) (u md
 	if err != nil {
 		return u, false, err
 	}
+	m.Push.Topic = cmp.Or(c.device.Topic, m.Push.Topic)
 	if older(m.Push, u.Push) {
 		return u, false, ErrStale
 	}

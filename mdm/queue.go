@@ -109,7 +109,7 @@ type Entry struct {
 	// which less is kept.
 	UserEnrolled bool   `json:"user_enrolled,omitempty"`
 	NoPush       bool   `json:"no_push,omitempty"` // the device is not woken for it
-	Origin       string `json:"origin,omitempty"` // as of its Command; commands from before it was kept here have none
+	Origin       string `json:"origin,omitempty"`  // as of its Command; commands from before it was kept here have none
 
 	ErrorChain []command.ChainedError `json:"error_chain,omitempty"`
 	Result     json.RawMessage        `json:"result,omitempty"` // the decoded answer
