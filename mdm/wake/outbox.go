@@ -20,11 +20,27 @@ type call struct {
 	End     int       `json:"end"`
 	At      time.Time `json:"at"`  // when the command was queued for them
 	Due     time.Time `json:"due"` // not before
+	Urgent  bool      `json:"urgent,omitempty"`
 }
 
-func (c call) key() string { return string(storage.Key(timeKey(c.Due), c.Seq, fmt.Sprint(c.First))) }
+func (c call) key() string {
+	return string(storage.Key(place(c.Urgent), timeKey(c.Due), c.Seq, fmt.Sprint(c.First)))
+}
 
-// calls are in the order in which they are due.
+// place has calls for what is urgent come before all others.
+func place(urgent bool) string {
+	if urgent {
+		return "!"
+	}
+	return "-"
+}
+
+// dueCalls is the range of calls that are due at a time.
+func dueCalls(urgent bool, at time.Time) storage.Range {
+	return storage.Range{Start: storage.Key(place(urgent)), End: storage.Key(place(urgent), timeKey(at.Add(1))), Limit: batch}
+}
+
+// calls are in the order in which they are due, those for what is urgent before the others.
 var calls = storage.NewCollection("mdm.wake_outbox", 1, call.key)
 
 func timeKey(at time.Time) string { return fmt.Sprintf("%016x", max(at.UnixNano(), 0)) }
@@ -36,7 +52,9 @@ const topic = "mdm.wake"
 func (s *Service) Queued(tx storage.Tx, c mdm.Command, first int, after time.Duration) error {
 	now := s.now().UTC()
 	return errors.Join(
-		calls.Put(tx, call{Seq: c.Seq, Command: c.UUID, First: first, End: len(c.Targets), At: now, Due: now.Add(after)}),
+		calls.Put(tx, call{
+			Seq: c.Seq, Command: c.UUID, First: first, End: len(c.Targets), At: now, Due: now.Add(after), Urgent: c.Priority == mdm.Urgent,
+		}),
 		tx.Notify(topic),
 	)
 }

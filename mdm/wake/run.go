@@ -64,14 +64,12 @@ func (s *Service) Run(ctx context.Context) error {
 
 // round does what there is to do, and says when to look again.
 func (d *dispatcher) round(ctx context.Context) (wait time.Duration, err error) {
-	for ctx.Err() == nil {
-		wait, err = d.untilCall(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if wait > 0 {
-			break
-		}
+	wait, err = d.untilCall(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if wait == 0 {
+		// A batch at a time: what is due meanwhile does not wait for all of a large fleet.
 		jobs, more, err := d.takeCalls(ctx, d.free)
 		if err != nil {
 			return 0, err
@@ -80,15 +78,12 @@ func (d *dispatcher) round(ctx context.Context) (wait time.Duration, err error) 
 			d.launch(ctx, topic, list)
 		}
 		if !more {
-			break
+			wait = idle
 		}
 	}
 	looks, err := d.looks(ctx)
 	if err != nil {
 		return 0, err
-	}
-	if wait <= 0 {
-		wait = idle
 	}
 	for _, l := range looks {
 		next, err := d.tend(ctx, l)
@@ -104,11 +99,14 @@ func (d *dispatcher) round(ctx context.Context) (wait time.Duration, err error) 
 func (d *dispatcher) untilCall(ctx context.Context) (wait time.Duration, err error) {
 	err = d.db.View(ctx, func(tx storage.Tx) error {
 		wait = idle
-		for c, err := range calls.All(tx, storage.Range{Limit: 1}) {
-			if err != nil {
-				return err
+		for _, urgent := range []bool{true, false} {
+			r := storage.Range{Prefix: storage.KeyPrefix(place(urgent)), Limit: 1}
+			for c, err := range calls.All(tx, r) {
+				if err != nil {
+					return err
+				}
+				wait = min(wait, max(c.Due.Sub(d.now()), 0))
 			}
-			wait = min(max(c.Due.Sub(d.now()), 0), idle)
 		}
 		return nil
 	})

@@ -189,13 +189,15 @@ type called struct {
 func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 	ids := called{by: make(map[mdm.DeviceID]call)}
 	var list []call
-	for c, err := range calls.All(tx, storage.Range{End: storage.Key(timeKey(s.now().Add(1))), Limit: batch}) {
-		if err != nil {
-			return ids, err
+	for _, urgent := range []bool{true, false} {
+		for c, err := range calls.All(tx, dueCalls(urgent, s.now())) {
+			if err != nil {
+				return ids, err
+			}
+			list = append(list, c)
 		}
-		list = append(list, c)
 	}
-	ids.more = len(list) == batch
+	ids.more = len(list) >= batch
 	for _, c := range list {
 		if len(ids.order) >= batch {
 			ids.more = true
@@ -220,6 +222,7 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 				ids.order = append(ids.order, id)
 			}
 			if c.At.After(newest.At) {
+				c.Urgent = c.Urgent || newest.Urgent
 				ids.by[id] = c
 			}
 		}
@@ -278,6 +281,9 @@ func (s *Service) callDevice(tx storage.Tx, id mdm.DeviceID, by call, set Settin
 		w.State = mdm.WakeDue
 	}
 	w.NextAt = now
+	if by.Urgent { // before whoever else waits for the topic
+		w.NextAt = now.Add(-time.Hour)
+	}
 	on, known := paused[w.Topic]
 	if !known {
 		if err := s.introduce(tx, w.Topic); err != nil {

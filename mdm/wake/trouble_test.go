@@ -671,3 +671,87 @@ func (b *bench) passTo(t testing.TB, d time.Duration) (n int) {
 	}
 	return n
 }
+
+func TestADeviceThatMovedIsPushedByItsNewTopic(t *testing.T) {
+	b := newBench(t)
+	delete(b.certs, topic)
+	b.certs["new"] = "one"
+	var all []mdm.DeviceID
+	for i := range 60 {
+		all = append(all, b.device(t, fmt.Sprintf("old%02d", i)))
+	}
+	x := b.device(t, "x")
+	b.some(func(token string) apns.Result {
+		if token == "moved" {
+			return sent
+		}
+		return apns.Result{Outcome: apns.Refused, Reason: apns.ReasonNoCertificate, Whole: true}
+	})
+	b.queue(t, append(all, x)...)
+	if _, err := b.Work(ctx); err != nil {
+		t.Fatal(err)
+	}
+	b.polls(t, x, mdm.Acknowledged) // it came by itself and has all
+	b.update(t, func(tx storage.Tx) error {
+		d, err := mdm.GetDevice(tx, x)
+		if err != nil {
+			return err
+		}
+		d.Push = &mdm.Push{Topic: "new", Token: []byte("moved"), Magic: "magic", ToldAt: b.now}
+		if err := mdm.PutDevice(tx, d); err != nil {
+			return err
+		}
+		return b.mdm.Reachable(tx, d)
+	})
+	b.now = b.now.Add(time.Second)
+	b.apple.took()
+	b.queue(t, x)
+	queued := b.now
+	for b.now.Sub(queued) < 5*time.Hour {
+		if b.pass(t, 5*time.Second, 5*time.Second)["moved"] > 0 {
+			break
+		}
+	}
+	if d := b.now.Sub(queued); d > time.Minute {
+		t.Errorf("by a topic whose certificate is good the device was pushed after %s", d)
+	}
+}
+
+func TestWhatIsGivenUpStaysSo(t *testing.T) {
+	b := newBench(t)
+	b.device(t, "bad")
+	b.some(badOnes)
+	b.queue(t, "bad")
+	b.pass(t, 30*24*time.Hour, time.Hour)
+	n := b.pass(t, 150*24*time.Hour, time.Hour)["bad"]
+	if e := b.events(t); n > 0 || strings.Count(e, "push.failing") > 1 {
+		t.Errorf("one device that Apple always refuses: pushed %d times from day 30 to 180 (it is to be given up after 14); alarms: %s", n, e)
+	}
+}
+
+func TestOneBadDeviceMasksNoFleet(t *testing.T) {
+	b := newBench(t)
+	b.device(t, "bad")
+	var all []mdm.DeviceID
+	for i := range 20 {
+		all = append(all, b.device(t, fmt.Sprintf("g%02d", i)))
+	}
+	b.some(badOnes)
+	b.queue(t, "bad", "g00")
+	b.work(t, "bad g00")
+	b.pass(t, 24*time.Hour, time.Hour)
+	before := b.events(t)
+	b.answersAll(badToken.Reason)
+	b.queue(t, all...)
+	if _, err := b.Work(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if p := b.trouble(t); p.PausedUntil.IsZero() {
+		t.Fatal("the topic is not paused")
+	}
+	if after := b.events(t); after == before {
+		t.Errorf("all of the topic is refused and paused now, and nothing was told: %s", after)
+	}
+}
+
+func (b *bench) answersAll(string) { b.apple.answers(badToken) }
