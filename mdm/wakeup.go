@@ -114,6 +114,8 @@ type Pushing struct {
 	Failures    int       `json:"failures,omitempty"` // in a row
 	// Certificate is the SHA-256 of the one that was refused: another ends the trouble.
 	Certificate string `json:"certificate,omitempty"`
+	// Announced is the trouble that there was an event of, which one of its end follows.
+	Announced PushTrouble `json:"announced,omitempty"`
 	// RefusedAt is since when Apple has refused pushes to single devices, and Refused its word;
 	// Told says that this was an event.
 	RefusedAt time.Time `json:"refused_at,omitzero"`
@@ -166,14 +168,6 @@ func PutPushing(tx storage.Tx, p Pushing) error {
 
 // HasPushing says whether there is a record of a topic.
 func HasPushing(tx storage.Tx, topic string) (bool, error) { return pushing.Has(tx, topic) }
-
-// DeletePushing forgets a topic that nobody is to be pushed by.
-func DeletePushing(tx storage.Tx, topic string) error {
-	if err := pushing.Delete(tx, topic); err != nil {
-		return fmt.Errorf("pushing by %s: %w", topic, err)
-	}
-	return nil
-}
 
 // AllPushing yields how pushing goes, for each topic that was ever to be pushed by.
 func AllPushing(tx storage.Tx) iter.Seq2[Pushing, error] { return pushing.All(tx, storage.Range{}) }

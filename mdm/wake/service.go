@@ -2,9 +2,9 @@ package wake
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
@@ -45,7 +45,11 @@ type Service struct {
 	count        func(string)
 	log          *slog.Logger
 	now          func() time.Time
-	name         string // as who takes what is due
+	held         struct {
+		mu      sync.Mutex
+		command string
+		targets []mdm.DeviceID
+	}
 }
 
 var _ mdm.Waker = (*Service)(nil)
@@ -56,9 +60,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("wake: DB, MDM, Pusher, Certificates, Log and Now are required")
 	}
 	s := &Service{
-		db: c.DB, mdm: c.MDM, pusher: c.Pusher, demo: c.Demo, certificates: c.Certificates, count: c.Count, log: c.Log, now: c.Now,
-		name: rand.Text(),
-	}
+		db: c.DB, mdm: c.MDM, pusher: c.Pusher, demo: c.Demo, certificates: c.Certificates, count: c.Count, log: c.Log, now: c.Now}
 	if s.demo == nil {
 		s.demo = s.pusher
 	}

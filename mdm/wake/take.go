@@ -13,8 +13,8 @@ import (
 
 const (
 	batch      = 500              // devices in one transaction, and in one call of a Pusher
-	sendLimit  = 15 * time.Second // for one call of a Pusher
-	claimLife  = 20 * time.Second // after which who took something is dead: well after sendLimit
+	sendLimit  = 10 * time.Second // for one call of a Pusher
+	claimLife  = 20 * time.Second // after which who took something is dead: after sendLimit and the time to note what came of it
 	mergeAfter = 2 * time.Second  // pushes to one device keep so far apart, while it has not come
 	idleCheck  = 24 * time.Hour   // of what nothing is done about but to forget it one day
 	refusedGap = 5 * time.Minute  // between two tries of a device that is refused, for new commands
@@ -206,7 +206,7 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 		if err := calls.Delete(tx, c.key()); err != nil {
 			return ids, err
 		}
-		targets, err := mdm.TargetsOf(tx, c.Command)
+		targets, err := s.targetsOf(tx, c)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // swept
 		}
@@ -234,6 +234,21 @@ func (s *Service) nextCalled(tx storage.Tx) (called, error) {
 		}
 	}
 	return ids, nil
+}
+
+// targetsOf returns the targets of the command of c. Those of the last one are held, since
+// a command to a large fleet is taken in many batches; targets are only ever added.
+func (s *Service) targetsOf(tx storage.Tx, c call) ([]mdm.DeviceID, error) {
+	s.held.mu.Lock()
+	defer s.held.mu.Unlock()
+	if s.held.command == c.Command && len(s.held.targets) >= c.End {
+		return s.held.targets, nil
+	}
+	targets, err := mdm.TargetsOf(tx, c.Command)
+	if err == nil && len(targets) > batch {
+		s.held.command, s.held.targets = c.Command, targets
+	}
+	return targets, err
 }
 
 // callDevice notes that a device is to be woken for what was queued at a time, and takes it

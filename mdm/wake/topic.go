@@ -15,10 +15,9 @@ import (
 const (
 	firstPause = time.Second // where Apple can't be reached
 	lastPause  = 16 * time.Second
-	badPause   = time.Hour   // where Apple refuses the certificate
-	gonePause  = time.Minute // where there is none: nothing is sent to find that out
-	firstAll   = 30 * time.Second
-	lastAll    = time.Hour // where Apple refuses all devices
+	badPause   = time.Hour        // where Apple refuses the certificate
+	gonePause  = time.Minute      // where there is none: nothing is sent to find that out
+	allPause   = 20 * time.Second // where Apple refuses all devices, each of which has a wait of its own
 
 	manyRefused = 10 // devices of one batch that were not refused before, and none taken: not their fault
 	tellAfter   = 3  // failures in a row to reach Apple, before that is an event
@@ -117,6 +116,12 @@ func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.P
 	if p == was {
 		return nil, nil
 	}
+	announced := p.Announced
+	if now := told(p); now != mdm.NoPushTrouble {
+		p.Announced = now
+	} else if p.Trouble == mdm.NoPushTrouble {
+		p.Announced = mdm.NoPushTrouble
+	}
 	singles := !p.RefusedAt.IsZero() && !p.Told && p.Trouble != mdm.PushAllRefused && was.Trouble != mdm.PushAllRefused
 	p.Told = p.Told || singles
 	if err := mdm.PutPushing(tx, p); err != nil {
@@ -131,14 +136,13 @@ func (s *Service) judgeTopic(tx storage.Tx, p mdm.Pushing, t tally) (news *mdm.P
 			return nil, err
 		}
 	}
-	before, after := told(was), told(p)
 	switch {
-	case after != mdm.NoPushTrouble && after != before:
-		return &p, s.failing(tx, p.Topic, p.Trouble, p.Reason, p.Sentence())
-	case after == mdm.NoPushTrouble && before != mdm.NoPushTrouble && p.Trouble == mdm.NoPushTrouble:
-		return &p, s.goesAgain(tx, was, before)
+	case p.Announced == announced:
+		return nil, nil
+	case p.Announced == mdm.NoPushTrouble:
+		return &p, s.goesAgain(tx, was, announced)
 	}
-	return nil, nil
+	return &p, s.failing(tx, p.Topic, p.Trouble, p.Reason, p.Sentence())
 }
 
 // pause is how long a topic with trouble rests.
@@ -149,12 +153,12 @@ func pause(p mdm.Pushing) time.Duration {
 	case mdm.PushCertificateBad:
 		return jitter(badPause)
 	case mdm.PushAllRefused:
-		return jitter(min(firstAll<<min(p.Failures-1, 10), lastAll))
+		return jitter(allPause)
 	}
 	return jitter(min(firstPause<<min(p.Failures-1, 10), lastPause))
 }
 
-// told is the trouble of a topic that there was an event of.
+// told is the trouble of a topic that is worth an event.
 func told(p mdm.Pushing) mdm.PushTrouble {
 	if p.Trouble == mdm.PushUnreachable && p.Failures < tellAfter {
 		return mdm.NoPushTrouble
@@ -194,7 +198,7 @@ func (s *Service) endAlarm(ctx context.Context, topic string) error {
 				return err
 			}
 			anybody = true
-			if refused = w.State == mdm.WakeRefused; refused {
+			if refused = w.State == mdm.WakeRefused || w.Tries > 0 && (w.State == mdm.WakeSending || w.State == mdm.WakeRetry); refused {
 				break
 			}
 		}
@@ -202,13 +206,13 @@ func (s *Service) endAlarm(ctx context.Context, topic string) error {
 		if !refused && p.Trouble != mdm.PushAllRefused {
 			p.RefusedAt, p.Refused, p.Told = time.Time{}, "", false
 		}
-		if !anybody {
+		if !anybody { // the record stays: whoever files a wake-up now has seen that it is there
 			p = mdm.Pushing{Topic: topic}
-			err = mdm.DeletePushing(tx, topic)
-		} else if p != was {
-			err = mdm.PutPushing(tx, p)
 		}
-		if err != nil || topic == demoTopic {
+		if p == was {
+			return nil
+		}
+		if err := mdm.PutPushing(tx, p); err != nil || topic == demoTopic {
 			return err
 		}
 		if was.Told && !p.Told {
@@ -216,8 +220,8 @@ func (s *Service) endAlarm(ctx context.Context, topic string) error {
 				return err
 			}
 		}
-		if kind := told(was); kind != mdm.NoPushTrouble && p.Trouble == mdm.NoPushTrouble {
-			return s.goesAgain(tx, was, kind)
+		if was.Announced != mdm.NoPushTrouble && p.Announced == mdm.NoPushTrouble {
+			return s.goesAgain(tx, was, was.Announced)
 		}
 		return nil
 	})
