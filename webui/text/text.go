@@ -11,8 +11,6 @@
 package text
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -33,12 +31,6 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
-
-// messages.zip has the files of messages, which are five times its size. A test holds one
-// against the other.
-//
-//go:embed messages.zip
-var messagesZip []byte
 
 // markdownKeys are the keys whose texts pages show as Markdown: a test keeps it so.
 //
@@ -74,7 +66,6 @@ type Catalogue struct {
 	markdown   *markdown
 	asMarkdown map[string]bool // keys that pages show as Markdown
 
-	files   fs.FS
 	offered []*tongue        // languages that there are texts in, the fallback first
 	matcher language.Matcher // of offered
 	plurals *i18n.Bundle     // says which form a number takes
@@ -86,7 +77,7 @@ type Catalogue struct {
 // start of a server nobody does yet.
 type tongue struct {
 	locale
-	files []string
+	files source
 
 	once   sync.Once
 	texts  map[string]string // by key
@@ -99,15 +90,9 @@ func New(c Config) (*Catalogue, error) {
 		return nil, errors.New("text: DB, Log and Now are required")
 	}
 	cat := &Catalogue{
-		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing, files: c.Messages,
+		db: c.DB, log: c.Log, now: c.Now, secure: c.Secure, missing: c.Missing,
 		markdown: newMarkdown(), asMarkdown: map[string]bool{},
 		plurals: i18n.NewBundle(language.English),
-	}
-	if cat.files == nil {
-		var err error
-		if cat.files, err = zip.NewReader(bytes.NewReader(messagesZip), int64(len(messagesZip))); err != nil {
-			return nil, fmt.Errorf("text: messages.zip: %w", err)
-		}
 	}
 	if cat.missing == nil {
 		cat.missing = cat.report
@@ -119,7 +104,7 @@ func New(c Config) (*Catalogue, error) {
 	for _, key := range keys {
 		cat.asMarkdown[key] = true
 	}
-	if err := cat.offer(); err != nil {
+	if err := cat.offer(c.Messages); err != nil {
 		return nil, fmt.Errorf("text: %w", err)
 	}
 	cat.inForce.Store(cat.edit(0, nil))
@@ -127,22 +112,21 @@ func New(c Config) (*Catalogue, error) {
 }
 
 // offer finds the languages that there are files for, and reads the fallback.
-func (c *Catalogue) offer() error {
-	names, err := fs.Glob(c.files, "*.json")
+func (c *Catalogue) offer(files fs.FS) error {
+	sources, err := ours()
+	if files != nil {
+		sources, err = loose(files)
+	}
 	if err != nil {
 		return err
 	}
 	found := map[string]*tongue{}
-	for _, name := range names {
-		room, lang, _ := strings.Cut(strings.TrimSuffix(name, ".json"), ".")
+	for lang, files := range sources {
 		l := localeOf(lang)
-		if room == "" || l == nil {
-			return fmt.Errorf("%s is not named <room>.<language>.json", name)
+		if l == nil {
+			return fmt.Errorf("%s is no language of texts", lang)
 		}
-		if found[lang] == nil {
-			found[lang] = &tongue{locale: *l}
-		}
-		found[lang].files = append(found[lang].files, name)
+		found[lang] = &tongue{locale: *l, files: files}
 	}
 	var tags []language.Tag
 	for _, l := range locales {
@@ -160,7 +144,7 @@ func (c *Catalogue) offer() error {
 			return err
 		}
 	}
-	found[fallback].once.Do(func() { err = found[fallback].read(c.files) })
+	found[fallback].once.Do(func() { err = found[fallback].read() })
 	if err == nil && len(found[fallback].texts) == 0 {
 		err = errors.New("there are no English texts")
 	}
@@ -168,13 +152,13 @@ func (c *Catalogue) offer() error {
 }
 
 // read takes the files of a language.
-func (t *tongue) read(files fs.FS) error {
+func (t *tongue) read() error {
 	t.texts = map[string]string{}
-	for _, name := range t.files {
-		data, err := fs.ReadFile(files, name)
-		if err != nil {
-			return err
-		}
+	files, err := t.files()
+	if err != nil {
+		return err
+	}
+	for name, data := range files {
 		if strings.HasPrefix(name, appleRoom+".") {
 			t.labels, err = readLabels(data)
 		} else {
@@ -195,7 +179,7 @@ func (c *Catalogue) ours(lang string) *tongue {
 		}
 		t.once.Do(func() {
 			// The files are a part of the program, and its tests read them all.
-			if err := t.read(c.files); err != nil {
+			if err := t.read(); err != nil {
 				c.log.Error("texts not read", "lang", lang, "err", err)
 			}
 			t.alignForms(c.offered[0].texts)
