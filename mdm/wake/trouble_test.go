@@ -10,6 +10,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/apns"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 var badToken = apns.Result{Outcome: apns.Refused, Status: 400, Reason: "BadDeviceToken"}
@@ -44,6 +45,7 @@ func (b *bench) pass(t testing.TB, d, step time.Duration) map[string]int {
 }
 
 func TestAnAlarmEndsWithItsCause(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, end := range map[string]func(b *bench){
 		"the device told a new token and was pushed": func(b *bench) {
 			b.some(func(string) apns.Result { return sent })
@@ -104,6 +106,7 @@ func TestAnAlarmEndsWithItsCause(t *testing.T) {
 }
 
 func TestBadDevicesKeepNobodyElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	var bad []mdm.DeviceID
 	for i := range 12 {
@@ -155,6 +158,7 @@ func TestBadDevicesKeepNobodyElse(t *testing.T) {
 }
 
 func TestOneBadDeviceRestsNoTopic(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, what := range map[string]func(b *bench){
 		"renewal": func(b *bench) { b.certs[topic] = "two"; b.work(t, "bad") },
 		"network": func(b *bench) {
@@ -233,6 +237,7 @@ func TestACertificateIsChangedWhileItIsRefused(t *testing.T) {
 }
 
 func TestAPushThatIsAskedForHasAnEnd(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, r := range map[string]apns.Result{
 		"410":            {Outcome: apns.TokenInvalid, Status: 410, Reason: "Unregistered"},
 		"BadDeviceToken": badToken,
@@ -255,6 +260,7 @@ func TestAPushThatIsAskedForHasAnEnd(t *testing.T) {
 }
 
 func TestAnOutageIsNotCountedAgainstDevices(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	a, c := b.device(t, "a"), b.device(t, "c")
 	b.apple.answers(apns.Result{Outcome: apns.Retry, Reason: apns.ReasonTransport, Whole: true})
@@ -516,6 +522,7 @@ func TestPushesByHandRestNoTopic(t *testing.T) {
 }
 
 func TestHiccupsAreNoAlarms(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	b.device(t, "bad")
 	good := b.device(t, "good")
@@ -718,6 +725,7 @@ func TestADeviceThatMovedIsPushedByItsNewTopic(t *testing.T) {
 }
 
 func TestWhatIsGivenUpStaysSo(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	b.device(t, "bad")
 	b.some(badOnes)
@@ -813,6 +821,7 @@ func TestATopicIsNotForgottenWhileADeviceIsFiled(t *testing.T) {
 }
 
 func TestADozenBadDevicesKeepNobodyElse(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	var bad []mdm.DeviceID
 	for i := range 12 {

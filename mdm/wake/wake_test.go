@@ -300,6 +300,7 @@ func TestADeviceThatHasAllIsNotPushedAgain(t *testing.T) {
 }
 
 func TestASilentDeviceIsPushedTwice(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	a := b.device(t, "a")
 	b.queue(t, a)
@@ -325,6 +326,7 @@ func TestASilentDeviceIsPushedTwice(t *testing.T) {
 }
 
 func TestADeviceThatPutsOffIsPushedAgainAndAgain(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	a := b.device(t, "a")
 	// Its answer comes before Apple's, or after.
@@ -373,6 +375,7 @@ func entryState(t *testing.T, b *bench, id mdm.DeviceID, uuid string) (state mdm
 }
 
 func TestPuttingOffHasALimit(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	a := b.device(t, "a")
 	set := wake.Defaults()
@@ -397,6 +400,7 @@ func TestPuttingOffHasALimit(t *testing.T) {
 }
 
 func TestAppleOutOfReachStormsNobody(t *testing.T) {
+	storagetest.AnyEngine(t)
 	for name, r := range map[string]apns.Result{
 		"no answer":     {Outcome: apns.Retry, Reason: "Transport", Whole: true},
 		"trouble there": {Outcome: apns.Retry, Reason: "InternalServerError", Status: 500},
@@ -545,6 +549,7 @@ func (b *bench) tokenUpdate(t testing.TB, id mdm.DeviceID, token string) {
 }
 
 func TestAWrongCertificateIsOneAlarmAndHealsByItself(t *testing.T) {
+	storagetest.AnyEngine(t)
 	b := newBench(t)
 	b.apple.answers(apns.Result{Outcome: apns.Refused, Status: 400, Reason: "BadDeviceToken"})
 	var ids []mdm.DeviceID
