@@ -224,7 +224,7 @@ func (s *Service) tokenInvalid(tx storage.Tx, w mdm.Wakeup, j job, r apns.Result
 	)
 }
 
-const ourselves = "gatehouse"
+const ourselves = "server"
 
 // retryDelay is how long a device waits after so many tries that did not go.
 func retryDelay(r apns.Result, tries int) time.Duration {
