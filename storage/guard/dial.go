@@ -57,7 +57,8 @@ var (
 	// to be reached by others answers there. Clouds tell their machines secrets at some.
 	neverDialed = prefixes(
 		"0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/4", "240.0.0.0/4",
-		"100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", // metadata of Alibaba, Azure, Amazon
+		"100.100.100.200/32", "168.63.129.16/32", // metadata of Alibaba, Azure
+		"fd00:ec2::/32", "fd20:ce::/64", "fd00:c1::a9fe:a9fe/128", // and over IPv6 of Amazon, Google, Oracle
 		"::/128", "100::/64", "2001::/32", "fe80::/10", "ff00::/8",
 	)
 	// privateRanges are what an organisation has inside, this machine included.
@@ -66,6 +67,9 @@ var (
 		"192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
 		"::1/128", "fc00::/7", "fec0::/10", "2001:db8::/32", "64:ff9b:1::/48",
 	)
+	// metadata is where clouds tell their machines secrets, over IPv4.
+	metadata      = prefixes("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32")
+	localNAT64    = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
 	globalUnicast = netip.MustParsePrefix("2000::/3")
 )
 
@@ -93,12 +97,28 @@ func CheckAddress(a netip.Addr, allowPrivate bool) error {
 	}
 	private := within(privateRanges)
 	switch {
-	case !a.IsValid(), within(neverDialed), a.Is6() && !private && !globalUnicast.Contains(a):
+	case !a.IsValid(), within(neverDialed), localNAT64.Contains(a) && leadsToMetadata(a), a.Is6() && !private && !globalUnicast.Contains(a):
 		return fmt.Errorf("%w: %s is link-local, reserved or a cloud's metadata service", ErrAddress, a)
 	case private && !allowPrivate:
 		return fmt.Errorf("%w: %s is private, and private addresses are not allowed here", ErrAddress, a)
 	}
 	return nil
+}
+
+// leadsToMetadata says whether a local NAT64 may translate a to a cloud's metadata service.
+// How long its prefix is only the network knows, so that each place where the IPv4 address
+// can stand counts (RFC 6052, 2.2).
+func leadsToMetadata(a netip.Addr) bool {
+	b := a.As16()
+	for _, at := range [][4]int{{6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}, {12, 13, 14, 15}} {
+		inside := netip.AddrFrom4([4]byte{b[at[0]], b[at[1]], b[at[2]], b[at[3]]})
+		for _, r := range metadata {
+			if r.Contains(inside) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // embedded returns the IPv4 address that an IPv6 one leads to: by NAT64 (RFC 6052), by

@@ -35,25 +35,32 @@ func TestAddressesThatAreConnectedTo(t *testing.T) {
 		"192.168.0.1":        allowed,
 		"fd12:3456::1":       allowed,
 		"fec0::1":            allowed,
+		"fd20:cf::254":       allowed, // a network of one's own at Google
+		"64:ff9b:1::a00:1":   allowed, // 10.0.0.1 by a local NAT64
 		"::ffff:192.168.0.1": allowed,
 
-		"0.0.0.0":                never,
-		"0.0.0.1":                never,
-		"::":                     never,
-		"169.254.169.254":        never,
-		"::ffff:169.254.169.254": never,
-		"64:ff9b::a9fe:a9fe":     never, // the same by NAT64
-		"2002:a9fe:a9fe::":       never,
-		"fe80::1":                never,
-		"fe80::1%eth0":           never,
-		"fd00:ec2::254":          never,
-		"100.100.100.200":        never,
-		"168.63.129.16":          never,
-		"224.0.0.1":              never,
-		"255.255.255.255":        never,
-		"ff02::1":                never,
-		"2001::1":                never, // Teredo hides one
-		"4000::1":                never, // nobody's yet
+		"0.0.0.0":                  never,
+		"0.0.0.1":                  never,
+		"::":                       never,
+		"169.254.169.254":          never,
+		"::ffff:169.254.169.254":   never,
+		"64:ff9b::a9fe:a9fe":       never, // the same by NAT64
+		"2002:a9fe:a9fe::":         never,
+		"fe80::1":                  never,
+		"fe80::1%eth0":             never,
+		"fd00:ec2::254":            never, // Amazon's metadata over IPv6
+		"fd20:ce::254":             never, // Google's
+		"fd00:c1::a9fe:a9fe":       never, // Oracle's
+		"64:ff9b:1::a9fe:a9fe":     never, // 169.254.169.254 by a local NAT64 of a prefix of 96 bits
+		"64:ff9b:1:a9fe:a9:fe00::": never, // and of one of 48
+		"64:ff9b:1::6464:64c8":     never, // Alibaba's
+		"100.100.100.200":          never,
+		"168.63.129.16":            never,
+		"224.0.0.1":                never,
+		"255.255.255.255":          never,
+		"ff02::1":                  never,
+		"2001::1":                  never, // Teredo hides one
+		"4000::1":                  never, // nobody's yet
 	} {
 		a := netip.MustParseAddr(address)
 		public, private := guard.CheckAddress(a, false), guard.CheckAddress(a, true)
