@@ -219,17 +219,19 @@ func TestSecretsNeverLeave(t *testing.T) {
 	harmless := "<key>DeviceName</key><string>" + harmlessText + "</string>"
 	who := "<key>UDID</key><string>UDID-mac</string>"
 	messages := map[string]mdm.Message{
-		"an unlock token":           {Topic: "mdm.TokenUpdate", Raw: list(who + harmless + "<key>MessageType</key><string>TokenUpdate</string><key>UnlockToken</key>" + data)},
-		"a bootstrap token":         {Topic: "mdm.SetBootstrapToken", Raw: list(who + harmless + "<key>MessageType</key><string>SetBootstrapToken</string><key>BootstrapToken</key>" + data)},
-		"a user's password":         {Topic: "mdm.UserAuthenticate", Raw: list(who + harmless + "<key>MessageType</key><string>UserAuthenticate</string><key>DigestResponse</key>" + text + "<key>AuthToken</key>" + text)},
-		"a security token":          {Topic: "mdm.GetToken", Raw: list(who + harmless + "<key>MessageType</key><string>GetToken</string><key>TokenParameters</key><dict><key>SecurityToken</key>" + text + "</dict>")},
-		"an unlock token asked for": connect("RequestUnlockToken", who+harmless+"<key>UnlockToken</key>"+data),
-		"a bypass code":             connect("ActivationLockBypassCode", who+harmless+"<key>ActivationLockBypassCode</key>"+text),
-		"a PIN":                     connect("DeviceLock", who+harmless+"<key>PIN</key>"+text),
-		"a FileVault key":           connect("SecurityInfo", who+harmless+"<key>SecurityInfo</key><dict><key>FDE_PersonalRecoveryKeyCMS</key>"+data+"</dict>"),
-		"a new FileVault key":       connect("RotateFileVaultKey", who+harmless+"<key>RotateResult</key><dict><key>EncryptedNewRecoveryKey</key>"+data+"</dict>"),
-		"a challenge":               connect("ProfileList", who+harmless+"<key>ProfileList</key><array><dict><key>Challenge</key>"+text+"</dict></array>"),
-		"an app's settings":         connect("ManagedApplicationConfiguration", who+harmless+"<key>Configuration</key><dict><key>api_secret</key><dict><key>inside</key>"+text+"</dict></dict>"),
+		"an unlock token":            {Topic: "mdm.TokenUpdate", Raw: list(who + harmless + "<key>MessageType</key><string>TokenUpdate</string><key>UnlockToken</key>" + data)},
+		"a bootstrap token":          {Topic: "mdm.SetBootstrapToken", Raw: list(who + harmless + "<key>MessageType</key><string>SetBootstrapToken</string><key>BootstrapToken</key>" + data)},
+		"a user's password":          {Topic: "mdm.UserAuthenticate", Raw: list(who + harmless + "<key>MessageType</key><string>UserAuthenticate</string><key>DigestResponse</key>" + text + "<key>AuthToken</key>" + text)},
+		"a security token":           {Topic: "mdm.GetToken", Raw: list(who + harmless + "<key>MessageType</key><string>GetToken</string><key>TokenParameters</key><dict><key>SecurityToken</key>" + text + "</dict>")},
+		"an unlock token asked for":  connect("RequestUnlockToken", who+harmless+"<key>UnlockToken</key>"+data),
+		"a bypass code":              connect("ActivationLockBypassCode", who+harmless+"<key>ActivationLockBypassCode</key>"+text),
+		"a PIN":                      connect("DeviceLock", who+harmless+"<key>PIN</key>"+text),
+		"a FileVault key":            connect("SecurityInfo", who+harmless+"<key>SecurityInfo</key><dict><key>FDE_PersonalRecoveryKeyCMS</key>"+data+"</dict>"),
+		"a new FileVault key":        connect("RotateFileVaultKey", who+harmless+"<key>RotateResult</key><dict><key>EncryptedNewRecoveryKey</key>"+data+"</dict>"),
+		"a challenge":                connect("ProfileList", who+harmless+"<key>ProfileList</key><array><dict><key>Challenge</key>"+text+"</dict></array>"),
+		"what an error quotes":       connect("InstallProfile", who+harmless+"<key>ErrorChain</key><array><dict><key>ErrorCode</key><integer>1</integer><key>LocalizedDescription</key>"+text+"<key>USEnglishDescription</key>"+text+"</dict></array>"),
+		"what a part's error quotes": connect("Settings", who+harmless+"<key>Settings</key><array><dict><key>ErrorChain</key><array><dict><key>LocalizedDescription</key>"+text+"</dict></array></dict></array>"),
+		"an app's settings":          connect("ManagedApplicationConfiguration", who+harmless+"<key>Configuration</key><dict><key>api_secret</key><dict><key>inside</key>"+text+"</dict></dict>"),
 	}
 	for name, m := range messages {
 		m.Device, m.At = someDevice("mac"), noon
@@ -264,6 +266,11 @@ func connect(requestType, inner string) mdm.Message {
 		Topic: "mdm.Connect", Status: "Acknowledged", CommandUUID: "C-1", RequestType: requestType,
 		Raw: list(inner + "<key>Status</key><string>Acknowledged</string><key>CommandUUID</key><string>C-1</string>"),
 	}
+}
+
+// idle is a poll that answers nothing.
+func idle(inner string) mdm.Message {
+	return mdm.Message{Topic: "mdm.Connect", Status: "Idle", Raw: list(inner + "<key>Status</key><string>Idle</string>")}
 }
 
 // opened is a body with its payload decoded.
@@ -311,6 +318,12 @@ func TestAPersonsOwnStaysTheirs(t *testing.T) {
 		"what nobody documents":          connect("DeviceInformation", who+"<key>QueryResponses</key><dict><key>OSVersion</key><string>"+harmlessText+"</string></dict><key>Whatever</key>"+secret),
 		"their apps":                     connect("InstalledApplicationList", who+"<key>InstalledApplicationList</key><array><dict><key>Identifier</key>"+secret+"</dict></array>"),
 		"answers to what nobody knows":   connect("", who+"<key>Something</key>"+secret),
+		"what an error quotes":           connect("DeviceInformation", who+"<key>ErrorChain</key><array><dict><key>ErrorCode</key><integer>1</integer><key>ErrorDomain</key><string>"+harmlessText+"</string><key>LocalizedDescription</key>"+secret+"</dict></array>"),
+		"identifiers at a poll":          idle(who + "<key>UDID</key>" + secret + "<key>SerialNumber</key>" + secret + "<key>UserShortName</key><string>" + harmlessText + "</string>"),
+		"what hides under a known key":   idle(who + "<key>NotOnConsole</key><dict><key>UserID</key>" + secret + "</dict>"),
+		"what no check-in documents":     {Topic: "mdm.TokenUpdate", Raw: list(who + "<key>MessageType</key><string>TokenUpdate</string><key>PushMagic</key><string>" + harmlessText + "</string><key>WiFiMAC</key>" + secret + "<key>ICCID</key>" + secret + "<key>PhoneNumber</key>" + secret + "<key>QueryResponses</key><dict><key>SerialNumber</key>" + secret + "</dict>")},
+		"the watch that a token is for":  {Topic: "mdm.GetToken", Raw: list(who + "<key>MessageType</key><string>GetToken</string><key>TokenServiceType</key><string>" + harmlessText + "</string><key>TokenParameters</key><dict><key>PhoneUDID</key>" + secret + "</dict>")},
+		"what it reports of itself":      {Topic: "mdm.DeclarativeManagement", Raw: list(who + "<key>MessageType</key><string>DeclarativeManagement</string><key>Endpoint</key><string>" + harmlessText + "</string><key>Data</key><data>" + base64.StdEncoding.EncodeToString(sentinelData) + "</data>")},
 		"identifiers at a check-in":      {Topic: "mdm.Authenticate", Raw: list(who + "<key>MessageType</key><string>Authenticate</string><key>Model</key><string>" + harmlessText + "</string><key>SerialNumber</key>" + secret + "<key>IMEI</key>" + secret)},
 	} {
 		m.Device, m.At = phone, noon
@@ -323,6 +336,43 @@ func TestAPersonsOwnStaysTheirs(t *testing.T) {
 			t.Errorf("%s: nothing is left in %s", name, open)
 		}
 		checkNano(t, body)
+	}
+}
+
+func TestWhatWaitsIsReducedOnceRawPayloadsAreOff(t *testing.T) {
+	h := newHouse(t)
+	r := newReceiver(t)
+	made := h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect", "mdm.TokenUpdate"), withRaw)
+	r.status(503)
+	answer := acknowledged("1", "A")
+	answer.Raw = list("<key>UDID</key><string>UDID-1</string><key>Status</key><string>Acknowledged</string><key>CommandUUID</key><string>A</string><key>QueryResponses</key><dict><key>PhoneNumber</key><string>" + sentinelText + "</string></dict>")
+	update := mdm.Message{Topic: "mdm.TokenUpdate", Device: someDevice("2"), Raw: list("<key>UDID</key><string>UDID-2</string><key>MessageType</key><string>TokenUpdate</string><key>Topic</key><string>com.apple.mgmt.External.1</string><key>PushMagic</key><string>" + sentinelText + "</string>")}
+	h.hear(t, answer)
+	h.hear(t, update)
+	h.settle(t)
+	before := len(r.got())
+	if before == 0 || findSentinel(opened(r.got()[0].body)) == "" {
+		t.Fatal("nothing was sent raw while that was on")
+	}
+	if _, err := h.Update(t.Context(), "user:ana", made.ID, webhook.Change{RawPayloads: ptr(false)}); err != nil {
+		t.Fatal(err)
+	}
+	r.status(200)
+	h.pass(12 * time.Hour)
+	h.settle(t)
+	after := r.got()[before:]
+	if len(after) != 2 {
+		t.Fatalf("%d requests, want what waited", len(after))
+	}
+	for _, p := range after {
+		checkNano(t, p.body)
+		open := opened(p.body)
+		if findSentinel(open) != "" {
+			t.Errorf("what waited is still sent raw: %s", open)
+		}
+		if bytes.Contains(open, []byte("TokenUpdate</string>")) && !bytes.Contains(open, []byte("com.apple.mgmt.External.1")) {
+			t.Errorf("a reduced TokenUpdate without its topic: %s", open)
+		}
 	}
 }
 

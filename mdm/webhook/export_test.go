@@ -73,7 +73,7 @@ func Body(m mdm.Message, format Format, raw bool) (body []byte, contentType stri
 	if err := json.Unmarshal(kept, &l); err != nil {
 		panic(err)
 	}
-	if body, contentType, err = s.body(l, format); err != nil {
+	if body, contentType, err = s.body(l, format, raw); err != nil {
 		panic(err)
 	}
 	return body, contentType

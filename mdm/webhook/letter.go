@@ -30,6 +30,8 @@ type told struct {
 	Tally       *int      `json:"tally,omitempty"`
 
 	Raw []byte `json:"raw"`
+	// Whole is a Raw that says more than the reduced form does.
+	Whole bool `json:"whole,omitempty"`
 	// Unread is a Raw as the device sent it: it is large, so what must not leave is taken out
 	// when it is sent, and not while the device waits.
 	Unread bool `json:"unread,omitempty"`
@@ -48,16 +50,17 @@ const (
 	typeCloudEvent = "application/cloudevents+json; charset=utf-8"
 )
 
-// body returns what is sent to a target of that format.
-func (s *Service) body(l letter, format Format) (body []byte, contentType string, err error) {
+// body returns what is sent to a target of that format. raw says whether it is to get raw
+// payloads now, whatever it was when the letter was written.
+func (s *Service) body(l letter, format Format, raw bool) (body []byte, contentType string, err error) {
 	switch {
 	case l.Message == nil:
 		return l.Event, typeCloudEvent, nil
 	case format == NanoMDM:
-		body, err = json.Marshal(l.Message.nanoMDM())
+		body, err = json.Marshal(l.Message.nanoMDM(raw))
 		return body, typeNanoMDM, err
 	}
-	body, err = json.Marshal(s.messageEvent(l.Message))
+	body, err = json.Marshal(s.messageEvent(l.Message, raw))
 	return body, typeCloudEvent, err
 }
 
@@ -88,23 +91,26 @@ type nanoCheckIn struct {
 	RawPayload       []byte  `json:"raw_payload"`
 }
 
-// payload returns the property list that may leave the server.
-func (t *told) payload() []byte {
+// payload returns the property list that may leave the server, whole only if raw is set.
+func (t *told) payload(raw bool) []byte {
+	if t.Whole && !raw {
+		return t.reducedOf(t.Raw, topicOf(t.Raw))
+	}
 	if !t.Unread {
 		return t.Raw
 	}
-	if raw, ok := withoutSecrets(t.Raw); ok {
-		return raw
+	if clean, ok := withoutSecrets(t.Raw); ok {
+		return clean
 	}
 	return t.reduced(nil)
 }
 
-func (t *told) nanoMDM() nanoEvent {
+func (t *told) nanoMDM(raw bool) nanoEvent {
 	e := nanoEvent{Topic: t.Topic, EventID: t.ID, CreatedAt: t.At}
 	if t.Topic == topicConnect {
-		e.Acknowledge = &nanoAcknowledge{t.IDs, t.UDID, t.Enrollment, t.Status, t.CommandUUID, t.payload()}
+		e.Acknowledge = &nanoAcknowledge{t.IDs, t.UDID, t.Enrollment, t.Status, t.CommandUUID, t.payload(raw)}
 	} else {
-		e.CheckIn = &nanoCheckIn{t.IDs, t.UDID, t.Enrollment, t.Tally, t.payload()}
+		e.CheckIn = &nanoCheckIn{t.IDs, t.UDID, t.Enrollment, t.Tally, t.payload(raw)}
 	}
 	return e
 }
@@ -161,9 +167,9 @@ type messageData struct {
 	RawPayload   []byte  `json:"raw_payload"`
 }
 
-func (s *Service) messageEvent(t *told) cloudEvent {
+func (s *Service) messageEvent(t *told, raw bool) cloudEvent {
 	return s.cloudEvent(t.ID, t.Topic, t.DeviceID, t.At, messageData{
-		t.DeviceID, t.IDs, t.UDID, t.Enrollment, t.Status, t.CommandUUID, t.RequestType, t.Tally, t.payload(),
+		t.DeviceID, t.IDs, t.UDID, t.Enrollment, t.Status, t.CommandUUID, t.RequestType, t.Tally, t.payload(raw),
 	})
 }
 

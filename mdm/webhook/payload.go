@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"time"
@@ -57,15 +58,33 @@ func (t *told) reduced(chain []command.ChainedError) []byte {
 	return raw
 }
 
+// reducedOf is reduced, of what the device sent; topic is its push topic.
+func (t *told) reducedOf(raw []byte, topic string) []byte {
+	var chain []command.ChainedError
+	if t.Topic == topicConnect && t.Status != statusIdle && bytes.Contains(raw, []byte("ErrorChain")) {
+		chain, _ = command.DecodeErrorChain(raw, payloadLimits) // of what can't be read, there is none
+	}
+	reduced := t.reduced(chain)
+	if t.Topic == "mdm.Authenticate" || t.Topic == "mdm.TokenUpdate" {
+		return withTopic(reduced, topic)
+	}
+	return reduced
+}
+
+// topicOf returns the push topic that a message names.
+func topicOf(raw []byte) string {
+	d, _ := dictionary(raw)
+	topic, _ := d["Topic"].(string)
+	return topic
+}
+
+// errorChain returns the codes of an ErrorChain. How the device words an error is left out,
+// as that may quote what it was sent.
 func errorChain(chain []command.ChainedError) (links []any) {
 	for _, e := range chain {
 		link := map[string]any{"ErrorCode": e.ErrorCode}
-		for key, text := range map[string]string{
-			"ErrorDomain": e.ErrorDomain, "LocalizedDescription": e.LocalizedDescription, "USEnglishDescription": e.USEnglishDescription,
-		} {
-			if text != "" && plistxml.Carries(text) {
-				link[key] = text
-			}
+		if e.ErrorDomain != "" && plistxml.Carries(e.ErrorDomain) {
+			link["ErrorDomain"] = e.ErrorDomain
 		}
 		links = append(links, link)
 	}
@@ -108,12 +127,12 @@ func withoutSecrets(raw []byte) (clean []byte, ok bool) {
 }
 
 // secretEnds are what the keys of secrets end in, in lower case: those that package command
-// keeps out of what it decodes, and those of check-ins. What stands in the value of such a
-// key is a secret, too.
+// keeps out of what it decodes, those of check-ins, and how devices word errors, which may
+// quote what they were sent. What stands in the value of such a key is a secret, too.
 var secretEnds = []string{
 	"password", "passwordhash", "passcode", "bypasscode", "redemptioncode",
 	"recoverykey", "recoverykeycms", "challenge", "token", "secret", "apikey", "privatekey",
-	"digestresponse", "tokendata",
+	"digestresponse", "tokendata", "localizeddescription", "usenglishdescription",
 }
 
 func isSecret(key string) bool {
@@ -177,10 +196,10 @@ func ofPerson(raw []byte, m mdm.Message) (clean []byte, ok bool) {
 		return nil, false
 	}
 	if m.Topic != topicConnect {
-		for _, key := range []string{"UDID", "SerialNumber", "IMEI", "MEID", "DeviceName", "UnlockToken"} {
-			delete(d, key)
-		}
-	} else if m.Status != statusIdle {
+		onlyKeys(d, checkInKeys)
+	} else if m.Status == statusIdle {
+		onlyKeys(d, protocolKeys)
+	} else {
 		if m.RequestType == "" || ownTypes[m.RequestType] {
 			return nil, false
 		}
@@ -207,7 +226,7 @@ func ofPerson(raw []byte, m mdm.Message) (clean []byte, ok bool) {
 			}
 		}
 		for key, value := range d {
-			if protocolKeys[key] {
+			if protocolKeys[key] && (key == "ErrorChain" || !nested(value)) {
 				continue
 			}
 			if _, ok := allowed[key]; !ok {
@@ -226,6 +245,35 @@ func ofPerson(raw []byte, m mdm.Message) (clean []byte, ok bool) {
 var protocolKeys = map[string]bool{
 	"EnrollmentID": true, "EnrollmentUserID": true, "UserID": true, "UserShortName": true, "NotOnConsole": true,
 	"CommandUUID": true, "RequestType": true, "Status": true, "ErrorChain": true,
+}
+
+// checkInKeys are what Apple documents of the check-ins of a User Enrollment, without what
+// would tell devices apart: names and identifiers, the device's among them in what it asks a
+// token for, and the reports of declarative management, of which only who reads them knows
+// what they hold.
+var checkInKeys = map[string]bool{
+	"MessageType": true, "EnrollmentID": true, "EnrollmentUserID": true, "UserID": true, "UserShortName": true, "UserLongName": true,
+	"NotOnConsole": true, "Topic": true, "Token": true, "PushMagic": true, "AwaitingConfiguration": true,
+	"BuildVersion": true, "OSVersion": true, "ProductName": true, "Model": true, "ModelName": true,
+	"Endpoint": true, "TokenServiceType": true, "BootstrapToken": true, "DigestResponse": true, "AuthToken": true,
+}
+
+// onlyKeys leaves in d what these keys name, each with one value.
+func onlyKeys(d map[string]any, keys map[string]bool) {
+	for key, value := range d {
+		if !keys[key] || nested(value) {
+			delete(d, key)
+		}
+	}
+}
+
+// nested says that v holds other values.
+func nested(v any) bool {
+	switch v.(type) {
+	case map[string]any, []any:
+		return true
+	}
+	return false
 }
 
 // prune returns v with only the keys that allowed has in the same places.

@@ -104,7 +104,7 @@ func (s *Service) exchange(ctx context.Context, t Target, id string, l letter, t
 
 // request makes the request of a delivery.
 func (s *Service) request(ctx context.Context, t Target, id string, l letter, at time.Time) (*http.Request, error) {
-	body, contentType, err := s.body(l, t.Format)
+	body, contentType, err := s.body(l, t.Format, t.RawPayloads)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
-	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -73,16 +72,10 @@ func tell(id string, m mdm.Message, raw bool) *told {
 			t.Raw, ok = withoutSecrets(m.Raw)
 		}
 		if ok {
+			t.Whole = true
 			return t
 		}
 	}
-	var chain []command.ChainedError
-	if m.Topic == topicConnect && m.Status != statusIdle && bytes.Contains(m.Raw, []byte("ErrorChain")) {
-		chain, _ = command.DecodeErrorChain(m.Raw, payloadLimits) // of what can't be read, there is none
-	}
-	t.Raw = t.reduced(chain)
-	if m.Topic == "mdm.Authenticate" || m.Topic == "mdm.TokenUpdate" {
-		t.Raw = withTopic(t.Raw, m.Device.Topic)
-	}
+	t.Raw, t.Unread = t.reducedOf(m.Raw, m.Device.Topic), false
 	return t
 }
