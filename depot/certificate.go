@@ -436,5 +436,5 @@ func (d *Depot) DueForRenewal(tx storage.Tx, before time.Time, limit int) iter.S
 // Page returns up to limit records and the cursor of the next page, empty on the
 // last one.
 func (d *Depot) Page(tx storage.Tx, cursor string, limit int) ([]Certificate, string, error) {
-	return certificates.Page(tx, cursor, limit)
+	return storage.Page(tx, certificates, cursor, limit)
 }

@@ -197,7 +197,7 @@ func (s *Service) Attempt(ctx context.Context, id string) (a Attempt, err error)
 // Attempts returns a page of attempts in the order of their IDs; next is empty at the end.
 func (s *Service) Attempts(ctx context.Context, cursor string, limit int) (page []Attempt, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		page, next, err = attempts.Page(tx, cursor, limit)
+		page, next, err = storage.Page(tx, attempts, cursor, limit)
 		return err
 	})
 	if err != nil {

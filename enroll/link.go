@@ -257,7 +257,7 @@ func (s *Service) Link(ctx context.Context, id string) (l Link, err error) {
 // Links returns a page of links in the order of their IDs; next is empty at the end.
 func (s *Service) Links(ctx context.Context, cursor string, limit int) (page []Link, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		page, next, err = links.Page(tx, cursor, limit)
+		page, next, err = storage.Page(tx, links, cursor, limit)
 		return err
 	})
 	if err != nil {

@@ -121,7 +121,7 @@ func (s *Service) FindLinks(ctx context.Context, f LinkFilter, cursor string, li
 		found, next = nil, cursor
 		for read := 0; read < most && len(found) < limit; {
 			var page []Link
-			if page, next, err = links.Page(tx, next, limit-len(found)); err != nil {
+			if page, next, err = storage.Page(tx, links, next, limit-len(found)); err != nil {
 				return err
 			}
 			for _, l := range page {

@@ -125,7 +125,7 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 		counted, looked, last := 0, 0, cursor
 		for {
 			chunk := 0
-			for c, err := range commands.Descend(tx, commandsByAge, last, lookChunk) {
+			for c, err := range storage.Descend(tx, commands, commandsByAge, last, lookChunk) {
 				if err != nil {
 					return err
 				}
@@ -349,7 +349,7 @@ func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page [
 		if cursor != "" && len(cursor) != len(seqAt(0)) {
 			return storage.ErrBadCursor
 		}
-		for b, err := range batches.Descend(tx, batchesByAge, cursor, limit+1) {
+		for b, err := range storage.Descend(tx, batches, batchesByAge, cursor, limit+1) {
 			if err != nil {
 				return err
 			}

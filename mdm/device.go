@@ -294,7 +294,7 @@ func GetDevice(tx storage.Tx, id DeviceID) (Device, error) {
 // PageDevices returns up to limit enrollments, user channels among them, in the order of
 // their ids, and the cursor of the next page, empty at the end.
 func PageDevices(tx storage.Tx, cursor string, limit int) ([]Device, string, error) {
-	return devices.Page(tx, cursor, limit)
+	return storage.Page(tx, devices, cursor, limit)
 }
 
 // ReadDevice is what [storage.Tx.Prefetch] takes for GetDevice.

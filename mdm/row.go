@@ -209,7 +209,7 @@ func (s *Service) fillRows(ctx context.Context) error {
 		next := ""
 		err := s.db.Update(ctx, func(tx storage.Tx) (err error) {
 			var page []Device
-			page, next, err = devices.Page(tx, cursor, fillBatch)
+			page, next, err = storage.Page(tx, devices, cursor, fillBatch)
 			if err != nil {
 				return err
 			}

@@ -67,7 +67,7 @@ type Overview struct {
 // of their ids. The cursor of the next page is empty at the end.
 func (s *Service) Devices(ctx context.Context, cursor string, limit int) (page []Overview, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		ds, n, err := devices.Page(tx, cursor, limit)
+		ds, n, err := storage.Page(tx, devices, cursor, limit)
 		if err != nil {
 			return err
 		}

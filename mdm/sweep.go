@@ -233,7 +233,7 @@ func (s *Service) deleteCommand(tx storage.Tx, c Command) error {
 	if err := commands.Delete(tx, c.UUID); err != nil || c.Batch == "" {
 		return err
 	}
-	for _, err := range commands.LookupAfter(tx, commandsByBatch, c.Batch, "") {
+	for _, err := range storage.LookupAfter(tx, commands, commandsByBatch, c.Batch, "") {
 		return err // there are others yet
 	}
 	return batches.Delete(tx, c.Batch)

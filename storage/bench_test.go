@@ -42,7 +42,7 @@ func BenchmarkCollection(b *testing.B) {
 		"Lookup": func(tx storage.Tx) error { return counted(gadgets.Lookup(tx, "tag", "x")) },
 		"All":    func(tx storage.Tx) error { return counted(gadgets.All(tx, storage.Range{})) },
 		"Page": func(tx storage.Tx) error {
-			_, _, err := gadgets.Page(tx, "", len(all))
+			_, _, err := storage.Page(tx, gadgets, "", len(all))
 			return err
 		},
 	} {

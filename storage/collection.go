@@ -413,7 +413,8 @@ func (c *Collection[T]) Lookup(tx Tx, index, value string) iter.Seq2[T, error] {
 
 // LookupAfter is [Collection.Lookup] from the record after the one whose primary key is
 // after, whether or not that is there; "" is before the first. It is not for unique indexes.
-func (c *Collection[T]) LookupAfter(tx Tx, index, value, after string) iter.Seq2[T, error] {
+// Like [Sweep] it is no method.
+func LookupAfter[T any](tx Tx, c *Collection[T], index, value, after string) iter.Seq2[T, error] {
 	return typedSeq[T](c.lookup(tx, index, value, after))
 }
 
@@ -505,8 +506,8 @@ func (c *records) ascend(tx Tx, index string, from, to string, limit int) iter.S
 
 // Descend yields records from the highest value in the index to the lowest: those with a
 // value < before, all if that is "", and at most limit of them unless it is 0. Otherwise it
-// is as [Collection.Ascend].
-func (c *Collection[T]) Descend(tx Tx, index string, before string, limit int) iter.Seq2[T, error] {
+// is as [Collection.Ascend]. Like [Sweep] it is no method.
+func Descend[T any](tx Tx, c *Collection[T], index string, before string, limit int) iter.Seq2[T, error] {
 	return typedSeq[T](c.descend(tx, index, before, limit))
 }
 
@@ -567,14 +568,14 @@ const defaultPage = 100
 // beginning after the page that handed out cursor ("" is the first page), and the cursor
 // of the next page, which is "" at the end. Cursors are opaque and safe in URLs; what
 // was added or removed between two calls shifts nothing. The error wraps [ErrBadCursor]
-// when cursor is not of this list.
-func (c *Collection[T]) Page(tx Tx, cursor string, limit int) (items []T, next string, err error) {
-	return c.PagePrefix(tx, nil, cursor, limit, false)
+// when cursor is not of this list. Like [Sweep] it is no method.
+func Page[T any](tx Tx, c *Collection[T], cursor string, limit int) (items []T, next string, err error) {
+	return PagePrefix(tx, c, nil, cursor, limit, false)
 }
 
-// PagePrefix is [Collection.Page] for the records whose keys begin with prefix, which
+// PagePrefix is [Page] for the records whose keys begin with prefix, which
 // [KeyPrefix] makes, and backwards if reverse is set.
-func (c *Collection[T]) PagePrefix(tx Tx, prefix []byte, cursor string, limit int, reverse bool) (items []T, next string, err error) {
+func PagePrefix[T any](tx Tx, c *Collection[T], prefix []byte, cursor string, limit int, reverse bool) (items []T, next string, err error) {
 	page, next, err := c.page(tx, prefix, cursor, limit, reverse)
 	if err != nil || len(page) == 0 {
 		return nil, "", err

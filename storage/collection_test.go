@@ -125,7 +125,7 @@ func TestWhatIsNoRecordIsReportedByName(t *testing.T) {
 			update(t, db, func(tx storage.Tx) error { return tx.Put("gadget", []byte("the-key"), []byte(tt.value)) })
 			view(t, db, func(tx storage.Tx) error {
 				_, err := gadgets.Get(tx, "the-key")
-				_, _, pageErr := gadgets.Page(tx, "", 10)
+				_, _, pageErr := storage.Page(tx, gadgets, "", 10)
 				var allErr error
 				for _, allErr = range gadgets.All(tx, storage.Range{}) {
 				}
@@ -249,7 +249,7 @@ func TestPagesCoverAListOnceWhateverHappensBetweenThem(t *testing.T) {
 				var next string
 				var page []gadget
 				view(t, db, func(tx storage.Tx) (err error) {
-					page, next, err = parents.PagePrefix(tx, prefix, cursor, limit, reverse)
+					page, next, err = storage.PagePrefix(tx, parents, prefix, cursor, limit, reverse)
 					return err
 				})
 				for _, g := range page {
@@ -301,7 +301,7 @@ func TestPagesCoverAListOnceWhateverHappensBetweenThem(t *testing.T) {
 			"longer than any":      {base64.RawURLEncoding.EncodeToString([]byte("fp\x00\x01" + strings.Repeat("x", 2000))), false, storage.ErrBadCursor},
 			"of an unknown letter": {base64.RawURLEncoding.EncodeToString([]byte("xp\x00\x01")), false, storage.ErrBadCursor},
 		} {
-			if _, _, err := parents.PagePrefix(tx, prefix, tt.cursor, 5, tt.reverse); !errors.Is(err, tt.want) {
+			if _, _, err := storage.PagePrefix(tx, parents, prefix, tt.cursor, 5, tt.reverse); !errors.Is(err, tt.want) {
 				t.Errorf("cursor of %s: %v, want %v", name, err, tt.want)
 			}
 		}

@@ -211,7 +211,7 @@ func (s *Service) Read(name string) storage.Read { return templates.Read(name) }
 // Page returns up to limit templates by name, and the cursor of the next page, empty on
 // the last one.
 func (s *Service) Page(tx storage.Tx, cursor string, limit int) (page []Template, next string, err error) {
-	records, next, err := templates.Page(tx, cursor, limit)
+	records, next, err := storage.Page(tx, templates, cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}

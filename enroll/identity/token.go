@@ -213,7 +213,7 @@ func (t Token) actsFor(tx storage.Tx) (login string, err error) {
 // Tokens lists tokens by their ID.
 func (s *Service) Tokens(ctx context.Context, cursor string, limit int) (list []Token, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
-		if list, next, err = tokens.Page(tx, cursor, limit); err != nil {
+		if list, next, err = storage.Page(tx, tokens, cursor, limit); err != nil {
 			return err
 		}
 		for i := range list {

@@ -171,7 +171,7 @@ func (s *Service) User(ctx context.Context, id string) (user User, err error) {
 // Users lists users by their ID.
 func (s *Service) Users(ctx context.Context, cursor string, limit int) (list []User, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
-		list, next, err = users.Page(tx, cursor, limit)
+		list, next, err = storage.Page(tx, users, cursor, limit)
 		return err
 	})
 	if err != nil {

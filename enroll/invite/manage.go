@@ -61,7 +61,7 @@ func get(tx storage.Tx, id string) (Invitation, []Progress, error) {
 // List returns a page of invitations, the newest first; next is empty at the end.
 func (s *Service) List(ctx context.Context, cursor string, limit int) (page []Invitation, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		page, next, err = invitations.PagePrefix(tx, nil, cursor, limit, true)
+		page, next, err = storage.PagePrefix(tx, invitations, nil, cursor, limit, true)
 		return err
 	})
 	if err != nil {

@@ -464,7 +464,7 @@ func (s *Service) ForDevice(tx storage.Tx, id mdm.DeviceID) iter.Seq2[Assignment
 
 // Assignments returns up to limit assignments, and the cursor of the next page.
 func (s *Service) Assignments(tx storage.Tx, cursor string, limit int) ([]Assignment, string, error) {
-	return assignments.Page(tx, cursor, limit)
+	return storage.Page(tx, assignments, cursor, limit)
 }
 
 // takeBack ends an assignment and revokes what the device has by it.

@@ -15,7 +15,7 @@ var _ enroll.Payloads = (*Service)(nil)
 
 // Assigned implements [enroll.Payloads]: it returns the assignments that have not ended.
 func (s *Service) Assigned(tx storage.Tx, cursor string, limit int) (page []enroll.Assigned, next string, err error) {
-	all, next, err := assignments.Page(tx, cursor, limit)
+	all, next, err := storage.Page(tx, assignments, cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}

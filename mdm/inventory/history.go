@@ -239,7 +239,7 @@ func (s *Service) History(ctx context.Context, id mdm.DeviceID, cursor string, l
 		if _, err := mdm.GetDevice(tx, id); err != nil {
 			return err
 		}
-		page, next, err = changesOf.PagePrefix(tx, storage.KeyPrefix(string(id)), cursor, limit, true)
+		page, next, err = storage.PagePrefix(tx, changesOf, storage.KeyPrefix(string(id)), cursor, limit, true)
 		return err
 	})
 	return page, next, err

@@ -81,7 +81,7 @@ func (s *Service) Installations(ctx context.Context, id string, states []State, 
 		if _, err := profiles.Get(tx, id); err != nil {
 			return err
 		}
-		for i, err := range installations.LookupAfter(tx, installationsByProfile, id, afterDevice(cursor, id)) {
+		for i, err := range storage.LookupAfter(tx, installations, installationsByProfile, id, afterDevice(cursor, id)) {
 			if err != nil {
 				return err
 			}

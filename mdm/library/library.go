@@ -284,7 +284,7 @@ func (s *Service) Lint(p *profile.Profile, literal bool) []profile.Finding {
 // at the end.
 func (s *Service) Profiles(ctx context.Context, cursor string, limit int) (page []Profile, next string, err error) {
 	err = s.DB.View(ctx, func(tx storage.Tx) error {
-		page, next, err = profiles.Page(tx, cursor, limit)
+		page, next, err = storage.Page(tx, profiles, cursor, limit)
 		return err
 	})
 	return page, next, err

@@ -191,11 +191,11 @@ func (s *Service) Deliveries(ctx context.Context, target string, state State, cu
 		}
 		prefix := storage.KeyPrefix(target)
 		if state == "" {
-			list, next, err = deliveries.PagePrefix(tx, prefix, cursor, limit, true)
+			list, next, err = storage.PagePrefix(tx, deliveries, prefix, cursor, limit, true)
 			return err
 		}
 		for at, looked := cursor, 0; ; {
-			page, after, err := deliveries.PagePrefix(tx, prefix, at, limit-len(list), true) // whole pages are looked at: their cursors serve for this list
+			page, after, err := storage.PagePrefix(tx, deliveries, prefix, at, limit-len(list), true) // whole pages are looked at: their cursors serve for this list
 			if err != nil {
 				return err
 			}

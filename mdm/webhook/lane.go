@@ -204,7 +204,7 @@ func (s *Service) pick(tx storage.Tx, target string, most int) (picked []Deliver
 	}
 	blocked := make(map[string]bool)
 	looked := 0
-	for d, err := range deliveries.LookupAfter(tx, byWaiting, target, "") {
+	for d, err := range storage.LookupAfter(tx, deliveries, byWaiting, target, "") {
 		if err != nil {
 			return nil, next, err
 		}

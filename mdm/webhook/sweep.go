@@ -144,7 +144,7 @@ func (s *Service) giveUpOld(ctx context.Context, t Target) error {
 				return err
 			}
 			var old []Delivery
-			for d, err := range deliveries.LookupAfter(tx, byWaiting, t.ID, after) {
+			for d, err := range storage.LookupAfter(tx, deliveries, byWaiting, t.ID, after) {
 				if err != nil {
 					return err
 				}
@@ -248,7 +248,7 @@ func (s *Service) drop(ctx context.Context, t Target, after string, most int, po
 		n, last = 0, ""
 		now, looked := s.now(), 0
 		var some []Delivery
-		for d, err := range deliveries.LookupAfter(tx, byWaiting, t.ID, after) {
+		for d, err := range storage.LookupAfter(tx, deliveries, byWaiting, t.ID, after) {
 			if err != nil {
 				return err
 			}

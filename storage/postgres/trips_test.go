@@ -67,7 +67,7 @@ func TestRoundTrips(t *testing.T) {
 		}},
 		"a View of a page of a hundred": {2, func() error {
 			return db.View(ctx, func(tx storage.Tx) error {
-				_, _, err := records.Page(tx, "", 100)
+				_, _, err := storage.Page(tx, records, "", 100)
 				return err
 			})
 		}},
