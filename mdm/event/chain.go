@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -79,8 +80,12 @@ func linkHash(before, digest string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// chainBucket holds links by [seqKey].
-const chainBucket = "event.chain"
+// Links are kept by [seqKey]: those of events that are erased apart from the others, so that
+// who follows the feed does not read through them.
+const (
+	chainBucket  = "event.chain"
+	erasedBucket = "event.chain.erased"
+)
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
@@ -113,7 +118,13 @@ func (l link) put(tx storage.Tx) error {
 	if err != nil {
 		return fmt.Errorf("link %d of the audit log: %w", l.seq, err)
 	}
-	return tx.Put(chainBucket, seqKey(l.seq), value)
+	if l.id != "" {
+		return tx.Put(chainBucket, seqKey(l.seq), value)
+	}
+	if err := tx.Delete(chainBucket, seqKey(l.seq)); err != nil {
+		return err
+	}
+	return tx.Put(erasedBucket, seqKey(l.seq), value)
 }
 
 func readLink(item storage.Item) (link, error) {
@@ -136,12 +147,54 @@ func readLink(item storage.Item) (link, error) {
 	return l, nil
 }
 
+// getLink returns the link in place seq, of an event that is there or erased.
 func getLink(tx storage.Tx, seq uint64) (link, error) {
 	value, err := tx.Get(chainBucket, seqKey(seq))
+	if errors.Is(err, storage.ErrNotFound) {
+		value, err = tx.Get(erasedBucket, seqKey(seq))
+	}
 	if err != nil {
 		return link{}, fmt.Errorf("link %d of the audit log: %w", seq, err)
 	}
 	return readLink(storage.Item{Key: seqKey(seq), Value: value})
+}
+
+// links yields the links in r, of events that are there and of erased ones, in order. Its
+// limit is for either kind.
+func links(tx storage.Tx, r storage.Range) iter.Seq2[link, error] {
+	return func(yield func(link, error) bool) {
+		nextErased, stop := iter.Pull2(tx.Scan(erasedBucket, r))
+		defer stop()
+		erased, err, more := nextErased()
+		for item, kept := range tx.Scan(chainBucket, r) {
+			if kept != nil {
+				yield(link{}, kept)
+				return
+			}
+			for ; more && (err != nil || bytes.Compare(erased.Key, item.Key) < 0); erased, err, more = nextErased() {
+				if !yieldLink(yield, erased, err) {
+					return
+				}
+			}
+			if !yieldLink(yield, item, nil) {
+				return
+			}
+		}
+		for ; more; erased, err, more = nextErased() {
+			if !yieldLink(yield, erased, err) {
+				return
+			}
+		}
+	}
+}
+
+// yieldLink yields what an item holds, and reports whether to go on.
+func yieldLink(yield func(link, error) bool, item storage.Item, err error) bool {
+	var l link
+	if err == nil {
+		l, err = readLink(item)
+	}
+	return yield(l, err) && err == nil
 }
 
 // mark is one end of the chain.

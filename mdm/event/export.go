@@ -105,11 +105,7 @@ func exportLines(tx storage.Tx, w *bytes.Buffer, before string, first, last uint
 	r := storage.Range{Start: seqKey(first), End: seqKey(last + 1)}
 	tx.Prefetch(storage.Read{Bucket: chainBucket, Range: r, Then: readAhead})
 	next := first
-	for item, err := range tx.Scan(chainBucket, r) {
-		if err != nil {
-			return "", err
-		}
-		l, err := readLink(item)
+	for l, err := range links(tx, r) {
 		if err != nil {
 			return "", err
 		}

@@ -155,13 +155,13 @@ func TestTamperingWithTheDatabaseIsFound(t *testing.T) {
 		"an event is deleted": {change("event.log", 2, func(tx storage.Tx, item storage.Item) error {
 			return tx.Delete("event.log", item.Key)
 		}), "event 3 is missing"},
-		"an event is deleted with its place": {change("event.chain", 3, func(tx storage.Tx, item storage.Item) error {
+		"an event is deleted with its place": {change("event.chain", 2, func(tx storage.Tx, item storage.Item) error {
 			return tx.Delete("event.chain", item.Key)
 		}), "event 3 is missing"},
-		"the last event is deleted": {change("event.chain", 6, func(tx storage.Tx, item storage.Item) error {
+		"the last event is deleted": {change("event.chain", 5, func(tx storage.Tx, item storage.Item) error {
 			return tx.Delete("event.chain", item.Key)
 		}), "event 6 is missing"},
-		"a hash is changed": {change("event.chain", 3, func(tx storage.Tx, item storage.Item) error {
+		"a hash is changed": {change("event.chain", 2, func(tx storage.Tx, item storage.Item) error {
 			item.Value[5] ^= 1
 			return tx.Put("event.chain", item.Key, item.Value)
 		}), "event 3 was changed"},

@@ -232,7 +232,8 @@ func (e kept) placed(tx storage.Tx) (Sequenced, error) {
 }
 
 // Feed returns the events that follow the one in place after, at most so many. Places of
-// events that were erased are left out; [FirstSeq] tells where the feed begins now.
+// events that are forgotten are left out, and so are those of which the record is lost,
+// which [VerifyStored] names: what can't be told must not stop what comes after it.
 func Feed(tx storage.Tx, after uint64, limit int) ([]Sequenced, error) {
 	if limit <= 0 {
 		return nil, nil
@@ -254,7 +255,9 @@ func Feed(tx storage.Tx, after uint64, limit int) ([]Sequenced, error) {
 			continue
 		}
 		e, err := log.Get(tx, l.id)
-		if err != nil {
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		} else if err != nil {
 			return nil, fmt.Errorf("read event %d: %w", l.seq, err)
 		}
 		if list = append(list, Sequenced{Seq: l.seq, Event: e.Event, Hash: l.hash}); len(list) == limit {

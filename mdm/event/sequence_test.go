@@ -2,7 +2,9 @@ package event_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -287,4 +289,78 @@ func TestWhatTheChainHasComeToIsTold(t *testing.T) {
 	anchor(3) // nothing has happened
 	b.record(t, event.Event{At: b.Now(), Action: "user.login"})
 	anchor(5)
+}
+
+// What can't be told must not stop the streams and webhooks that follow: verifying names it.
+func TestALostEventStopsNoFeed(t *testing.T) {
+	b := newBench(t, nil)
+	b.record(t, event.Event{At: b.Now(), Action: "user.login", Reason: "lost"})
+	b.record(t, event.Event{At: b.pass(time.Hour), Action: "user.login", Reason: "after it"})
+	b.sequence(t)
+	err := b.db.Update(ctx, func(tx storage.Tx) error {
+		for item, err := range tx.Scan("event.log", storage.Range{Limit: 1}) {
+			if err != nil {
+				return err
+			}
+			return tx.Delete("event.log", item.Key)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := feedReasons(feed(t, b.db, 0, 10)); got != "2after it" {
+		t.Errorf("the feed has %q, want what is after the lost event", got)
+	}
+	if _, err := event.VerifyStored(ctx, b.db, nil); !errors.Is(err, event.ErrBroken) {
+		t.Errorf("VerifyStored() = %v, want that an event is missing", err)
+	}
+}
+
+// Strangers can cause refusals by the thousand. Those that are forgotten are not in the way
+// of who follows the feed.
+func TestTheFeedDoesNotReadThroughWhatIsForgotten(t *testing.T) {
+	b := newBench(t, func(c *event.Config) { c.MostTrouble = 10 })
+	b.record(t, event.Event{At: b.Now(), Action: "settings.changed"})
+	b.pass(time.Hour)
+	var refused []event.Event
+	for range 700 {
+		refused = append(refused, event.Event{At: b.Now(), Action: "certificate.refused", Outcome: event.Refused})
+	}
+	b.record(t, refused...)
+	if err := b.Forget(ctx); err != nil {
+		t.Fatal(err)
+	}
+	read := &counting{}
+	err := b.db.View(ctx, func(tx storage.Tx) error {
+		*read = counting{Tx: tx}
+		_, err := event.Feed(read, 1, 5)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read.items > 10 {
+		t.Errorf("%d items were read for 5 events", read.items)
+	}
+	if v, err := event.VerifyStored(ctx, b.db, nil); err != nil || v.Erased != 690 || v.Last != 701 {
+		t.Errorf("VerifyStored() = %+v, %v, want 690 of 701 erased", v, err)
+	}
+}
+
+// counting counts the items that scans yield.
+type counting struct {
+	storage.Tx
+	items int
+}
+
+func (c *counting) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error] {
+	return func(yield func(storage.Item, error) bool) {
+		for item, err := range c.Tx.Scan(bucket, r) {
+			c.items++
+			if !yield(item, err) {
+				return
+			}
+		}
+	}
 }

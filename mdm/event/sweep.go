@@ -63,19 +63,17 @@ func (r *Recorder) shorten(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for item, err := range tx.Scan(chainBucket, storage.Range{Limit: sweepBatch}) {
+			for l, err := range links(tx, storage.Range{Limit: sweepBatch}) {
 				if err != nil {
 					return err
 				}
-				l, err := readLink(item)
-				if err != nil {
-					return err
-				}
-				if l.id != "" {
+				if l.id != "" || taken == sweepBatch {
 					break
 				}
-				if err := tx.Delete(chainBucket, item.Key); err != nil {
-					return err
+				for _, bucket := range []string{chainBucket, erasedBucket} {
+					if err := tx.Delete(bucket, seqKey(l.seq)); err != nil {
+						return err
+					}
 				}
 				tail.Seq, tail.Hash = l.seq, l.hash
 				taken++

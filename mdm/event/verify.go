@@ -83,13 +83,11 @@ func (v Verified) further(tx storage.Tx, want map[uint64]string, tail, last uint
 	}
 	r := storage.Range{Start: seqKey(v.Last + 1), End: seqKey(last + 1)}
 	tx.Prefetch(storage.Read{Bucket: chainBucket, Range: r, Then: readAhead})
-	for item, err := range tx.Scan(chainBucket, r) {
-		if err != nil {
-			return v, err
-		}
-		l, err := readLink(item)
-		if err != nil {
+	for l, err := range links(tx, r) {
+		if errors.Is(err, storage.ErrCorrupt) {
 			return v, errors.Join(err, ErrBroken)
+		} else if err != nil {
+			return v, err
 		}
 		if l.seq != v.Last+1 {
 			return v, fmt.Errorf("event %d is missing: %w", v.Last+1, ErrBroken)

@@ -161,74 +161,82 @@ func (a *API) followEvents(w http.ResponseWriter, r *http.Request) error {
 		f.after = last
 		s.text(fmt.Sprintf("id: %d\n\n", last))
 	case f.after > last: // the database is a copy of earlier times
-		s.gap(last+1, f.after)
+		s.text(gapText(last+1, f.after))
 		f.after = last
 	}
 
-	alive := time.NewTicker(a.streamAlive)
+	alive, looked := time.NewTimer(a.streamAlive), time.Now()
 	defer alive.Stop()
 	for s.err == nil {
-		if f.after, err = a.tell(ctx, s, f); err != nil {
+		var more bool
+		if f.after, more, err = a.tell(ctx, s, f); err != nil {
 			if ctx.Err() == nil {
 				a.log.WarnContext(ctx, "stream of events ends", "err", err)
 			}
 			return nil // the client comes again
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-grew:
-		case <-alive.C:
-			now, err := a.authenticate(r)
-			if err != nil || !allowed(now, auditing) {
-				return nil // the token was revoked or has expired, or the database is away: the client comes again
+		if !more {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-grew:
+			case <-alive.C:
 			}
-			f.maySee(now)
-			s.text(fmt.Sprintf(": alive\nid: %d\n\n", f.after)) // which remembers the place without an event
 		}
+		if time.Since(looked) < a.streamAlive {
+			continue
+		}
+		// Between any two batches: a client that reads slowly may take hours to catch up.
+		now, err := a.authenticate(r)
+		if err != nil || !allowed(now, auditing) {
+			return nil // the token was revoked or has expired, or the database is away: the client comes again
+		}
+		f.maySee(now)
+		s.text(fmt.Sprintf(": alive\nid: %d\n\n", f.after)) // which remembers the place without an event
+		looked = time.Now()
+		alive.Reset(a.streamAlive)
 	}
 	return nil
 }
 
-// tell writes all events there are by now behind f.after, and returns the place of the last
-// one that was looked at.
-func (a *API) tell(ctx context.Context, s *eventStream, f followed) (after uint64, err error) {
-	for s.err == nil {
-		var list []event.Sequenced
-		var first uint64
-		err := a.db.View(ctx, func(tx storage.Tx) (err error) {
-			if first, err = event.FirstSeq(tx); err == nil {
-				list, err = event.Feed(tx, f.after, streamBatch)
-			}
-			return err
-		})
-		if err != nil {
-			return f.after, err
+// tell writes the next events behind f.after, and returns the place that it has come to and
+// whether there may be more by now.
+func (a *API) tell(ctx context.Context, s *eventStream, f followed) (after uint64, more bool, err error) {
+	var list []event.Sequenced
+	var last uint64
+	err = a.db.View(ctx, func(tx storage.Tx) (err error) {
+		if last, err = event.LastSeq(tx); err == nil {
+			list, err = event.Feed(tx, f.after, streamBatch)
 		}
-		if f.after+1 < first {
-			s.gap(f.after+1, first-1)
-			f.after = first - 1
-		}
-		var out bytes.Buffer
-		for _, e := range list {
-			f.after = e.Seq
-			if !f.wants(e.Event) {
-				continue
-			}
-			data, err := json.Marshal(auditEvent(e))
-			if err != nil {
-				return f.after, err
-			}
-			fmt.Fprintf(&out, "id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Action, data)
-		}
-		if out.Len() > 0 {
-			s.text(out.String())
-		}
-		if len(list) < streamBatch {
-			break
-		}
+		return err
+	})
+	if err != nil {
+		return f.after, false, err
 	}
-	return f.after, nil
+	var out bytes.Buffer
+	for _, e := range list {
+		if e.Seq > f.after+1 { // places have no gaps: what is not there is forgotten
+			out.WriteString(gapText(f.after+1, e.Seq-1))
+		}
+		f.after = e.Seq
+		if !f.wants(e.Event) {
+			continue
+		}
+		data, err := json.Marshal(auditEvent(e))
+		if err != nil {
+			return f.after, false, err
+		}
+		fmt.Fprintf(&out, "id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Action, data)
+	}
+	more = len(list) == streamBatch
+	if !more && last > f.after {
+		out.WriteString(gapText(f.after+1, last))
+		f.after = last
+	}
+	if out.Len() > 0 {
+		s.text(out.String())
+	}
+	return f.after, more, nil
 }
 
 // eventStream writes events until the first error.
@@ -243,7 +251,7 @@ func (s *eventStream) text(text string) {
 	}
 }
 
-// gap tells that events from first to last are forgotten, or that there are none yet.
-func (s *eventStream) gap(first, last uint64) {
-	s.text(fmt.Sprintf("event: gap\ndata: {\"first\":%d,\"last\":%d}\n\n", first, last))
+// gapText tells that events from first to last are forgotten, or that there are none yet.
+func gapText(first, last uint64) string {
+	return fmt.Sprintf("event: gap\ndata: {\"first\":%d,\"last\":%d}\n\n", first, last)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -194,6 +195,33 @@ func TestAStreamTellsWhatIsMissing(t *testing.T) {
 	}
 }
 
+// Refusals beyond those that are kept are forgotten before events that are older.
+func TestAStreamTellsWhatIsForgottenInTheMiddle(t *testing.T) {
+	h := newHouse(t)
+	h.happened(t, event.Event{At: h.now(), Action: "settings.changed"})
+	last := h.lastSeq(t)
+	for range 5 {
+		h.happened(t, event.Event{At: h.now(), Action: "certificate.refused", Outcome: event.Refused, DeviceID: "d1"})
+	}
+	forgetful, err := event.New(event.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: h.now, MostTrouble: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := forgetful.Forget(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	stream := h.stream(t, "", fmt.Sprintf("after=%d", last-1), "")
+	if got := next(t, stream); got.name != "settings.changed" {
+		t.Errorf("told first is %+v, want settings.changed", got)
+	}
+	if got := next(t, stream); got.name != "gap" || got.data != fmt.Sprintf(`{"first":%d,"last":%d}`, last+1, last+4) {
+		t.Errorf("told of 4 events that are forgotten is %+v, want a gap", got)
+	}
+	if got := next(t, stream); got.name != "certificate.refused" || got.id != fmt.Sprint(last+5) {
+		t.Errorf("told after the gap is %+v, want event %d", got, last+5)
+	}
+}
+
 func TestAStreamEndsWithItsToken(t *testing.T) {
 	h := newHouse(t)
 	token, secret, err := h.identity.CreateToken(context.Background(), identity.Local(), identity.NewToken{Name: "stream", Scopes: []identity.Scope{identity.ScopeReadOnly}})
@@ -211,6 +239,63 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 	}
 	for got := next(t, stream); !got.ended; got = next(t, stream) {
 		t.Logf("told before the end: %+v", got)
+	}
+}
+
+// A client that replays and reads slowly is asked for its token on the way, too, and not
+// only when it has caught up.
+func TestAStreamThatHasNotCaughtUpEndsWithItsToken(t *testing.T) {
+	h := newHouse(t)
+	token, secret, err := h.identity.CreateToken(context.Background(), identity.Local(), identity.NewToken{Name: "stream", Scopes: []identity.Scope{identity.ScopeReadOnly}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	details := make(map[string]string)
+	for i := range 15 {
+		details[fmt.Sprint("k", i)] = strings.Repeat("x", 500)
+	}
+	many := make([]event.Event, 500) // with the others, much more than a connection takes unread
+	for i := range many {
+		many[i] = event.Event{At: h.now(), Action: "user.login", Details: details}
+	}
+	for range 4 {
+		h.happened(t, many...)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+"/api/v1/events?after=0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+secret.Reveal())
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewReader(resp.Body)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.identity.RevokeToken(context.Background(), identity.Local(), token.ID); err != nil {
+		t.Fatal(err)
+	}
+	others, beats := h.stream(t, "", "", ""), 0
+	for e := range others { // it is late for a look by then
+		if e.comment {
+			beats++
+		}
+		if beats == 4 {
+			break
+		}
+	}
+	h.happened(t, event.Event{At: h.now(), Action: "secret.revealed", DeviceID: "after-the-revocation"})
+	for {
+		line, err := lines.ReadString('\n')
+		if strings.Contains(line, "after-the-revocation") {
+			t.Error("what happened after the token was revoked is told to it")
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 
