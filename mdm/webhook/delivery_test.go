@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -657,5 +658,95 @@ func TestADeletedTargetLeavesNothing(t *testing.T) {
 	}
 	if _, err := h.Target(t.Context(), target.ID); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("target: %v", err)
+	}
+}
+
+// A device of which more is refused than is looked at in one go holds up no other.
+func TestOneDevicesRefusalsHoldUpNoOthers(t *testing.T) {
+	h := newHouse(t)
+	r := newReceiver(t)
+	h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect"))
+	var refused, others []string
+	r.answers(func(w http.ResponseWriter, p post) {
+		if bytes.Contains(p.body, []byte("UDID-refused")) {
+			refused = append(refused, string(p.body))
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		others = append(others, string(p.body))
+	})
+	for i := range 510 {
+		h.hear(t, acknowledged("refused", fmt.Sprint("R", i)))
+	}
+	h.hear(t, acknowledged("other", "FIRST"))
+	h.hear(t, acknowledged("other", "SECOND"))
+	for range 3 { // longer than the target's pauses
+		h.settle(t)
+		h.pass(5 * time.Minute)
+	}
+	if len(others) != 2 || !strings.Contains(others[0], "FIRST") {
+		t.Errorf("of the other device came %q, want both in order", others)
+	}
+
+	// Now it is down for all but that other device, and only probed.
+	r.status(http.StatusBadGateway)
+	for range 5 {
+		h.settle(t)
+		h.pass(10 * time.Minute)
+	}
+	r.answers(func(w http.ResponseWriter, p post) {
+		if bytes.Contains(p.body, []byte("UDID-refused")) {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	h.hear(t, acknowledged("other", "THIRD"))
+	before := len(r.got())
+	for range 4 {
+		h.settle(t)
+		h.pass(12 * time.Minute)
+	}
+	if !slices.ContainsFunc(r.got()[before:], func(p post) bool { return bytes.Contains(p.body, []byte("UDID-other")) }) {
+		t.Error("a target that is probed is only probed with what it refuses")
+	}
+}
+
+func TestWhatWaitsFollowsAtOnceWhenTheTargetIsBack(t *testing.T) {
+	for name, back := range map[string]func(*testing.T, *house, webhook.Target){
+		"a test that it takes": func(t *testing.T, h *house, made webhook.Target) {
+			if tested, err := h.Test(t.Context(), made.ID); err != nil || !tested.OK {
+				t.Fatal(tested, err)
+			}
+		},
+		"enabling it, though it was on": func(t *testing.T, h *house, made webhook.Target) {
+			if _, err := h.Update(t.Context(), "user:ana", made.ID, webhook.Change{Enabled: ptr(true)}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"something newer that it takes": func(t *testing.T, h *house, _ webhook.Target) {
+			h.pass(12 * time.Minute) // its pause
+			h.hear(t, acknowledged("2", "B"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			r := newReceiver(t)
+			made := h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect"))
+			r.status(http.StatusInternalServerError)
+			h.hear(t, acknowledged("1", "A"))
+			for range 8 * 6 {
+				h.settle(t)
+				h.pass(10 * time.Minute)
+			}
+			waits := h.deliveries(t, made.ID, webhook.Pending)
+			if len(waits) != 1 || waits[0].Due.Sub(h.now()) < time.Hour {
+				t.Fatalf("%+v: want one that waits for long", waits)
+			}
+			r.status(http.StatusOK)
+			back(t, h, made)
+			h.settle(t)
+			if left := h.deliveries(t, made.ID, webhook.Pending); len(left) > 0 {
+				t.Errorf("it still waits for %v", left[0].Due.Sub(h.now()))
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"sync"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 )
@@ -18,8 +19,10 @@ func (s *Service) Settle(ctx context.Context) error {
 		return err
 	}
 	for _, t := range all {
+		kept, _ := walks.LoadOrStore(t.ID, new(walk))
+		w := kept.(*walk)
 		for t.Enabled {
-			claimed, _, err := s.claim(ctx, t.ID, laneWidth)
+			claimed, _, err := s.claim(ctx, t.ID, w, laneWidth)
 			if err != nil {
 				return err
 			}
@@ -34,15 +37,19 @@ func (s *Service) Settle(ctx context.Context) error {
 	return nil
 }
 
+// walks stand for those of lanes, which go on from one Settle to the next: by target, whose IDs
+// no two tests share.
+var walks sync.Map
+
 // ClaimAll takes what can go now and sends nothing, as a process that dies.
 func (s *Service) ClaimAll(ctx context.Context, target string) (n int, err error) {
-	claimed, _, err := s.claim(ctx, target, laneWidth)
+	claimed, _, err := s.claim(ctx, target, new(walk), laneWidth)
 	return len(claimed), err
 }
 
 // SendAll sends what can go now and dies before it writes down what came of it.
 func (s *Service) SendAll(ctx context.Context, target string) error {
-	claimed, _, err := s.claim(ctx, target, laneWidth)
+	claimed, _, err := s.claim(ctx, target, new(walk), laneWidth)
 	for _, c := range claimed {
 		if _, err := s.sendClaimed(ctx, c); err != nil {
 			return err

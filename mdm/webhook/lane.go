@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -78,10 +79,11 @@ func (s *Service) runLane(ctx context.Context, target string) {
 	defer wg.Wait()
 	done := make(chan struct{}, laneWidth)
 	busy := 0
+	var w walk
 	for {
 		wait := lookEvery
 		if busy < laneWidth {
-			claimed, next, err := s.claim(ctx, target, laneWidth-busy)
+			claimed, next, err := s.claim(ctx, target, &w, laneWidth-busy)
 			switch {
 			case ctx.Err() != nil:
 				s.release(claimed)
@@ -128,16 +130,47 @@ type claimed struct {
 	target Target
 }
 
-// claim takes up to so many deliveries that can go now. next is when to look again, if that
-// is known.
-func (s *Service) claim(ctx context.Context, target string, most int) (all []claimed, next time.Time, err error) {
+// walk is how far a lane has looked through the deliveries that wait for its target, window
+// by window: those of one device may fill many, and hold up no others.
+type walk struct {
+	after   string          // the last one that was looked at; empty: a walk begins
+	blocked map[string]bool // devices of which one was met: the others wait for it
+	next    time.Time       // when the first of those can go that could not
+}
+
+func (w *walk) soonest(at time.Time) {
+	if w.next.IsZero() || at.Before(w.next) {
+		w.next = at
+	}
+}
+
+// claim takes up to so many deliveries that can go now, and goes on with the walk until there
+// are some. next is when to look again, if that is known.
+func (s *Service) claim(ctx context.Context, target string, w *walk, most int) (all []claimed, next time.Time, err error) {
 	var picked []Delivery
-	err = s.db.View(ctx, func(tx storage.Tx) error {
-		picked, next, err = s.pick(tx, target, most)
-		return err
-	})
-	if err != nil || len(picked) == 0 {
-		return nil, next, err
+	for whole := false; ; {
+		whole = whole || w.after == ""
+		var after walk
+		held := false
+		err = s.db.View(ctx, func(tx storage.Tx) error {
+			after = walk{after: w.after, blocked: maps.Clone(w.blocked), next: w.next}
+			picked, held, err = s.pick(tx, target, &after, most)
+			return err
+		})
+		if err != nil {
+			return nil, next, err
+		}
+		*w = after
+		if len(picked) > 0 || held || w.after == "" && whole {
+			break
+		}
+	}
+	next = w.next
+	if len(picked) == 0 {
+		return nil, next, nil
+	}
+	if w.after != "" {
+		next = s.now() // there are more to look at
 	}
 	claim := rand.Text()
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
@@ -151,14 +184,14 @@ func (s *Service) claim(ctx context.Context, target string, most int) (all []cla
 		}
 		st, err := standingOf(tx, target)
 		now := s.now()
-		if err != nil || st.PausedUntil.After(now) {
+		if err != nil || st.heldUntil().After(now) {
 			return err
 		}
 		// What was picked may have been taken meanwhile; nothing older of its device can have
 		// come up, so that there is no need to look for it again.
 		for _, picked := range picked {
 			d, err := deliveries.Get(tx, deliveryKey(picked))
-			if errors.Is(err, storage.ErrNotFound) || err == nil && (d.State != Pending || d.ClaimedUntil.After(now) || d.Due.After(now)) {
+			if errors.Is(err, storage.ErrNotFound) || err == nil && (d.State != Pending || d.ClaimedUntil.After(now) || st.due(d).After(now)) {
 				continue
 			}
 			if err != nil {
@@ -170,7 +203,8 @@ func (s *Service) claim(ctx context.Context, target string, most int) (all []cla
 			}
 			all = append(all, claimed{Delivery: d, target: t})
 			if st.paused() {
-				break
+				st.ProbeUntil = d.ClaimedUntil // one is enough to find out
+				return standings.Put(tx, st)
 			}
 		}
 		return nil
@@ -181,70 +215,84 @@ func (s *Service) claim(ctx context.Context, target string, most int) (all []cla
 	return all, next, nil
 }
 
-// pick finds deliveries that can go now, and when the next one can that can't. Of each
-// device the oldest goes first, and the others wait for it, until it has failed so often
-// that it stands aside.
-func (s *Service) pick(tx storage.Tx, target string, most int) (picked []Delivery, next time.Time, err error) {
+// pick finds deliveries that can go now in the next window of a walk, and when the next one
+// can that can't. Of each device the oldest goes first, and the others wait for it, until it
+// has failed so often that it stands aside. Nothing is sent to a target that is held.
+func (s *Service) pick(tx storage.Tx, target string, w *walk, most int) (picked []Delivery, held bool, err error) {
 	now := s.now()
-	soonest := func(at time.Time) {
-		if next.IsZero() || at.Before(next) {
-			next = at
-		}
-	}
 	st, err := standingOf(tx, target)
 	if err != nil {
-		return nil, next, err
+		return nil, false, err
 	}
-	if st.PausedUntil.After(now) {
-		return nil, st.PausedUntil, nil
+	if until := st.heldUntil(); until.After(now) {
+		w.next = until
+		return nil, true, nil
 	}
 	probing, inHand := st.paused(), false
 	if probing {
 		most = window // to choose of
 	}
-	blocked := make(map[string]bool)
+	begins, from, last := w.after == "", w.after, ""
+	if begins {
+		w.blocked, w.next = make(map[string]bool), time.Time{}
+	}
+	w.after = ""
 	looked := 0
-	for d, err := range storage.LookupAfter(tx, deliveries, byWaiting, target, "") {
+	for d, err := range storage.LookupAfter(tx, deliveries, byWaiting, target, from) {
 		if err != nil {
-			return nil, next, err
+			return nil, false, err
 		}
-		if looked++; looked > window || len(picked) == most {
+		if len(picked) == most {
 			break
 		}
+		if looked++; looked > window {
+			w.after = last
+			break
+		}
+		last = deliveryKey(d)
 		switch {
 		case d.ClaimedUntil.After(now):
 			inHand = true
-			soonest(d.ClaimedUntil)
-		case d.DeviceID != "" && blocked[d.DeviceID]:
-		case d.Due.After(now):
-			soonest(d.Due)
+			w.soonest(d.ClaimedUntil)
+		case d.DeviceID != "" && w.blocked[d.DeviceID]:
+		case st.due(d).After(now):
+			w.soonest(d.Due)
 		default:
 			picked = append(picked, d)
 		}
 		if d.DeviceID != "" {
-			blocked[d.DeviceID] = true
+			w.blocked[d.DeviceID] = true
 		}
+	}
+	if !begins { // what stands aside was looked at
+		return s.chosen(picked, probing, inHand)
 	}
 	for d, err := range deliveries.Ascend(tx, byAside, string(storage.KeyPrefix(target)), asideValue(target, endOfTime), window) {
 		if err != nil {
-			return nil, next, err
-		}
-		if d.Due.After(now) {
-			soonest(d.Due)
-			break
+			return nil, false, err
 		}
 		if d.ClaimedUntil.After(now) {
 			inHand = true
-			soonest(d.ClaimedUntil)
+			w.soonest(d.ClaimedUntil)
+		} else if st.due(d).After(now) {
+			w.soonest(d.Due)
+			if now.Sub(st.RetryFrom) > retryWithin {
+				break // those behind are due later
+			}
 		} else if len(picked) < most {
 			picked = append(picked, d)
 		}
 	}
+	return s.chosen(picked, probing, inHand)
+}
+
+// chosen returns what is sent of what can go: one to a target that is only probed.
+func (s *Service) chosen(picked []Delivery, probing, inHand bool) (all []Delivery, held bool, err error) {
 	if !probing || len(picked) == 0 {
-		return picked, next, nil
+		return picked, false, nil
 	}
 	if inHand {
-		return nil, next, nil // one is enough to find out
+		return nil, true, nil // one is enough to find out
 	}
 	probe := picked[0]
 	for _, d := range picked { // what was tried least, so that one that can't be taken stops no others
@@ -252,7 +300,7 @@ func (s *Service) pick(tx storage.Tx, target string, most int) (picked []Deliver
 			probe = d
 		}
 	}
-	return []Delivery{probe}, next, nil
+	return []Delivery{probe}, false, nil
 }
 
 const (
@@ -326,6 +374,14 @@ func (s *Service) release(all []claimed) {
 				return err
 			}
 		}
+		st, err := standings.Get(tx, all[0].Target)
+		if err == nil && !st.ProbeUntil.IsZero() {
+			st.ProbeUntil = time.Time{}
+			err = standings.Put(tx, st)
+		}
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
 		return tx.Notify(queueTopic(all[0].Target))
 	})
 	if err != nil {
@@ -355,6 +411,7 @@ func (s *Service) finish(ctx context.Context, c claimed, out outcome) error {
 			return err
 		}
 		now := s.now().UTC()
+		st.ProbeUntil = time.Time{}
 		d.Claim, d.ClaimedUntil = "", time.Time{}
 		d.Made++
 		d.Attempts = append(d.Attempts[max(0, len(d.Attempts)+1-maxAttempts):], out.Attempt)
@@ -392,6 +449,9 @@ func (s *Service) taken(tx storage.Tx, t Target, d Delivery, st standing, now ti
 func (s *Service) recovered(tx storage.Tx, t Target, st *standing, now time.Time) error {
 	alarmed := st.Alarmed
 	st.Alarmed = false
+	if alarmed {
+		st.RetryFrom = now
+	}
 	if news := st.took(now); !news && !alarmed {
 		return nil
 	}

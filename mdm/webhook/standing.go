@@ -18,6 +18,8 @@ type standing struct {
 
 	FailingSince time.Time `json:"failing_since,omitzero"`
 	PausedUntil  time.Time `json:"paused_until,omitzero"` // nothing is sent before
+	ProbeUntil   time.Time `json:"probe_until,omitzero"`  // one is on its way to a target that is only probed
+	RetryFrom    time.Time `json:"retry_from,omitzero"`   // what was last tried before need not wait for its time
 	LastError    string    `json:"last_error,omitempty"`
 	LastErrorAt  time.Time `json:"last_error_at,omitzero"`
 	LastTakenAt  time.Time `json:"last_taken_at,omitzero"` // to the minute
@@ -46,11 +48,31 @@ const (
 	maxAsked   = time.Hour       // that Retry-After can put off
 	alarmAfter = 5 * time.Minute // of failing
 	takenEvery = time.Minute     // LastTakenAt is that exact
-	tellGaveUp = time.Hour
+
+	// retryWithin is how long after RetryFrom something may wait that was tried before: longer
+	// than the last step of the ladder.
+	retryWithin = 8 * time.Hour
+	tellGaveUp  = time.Hour
 )
 
 // paused says that the target has failed so often that it is only probed.
 func (st standing) paused() bool { return st.Failures >= pauseAfter }
+
+// heldUntil is when something may be sent next.
+func (st standing) heldUntil() time.Time {
+	if st.paused() && st.ProbeUntil.After(st.PausedUntil) {
+		return st.ProbeUntil
+	}
+	return st.PausedUntil
+}
+
+// due is when a delivery can go: at once if the target has come back since it was tried.
+func (st standing) due(d Delivery) time.Time {
+	if n := len(d.Attempts); n > 0 && d.Attempts[n-1].At.Before(st.RetryFrom) {
+		return time.Time{}
+	}
+	return d.Due
+}
 
 // failed takes note of a failure.
 func (st *standing) failed(at time.Time, why string, retryAfter time.Duration) {
@@ -76,8 +98,8 @@ func (st *standing) took(at time.Time) (news bool) {
 	return news
 }
 
-// forgiveHealth lets a target be tried at once, whatever was.
-func forgiveHealth(tx storage.Tx, target string) error {
+// forgiveHealth lets a target be tried at once, with all that waits, whatever was.
+func forgiveHealth(tx storage.Tx, target string, now time.Time) error {
 	st, err := standings.Get(tx, target)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
@@ -85,7 +107,7 @@ func forgiveHealth(tx storage.Tx, target string) error {
 	if err != nil {
 		return err
 	}
-	st.Failures, st.PausedUntil = 0, time.Time{}
+	st.Failures, st.PausedUntil, st.ProbeUntil, st.RetryFrom = 0, time.Time{}, time.Time{}, now
 	return errors.Join(standings.Put(tx, st), tx.Notify(queueTopic(target)))
 }
 

@@ -190,12 +190,10 @@ func (s *Service) Update(ctx context.Context, by, id string, c Change) (Target, 
 				if made.FromSeq, err = event.LastSeq(tx); err != nil {
 					return err
 				}
-				if err := forgiveHealth(tx, id); err != nil {
-					return err
-				}
 			}
-			if made.URL != now.URL || made.AllowPrivate != now.AllowPrivate {
-				if err := forgiveHealth(tx, id); err != nil { // it may be there now
+			// Whoever says that it is on, or elsewhere, has it tried: it may be there now.
+			if c.Enabled != nil && made.Enabled || made.URL != now.URL || made.AllowPrivate != now.AllowPrivate {
+				if err := forgiveHealth(tx, id, at); err != nil {
 					return err
 				}
 			}
