@@ -64,7 +64,7 @@ func (s *Service) exchange(ctx context.Context, p Peer, m ConnectMessage) (comma
 			id = ch.ID
 			wanted := false
 			if !m.heard {
-				if wanted, err = s.wanted(tx, toldConnect, m.Status); err != nil {
+				if wanted, err = s.wanted(tx, mdm.Message{Topic: toldConnect, Status: m.Status, Device: ch, Parent: c.device}); err != nil {
 					return err
 				}
 			}

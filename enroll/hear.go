@@ -35,7 +35,7 @@ func (s *Service) hear(tx storage.Tx, p Peer, id mdm.DeviceID, m mdm.Message) er
 	if s.tap == nil {
 		return nil
 	}
-	if wanted, err := s.wanted(tx, m.Topic, m.Status); err != nil || !wanted {
+	if wanted, err := s.wanted(tx, m); err != nil || !wanted {
 		return err
 	}
 	d, err := mdm.GetDevice(tx, id)
@@ -57,7 +57,7 @@ func (s *Service) hearOf(tx storage.Tx, p Peer, c caller, id mdm.AppleID, topic 
 	if s.tap == nil {
 		return nil
 	}
-	if wanted, err := s.wanted(tx, topic, ""); err != nil || !wanted {
+	if wanted, err := s.wanted(tx, mdm.Message{Topic: topic}); err != nil || !wanted {
 		return err
 	}
 	ch, err := c.channel(tx, id)
@@ -85,7 +85,7 @@ func (s *Service) heard(ctx context.Context, p Peer, id mdm.AppleID, topic strin
 	}
 	var wanted bool
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
-		wanted, err = s.wanted(tx, topic, "")
+		wanted, err = s.wanted(tx, mdm.Message{Topic: topic})
 		return err
 	})
 	if err != nil || !wanted {
@@ -100,11 +100,12 @@ func (s *Service) heard(ctx context.Context, p Peer, id mdm.AppleID, topic strin
 	})
 }
 
-func (s *Service) wanted(tx storage.Tx, topic, status string) (bool, error) {
+// wanted says whether anybody may want to hear of m, of whose sender the records may be there.
+func (s *Service) wanted(tx storage.Tx, m mdm.Message) (bool, error) {
 	if s.tap == nil {
 		return false, nil
 	}
-	return s.tap.Wants(tx, mdm.Message{Topic: topic, Status: status})
+	return s.tap.Wants(tx, m)
 }
 
 func (s *Service) pass(tx storage.Tx, p Peer, m mdm.Message) error {

@@ -30,7 +30,8 @@ type Message struct {
 // reply sends its message again, and that is heard again.
 type Tap interface {
 	// Wants says whether anybody wants to hear of messages like m: it is asked first, as
-	// most are polls that nobody does. Of m only Topic and Status are set.
+	// most are polls that nobody does. Of m only Topic and Status are set, and of a poll Device
+	// and Parent, which is then Device itself if that is no user's channel.
 	Wants(tx storage.Tx, m Message) (bool, error)
 	// Heard passes a message on.
 	Heard(tx storage.Tx, m Message) error

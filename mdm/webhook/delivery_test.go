@@ -750,3 +750,124 @@ func TestWhatWaitsFollowsAtOnceWhenTheTargetIsBack(t *testing.T) {
 		})
 	}
 }
+
+// Replicas hear a device in turn, and follow the feed in turn, each with its own clock.
+func TestTheOrderOfADeviceIsNotThatOfClocks(t *testing.T) {
+	t.Run("messages", func(t *testing.T) {
+		h := newHouse(t)
+		r := newReceiver(t)
+		h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect"))
+		for i, uuid := range []string{"FIRST", "SECOND", "THIRD"} {
+			m := acknowledged("1", uuid)
+			m.At = h.now().Add(-time.Duration(i) * 500 * time.Millisecond)
+			h.hear(t, m)
+		}
+		h.settle(t)
+		got := r.got()
+		if len(got) != 3 {
+			t.Fatalf("%d requests, want 3", len(got))
+		}
+		for i, uuid := range []string{"FIRST", "SECOND", "THIRD"} {
+			if !bytes.Contains(got[i].body, []byte(uuid)) {
+				t.Errorf("request %d is not of %s: %s", i, uuid, got[i].body)
+			}
+		}
+		h.pass(2 * time.Hour)
+		if err := h.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		err := h.db.View(t.Context(), func(tx storage.Tx) error {
+			for item, err := range tx.Scan("webhook.turn", storage.Range{}) {
+				if err == nil {
+					t.Errorf("%s is kept for ever", item.Key)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("events", func(t *testing.T) {
+		h := newHouse(t)
+		r := newReceiver(t)
+		h.target(t, webhook.CloudEvents, r.URL, withEvents("device."))
+		behind := h.replica(t, func(c *webhook.Config) { c.Now = func() time.Time { return h.now().Add(-time.Second) } })
+		r.status(http.StatusServiceUnavailable) // so that both wait
+		h.happen(t, event.Event{Action: "device.checked_in", DeviceID: "1"})
+		h.settle(t)
+		h.pass(100 * time.Millisecond)
+		h.happen(t, event.Event{Action: "device.enrolled", DeviceID: "1"})
+		if err := behind.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.status(http.StatusOK)
+		before := len(r.got())
+		h.pass(time.Minute)
+		h.settle(t)
+		got := r.got()[before:]
+		if len(got) != 2 || !bytes.Contains(got[0].body, []byte("device.checked_in")) {
+			t.Errorf("%d requests, of which the first is not of what happened first", len(got))
+		}
+	})
+}
+
+// A record that a database has lost is bad; that nobody hears of anything any more is worse.
+func TestOneLostEventStopsNothing(t *testing.T) {
+	h := newHouse(t)
+	r := newReceiver(t)
+	h.target(t, webhook.CloudEvents, r.URL, withEvents("device."))
+	h.happen(t, event.Event{Action: "device.enrolled", DeviceID: "1"})
+	h.happen(t, event.Event{Action: "device.blocked", DeviceID: "1"})
+	err := h.db.Update(t.Context(), func(tx storage.Tx) error {
+		var last []byte
+		for item, err := range tx.Scan("event.log", storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			last = bytes.Clone(item.Key)
+		}
+		return tx.Delete("event.log", last)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.happen(t, event.Event{Action: "device.unblocked", DeviceID: "1"})
+	h.settle(t)
+	if got := r.got(); len(got) != 2 || !bytes.Contains(got[0].body, []byte("device.enrolled")) || !bytes.Contains(got[1].body, []byte("device.unblocked")) {
+		t.Errorf("%d events are told of, want those that are there", len(got))
+	}
+}
+
+// A webhook of some devices leaves the polls of all others as cheap as they were.
+func TestPollsOfDevicesThatNobodyListensToAreNotWanted(t *testing.T) {
+	h := newHouse(t)
+	h.target(t, webhook.NanoMDM, "http://127.0.0.1:9", func(c *webhook.Change) { c.DeviceIDs = &[]string{"mine"} })
+	user := func(parent string) mdm.Message {
+		d := someDevice(parent + "-user")
+		d.ParentID = mdm.DeviceID(parent)
+		return mdm.Message{Device: d, Parent: someDevice(parent)}
+	}
+	for name, c := range map[string]struct {
+		m    mdm.Message
+		want bool
+	}{
+		"the device itself":     {mdm.Message{Device: someDevice("mine")}, true},
+		"a user of it":          {user("mine"), true},
+		"another device":        {mdm.Message{Device: someDevice("other"), Parent: someDevice("other")}, false},
+		"a user of another":     {user("other"), false},
+		"nobody knows yet whom": {mdm.Message{}, true},
+	} {
+		c.m.Topic, c.m.Status = "mdm.Connect", "Idle"
+		err := h.db.View(t.Context(), func(tx storage.Tx) error {
+			got, err := h.Wants(tx, c.m)
+			if got != c.want {
+				t.Errorf("%s: wanted %v, want %v", name, got, c.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -46,7 +46,38 @@ func (s *Service) sweep(ctx context.Context) error {
 			}
 		}
 	}
+	if err := s.sweepTurns(ctx); err != nil {
+		return err
+	}
 	return s.sweepRemains(ctx)
+}
+
+// sweepTurns forgets the turns of devices that have said nothing for a while.
+func (s *Service) sweepTurns(ctx context.Context) error {
+	until := s.now().Add(-keepTurn)
+	for cursor := ""; ; {
+		next := ""
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			page, after, err := storage.Page(tx, turns, cursor, sweepBatch)
+			if err != nil {
+				return err
+			}
+			next = after
+			for _, t := range page {
+				if t.At.After(until) {
+					continue
+				}
+				if err := turns.Delete(tx, t.Device); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || next == "" {
+			return err
+		}
+		cursor = next
+	}
 }
 
 func (s *Service) sweepRemains(ctx context.Context) error {
