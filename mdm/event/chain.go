@@ -19,10 +19,13 @@ import (
 // in later. Each event has a digest and a hash:
 //
 //	digest = SHA-256(the event's canonical JSON)
-//	hash   = SHA-256(hash of the event before, LF, digest, LF)
+//	hash   = SHA-256(hash of the event before, LF, digest, LF)            of one that is ok
+//	hash   = SHA-256(hash of the event before, LF, digest, LF, trouble, LF) of any other
 //
 // where both are written as 64 lower-case hexadecimal digits, and the hash before the first
-// event is 64 zeros. There is no key: who can write to the database can make another chain,
+// event is 64 zeros, and trouble is that word. By it the hash tells that an event may be
+// forgotten before older ones, with nothing but its digest left: of one that is ok, nobody
+// can claim that it was. There is no key: who can write to the database can make another chain,
 // but none that leads to a hash that was seen elsewhere before.
 
 // zeroHash is the hash before the first event.
@@ -75,8 +78,12 @@ func digestOf(members map[string]any) (string, error) {
 }
 
 // linkHash is the hash of an event with this digest that follows one with the hash before.
-func linkHash(before, digest string) string {
-	sum := sha256.Sum256([]byte(before + "\n" + digest + "\n"))
+func linkHash(before, digest string, outcome Outcome) string {
+	text := before + "\n" + digest + "\n"
+	if outcome != OK {
+		text += "trouble\n"
+	}
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -89,7 +96,7 @@ const (
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
-// link is the place of one event in the chain. Of an event that is erased before others
+// link is the place of one event in the chain. Of trouble that is erased before events
 // that are older, the digest stays, so that the chain holds.
 type link struct {
 	seq    uint64

@@ -110,7 +110,8 @@ func Record(tx storage.Tx, e Event) error {
 	return wrap("record event", err)
 }
 
-// erase removes e, but for its place in the chain: that of e is known by its digest then.
+// erase removes e, which is trouble, but for its place in the chain: that of e is known by
+// its digest then.
 func erase(tx storage.Tx, e kept) error {
 	l, err := getLink(tx, e.Seq)
 	if err != nil {
@@ -123,12 +124,7 @@ func erase(tx storage.Tx, e kept) error {
 	if err := l.put(tx); err != nil {
 		return err
 	}
-	for _, key := range e.entries() {
-		if err := tx.Delete(byBucket, key); err != nil {
-			return err
-		}
-	}
-	return log.Delete(tx, e.ID)
+	return remove(tx, e.ID)
 }
 
 // prepare returns e as it is kept.

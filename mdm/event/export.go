@@ -230,6 +230,7 @@ func (v Verified) line(line []byte, n int) (Verified, error) {
 	for _, name := range []string{memberSeq, memberHash, memberBefore} {
 		delete(members, name)
 	}
+	outcome := Refused // of what is erased: only trouble is
 	if erased {
 		if len(members) != 1 {
 			return broken("(event %d) was changed", seq)
@@ -239,9 +240,12 @@ func (v Verified) line(line []byte, n int) (Verified, error) {
 		if digest, err = digestOf(members); err != nil {
 			return broken("is no event")
 		}
+		if members["outcome"] == string(OK) {
+			outcome = OK
+		}
 		v.Events++
 	}
-	if v.Last, v.Hash = seq, linkHash(v.Hash, digest); v.Hash != hash {
+	if v.Last, v.Hash = seq, linkHash(v.Hash, digest, outcome); v.Hash != hash {
 		return broken("(event %d) was changed", seq)
 	}
 	return v, nil

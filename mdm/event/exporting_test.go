@@ -2,6 +2,9 @@ package event_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -110,6 +113,7 @@ func TestTamperingWithAnExportIsFound(t *testing.T) {
 		"a line is there twice":           {func(l []string) []string { return slices.Insert(l, 3, l[2]) }, "line 4 is event 3, and event 4 should be there: the line was put in"},
 		"lines are exchanged":             {func(l []string) []string { l[3], l[4] = l[4], l[3]; return l }, "line 4 is event 5"},
 		"an event is said to be erased":   {func(l []string) []string { l[3] = `{"erased":"00","hash":"00","seq":4}` + "\n"; return l }, "line 4 (event 4) was changed"},
+		"an event is put in as erased":    {func(l []string) []string { l[3] = erased(t, l[3]); return l }, "line 4 (event 4) was changed"},
 		"an erased one gets a text":       {func(l []string) []string { l[1] = strings.Replace(l[1], `{`, `{"action":"user.fine",`, 1); return l }, "line 2 (event 2) was changed"},
 		"the last line is cut":            {func(l []string) []string { l[5] = l[5][:20]; return l }, "line 6 was cut off"},
 		"the last lines are missing":      {func(l []string) []string { return l[:4] }, "is not there: event 6 is not among events 1 to 4"},
@@ -128,6 +132,36 @@ func TestTamperingWithAnExportIsFound(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "line 3: event 3 does not have the hash that was noted of it") {
 		t.Errorf("VerifyExport with another hash of event 3 = %v", err)
 	}
+}
+
+// erased is the line that there would be if the event of line were erased: who has nothing
+// but the export can write it.
+func erased(t *testing.T, line string) string {
+	t.Helper()
+	var members map[string]any
+	dec := json.NewDecoder(strings.NewReader(line))
+	dec.UseNumber()
+	if err := dec.Decode(&members); err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]any{"seq": members["seq"], "hash": members["hash"]}
+	delete(members, "seq")
+	delete(members, "hash")
+	digest := sha256.Sum256(marshal(t, members))
+	left["erased"] = hex.EncodeToString(digest[:])
+	return string(marshal(t, left)) + "\n"
+}
+
+// marshal writes as the export does.
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
 }
 
 func TestTamperingWithTheDatabaseIsFound(t *testing.T) {
@@ -161,6 +195,14 @@ func TestTamperingWithTheDatabaseIsFound(t *testing.T) {
 		"the last event is deleted": {change("event.chain", 5, func(tx storage.Tx, item storage.Item) error {
 			return tx.Delete("event.chain", item.Key)
 		}), "event 6 is missing"},
+		"an event that never happened is put in": {change("event.log", 2, func(tx storage.Tx, item storage.Item) error {
+			other := bytes.Clone(item.Key)
+			other[len(other)-1] ^= 1
+			return tx.Put("event.log", other, bytes.ReplaceAll(item.Value, item.Key, other))
+		}), "was put in"},
+		"an event is hidden from filters": {change("event.log.by", 2, func(tx storage.Tx, item storage.Item) error {
+			return tx.Delete("event.log.by", item.Key)
+		}), "is hidden from lists"},
 		"a hash is changed": {change("event.chain", 2, func(tx storage.Tx, item storage.Item) error {
 			item.Value[5] ^= 1
 			return tx.Put("event.chain", item.Key, item.Value)

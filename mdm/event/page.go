@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -169,6 +170,9 @@ func scanEntries(tx storage.Tx, kind, value, start, end string, r storage.Range,
 			var e kept
 			if err == nil {
 				e, err = log.Get(tx, idOf(item))
+			}
+			if errors.Is(err, storage.ErrNotFound) { // it is lost, which [VerifyStored] says: the others are not
+				continue
 			}
 			if !yield(e, err) || err != nil {
 				return

@@ -129,7 +129,7 @@ func sequence(tx storage.Tx) error {
 			return err
 		}
 		head.Seq++
-		head.Hash = linkHash(head.Hash, digest)
+		head.Hash = linkHash(head.Hash, digest, e.Outcome)
 		e.Seq = head.Seq
 		if err := log.Put(tx, e); err != nil {
 			return err
@@ -227,6 +227,10 @@ func (e kept) placed(tx storage.Tx) (Sequenced, error) {
 		return s, nil
 	}
 	l, err := getLink(tx, e.Seq)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && l.id != e.ID {
+		s.Seq = 0 // it has none, whatever it says: [VerifyStored] names it
+		return s, nil
+	}
 	s.Hash = l.hash
 	return s, err
 }

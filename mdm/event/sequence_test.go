@@ -251,6 +251,28 @@ func TestWhatIsForgottenLeavesTheChainWhole(t *testing.T) {
 	check("12d0", 12)
 }
 
+// Of what is ok nothing goes from the middle of the chain, whatever clock it had: a line of an
+// export that says so is known to be made up.
+func TestWhatIsOKIsForgottenInTheOrderOfPlaces(t *testing.T) {
+	const day = 24 * time.Hour
+	b := newBench(t, nil)
+	b.record(t, event.Event{At: b.Now(), Action: "user.login", Reason: "a"})
+	b.record(t, event.Event{At: b.Now().Add(-500 * day), Action: "user.login", Reason: "b"})
+	b.record(t, event.Event{At: b.Now().Add(10 * day), Action: "user.login", Reason: "c"})
+	for _, want := range []string{"1a 2b 3c", "3c"} {
+		if err := b.Forget(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := feedReasons(feed(t, b.db, 0, 10)); got != want {
+			t.Errorf("the feed is %q, want %q", got, want)
+		}
+		if v, err := event.VerifyStored(ctx, b.db, nil); err != nil || v.Erased != 0 {
+			t.Errorf("VerifyStored() = %+v, %v, want none erased", v, err)
+		}
+		b.pass(401 * day)
+	}
+}
+
 // TestTheDigestIsOfTheseBytes holds what others compute from the document.
 func TestTheDigestIsOfTheseBytes(t *testing.T) {
 	storagetest.AnyEngine(t)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -23,13 +24,6 @@ func (r *Recorder) sweep(ctx context.Context) error {
 	if err := r.Sequence(ctx); err != nil { // what has no place stays
 		return err
 	}
-	old := firstID(r.now().Add(-r.keep))
-	err := r.eraseWhile(ctx, -1, func(tx storage.Tx) iter.Seq2[kept, error] {
-		return log.All(tx, storage.Range{End: []byte(old), Limit: sweepBatch})
-	})
-	if err != nil {
-		return err
-	}
 	trouble, err := r.count(ctx, byTrouble)
 	if err != nil {
 		return err
@@ -44,31 +38,34 @@ func (r *Recorder) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.eraseWhile(ctx, max(0, all-r.most), func(tx storage.Tx) iter.Seq2[kept, error] {
-		return log.All(tx, storage.Range{Limit: sweepBatch})
-	})
-	if err != nil {
-		return err
-	}
-	return r.shorten(ctx)
+	return r.shorten(ctx, firstID(r.now().Add(-r.keep)), max(0, all-r.most))
 }
 
-// shorten takes what is erased off the old end of the chain.
-func (r *Recorder) shorten(ctx context.Context) error {
+// shorten takes off the old end of the chain what is erased, what is of before old, an ID,
+// and as many others as there are too many. It goes by places, so that nothing that is ok
+// goes from the middle: an event that is young in the oldest place keeps those behind it.
+func (r *Recorder) shorten(ctx context.Context, old string, tooMany int) error {
 	for {
-		taken := 0
+		taken, events := 0, 0
 		err := r.db.Update(ctx, func(tx storage.Tx) error {
-			taken = 0
+			taken, events = 0, 0
 			tail, err := getMark(tx, tailMark)
 			if err != nil {
 				return err
 			}
+			tx.Prefetch(storage.Read{Bucket: chainBucket, Range: storage.Range{Limit: sweepBatch}, Then: readAhead})
 			for l, err := range links(tx, storage.Range{Limit: sweepBatch}) {
 				if err != nil {
 					return err
 				}
-				if l.id != "" || taken == sweepBatch {
+				if taken == sweepBatch || l.id >= old && events >= tooMany {
 					break
+				}
+				if l.id != "" {
+					if err := remove(tx, l.id); err != nil {
+						return err
+					}
+					events++
 				}
 				for _, bucket := range []string{chainBucket, erasedBucket} {
 					if err := tx.Delete(bucket, seqKey(l.seq)); err != nil {
@@ -86,16 +83,32 @@ func (r *Recorder) shorten(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("shorten the chain of events: %w", err)
 		}
+		tooMany -= min(events, tooMany)
 		if taken < sweepBatch {
 			return nil
 		}
 	}
 }
 
-// eraseWhile erases events that next yields, at most so many, or as long as there are any
-// if most is negative.
+// remove deletes an event, but not its place.
+func remove(tx storage.Tx, id string) error {
+	e, err := log.Get(tx, id)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, key := range e.entries() {
+		if err := tx.Delete(byBucket, key); err != nil {
+			return err
+		}
+	}
+	return log.Delete(tx, id)
+}
+
+// eraseWhile erases trouble that next yields, at most so many.
 func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.Tx) iter.Seq2[kept, error]) error {
-	for most != 0 {
+	for most > 0 {
 		erased := 0
 		err := r.db.Update(ctx, func(tx storage.Tx) error {
 			var batch []kept
@@ -106,7 +119,7 @@ func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.T
 				if len(batch) == most {
 					break
 				}
-				if e.Seq != 0 {
+				if e.Seq != 0 && e.Outcome != OK {
 					batch = append(batch, e)
 				}
 			}
@@ -121,9 +134,7 @@ func (r *Recorder) eraseWhile(ctx context.Context, most int, next func(storage.T
 		if err != nil {
 			return fmt.Errorf("sweep events: %w", err)
 		}
-		if most > 0 {
-			most -= erased
-		}
+		most -= erased
 		if erased < sweepBatch {
 			return nil
 		}

@@ -69,7 +69,93 @@ func verifyStored(ctx context.Context, db storage.DB, want map[uint64]string) (V
 	if v.Hash != head.Hash {
 		return v, fmt.Errorf("verify the audit log: the hash of event %d is not the one that the log ends with: %w", v.Last, ErrBroken)
 	}
+	if err := verifyLog(ctx, db); err != nil {
+		return v, fmt.Errorf("verify the audit log: %w", err)
+	}
 	return v, v.met(want)
+}
+
+// verifyLog looks at the events the other way round, as lists find them: that each is the one
+// in the place that it says, and that no filter leaves it out.
+func verifyLog(ctx context.Context, db storage.DB) error {
+	next := ""
+	for {
+		n := 0
+		last := next
+		err := db.View(ctx, func(tx storage.Tx) error {
+			n = 0
+			head, err := getMark(tx, headMark)
+			if err != nil {
+				return err
+			}
+			var batch []kept
+			var ahead []storage.Read
+			for e, err := range log.All(tx, storage.Range{Start: []byte(next), Limit: verifyBatch}) {
+				if err != nil {
+					return err
+				}
+				batch = append(batch, e)
+				if e.Seq != 0 {
+					ahead = append(ahead, storage.Read{Bucket: chainBucket, Key: seqKey(e.Seq)})
+				}
+				for _, key := range e.entries() {
+					ahead = append(ahead, storage.Read{Bucket: byBucket, Key: key})
+				}
+			}
+			tx.Prefetch(ahead...)
+			for _, e := range batch {
+				if err := e.verify(tx, head); err != nil {
+					return err
+				}
+				last = e.ID
+			}
+			n = len(batch)
+			return nil
+		})
+		if err != nil || n < verifyBatch {
+			return err
+		}
+		next = last + "\x00"
+	}
+}
+
+// verify says whether e is where it says, and where filters look for it.
+func (e kept) verify(tx storage.Tx, head mark) error {
+	if err := e.verifyPlace(tx, head); err != nil {
+		return err
+	}
+	for _, key := range e.entries() {
+		switch _, err := tx.Get(byBucket, key); {
+		case errors.Is(err, storage.ErrNotFound):
+			return fmt.Errorf("event %s is hidden from lists: an entry of it is missing: %w", e.ID, ErrBroken)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyPlace says whether e has the place that it says, or waits for one.
+func (e kept) verifyPlace(tx storage.Tx, head mark) error {
+	if e.Seq != 0 {
+		l, err := getLink(tx, e.Seq)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && l.id != e.ID {
+			return fmt.Errorf("event %s was put in: it says that its place is %d, and it is not: %w", e.ID, e.Seq, ErrBroken)
+		}
+		return err
+	}
+	key, err := newKey(e.ID)
+	if err != nil {
+		return errors.Join(err, ErrBroken)
+	}
+	_, err = tx.Get(newBucket, key)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if !head.Caught { // of before there was a chain: it gets its place yet
+		return nil
+	}
+	return fmt.Errorf("event %s was put in: it has no place, and waits for none: %w", e.ID, ErrBroken)
 }
 
 // further verifies from behind v.Last until last, while the log begins behind tail.
@@ -92,7 +178,7 @@ func (v Verified) further(tx storage.Tx, want map[uint64]string, tail, last uint
 		if l.seq != v.Last+1 {
 			return v, fmt.Errorf("event %d is missing: %w", v.Last+1, ErrBroken)
 		}
-		digest := l.digest
+		digest, outcome := l.digest, Refused // only trouble is erased
 		if l.id != "" {
 			e, err := log.Get(tx, l.id)
 			switch {
@@ -103,6 +189,7 @@ func (v Verified) further(tx storage.Tx, want map[uint64]string, tail, last uint
 			case e.Seq != l.seq:
 				return v, fmt.Errorf("event %d says that its place is %d: %w", l.seq, e.Seq, ErrBroken)
 			}
+			outcome = e.Outcome
 			if digest, err = digestOf(e.fields()); err != nil {
 				return v, err
 			}
@@ -110,7 +197,7 @@ func (v Verified) further(tx storage.Tx, want map[uint64]string, tail, last uint
 		} else {
 			v.Erased++
 		}
-		if v.Hash = linkHash(v.Hash, digest); v.Hash != l.hash {
+		if v.Hash = linkHash(v.Hash, digest, outcome); v.Hash != l.hash {
 			return v, fmt.Errorf("event %d was changed, or the one before it: %w", l.seq, ErrBroken)
 		}
 		v.Last = l.seq
