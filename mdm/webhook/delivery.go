@@ -79,7 +79,12 @@ const (
 	byDead     = "dead"     // target
 	byDone     = "done"     // target: delivered
 	byFinished = "finished" // time
+	byLarge    = "large"    // target: not delivered, and large
 )
+
+// large is of how many bytes on a delivery counts for Config.MostSize. The others are held
+// within bounds by their number.
+const large = 16 << 10
 
 var deliveries = storage.NewCollection("webhook.delivery", 1, deliveryKey,
 	storage.Index[Delivery]{Name: byWaiting, Values: func(d Delivery) []string {
@@ -92,6 +97,9 @@ var deliveries = storage.NewCollection("webhook.delivery", 1, deliveryKey,
 	storage.Index[Delivery]{Name: byDone, Values: func(d Delivery) []string { return only(d.State == Delivered, d.Target) }},
 	storage.Index[Delivery]{Name: byFinished, Values: func(d Delivery) []string {
 		return only(d.State != Pending, sortable(d.FinishedAt))
+	}},
+	storage.Index[Delivery]{Name: byLarge, Values: func(d Delivery) []string {
+		return only(d.State != Delivered && d.Size >= large, d.Target)
 	}},
 )
 

@@ -871,3 +871,35 @@ func TestPollsOfDevicesThatNobodyListensToAreNotWanted(t *testing.T) {
 		}
 	}
 }
+
+// What devices say may be megabytes each, so that a number bounds nothing.
+func TestWhatWaitsIsBoundedInBytes(t *testing.T) {
+	h := newHouse(t, func(c *webhook.Config) { c.MostSize = 1 << 20 })
+	r := newReceiver(t)
+	made := h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect"), withRaw)
+	r.status(http.StatusInternalServerError)
+	h.hear(t, acknowledged("1", "SMALL"))
+	filling := strings.Repeat("a", 200<<10)
+	for i := range 8 {
+		m := acknowledged("1", fmt.Sprint(i))
+		m.Raw = list("<key>Status</key><string>Acknowledged</string><key>X</key><string>" + filling + "</string>")
+		h.hear(t, m)
+	}
+	h.settle(t)
+	before := h.deliveries(t, made.ID, webhook.Pending)
+	if err := h.Bound(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	left := h.deliveries(t, made.ID, webhook.Pending)
+	for _, d := range left {
+		size += d.Size
+	}
+	if size > 1<<20+16<<10 || len(left) < 3 || left[0].ID != before[0].ID || left[len(left)-1].ID != before[len(before)-1].ID {
+		t.Errorf("%d deliveries of %d bytes are left, want the newest, and the small one", len(left), size)
+	}
+	st, err := h.Standing(t.Context(), made.ID, 100)
+	if err != nil || st.Dropped != len(before)-len(left) {
+		t.Errorf("%d were dropped, it says (%v), and %d are gone", st.Dropped, err, len(before)-len(left))
+	}
+}

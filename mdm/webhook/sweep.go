@@ -137,7 +137,8 @@ func (s *Service) purge(ctx context.Context, target string) error {
 }
 
 // bound keeps queues within their limits: what is too old is given up, and where too many
-// wait, the oldest polls go first, and then the oldest of all.
+// wait, the oldest polls go first, and then the oldest of all; where it is too many bytes, the
+// oldest large ones.
 func (s *Service) bound(ctx context.Context) error {
 	if err := s.sweepRemains(ctx); err != nil {
 		return err
@@ -224,10 +225,10 @@ func (s *Service) dropExcess(ctx context.Context, t Target) error {
 		return err
 	}
 	excess := waiting + late - s.mostWait
-	if excess <= 0 {
-		return nil
+	dropped, err := s.dropLarge(ctx, t)
+	if err != nil {
+		return err
 	}
-	dropped := 0
 	for _, polls := range []bool{true, false} {
 		after := ""
 		for dropped < excess {
@@ -301,6 +302,46 @@ func (s *Service) drop(ctx context.Context, t Target, after string, most int, po
 		return nil
 	})
 	return n, last, err
+}
+
+// dropLarge erases the oldest large deliveries that were not taken, where they are too many
+// bytes, and returns how many it erased.
+func (s *Service) dropLarge(ctx context.Context, t Target) (dropped int, err error) {
+	for {
+		n, more := 0, false
+		err := s.db.Update(ctx, func(tx storage.Tx) error {
+			n, more = 0, false
+			now, size := s.now(), 0
+			var all []Delivery
+			for d, err := range deliveries.Lookup(tx, byLarge, t.ID) {
+				if err != nil {
+					return err
+				}
+				size += d.Size
+				if len(all) < sweepBatch && !d.ClaimedUntil.After(now) {
+					all = append(all, d)
+				}
+			}
+			for _, d := range all {
+				if size <= s.mostSize {
+					break
+				}
+				if err := erase(tx, d); err != nil {
+					return err
+				}
+				n++
+				size -= d.Size
+			}
+			more = n > 0 && size > s.mostSize
+			return nil
+		})
+		if err != nil {
+			return dropped, err
+		}
+		if dropped += n; !more {
+			return dropped, nil
+		}
+	}
 }
 
 func (s *Service) count(ctx context.Context, index, target string) (n int, err error) {

@@ -29,6 +29,7 @@ type Config struct {
 	Client   func(allowPrivate bool) *http.Client // default: guard.NewClient
 	Patience time.Duration                        // for one request, its answer included; default 10 seconds
 	MostWait int                                  // deliveries that wait for a target; default 100,000
+	MostSize int                                  // bytes of large ones of them, and of those that were given up; default 1 GB
 	MostKept int                                  // finished deliveries of a target in the log; default 10,000
 }
 
@@ -46,6 +47,7 @@ type Service struct {
 
 	patience           time.Duration
 	mostWait, mostKept int
+	mostSize           int
 }
 
 // New returns a Service, or says what c lacks.
@@ -53,12 +55,12 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Box == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil {
 		return nil, errors.New("webhook: DB, Box, ServerURL, Log and Now are required")
 	}
-	if c.Patience < 0 || c.MostWait < 0 || c.MostKept < 0 {
-		return nil, errors.New("webhook: Patience, MostWait and MostKept can't be negative")
+	if c.Patience < 0 || c.MostWait < 0 || c.MostSize < 0 || c.MostKept < 0 {
+		return nil, errors.New("webhook: Patience, MostWait, MostSize and MostKept can't be negative")
 	}
 	s := &Service{
 		db: c.DB, box: c.Box, serverURL: c.ServerURL, agent: "Gatehouse", log: c.Log, now: c.Now,
-		resolver: c.Resolver, patience: c.Patience, mostWait: c.MostWait, mostKept: c.MostKept,
+		resolver: c.Resolver, patience: c.Patience, mostWait: c.MostWait, mostSize: c.MostSize, mostKept: c.MostKept,
 	}
 	if c.Release != "" {
 		s.agent += "/" + c.Release
@@ -75,6 +77,9 @@ func New(c Config) (*Service, error) {
 	}
 	if s.mostWait == 0 {
 		s.mostWait = 100_000
+	}
+	if s.mostSize == 0 {
+		s.mostSize = 1 << 30
 	}
 	if s.mostKept == 0 {
 		s.mostKept = 10_000
