@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -202,6 +203,10 @@ func (s *Service) Deliveries(ctx context.Context, target string, state State, cu
 			list, next, err = storage.PagePrefix(tx, deliveries, prefix, cursor, limit, true)
 			return err
 		}
+		if state == Dead || state == Delivered {
+			list, next, err = pageOf(tx, state, target, cursor, limit)
+			return err
+		}
 		for at, looked := cursor, 0; ; {
 			page, after, err := storage.PagePrefix(tx, deliveries, prefix, at, limit-len(list), true) // whole pages are looked at: their cursors serve for this list
 			if err != nil {
@@ -223,6 +228,39 @@ func (s *Service) Deliveries(ctx context.Context, target string, state State, cu
 		return nil, "", fmt.Errorf("list deliveries: %w", err)
 	}
 	return list, next, nil
+}
+
+// pageOf is a page of [Service.Deliveries] of a state that finished ones are in. Its cursor is
+// the delivery that it ends with.
+func pageOf(tx storage.Tx, state State, target, cursor string, limit int) (list []Delivery, next string, err error) {
+	index := byDead
+	if state == Delivered {
+		index = byDone
+	}
+	r := storage.Range{Prefix: storage.KeyPrefix(target), Reverse: true, Limit: limit + 1}
+	if cursor != "" {
+		if _, err := idEncoding.DecodeString(cursor); err != nil || len(cursor) > 64 {
+			return nil, "", storage.ErrBadCursor
+		}
+		r.End = append(bytes.Clone(r.Prefix), primary(target, cursor)...)
+	}
+	keyOf := func(item storage.Item) string { return string(item.Key[len(r.Prefix):]) } // it follows the value
+	bucket := "webhook.delivery." + index
+	tx.Prefetch(storage.Read{Bucket: bucket, Range: r, Then: func(item storage.Item) []storage.Read { return []storage.Read{deliveries.Read(keyOf(item))} }})
+	for item, err := range tx.Scan(bucket, r) {
+		if err != nil {
+			return nil, "", err
+		}
+		if len(list) == limit {
+			return list, list[limit-1].ID, nil
+		}
+		d, err := deliveries.Get(tx, keyOf(item))
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, d)
+	}
+	return list, "", nil
 }
 
 // Delivery returns one delivery, or an error that wraps [storage.ErrNotFound].

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"net"
 	"net/http"
@@ -901,5 +902,67 @@ func TestWhatWaitsIsBoundedInBytes(t *testing.T) {
 	st, err := h.Standing(t.Context(), made.ID, 100)
 	if err != nil || st.Dropped != len(before)-len(left) {
 		t.Errorf("%d were dropped, it says (%v), and %d are gone", st.Dropped, err, len(before)-len(left))
+	}
+}
+
+// scans counts what is read one after the other.
+type scans struct {
+	storage.DB
+	n int
+}
+
+func (s *scans) View(ctx context.Context, fn func(storage.Tx) error) error {
+	return s.DB.View(ctx, func(tx storage.Tx) error { return fn(scansTx{tx, s}) })
+}
+
+type scansTx struct {
+	storage.Tx
+	s *scans
+}
+
+func (t scansTx) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error] {
+	t.s.n++
+	return t.Tx.Scan(bucket, r)
+}
+
+func TestAListOfDeadDeliveriesIsFewReads(t *testing.T) {
+	h := newHouse(t)
+	r := newReceiver(t)
+	made := h.target(t, webhook.NanoMDM, r.URL, withEvents("mdm.Connect"))
+	r.status(http.StatusInternalServerError)
+	for i := range 5 {
+		h.hear(t, acknowledged(fmt.Sprint(i), "c"))
+	}
+	h.pass(webhook.GiveUp + time.Hour)
+	if err := h.Bound(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		h.hear(t, acknowledged(fmt.Sprint(i), "c"))
+	}
+	count := &scans{DB: h.db}
+	s := h.replica(t, func(c *webhook.Config) { c.DB = count })
+	var ids []string
+	pages := 0
+	for cursor := ""; ; pages++ {
+		list, next, err := s.Deliveries(t.Context(), made.ID, webhook.Dead, cursor, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range list {
+			if d.State != webhook.Dead {
+				t.Errorf("%s is %s", d.ID, d.State)
+			}
+			ids = append(ids, d.ID)
+		}
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	if len(slices.Compact(slices.Clone(ids))) != 5 || !slices.IsSortedFunc(ids, func(a, b string) int { return strings.Compare(b, a) }) || pages != 2 || count.n > 10 {
+		t.Errorf("%q in %d pages after the first and %d scans, want 5 newest first, 2 and few", ids, pages, count.n)
+	}
+	if _, _, err := s.Deliveries(t.Context(), made.ID, webhook.Dead, "!", 2); !errors.Is(err, storage.ErrBadCursor) {
+		t.Errorf("a wrong cursor: %v", err)
 	}
 }

@@ -307,6 +307,20 @@ func (s *Service) drop(ctx context.Context, t Target, after string, most int, po
 // dropLarge erases the oldest large deliveries that were not taken, where they are too many
 // bytes, and returns how many it erased.
 func (s *Service) dropLarge(ctx context.Context, t Target) (dropped int, err error) {
+	size := 0
+	err = s.db.View(ctx, func(tx storage.Tx) error { // most of the time it is not too much
+		size = 0
+		for d, err := range deliveries.Lookup(tx, byLarge, t.ID) {
+			if err != nil {
+				return err
+			}
+			size += d.Size
+		}
+		return nil
+	})
+	if err != nil || size <= s.mostSize {
+		return 0, err
+	}
 	for {
 		n, more := 0, false
 		err := s.db.Update(ctx, func(tx storage.Tx) error {
