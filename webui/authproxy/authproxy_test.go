@@ -275,3 +275,20 @@ func TestAServerThatIsAway(t *testing.T) {
 		t.Errorf("%s %s, want 502", resp.Status, text)
 	}
 }
+
+// httputil.ReverseProxy empties the headers of the answer after each hint.
+func TestHintsOfTheOtherServerChangeNoHeadersOfOurs(t *testing.T) {
+	srv := proxied(t, "", vouching{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Set-Cookie", "__Host-gatehouse=stolen")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Set-Cookie")
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, "<p>hello")
+	}))
+	resp, _ := ask(t, request(t, "GET", srv.URL+"/authproxy/hints", ""))
+	for _, name := range []string{"Content-Security-Policy", "X-Content-Type-Options", "X-Request-Id"} {
+		if resp.Header.Get(name) == "" {
+			t.Errorf("the answer lacks our %s", name)
+		}
+	}
+}

@@ -11,16 +11,32 @@ import (
 type steady struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	stream  bool // of HTTP/2, where a deadline that passes in a pause ends it; the server has others for it
+	own     http.Header // of the answer, before the other server had a say
+	stream  bool        // of HTTP/2, where a deadline that passes in a pause ends it; the server has others for it
 }
 
 func newSteady(w http.ResponseWriter, r *http.Request) *steady {
-	s := &steady{ResponseWriter: w, control: http.NewResponseController(w), stream: r.ProtoMajor >= 2}
+	s := &steady{ResponseWriter: w, control: http.NewResponseController(w), own: w.Header().Clone(), stream: r.ProtoMajor >= 2}
 	// One that passes while nothing is read counts as a client that has left. Neither is
 	// supported in tests with a recorder.
 	_ = s.control.SetReadDeadline(time.Time{})
 	_ = s.control.SetWriteDeadline(time.Time{})
 	return s
+}
+
+// WriteHeader keeps hints of the other server to itself: they come unexamined, and
+// httputil.ReverseProxy empties the headers after them, of which ours then come back.
+func (s *steady) WriteHeader(status int) {
+	if status < http.StatusOK {
+		return
+	}
+	h := s.Header()
+	for name, values := range s.own {
+		if _, ok := h[name]; !ok {
+			h[name] = values
+		}
+	}
+	s.ResponseWriter.WriteHeader(status)
 }
 
 func (s *steady) Write(p []byte) (int, error) {
