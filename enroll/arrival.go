@@ -70,6 +70,7 @@ var (
 	errNoPredecessor    = errors.New("no authority whose devices come here has issued the certificate")
 	errClaimsOver       = errors.New("the time is over in which a certificate of that authority may claim a device")
 	errClaimInvalid     = errors.New("the certificate or its authority is not valid now")
+	errNotForClients    = errors.New("the certificate is not for clients")
 	errNamesAnother     = errors.New("the certificate names another device")
 )
 
@@ -120,7 +121,7 @@ func (s *Service) Arrive(ctx context.Context, p Peer, id mdm.AppleID) (arrived b
 	case errors.Is(err, errNotAwaited):
 		return false, nil
 	}
-	for _, refusal := range []error{errOtherCertificate, errNoPredecessor, errClaimsOver, errClaimInvalid, errNamesAnother, depot.ErrBound, storage.ErrExists} {
+	for _, refusal := range []error{errOtherCertificate, errNoPredecessor, errClaimsOver, errClaimInvalid, errNotForClients, errNamesAnother, depot.ErrBound, storage.ErrExists} {
 		if !errors.Is(err, refusal) {
 			continue
 		}
@@ -171,6 +172,8 @@ func (s *Service) arriving(tx storage.Tx, p Peer, id mdm.AppleID) (a arrival, d 
 		return a, d, false, nil
 	case !now.Before(predecessor.ClaimsUntil):
 		return a, d, false, errClaimsOver
+	case !forClients(p.Certificate):
+		return a, d, false, errNotForClients
 	case now.Before(p.Certificate.NotBefore) || now.After(p.Certificate.NotAfter) || now.After(predecessor.NotAfter):
 		return a, d, false, errClaimInvalid
 	case !d.Live() && d.State != mdm.Pending: // whoever it is, it is to leave
@@ -181,6 +184,16 @@ func (s *Service) arriving(tx storage.Tx, p Peer, id mdm.AppleID) (a arrival, d 
 		return a, d, false, errors.Join(errNamesAnother, err)
 	}
 	return a, d, false, nil
+}
+
+// forClients says whether a certificate may be a client's (RFC 5280 section 4.2.1.12): one that
+// says nothing of its use may, an authority's may not.
+func forClients(cert *x509.Certificate) bool {
+	if cert.IsCA {
+		return false
+	}
+	return len(cert.ExtKeyUsage) == 0 && len(cert.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 // namesNoOther refuses a certificate that names another device than d: by UDID, EnrollmentID or

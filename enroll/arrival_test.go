@@ -638,3 +638,27 @@ func TestWhatIsNoAuthorityOfAnotherServer(t *testing.T) {
 		t.Errorf("AddPredecessor for ever = %v, want an error of its time", err)
 	}
 }
+
+func TestACertificateForServersClaimsNoDevice(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	o := newOtherServer(t, h.now())
+	_, err := h.AddPredecessor(ctx, o.cert.Raw, time.Hour)
+	must(t, err)
+	must(t, h.HandedOver(ctx, enroll.HandOver{Message: "Authenticate", ID: mac}))
+	must(t, h.HandedOver(ctx, enroll.HandOver{Message: "TokenUpdate", ID: mac, Push: mdm.Push{Topic: otherTopic, Token: []byte{1}, Magic: "m"}}))
+	certificate := func(uses ...x509.ExtKeyUsage) *x509.Certificate {
+		return o.sign(t, func(c *x509.Certificate) {
+			c.Subject = pkix.Name{CommonName: "www.example.com"}
+			c.KeyUsage, c.ExtKeyUsage = x509.KeyUsageDigitalSignature, uses
+			c.NotBefore, c.NotAfter = h.now().Add(-time.Hour), h.now().Add(time.Hour)
+		})
+	}
+	if (phone{h: h, id: mac, cert: certificate(x509.ExtKeyUsageServerAuth)}).arrives(t) {
+		t.Fatal("a certificate for servers alone has claimed a device")
+	}
+	if !(phone{h: h, id: mac, cert: certificate(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)}).arrives(t) {
+		t.Error("a certificate that is for clients, too, has not claimed the device")
+	}
+}
