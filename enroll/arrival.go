@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -205,6 +206,9 @@ func (s *Service) namesNoOther(ctx context.Context, cert *x509.Certificate, d md
 		if slices.ContainsFunc(own, func(o string) bool { return strings.EqualFold(o, name) }) {
 			continue
 		}
+		if udidShaped.MatchString(name) { // of a device that may not be here yet
+			return errNamesAnother
+		}
 		found, err := s.mdm.Search(ctx, mdm.Query{Text: name}, "", 10)
 		if err != nil {
 			return err
@@ -220,6 +224,10 @@ func (s *Service) namesNoOther(ctx context.Context, cert *x509.Certificate, d md
 	}
 	return nil
 }
+
+// udidShaped are the forms of a UDID: of old iPhones and iPads, of newer ones, and of Macs,
+// which an EnrollmentID may have, too.
+var udidShaped = regexp.MustCompile(`^(?i:[0-9a-f]{40}|[0-9a-f]{8}-[0-9a-f]{16}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 
 // maxDeviceNames is how many words of a certificate are looked up: each of them is a search.
 const maxDeviceNames = 16

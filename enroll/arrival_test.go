@@ -662,3 +662,23 @@ func TestACertificateForServersClaimsNoDevice(t *testing.T) {
 		t.Error("a certificate that is for clients, too, has not claimed the device")
 	}
 }
+
+func TestACertificateOfADeviceThatIsNotHereYetClaimsNoOther(t *testing.T) {
+	keyring.reset()
+	ctx := context.Background()
+	h := newHouse(t)
+	o := newOtherServer(t, h.now())
+	_, err := h.AddPredecessor(ctx, o.cert.Raw, time.Hour)
+	must(t, err)
+	victim := mdm.AppleID{UDID: "11111111-AAAA-4AAA-8AAA-111111111111"}
+	other := "22222222-BBBB-4BBB-8BBB-222222222222" // not handed over yet
+	push := mdm.Push{Topic: otherTopic, Token: []byte{1}, Magic: "m"}
+	must(t, h.HandedOver(ctx, enroll.HandOver{Message: "Authenticate", ID: victim, Facts: mdm.Facts{SerialNumber: "C02VICTIM001"}}))
+	must(t, h.HandedOver(ctx, enroll.HandOver{Message: "TokenUpdate", ID: victim, Push: push, UnlockToken: []byte("unlock")}))
+	p := phone{h: h, id: victim, cert: o.identity(t, other, h.now())}
+	if p.arrives(t) {
+		h.enqueue(t, "C1", h.device(t, victim).ID)
+		plist, err := p.idle()
+		t.Errorf("the certificate of device %s (its CN is that UDID) has claimed %s and reads its queue: %d bytes, %v", other, victim.UDID, len(plist), err)
+	}
+}

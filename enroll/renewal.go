@@ -88,6 +88,7 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 		}
 		_, rejected, err := s.mdm.Queue(tx, mdm.NewCommand{
 			UUID: uuid, RequestType: "InstallProfile", Identifier: former.Identifier, Plist: plist, CreatedBy: by, Targets: []mdm.DeviceID{id},
+			Origin: RenewalOrigin,
 		})
 		if err != nil {
 			return err
@@ -107,6 +108,10 @@ func (s *Service) Renew(ctx context.Context, id mdm.DeviceID) error {
 	}
 	return nil
 }
+
+// RenewalOrigin is the Origin of the commands that renew identities: they bring a challenge
+// that buys a certificate, and more hangs on them than the command.
+const RenewalOrigin = "enrollment/renewal"
 
 // stageCandidate notes the certificate that a renewal brought. From here on the
 // device may speak with either.

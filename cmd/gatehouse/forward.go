@@ -62,7 +62,7 @@ func (f forwarding) mountProxy(mux *webui.Mux, devices *enroll.Service, checkins
 		return nil
 	}
 	proxy, err := authproxy.New(authproxy.Config{
-		Target: f.authProxy, Sender: checkins.Sender, Devices: devices, ServerURL: serverURL, Log: log,
+		Target: f.authProxy, Sender: checkins.Sender, Recognize: checkins.Recognize, Devices: devices, ServerURL: serverURL, Log: log,
 	})
 	if err != nil {
 		return err

@@ -187,7 +187,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	if isCheckIn(r) {
 		limit = maxCheckIn
 	}
-	if err := h.recognize(r); err != nil {
+	if err := h.Recognize(r); err != nil {
 		rest := limit + 1 - int64(len(body))
 		if n, _ := io.CopyN(io.Discard, src, rest); n == rest && errors.Is(err, enroll.ErrUnidentified) {
 			err = errStranger
@@ -212,9 +212,9 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, rel
 	return buf.Bytes(), release, nil
 }
 
-// recognize checks that r claims to come from a device of ours. That costs little
+// Recognize checks that r claims to come from a device of ours. That costs little
 // and proves nothing: it keeps strangers from filling the slots.
-func (h *Handler) recognize(r *http.Request) error {
+func (h *Handler) Recognize(r *http.Request) error {
 	cert := h.clientCert(r)
 	if cms, err := signature(r); err != nil {
 		return err

@@ -85,9 +85,11 @@ func EnrollmentIdentifier(host string) string {
 }
 
 // Reserved says that the server at a host has profiles of its own under a PayloadIdentifier:
-// another profile of that name would take their place on a device, or they its.
+// another profile of that name would take their place on a device, or they its. So has one
+// that took over MicroMDM's devices, whose enrollment profile keeps its name.
 func Reserved(host, identifier string) bool {
-	return strings.HasPrefix(strings.ToLower(identifier)+".", reversed(host)+".gatehouse.")
+	return strings.EqualFold(identifier, "com.github.micromdm.micromdm.enroll") ||
+		strings.HasPrefix(strings.ToLower(identifier)+".", reversed(host)+".gatehouse.")
 }
 
 // reversed returns a host in reverse, as identifiers begin.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
@@ -331,7 +332,7 @@ func (a *API) cancelEverywhere(w http.ResponseWriter, r *http.Request) error {
 // ownProfile says that c is about a profile that this server sends by itself, such as one
 // that renews an identity: more hangs on it than the command.
 func (a *API) ownProfile(c mdm.Command) bool {
-	return c.Identifier != "" && profile.Reserved(a.serverURL.Hostname(), c.Identifier)
+	return c.Origin == enroll.RenewalOrigin || c.Identifier != "" && profile.Reserved(a.serverURL.Hostname(), c.Identifier)
 }
 
 // cancelOwn cancels, with what hangs on it, a command that this server sent by itself. It

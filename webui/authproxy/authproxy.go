@@ -51,7 +51,10 @@ type Devices interface {
 type Config struct {
 	Target *url.URL // which [CheckTarget] takes
 	// Sender finds who vouches for a request with this body: *checkin.Handler has it.
-	Sender    func(r *http.Request, body []byte) (enroll.Peer, error)
+	Sender func(r *http.Request, body []byte) (enroll.Peer, error)
+	// Recognize says whether a request claims to be from a device of ours, which proves
+	// nothing: nobody else's body is waited for. *checkin.Handler has it.
+	Recognize func(r *http.Request) error
 	Devices   Devices
 	ServerURL *url.URL
 	Log       *slog.Logger
@@ -67,6 +70,7 @@ type Config struct {
 type Proxy struct {
 	target  *url.URL
 	sender  func(r *http.Request, body []byte) (enroll.Peer, error)
+	claims  func(r *http.Request) error
 	devices Devices
 	public  *url.URL
 	log     *slog.Logger
@@ -76,14 +80,14 @@ type Proxy struct {
 
 // New returns a Proxy, or says what c lacks.
 func New(c Config) (*Proxy, error) {
-	if c.Target == nil || c.Sender == nil || c.Devices == nil || c.ServerURL == nil || c.Log == nil {
-		return nil, errors.New("authproxy: Target, Sender, Devices, ServerURL and Log are required")
+	if c.Target == nil || c.Sender == nil || c.Recognize == nil || c.Devices == nil || c.ServerURL == nil || c.Log == nil {
+		return nil, errors.New("authproxy: Target, Sender, Recognize, Devices, ServerURL and Log are required")
 	}
 	if err := CheckTarget(c.Target); err != nil {
 		return nil, err
 	}
 	p := &Proxy{
-		target: c.Target, sender: c.Sender, devices: c.Devices, public: c.ServerURL, log: c.Log,
+		target: c.Target, sender: c.Sender, claims: c.Recognize, devices: c.Devices, public: c.ServerURL, log: c.Log,
 		slots: make(chan struct{}, maxRequests),
 	}
 	dialer := net.Dialer{Timeout: 10 * time.Second}
@@ -187,7 +191,13 @@ var (
 func (p *Proxy) device(r *http.Request) (mdm.Device, error) {
 	var body []byte
 	if len(r.Header.Values("Mdm-Signature")) > 0 && r.Body != nil {
-		var err error
+		err := p.claims(r)
+		if unavailable(err) {
+			return mdm.Device{}, err
+		}
+		if err != nil {
+			return mdm.Device{}, errors.Join(errSignature, err)
+		}
 		body, err = io.ReadAll(io.LimitReader(r.Body, maxSigned+1))
 		if err != nil {
 			return mdm.Device{}, errors.Join(errCutOff, err)
@@ -216,7 +226,7 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		webui.WriteProblem(w, r, http.StatusRequestEntityTooLarge, "body_too_large", "Too large", "A request that is signed may bring 1 MiB.")
 	case errors.Is(err, errCutOff):
 		webui.WriteProblem(w, r, http.StatusBadRequest, "body_incomplete", "Incomplete", "The request's body did not come whole.")
-	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case unavailable(err):
 		p.log.ErrorContext(ctx, "request of a device not passed on", "request", webui.RequestID(ctx), "err", err)
 		w.Header().Set("Retry-After", "30")
 		webui.WriteProblem(w, r, http.StatusServiceUnavailable, "unavailable", "Unavailable", "The server can't tell who asks just now.")
@@ -229,6 +239,11 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	p.log.WarnContext(ctx, "request of a device refused", "request", webui.RequestID(ctx), "peer", webui.Peer(ctx).String(), "err", err)
+}
+
+// unavailable says that it can't be told now who asks.
+func unavailable(err error) bool {
+	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func isRefusal(err error) bool {

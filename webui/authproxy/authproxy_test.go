@@ -1,12 +1,14 @@
 package authproxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -53,6 +55,12 @@ func proxied(t testing.TB, below string, v vouching, behind http.Handler) *httpt
 				return enroll.Peer{}, errors.New("the signature is of something else")
 			}
 			return enroll.Peer{Body: body}, nil
+		},
+		Recognize: func(r *http.Request) error {
+			if r.Header.Get("Mdm-Signature") == "a stranger's" {
+				return enroll.ErrUnidentified
+			}
+			return nil
 		},
 	})
 	must(t, err)
@@ -290,5 +298,25 @@ func TestHintsOfTheOtherServerChangeNoHeadersOfOurs(t *testing.T) {
 		if resp.Header.Get(name) == "" {
 			t.Errorf("the answer lacks our %s", name)
 		}
+	}
+}
+
+func TestStrangersDoNotTakeThePlacesOfDevices(t *testing.T) {
+	srv := proxied(t, "", vouching{enroll.ErrUnidentified}, http.NotFoundHandler())
+	for range 65 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(srv.URL, "http://"))
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		// It never sends the body.
+		fmt.Fprintf(c, "PUT /authproxy/x HTTP/1.1\r\nHost: h\r\nMdm-Signature: a stranger's\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		must(t, err)
+		if !strings.Contains(line, "403") {
+			t.Fatalf("a stranger is answered %q", line)
+		}
+	}
+	resp, body := ask(t, request(t, "GET", srv.URL+"/authproxy/x", ""))
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 }

@@ -67,6 +67,11 @@ func (c *Compat) listDevices(w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 			chunk = chunk[:0]
+			reads := make([]storage.Read, len(all))
+			for i, d := range all {
+				reads[i] = mdm.ReadLastSeen(d.ID)
+			}
+			tx.Prefetch(reads...)
 			for _, d := range all {
 				if d.ParentID != "" || !listed(in.FilterSerial, d.SerialNumber) || !listed(in.FilterUDID, nameOf(d)) {
 					continue

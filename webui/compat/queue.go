@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll"
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/command"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -128,7 +129,7 @@ func (c *Compat) viewQueue(w http.ResponseWriter, r *http.Request) error {
 func (c *Compat) visible(e mdm.Entry, params map[string]any) map[string]any {
 	t, _ := command.Lookup(e.RequestType)
 	shown := withoutSecrets(command.DescribeKeys(t.Keys), params)
-	if e.RequestType == "InstallProfile" && c.Library.Reserved(e.Identifier) {
+	if e.RequestType == "InstallProfile" && (e.Origin == enroll.RenewalOrigin || c.Library.Reserved(e.Identifier)) {
 		delete(shown, "Payload")
 	}
 	return shown
