@@ -197,6 +197,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
+	webhooks.CountBy(counted.Delivered)
 	pusher, err := apns.NewClient(apns.ClientConfig{
 		DB: s.db, Certificates: pushCertificates, URL: cfg.apnsURL, Roots: cfg.apnsRoots, Log: log, Now: now,
 	})

@@ -207,6 +207,9 @@ func (s gauges) readPushTrouble(ctx context.Context, tell tell) error {
 		if p.Trouble != mdm.NoPushTrouble {
 			tell(1, p.Topic, string(p.Trouble))
 		}
+		if !p.RefusedAt.IsZero() {
+			tell(1, p.Topic, string(mdm.PushSomeRefused))
+		}
 	}
 	return err
 }

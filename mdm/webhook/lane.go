@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -308,6 +309,10 @@ const (
 	leaveTime  = 2 * time.Second  // for a request that is on its way at shutdown
 )
 
+// CountBy has count told of every request: the ID of its target, and "delivered" or the Step
+// at which it failed. It is for the time before Run.
+func (s *Service) CountBy(count func(target, result string)) { s.counted = count }
+
 // deliver sends one delivery, and writes down what came of it.
 func (s *Service) deliver(ctx context.Context, c claimed) {
 	sending, abort := context.WithCancel(context.WithoutCancel(ctx))
@@ -329,6 +334,9 @@ func (s *Service) deliver(ctx context.Context, c claimed) {
 		// The claim ends, and then it is sent again, under the same ID.
 		s.log.WarnContext(ctx, "what became of a delivery was not written down", "webhook", c.Target, "delivery", c.ID, "err", err)
 		return
+	}
+	if s.counted != nil {
+		s.counted(c.Target, cmp.Or(string(out.Step), "delivered"))
 	}
 	if out.Step != "" {
 		s.log.DebugContext(ctx, "webhook not delivered", "webhook", c.Target, "delivery", c.ID, "step", out.Step, "err", out.Error)

@@ -45,6 +45,7 @@ type Service struct {
 	public    *http.Client
 	private   *http.Client // may connect to private addresses
 
+	counted            func(target, result string)
 	patience           time.Duration
 	mostWait, mostKept int
 	mostSize           int

@@ -86,7 +86,7 @@ func New(c Config) (*Metrics, error) {
 		pushes: newCounter("gatehouse_push_total",
 			"Pushes by what Apple answered.", "result"),
 		deliveries: newCounter("gatehouse_webhook_deliveries_total",
-			"Requests to webhook targets, by how they went.", "target", "result"),
+			"Requests to webhook targets, by the target's ID and how they went: delivered, or the step at which they failed.", "target", "result"),
 		acknowledged: newHistogram("gatehouse_command_ack_seconds",
 			"Seconds from the moment a command was queued for a device to the device's acknowledgement.",
 			1, 2, 5, 15, 60, 5*60, 15*60, 3600, 6*3600, 24*3600, 7*24*3600),
