@@ -50,9 +50,7 @@ func TestPeopleOfAnOpenIDProviderSignIn(t *testing.T) {
 	browser.Screen(390, 844, false)
 	path := func() string { return browsertest.Eval[string](browser, "location.pathname") }
 	signIn := func(login, password, do string) int {
-		browser.Do(chromedp.WaitReady(chromedp.CSS("input[name=login]")))
-		browser.Do(chromedp.Clear(chromedp.CSS("input[name=login]")))
-		browser.Type("input[name=login]", login)
+		browser.Fill("input[name=login]", login)
 		browser.Type("input[name=password]", password)
 		return browser.Submit("button[value=" + do + "]")
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // patience is how long a test may take to see what it waits for, everything
@@ -124,17 +126,36 @@ func (b *Browser) Pose(userAgent, languages string) {
 	}
 }
 
-// Type types text into the input at a CSS selector.
+// Type types text into the input at a CSS selector, after what is there.
 func (b *Browser) Type(selector, text string) {
 	b.t.Helper()
-	b.Do(chromedp.SendKeys(chromedp.CSS(selector), text))
+	b.focus(selector, `e.setSelectionRange?.call(e, e.value.length, e.value.length)`)
+	b.Do(chromedp.KeyEvent(text))
 }
 
-// Fill puts text into the input at a CSS selector, in place of what is there.
+// Fill types text into the input at a CSS selector, in place of what is there.
 func (b *Browser) Fill(selector, text string) {
 	b.t.Helper()
-	b.Do(chromedp.Clear(chromedp.CSS(selector)))
-	b.Type(selector, text)
+	b.focus(selector, `e.select()`)
+	if text == "" {
+		text = kb.Delete
+	}
+	b.Do(chromedp.KeyEvent(text))
+}
+
+// focus waits until the input at a CSS selector can be seen, and puts the cursor into it
+// and where a statement about e has it. It does not ask chromedp for the element, whose
+// SendKeys reads what a page's events are changing.
+func (b *Browser) focus(selector, statement string) {
+	b.t.Helper()
+	b.Await(`(() => {
+		const e = document.querySelector(` + strconv.Quote(selector) + `);
+		if (!e || e.disabled || e.getClientRects().length === 0) return false;
+		e.scrollIntoView({block: "nearest"});
+		e.focus();
+		try { ` + statement + ` } catch {} // inputs for numbers have no cursor
+		return document.activeElement === e;
+	})()`)
 }
 
 // Click clicks the element at a CSS selector, which leads nowhere else.

@@ -73,3 +73,25 @@ func TestDownloadIsWhatTheServerSent(t *testing.T) {
 		t.Errorf("the page went to %s", at)
 	}
 }
+
+// A script that changes an input's attributes while it is typed into is no race of the
+// test's own: chromedp's SendKeys reads them without its lock.
+func TestTypingIntoWhatAScriptChanges(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, `<input id="in" value="old"><script>
+			setInterval(() => { for (let i = 0; i < 50; i++) document.getElementById("in").toggleAttribute("data-" + i) }, 0)</script>`)
+	}))
+	defer srv.Close()
+	browser := Open(t)
+	browser.Go(srv.URL)
+	browser.Type("#in", "er")
+	browser.Fill("#in", "")
+	for range 20 {
+		browser.Fill("#in", "new")
+		browser.Type("#in", "er")
+	}
+	if got := Eval[string](browser, `document.getElementById("in").value`); got != "newer" {
+		t.Errorf("typed %q", got)
+	}
+}
