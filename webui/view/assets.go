@@ -41,21 +41,26 @@ func newAssets() (*Assets, error) {
 		if err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256(content)
-		ext := path.Ext(entry.Name())
-		url := AssetsPath + strings.TrimSuffix(entry.Name(), ext) + "." + hex.EncodeToString(sum[:6]) + ext
-		contentType := map[string]string{
-			".css": "text/css; charset=utf-8",
-			".js":  "text/javascript; charset=utf-8",
-			".svg": "image/svg+xml",
-		}[ext]
-		if contentType == "" {
-			contentType = mime.TypeByExtension(ext)
-		}
-		a.urls[entry.Name()] = url
-		a.byPath[url] = asset{content, contentType}
+		a.add(entry.Name(), content)
 	}
+	a.add("tokens.css", []byte(tokenSheet()))
 	return a, nil
+}
+
+func (a *Assets) add(name string, content []byte) {
+	sum := sha256.Sum256(content)
+	ext := path.Ext(name)
+	url := AssetsPath + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:6]) + ext
+	contentType := map[string]string{
+		".css": "text/css; charset=utf-8",
+		".js":  "text/javascript; charset=utf-8",
+		".svg": "image/svg+xml",
+	}[ext]
+	if contentType == "" {
+		contentType = mime.TypeByExtension(ext)
+	}
+	a.urls[name] = url
+	a.byPath[url] = asset{content, contentType}
 }
 
 // URL returns where the asset name is served.
