@@ -16,6 +16,12 @@ func noteRoute(ctx context.Context, pattern string) {
 	}
 }
 
+// Within returns ctx for a request that is answered inside of another: the access log names
+// the route of that.
+func Within(ctx context.Context) context.Context {
+	return context.WithValue(ctx, routeKey{}, nil)
+}
+
 func routeOf(ctx context.Context) string {
 	if route, ok := ctx.Value(routeKey{}).(*string); ok {
 		return *route

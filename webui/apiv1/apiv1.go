@@ -108,6 +108,9 @@ type API struct {
 	streamAlive time.Duration
 
 	unknown webui.FailFunc // answers for errors that are nobody's fault but ours
+
+	within *webui.Mux                  // for As
+	scopes map[string][]identity.Scope // by pattern, for May
 }
 
 // New returns an API, or says what c lacks.
@@ -122,12 +125,14 @@ func New(c Config) (*API, error) {
 	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
 	}
-	return &API{
+	a := &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
 		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
-	}, nil
+	}
+	a.mountWithin()
+	return a, nil
 }
 
 // route is one operation of the API.

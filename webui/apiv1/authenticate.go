@@ -14,10 +14,14 @@ import (
 const realm = `Bearer realm="gatehouse"`
 
 // authenticate returns who sent r: whoever its bearer token is of, or the operator
-// of this machine, whom the local socket's listener has put into the context. A
+// of this machine, whom the local socket's listener has put into the context, or whom As
+// serves. A
 // token anywhere else, as in the query, is not looked at: URLs end up in logs.
 // Neither is a browser's session, which other sites can make use of.
 func (a *API) authenticate(r *http.Request) (identity.Principal, error) {
+	if p, ok := r.Context().Value(actingKey{}).(identity.Principal); ok {
+		return p, nil
+	}
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
 		if p, ok := identity.PrincipalFrom(r.Context()); ok && p.Kind == identity.KindLocal {
@@ -55,7 +59,7 @@ func errScope(scope identity.Scope) *problem {
 	return &problem{
 		Problem: webui.Problem{
 			Status: http.StatusForbidden, Code: "forbidden", Title: "Not allowed",
-			Detail: fmt.Sprintf("This needs a token with the scope %s.", scope),
+			Detail: fmt.Sprintf("This needs the role or the scope %s.", scope),
 		},
 		challenge: fmt.Sprintf(`%s, error="insufficient_scope", scope="%s"`, realm, scope),
 	}

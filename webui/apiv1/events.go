@@ -68,14 +68,18 @@ type followed struct {
 	device  string
 	seen    []string // what the token may see, as types
 	replays bool     // the client says where it was
+	unnamed bool     // events have no names
 }
 
 func followedOf(r *http.Request) (f followed, err error) {
 	query := r.URL.Query()
-	if err := onlyParameters(query, "after", "type", "device_id"); err != nil {
+	if err := onlyParameters(query, "after", "type", "device_id", "unnamed"); err != nil {
 		return followed{}, err
 	}
 	if f.device, err = textOf(query, "device_id"); err != nil {
+		return followed{}, err
+	}
+	if f.unnamed, err = flag(query, "unnamed"); err != nil {
 		return followed{}, err
 	}
 	for _, list := range query["type"] {
@@ -226,7 +230,11 @@ func (a *API) tell(ctx context.Context, s *eventStream, f followed) (after uint6
 		if err != nil {
 			return f.after, false, err
 		}
-		fmt.Fprintf(&out, "id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Action, data)
+		fmt.Fprintf(&out, "id: %d\n", e.Seq)
+		if !f.unnamed {
+			fmt.Fprintf(&out, "event: %s\n", e.Action)
+		}
+		fmt.Fprintf(&out, "data: %s\n\n", data)
 	}
 	more = len(list) == streamBatch
 	if !more && last > f.after {
