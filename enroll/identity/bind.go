@@ -80,7 +80,7 @@ func (p Provider) find(tx storage.Tx, person Person, now time.Time) (b bound, er
 	if !b.user.AppleAccountSet {
 		set("managed_apple_account", &b.user.ManagedAppleAccount, b.mapped.ManagedAppleAccount)
 	}
-	if b.user == b.old {
+	if b.user.equal(b.old) {
 		return b, nil
 	}
 	err = checkTaken(tx, b.user)
@@ -134,7 +134,7 @@ func (s *Service) bind(tx storage.Tx, p Provider, person Person) (User, Mapped, 
 			return User{}, b.mapped, err
 		}
 	}
-	if b.user != b.old {
+	if !b.user.equal(b.old) {
 		if err := putUser(tx, b.old, b.user); err != nil {
 			return User{}, b.mapped, err
 		}
@@ -145,7 +145,7 @@ func (s *Service) bind(tx storage.Tx, p Provider, person Person) (User, Mapped, 
 		if err := s.record(tx, by.fact("user.created", b.user.Login(), details)); err != nil {
 			return User{}, b.mapped, err
 		}
-	case b.user != b.old:
+	case !b.user.equal(b.old):
 		if err := s.renamed(tx, b.old, b.user); err != nil {
 			return User{}, b.mapped, err
 		}

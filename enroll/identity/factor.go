@@ -178,7 +178,7 @@ func (s *Service) DisableSecondFactor(ctx context.Context, userID, code, peer st
 // ResetSecondFactor takes the second factor of a user away who can't show it any more, and
 // logs them out everywhere. by must be an owner. A user without one is left alone.
 func (s *Service) ResetSecondFactor(ctx context.Context, by Principal, userID string) (u User, err error) {
-	if !by.Allows(ScopeOwner) {
+	if !by.governs(ScopeOwner) {
 		return User{}, fmt.Errorf("reset second factor: %w: only owners do that", ErrForbidden)
 	}
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
@@ -237,7 +237,7 @@ func (s *Service) withCode(ctx context.Context, userID, peer string, do func(tx 
 		if err := do(tx, &u, &f); err != nil {
 			return err
 		}
-		if u != old {
+		if !u.equal(old) {
 			if err := users.Put(tx, u); err != nil {
 				return err
 			}

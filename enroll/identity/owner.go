@@ -67,7 +67,9 @@ const ownersKey = "owners"
 var ownerSets = storage.NewCollection("identity.owners", 1, func(owners) string { return ownersKey })
 
 // governs reports whether u is an owner who can log in.
-func (u User) governs() bool { return u.Role == RoleOwner && !u.Disabled && u.Password != "" }
+func (u User) governs() bool {
+	return u.Role == RoleOwner && !u.Disabled && u.Password != "" && len(u.GroupIDs) == 0
+}
 
 // countOwners keeps the record of owners when old becomes u, or returns ErrLastOwner.
 func countOwners(tx storage.Tx, old, u User) error {

@@ -62,7 +62,19 @@ type Principal struct {
 	User   string // the user that a token acts for, or who logged in; may be empty
 	Peer   string // network address that a request of theirs came from; empty: not known, or this machine
 	Scopes []Scope
+
+	// Groups limits what Scopes allow to the devices in these groups, by their IDs; nil: to
+	// none, everything is allowed everywhere. An ID that no group has any more is of no
+	// device, so that a limit is never lost with its group.
+	Groups []string
 }
+
+// Limited says that p's rights hold for the devices of some groups only, so that p has none
+// over the installation as a whole.
+func (p Principal) Limited() bool { return p.Groups != nil }
+
+// governs reports whether p may do what scope is asked for in the whole installation.
+func (p Principal) governs(scope Scope) bool { return p.Allows(scope) && !p.Limited() }
 
 // Allows reports whether p may do what scope is asked for.
 func (p Principal) Allows(scope Scope) bool {

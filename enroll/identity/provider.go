@@ -359,7 +359,7 @@ func (p Provider) details() map[string]string {
 // password is checked can sign in as that owner: what is for administrators is for owners
 // to change.
 func mayManageProvider(by Principal, old, p Provider) error {
-	if !by.Allows(ScopeAdmin) {
+	if !by.governs(ScopeAdmin) {
 		return fmt.Errorf("%w: only administrators change identity providers", ErrForbidden)
 	}
 	grants := p.ID != LocalProvider && (old.hasUse(UseAdmin) || p.hasUse(UseAdmin))

@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func TestALoginStaysWhereItsThingsCantBeMoved(t *testing.T) {
 	if !errors.Is(err, failing) {
 		t.Errorf("UpdateUser = %v, want %v", err, failing)
 	}
-	if u, err := w.byLogin(t, "bea@example.com"); err != nil || u != bea {
+	if u, err := w.byLogin(t, "bea@example.com"); err != nil || !reflect.DeepEqual(u, bea) {
 		t.Errorf("the user is %+v (%v), want %+v still", u, err, bea)
 	}
 }

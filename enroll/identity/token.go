@@ -28,7 +28,8 @@ type Token struct {
 	Hash      string    `json:"hash"` // hex SHA-256 of the secret
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
-	LastUsed  time.Time `json:"-"` // from a record of its own, about a second late; zero: never
+	GroupIDs  []string  `json:"group_ids,omitempty"` // of devices, that the scopes are limited to; none: they are not
+	LastUsed  time.Time `json:"-"`                   // from a record of its own, about a second late; zero: never
 }
 
 // tokenUse is when a token was last used. It changes often, so it has a small
@@ -38,11 +39,15 @@ type tokenUse struct {
 	At time.Time `json:"at"`
 }
 
-const tokensByHash = "hash"
+const (
+	tokensByHash  = "hash"
+	tokensByGroup = "group"
+)
 
 var (
 	tokens = storage.NewCollection("identity.tokens", 1, func(t Token) string { return t.ID },
-		storage.Index[Token]{Name: tokensByHash, Unique: true, Values: func(t Token) []string { return []string{t.Hash} }})
+		storage.Index[Token]{Name: tokensByHash, Unique: true, Values: func(t Token) []string { return []string{t.Hash} }},
+		storage.Index[Token]{Name: tokensByGroup, Values: func(t Token) []string { return t.GroupIDs }})
 	tokenUses = storage.NewCollection("identity.token_uses", 1, func(u tokenUse) string { return u.ID })
 )
 
@@ -66,6 +71,8 @@ type NewToken struct {
 	Name   string
 	Scopes []Scope
 	User   string
+
+	GroupIDs []string // of devices, that the scopes are limited to; none: they are not
 }
 
 // tokenPrefix lets scanners for leaked secrets find ours.
@@ -80,7 +87,7 @@ func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (To
 		return Token{}, "", fmt.Errorf("create token: %w", err)
 	}
 	for _, scope := range n.Scopes {
-		if !by.Allows(ScopeAdmin) || slices.Contains(ladder[:], scope) && !by.Allows(scope) {
+		if !by.governs(ScopeAdmin) || slices.Contains(ladder[:], scope) && !by.Allows(scope) {
 			return Token{}, "", fmt.Errorf("create token: %w: %s can't give the scope %s", ErrForbidden, by, scope)
 		}
 	}
@@ -112,6 +119,7 @@ func (s *Service) newToken(by Principal, n NewToken, secret string) Token {
 		Hash:      hashSecret(secret),
 		CreatedAt: s.now().UTC(),
 		CreatedBy: by.String(),
+		GroupIDs:  normalGroups(n.GroupIDs),
 	}
 }
 
@@ -133,7 +141,11 @@ func (t Token) details() map[string]string {
 	for i, scope := range t.Scopes {
 		scopes[i] = string(scope)
 	}
-	return map[string]string{"token": t.ID, "name": t.Name, "scopes": strings.Join(scopes, " ")}
+	details := map[string]string{"token": t.ID, "name": t.Name, "scopes": strings.Join(scopes, " ")}
+	if len(t.GroupIDs) > 0 {
+		details["groups"] = strings.Join(t.GroupIDs, " ")
+	}
+	return details
 }
 
 func (n NewToken) check() error {
@@ -159,7 +171,10 @@ func (n NewToken) check() error {
 	if seen[ScopeCertSelf] && n.User == "" {
 		return &FieldError{"user", "is required for the scope cert:self"}
 	}
-	return nil
+	if len(n.GroupIDs) > 0 && slices.ContainsFunc(n.Scopes, func(s Scope) bool { return !slices.Contains(ladder[:], s) }) {
+		return &FieldError{"group_ids", "limit a role; the cert scopes can’t be limited"}
+	}
+	return checkGroups(n.GroupIDs, seen[ScopeOwner])
 }
 
 // Authenticate returns who presents secret, or ErrUnauthenticated, also where it acts
@@ -184,7 +199,7 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 		return Principal{}, fmt.Errorf("authenticate: %w", err)
 	}
 	s.noteUsed(t.ID)
-	return Principal{Kind: KindToken, ID: t.ID, Name: t.Name, User: user, Scopes: t.Scopes}, nil
+	return Principal{Kind: KindToken, ID: t.ID, Name: t.Name, User: user, Scopes: t.Scopes, Groups: limitedTo(t.GroupIDs)}, nil
 }
 
 // actsFor returns the login of the user that t acts for. A token is the user's for whom it

@@ -71,7 +71,7 @@ func (s *Service) TrySignIn(ctx context.Context, by Principal, providerID, login
 
 // sourceToTry returns a source that an administrator may try, also where it is off.
 func (s *Service) sourceToTry(ctx context.Context, by Principal, providerID string) (Provider, any, error) {
-	if !by.Allows(ScopeAdmin) {
+	if !by.governs(ScopeAdmin) {
 		return Provider{}, nil, fmt.Errorf("%w: only administrators try identity providers", ErrForbidden)
 	}
 	p, err := s.Provider(ctx, providerID)

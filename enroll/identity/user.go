@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,17 @@ type User struct {
 
 	AppleAccountSet bool      `json:"apple_account_set,omitempty"` // by an administrator, whatever the provider says
 	SecondFactorAt  time.Time `json:"second_factor_at,omitzero"`   // since when codes are asked for; zero: never
+
+	// GroupIDs are the groups of devices that the role is limited to; none: it is not
+	// limited. A group that is not there any more stays among them: see [Principal.Groups].
+	GroupIDs []string `json:"group_ids,omitempty"`
+}
+
+// equal reports whether u is as o is.
+func (u User) equal(o User) bool {
+	groups := slices.Equal(u.GroupIDs, o.GroupIDs)
+	u.GroupIDs, o.GroupIDs = nil, nil
+	return groups && reflect.DeepEqual(u, o)
 }
 
 const (
@@ -64,6 +76,7 @@ const (
 	usersByAppleAccount = "apple_account"
 	usersBySubject      = "subject"
 	usersByProvider     = "provider"
+	usersByGroup        = "group"
 )
 
 // subjectKey is who somebody is, at a provider.
@@ -90,7 +103,8 @@ var users = storage.NewCollection("identity.users", 1, func(u User) string { ret
 			return nil
 		}
 		return []string{u.Provider}
-	}})
+	}},
+	storage.Index[User]{Name: usersByGroup, Values: func(u User) []string { return u.GroupIDs }})
 
 // normalLogin is what a username or an e-mail address is compared by.
 func normalLogin(login string) string {
@@ -139,7 +153,7 @@ func (u User) Stamp() string { return u.PasswordAt.UTC().Format(time.RFC3339Nano
 
 // Principal returns u as one who acts.
 func (u User) Principal() Principal {
-	return Principal{Kind: KindUser, ID: u.ID, Name: u.Login(), User: u.Login(), Scopes: u.Role.scopes()}
+	return Principal{Kind: KindUser, ID: u.ID, Name: u.Login(), User: u.Login(), Scopes: u.Role.scopes(), Groups: limitedTo(u.GroupIDs)}
 }
 
 // GetUser returns the user with an ID, also one who is disabled, or an error that wraps
@@ -191,6 +205,8 @@ type NewUser struct {
 	NoEnroll            bool
 	Role                Role
 	Provider            string // ID of the provider that they will sign in at; empty or LocalProvider: here
+
+	GroupIDs []string // of devices, that the role is limited to; none: it is not
 }
 
 // CreateUser makes a user. by must be an administrator, and an owner to make owners and
@@ -200,6 +216,7 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 	u := User{
 		ID: newID(), Username: strings.TrimSpace(n.Username), Email: strings.TrimSpace(n.Email), FullName: n.FullName,
 		ManagedAppleAccount: strings.TrimSpace(n.ManagedAppleAccount), NoEnroll: n.NoEnroll, Role: n.Role, CreatedAt: now,
+		GroupIDs: normalGroups(n.GroupIDs),
 	}
 	if n.Provider != LocalProvider {
 		u.Provider = n.Provider
@@ -237,7 +254,11 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 		if err := putUser(tx, User{}, u); err != nil {
 			return err
 		}
-		return s.record(tx, by.fact("user.created", u.Login(), map[string]string{"role": string(u.Role)}))
+		details := map[string]string{"role": string(u.Role)}
+		if len(u.GroupIDs) > 0 {
+			details["groups"] = strings.Join(u.GroupIDs, " ")
+		}
+		return s.record(tx, by.fact("user.created", u.Login(), details))
 	})
 	if err != nil {
 		return User{}, fmt.Errorf("create user: %w", err)
@@ -256,6 +277,7 @@ type UserChange struct {
 	NoEnroll            *bool
 	Role                *Role
 	Disabled            *bool
+	GroupIDs            *[]string // empty: the role is not limited
 
 	// Provider gives the user to another provider, where they are bound to whoever signs
 	// in next with the e-mail address, if the provider has verified it, or, for a user
@@ -318,7 +340,7 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 		if disabled {
 			u.endSessions(now)
 		}
-		if u == old {
+		if u.equal(old) {
 			return nil
 		}
 		if err := putUser(tx, old, u); err != nil {
@@ -337,7 +359,7 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 	if err != nil {
 		return User{}, fmt.Errorf("update user: %w", err)
 	}
-	if u != old {
+	if !u.equal(old) {
 		s.log.InfoContext(ctx, "user updated", "user", id, "changed", changed, "disabled", u.Disabled, "by", by.String())
 	}
 	return u, nil
@@ -418,6 +440,17 @@ func (c UserChange) apply(u User) (after User, changed []string, err error) {
 		u.Role = *c.Role
 		changed = append(changed, "role")
 		if err := u.Role.check(); err != nil {
+			return User{}, nil, err
+		}
+	}
+	if c.GroupIDs != nil {
+		if ids := normalGroups(*c.GroupIDs); !slices.Equal(ids, u.GroupIDs) {
+			u.GroupIDs = ids
+			changed = append(changed, "group_ids")
+		}
+	}
+	if len(changed) > 0 {
+		if err := checkGroups(u.GroupIDs, u.Role == RoleOwner); err != nil {
 			return User{}, nil, err
 		}
 	}
@@ -504,6 +537,9 @@ func (s *Service) recordChange(tx storage.Tx, by Principal, old, u User, changed
 		if u.Login() != old.Login() {
 			details["was"] = old.Login()
 		}
+		if !slices.Equal(u.GroupIDs, old.GroupIDs) {
+			details["groups"], details["groups_before"] = strings.Join(u.GroupIDs, " "), strings.Join(old.GroupIDs, " ")
+		}
 		if err := s.record(tx, by.fact("user.updated", u.Login(), details)); err != nil {
 			return err
 		}
@@ -551,8 +587,8 @@ func checkTaken(tx storage.Tx, u User) error {
 
 // mayManage says whether by may make and change users of these roles.
 func mayManage(by Principal, roles ...Role) error {
-	if !by.Allows(ScopeAdmin) {
-		return fmt.Errorf("%w: only administrators make and change users", ErrForbidden)
+	if !by.governs(ScopeAdmin) {
+		return fmt.Errorf("%w: only administrators of all devices make and change users", ErrForbidden)
 	}
 	for _, role := range roles {
 		if (role == RoleAdmin || role == RoleOwner) && !by.Allows(ScopeOwner) {
@@ -583,6 +619,7 @@ func (u User) check() error {
 		checkText("full_name", u.FullName, 0, 255),
 		checkAddress("managed_apple_account", u.ManagedAppleAccount),
 		u.Role.check(),
+		checkGroups(u.GroupIDs, u.Role == RoleOwner),
 	} {
 		if err != nil {
 			return err

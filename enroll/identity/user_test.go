@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -138,11 +139,11 @@ func TestUserIsMade(t *testing.T) {
 				t.Errorf("CreateUser(%+v) = %+v with UPN %q, want role %s and UPN %q", tt.make, made, made.UPN(), tt.role, tt.upn)
 			}
 			for _, login := range tt.logins {
-				if u, err := w.byLogin(t, login); err != nil || u != made {
+				if u, err := w.byLogin(t, login); err != nil || !reflect.DeepEqual(u, made) {
 					t.Errorf("UserByLogin(%q) = %+v, %v; want %+v", login, u, err, made)
 				}
 			}
-			if u, err := w.User(ctx, made.ID); err != nil || u != made {
+			if u, err := w.User(ctx, made.ID); err != nil || !reflect.DeepEqual(u, made) {
 				t.Errorf("User = %+v, %v; want %+v", u, err, made)
 			}
 			facts := w.facts(t, event.Filter{Action: "user.created", User: made.Login()})
@@ -290,7 +291,7 @@ func TestUserIsChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 			tt.want(&want)
-			if stored, err := w.User(ctx, want.ID); err != nil || stored != want || got != want {
+			if stored, err := w.User(ctx, want.ID); err != nil || !reflect.DeepEqual(stored, want) || !reflect.DeepEqual(got, want) {
 				t.Errorf("UpdateUser = %+v, stored is %+v (%v); want %+v", got, stored, err, want)
 			}
 			for _, login := range want.Logins() {
@@ -334,7 +335,7 @@ func TestUserIsNotChanged(t *testing.T) {
 			if tt.field == "" && !errors.Is(err, identity.ErrTaken) || tt.field != "" && (!errors.As(err, &field) || field.Field != tt.field) {
 				t.Errorf("UpdateUser = %v, want an error about %q", err, tt.field)
 			}
-			if u, err := w.User(ctx, want.ID); err != nil || u != want {
+			if u, err := w.User(ctx, want.ID); err != nil || !reflect.DeepEqual(u, want) {
 				t.Errorf("then the user is %+v (%v), want %+v", u, err, want)
 			}
 		})
@@ -396,7 +397,7 @@ func TestWhoIsDisabledIsOut(t *testing.T) {
 	ended := 0
 	w.onDisable = func(tx storage.Tx, u identity.User) error {
 		ended++
-		if stored, err := identity.UserByLogin(tx, "bea"); err != nil || stored != u || !u.Disabled {
+		if stored, err := identity.UserByLogin(tx, "bea"); err != nil || !reflect.DeepEqual(stored, u) || !u.Disabled {
 			t.Errorf("in the transaction the user is %+v (%v), the hook is given %+v", stored, err, u)
 		}
 		return tx.Put("test.ended", []byte(u.ID), nil)
