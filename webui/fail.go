@@ -28,6 +28,9 @@ func NewPages(log *slog.Logger) (*Pages, error) {
 	return &Pages{views: views, log: log}, nil
 }
 
+// Assets are the files that pages refer to.
+func (p *Pages) Assets() *view.Assets { return p.views.Assets() }
+
 // Write sends a page.
 func (p *Pages) Write(w http.ResponseWriter, status int, page view.Page) error {
 	return p.views.Write(w, status, page)

@@ -323,19 +323,6 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
-	desk, err := admin.New(admin.Config{
-		Devices: devices, Lost: enrollment, Pages: pages, Now: now, Demo: cfg.demo > 0,
-		Notice: func(ctx context.Context) (string, error) {
-			trouble, err := enrollment.PushTrouble(ctx)
-			if err != nil || trouble == "" {
-				return "", err
-			}
-			return trouble + " A device takes its commands when it checks in by itself.", nil
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
 	mails, err := mail.New(mail.Config{DB: s.db, Box: s.box, Name: serverURL.Hostname(), Log: log, Now: now})
 	if err != nil {
 		return nil, err
@@ -359,6 +346,19 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		Mail:     mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper,
 		ServerURL: serverURL, Log: log, Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	desk, err := admin.New(admin.Config{
+		API: api, Assets: pages.Assets(), Pages: pages, ServerURL: serverURL, Log: log, Now: now, Demo: cfg.demo > 0,
+		LastEvent: func(ctx context.Context) (last uint64, err error) {
+			err = s.db.View(ctx, func(tx storage.Tx) (err error) {
+				last, err = event.LastSeq(tx)
+				return err
+			})
+			return last, err
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -414,9 +414,9 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	door.MountPreviews(mux.Group(webui.Group{BodyLimit: 1 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), sessions.Load}}))
 
-	guarded := mux.Group(webui.Group{BodyLimit: 64 << 10, Timeout: 30 * time.Second, Fail: pages.Fail,
-		Use: []webui.Middleware{query, sessions.Load, desk.Guard}})
-	desk.Mount(guarded)
+	if err := mountDesk(mux, desk, sessions); err != nil {
+		return nil, err
+	}
 
 	// Devices send results of any size that the handler itself still has to name:
 	// its own limits are lower.

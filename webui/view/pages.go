@@ -37,33 +37,6 @@ func (Message) template() string { return "message.html" }
 // Link is a link or, on a page's one primary action, a button.
 type Link struct{ Label, URL string }
 
-// Devices lists devices.
-type Devices struct {
-	Layout
-	Items   []DeviceRow
-	NextURL string // of the next page; empty on the last
-	First   bool   // this is the first page
-	Notice  string // what the reader should know of all devices; may be empty
-}
-
-func (Devices) template() string { return "devices.html" }
-
-// DeviceRow is one device of a list.
-type DeviceRow struct {
-	URL      string
-	Name     string
-	Model    string
-	Parent   Link // the device of a user channel; may be empty
-	OS       string
-	Owner    string
-	Type     string
-	State    State
-	Demo     bool
-	Lost     bool // reported lost by its user
-	LastSeen Moment
-	Pending  int
-}
-
 // State is a state as text and the tone it is shown in.
 type State struct {
 	Text string
@@ -82,37 +55,10 @@ const (
 	Neutral Tone = "neutral"
 )
 
-// Device shows one device, with its commands.
-type Device struct {
-	Layout
-	Name       string
-	State      State
-	Demo       bool
-	Lost       bool // reported lost by its user
-	Facts      []Fact
-	Attributes []Fact
-	Commands   []CommandRow
-	OlderURL   string // more commands; empty when there are none
-	NewestURL  string // back to the newest; empty when these are the newest
-}
-
-func (Device) template() string { return "device.html" }
-
 // Fact is a label and a value.
 type Fact struct {
 	Label, Value string
 	URL          string  // makes a link of Value; may be empty
 	Moment       *Moment // instead of Value
 	Mono         bool    // an identifier
-}
-
-// CommandRow is one command of a device.
-type CommandRow struct {
-	Name     string
-	UUID     string
-	State    State
-	Created  Moment
-	Finished Moment
-	NotNow   int
-	Errors   []string
 }

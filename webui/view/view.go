@@ -49,8 +49,8 @@ func New() (*Views, error) {
 	}
 	shared, err := template.New("shared").Funcs(template.FuncMap{
 		"asset":       assets.URL,
-		"fingerprint": fingerprint,
-		"when":        when,
+		"fingerprint": Fingerprint,
+		"when":        When,
 	}).ParseFS(templateFiles, sharedTemplates...)
 	if err != nil {
 		return nil, fmt.Errorf("view: %w", err)
@@ -144,8 +144,8 @@ func (m Moment) Ago() string {
 	return m.At.UTC().Format("2 Jan 2006")
 }
 
-// when is the template function that shows a Moment.
-func when(m Moment) template.HTML {
+// When is the template function that shows a Moment.
+func When(m Moment) template.HTML {
 	if m.At.IsZero() {
 		return `<span class="quiet">never</span>`
 	}
@@ -153,8 +153,8 @@ func when(m Moment) template.HTML {
 	return template.HTML(`<time datetime="` + m.Exact() + `" title="` + m.Exact() + `">` + m.Ago() + `</time>`)
 }
 
-// fingerprint is the template function that shows a fingerprint, which may break
+// Fingerprint is the template function that shows a fingerprint, which may break
 // only between its pairs.
-func fingerprint(pairs string) template.HTML {
+func Fingerprint(pairs string) template.HTML {
 	return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(pairs), ":", ":<wbr>"))
 }

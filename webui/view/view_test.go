@@ -43,11 +43,6 @@ func texts(t testing.TB, lang string) *text.Texts {
 }
 
 func samples(t testing.TB) []Page {
-	now := time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC)
-	seen := Moment{At: now.Add(-3 * time.Minute), Now: now}
-	layout := Layout{Title: hostile, Nav: []NavItem{{Label: "Devices", URL: "/admin/devices", Current: true}}, User: hostile, Demo: true, Refresh: 5}
-	state := State{Text: hostile, Tone: Bad, Hint: hostile}
-	facts := []Fact{{Label: hostile, Value: hostile, Mono: true}, {Label: "Last seen", Moment: &seen}}
 	portal := Portal{
 		T: texts(t, "en-XA"), Title: "Portal", Organisation: hostile, Logo: "/logo/x", Here: "/enroll", User: hostile,
 		Support:  Support{Email: hostile, Phone: hostile, URL: hostile},
@@ -63,22 +58,6 @@ func samples(t testing.TB) []Page {
 		Setup{Layout: Layout{Title: "Finish setup"}},
 		Setup{Layout: Layout{Title: "Finish setup"}, Error: hostile},
 		Message{Layout: Layout{Title: "No"}, Heading: hostile, Text: hostile, Command: hostile, Action: Link{hostile, "/"}, Code: hostile, RequestID: hostile, Details: hostile},
-		Devices{Layout: layout, First: true},
-		Devices{Layout: layout, NextURL: "/admin/devices?cursor=x", Items: []DeviceRow{
-			{URL: "/admin/devices/1", Name: hostile, Model: hostile, OS: hostile, Owner: hostile, Type: hostile, State: state, Demo: true, Lost: true, LastSeen: seen, Pending: 3},
-			{URL: "/admin/devices/2", Name: "x"},
-		}},
-		Device{Layout: layout, Name: hostile, State: state, Lost: true, Facts: facts, Attributes: facts, OlderURL: "/x", NewestURL: "/y", Commands: []CommandRow{
-			{Name: hostile, UUID: hostile, State: state, Created: seen, Errors: []string{hostile}},
-		}},
-		Devices{Layout: Layout{Title: "Devices", Nav: layout.Nav, User: long}, First: true, Notice: long, Items: []DeviceRow{
-			{URL: "/admin/devices/1", Name: long, Model: long, Parent: Link{long, "/"}, OS: long, Owner: long, Type: long, State: State{Text: "enrolled", Tone: Good}, LastSeen: seen, Pending: 1234},
-			{URL: "/admin/devices/2", Name: rightToLeft, Model: rightToLeft, OS: rightToLeft, Owner: rightToLeft, Type: rightToLeft, State: State{Text: "pending", Tone: Waiting}},
-		}},
-		Device{Layout: Layout{Title: "Device", Nav: layout.Nav, User: "ana"}, Name: long, Demo: true, State: State{"blocked", Bad, long}, Facts: []Fact{{Label: long, Value: long}, {Label: "Device", Value: long, URL: "/"}}, Attributes: []Fact{{Label: long, Value: rightToLeft, Mono: true}}, Commands: []CommandRow{
-			{Name: long, UUID: long, State: State{"not now", Waiting, long}, Created: seen, Errors: []string{long, rightToLeft}},
-		}},
-		Device{Layout: layout, Name: "x"},
 	}
 	pages = append(pages, signInSamples(portal, bare)...)
 	pages = append(pages, portalSamples(portal, bare)...)

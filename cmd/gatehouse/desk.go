@@ -1,0 +1,33 @@
+package main
+
+import (
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
+	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
+)
+
+// mountDesk registers the administrators' pages, each section with its own.
+func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error {
+	group := func(limit int64, timeout time.Duration) webui.Router {
+		return mux.Group(webui.Group{BodyLimit: limit, Timeout: timeout, Fail: desk.Fail,
+			Use: []webui.Middleware{sessions.Load, webui.PlainQuery(desk.Fail), desk.Guard}})
+	}
+	// Pages that send something to all devices, and those that ask Apple or a mail server,
+	// may take their time.
+	pages, uploads := group(1<<20, 2*time.Minute), group(profile.MaxSize+1<<20, 2*time.Minute)
+	desk.Mount(pages)
+	desk.MountLive(group(1<<10, 0)) // a stream has no end to wait for
+	for _, section := range []func(*admin.Desk) (admin.Section, error){
+		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
+	} {
+		s, err := section(desk)
+		if err != nil {
+			return err
+		}
+		s.Mount(pages, uploads)
+	}
+	return nil
+}

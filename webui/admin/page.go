@@ -1,0 +1,332 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
+)
+
+//go:embed templates/*.html
+var templateFiles embed.FS
+
+// Page is what every page has around it. Page structs embed it; who shows one fills the
+// first fields, and the desk the others.
+type Page struct {
+	Title   string      // of the window; pages write their h1 themselves
+	Section string      // path of the section in the navigation, as "/admin/devices"
+	Crumbs  []view.Link // the way to the page, from its section
+	Done    string      // what was just done, a sentence; see [Desk.Redirect]
+	Search  string      // what is in the search field: on lists of devices
+
+	// Watch says which events make the page fetch its live parts again: what their actions
+	// begin with, or "device:ID", with spaces between them. Empty: the page is not live.
+	Watch string
+	// Every is after how many seconds the live parts are fetched again in any case: while
+	// something is under way of which no event tells. 0: never.
+	Every int
+
+	desk  *Desk
+	ctx   context.Context
+	Nav   []NavItem
+	User  string
+	Demo  bool
+	Theme string // "light", "dark" or ""
+	Since uint64 // the newest event when the page was made
+	Here  string // the page's own address
+}
+
+// NavItem is a link of the navigation. Key is the key that leads to it after g.
+type NavItem struct {
+	Label, URL, Key string
+	Current         bool
+}
+
+// sections are the navigation, in its order, with the keys that follow g.
+var sections = []NavItem{
+	{Label: "Home", URL: "/admin", Key: "h"},
+	{Label: "Devices", URL: "/admin/devices", Key: "d"},
+	{Label: "Commands", URL: "/admin/commands", Key: "c"},
+	{Label: "Enrollment", URL: "/admin/enrollment", Key: "e"},
+	{Label: "Profiles", URL: "/admin/profiles", Key: "p"},
+	{Label: "Certificates", URL: "/admin/certificates", Key: "t"},
+	{Label: "Users", URL: "/admin/users", Key: "u"},
+	{Label: "Settings", URL: "/admin/settings", Key: "s"},
+	{Label: "Audit", URL: "/admin/audit", Key: "a"},
+}
+
+func (p *Page) base() *Page { return p }
+
+// May reports whether who looks may use a route of the API: templates show no control
+// that would be refused.
+func (p *Page) May(pattern string) bool { return p.desk.May(p.ctx, pattern) }
+
+// View is a page: a pointer to a struct that embeds Page.
+type View interface{ base() *Page }
+
+// Templates are the templates of a section.
+type Templates struct{ pages map[string]*template.Template }
+
+// parts are the desk's own templates that every page may use.
+var parts = []string{"templates/layout.html", "templates/parts.html"}
+
+// Templates parses templates/*.html of a section. Each file is a page, which defines
+// "main"; files whose name begins with _ are parts that the section's pages share.
+func (d *Desk) Templates(files fs.FS) (*Templates, error) {
+	shared, err := template.New("desk").Funcs(template.FuncMap{
+		"asset":  d.Assets.URL,
+		"when":   view.When,
+		"field":  newField,
+		"link":   func(label, url string) view.Link { return view.Link{Label: label, URL: url} },
+		"moment": func(at any) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} },
+		"count":  Count,
+		"bytes":  view.Fingerprint,
+		"state":  func(text, tone string) view.State { return view.State{Text: text, Tone: view.Tone(tone)} },
+		"words":  Words,
+		"list":   func(items ...any) []any { return items },
+	}).ParseFS(templateFiles, parts...)
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	names, err := fs.Glob(files, "templates/*.html")
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	t := &Templates{map[string]*template.Template{}}
+	for _, name := range names {
+		if strings.HasPrefix(name, "templates/_") {
+			if shared, err = shared.ParseFS(files, name); err != nil {
+				return nil, fmt.Errorf("admin: %w", err)
+			}
+		}
+	}
+	for _, name := range names {
+		file := strings.TrimPrefix(name, "templates/")
+		if strings.HasPrefix(file, "_") || files == fs.FS(templateFiles) && (file == "layout.html" || file == "parts.html") {
+			continue
+		}
+		page, err := shared.Clone()
+		if err == nil {
+			_, err = page.ParseFS(files, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("admin: %w", err)
+		}
+		t.pages[file] = page
+	}
+	return t, nil
+}
+
+// timeOf is a time of the API's JSON, which may be null.
+func timeOf(at any) time.Time {
+	switch at := at.(type) {
+	case time.Time:
+		return at
+	case *time.Time:
+		if at != nil {
+			return *at
+		}
+	}
+	return time.Time{}
+}
+
+// Count writes a number with its noun: 1 device, 2,000 devices.
+func Count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return Number(n) + " " + many
+}
+
+// Number writes n with commas between thousands.
+func Number(n int) string {
+	digits := strconv.Itoa(n)
+	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+// Words makes words of a name as the API and Apple spell them: device_lost, DeviceLock.
+func Words(name string) string {
+	var out strings.Builder
+	runes := []rune(strings.ReplaceAll(name, "_", " "))
+	for i, c := range runes {
+		upper := c >= 'A' && c <= 'Z'
+		starts := upper && i > 0 && runes[i-1] != ' ' && (runes[i-1] < 'A' || runes[i-1] > 'Z' || i+1 < len(runes) && runes[i+1] >= 'a' && runes[i+1] <= 'z')
+		if starts {
+			out.WriteByte(' ')
+		}
+		switch {
+		case i == 0:
+			out.WriteString(strings.ToUpper(string(c)))
+		case upper && i+1 < len(runes) && runes[i+1] >= 'a' && runes[i+1] <= 'z':
+			out.WriteString(strings.ToLower(string(c)))
+		default:
+			out.WriteRune(c)
+		}
+	}
+	return out.String()
+}
+
+// Write sends a page of a section. To the script that patches live parts it sends the main
+// part alone.
+func (d *Desk) Write(w http.ResponseWriter, r *http.Request, t *Templates, file string, page View) error {
+	return d.WriteStatus(w, r, http.StatusOK, t, file, page)
+}
+
+// WriteStatus is Write with a status other than 200: 422 shows a form again.
+func (d *Desk) WriteStatus(w http.ResponseWriter, r *http.Request, status int, t *Templates, file string, page View) error {
+	tmpl, ok := t.pages[file]
+	if !ok {
+		return fmt.Errorf("admin: no template %s", file)
+	}
+	if err := d.frame(r, page.base()); err != nil {
+		return err
+	}
+	name := "layout.html"
+	if r.Header.Get("Gatehouse-Part") == "main" {
+		name = "main-part"
+	}
+	var body bytes.Buffer
+	if err := tmpl.ExecuteTemplate(&body, name, page); err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	h.Set("Cache-Control", "no-store") // nor does the back button show it to who comes after a logout
+	h.Set("Vary", "Gatehouse-Part")
+	w.WriteHeader(status)
+	_, _ = w.Write(body.Bytes()) // the client may be gone; there is nobody to tell
+	return nil
+}
+
+// frame fills what the desk knows of a page.
+func (d *Desk) frame(r *http.Request, p *Page) error {
+	p.desk, p.ctx = d, r.Context()
+	p.Demo, p.Theme = d.Demo, theme(r)
+	p.Here = r.URL.RequestURI()
+	if r.Method != http.MethodGet {
+		p.Here = r.URL.Path
+	}
+	p.Nav = make([]NavItem, len(sections))
+	for i, item := range sections {
+		item.Current = item.URL == p.Section
+		p.Nav[i] = item
+	}
+	who := Principal(p.ctx)
+	p.User = who.Name
+	if who.Kind == identity.KindSetup {
+		p.User = "signed in by setup link"
+	}
+	if p.Done == "" {
+		p.Done = done[r.URL.Query().Get("done")]
+	}
+	if p.Watch == "" {
+		return nil
+	}
+	var err error
+	p.Since, err = d.LastEvent(p.ctx)
+	return err
+}
+
+// done are the sentences that pages show after what was done. Their keys are in addresses,
+// which can so say nothing else.
+var done = map[string]string{
+	"saved":        "Saved.",
+	"created":      "Created.",
+	"deleted":      "Deleted.",
+	"removed":      "Removed.",
+	"queued":       "Queued. The device gets it when it checks in, usually within seconds.",
+	"cancelled":    "Cancelled.",
+	"retried":      "Queued again.",
+	"pushed":       "Pushed. The device checks in when it is reachable.",
+	"refreshing":   "The device was asked for its facts.",
+	"blocked":      "Blocked. The device’s certificates are revoked, and it may not come back.",
+	"unblocked":    "Unblocked. The device may enroll again.",
+	"unenrolled":   "Unenrolled. The device’s certificates are revoked.",
+	"revoked":      "Revoked.",
+	"renewing":     "The renewal is under way.",
+	"sent":         "Sent.",
+	"tested":       "Tested.",
+	"activated":    "Activated.",
+	"enabled":      "Switched on.",
+	"disabled":     "Switched off.",
+	"found":        "The device is no longer reported lost.",
+	"ended":        "Ended.",
+	"reset":        "Reset.",
+	"uploaded":     "Uploaded.",
+	"restored":     "Restored.",
+	"redelivering": "Delivered again as soon as the target answers.",
+}
+
+// Redirect sends the browser on to a page of the desk, which says what was done: a key of
+// the sentences in done, or nothing.
+func Redirect(w http.ResponseWriter, r *http.Request, path, what string) error {
+	if what != "" {
+		if _, ok := done[what]; !ok {
+			return fmt.Errorf("admin: no sentence for %q", what)
+		}
+		u, err := url.Parse(path)
+		if err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		q := u.Query()
+		q.Set("done", what)
+		u.RawQuery = q.Encode()
+		path = u.String()
+	}
+	http.Redirect(w, r, path, http.StatusSeeOther)
+	return nil
+}
+
+// Moment is a time of the API, null or not, as pages show it.
+func (d *Desk) Moment(at *time.Time) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} }
+
+// Pager links to the pages of a list. A part shows it.
+type Pager struct {
+	First string // back to the first page; empty on it
+	Next  string // empty on the last
+	Note  string // how many there are, where that is known
+}
+
+// NewPager returns the links of a list that r asked for with ?cursor=.
+func NewPager(r *http.Request, next string) Pager {
+	q := r.URL.Query()
+	q.Del("done")
+	var p Pager
+	if q.Get("cursor") != "" {
+		q.Del("cursor")
+		p.First = address(r.URL.Path, q)
+	}
+	if next != "" {
+		q.Set("cursor", next)
+		p.Next = address(r.URL.Path, q)
+	}
+	return p
+}
+
+func address(path string, q url.Values) string {
+	if len(q) == 0 {
+		return path
+	}
+	return path + "?" + q.Encode()
+}
+
+// Empty is what a list without items says: why, and what to do next.
+type Empty struct {
+	Heading, Text string
+	Command       string      // to be typed; may be empty
+	Actions       []view.Link // the first is the page's primary one
+}
