@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -53,6 +54,7 @@ func TestARoleIsLimitedToGroups(t *testing.T) {
 	if err != nil || !slices.Equal(p.Groups, []string{"c"}) {
 		t.Errorf("Authenticate = %+v, %v, want one who is limited to c", p, err)
 	}
+	w.at.Advance(time.Second) // the log is in the order of times
 	ana, err = w.UpdateUser(ctx, admin(identity.ScopeAdmin), ana.ID, identity.UserChange{GroupIDs: &[]string{}})
 	if err != nil || ana.Principal().Limited() {
 		t.Errorf("UpdateUser = %+v, %v, want no limit", ana, err)
