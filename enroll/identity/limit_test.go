@@ -60,7 +60,7 @@ func TestARoleIsLimitedToGroups(t *testing.T) {
 		t.Errorf("UpdateUser = %+v, %v, want no limit", ana, err)
 	}
 	facts := w.facts(t, event.Filter{Action: "user.updated"})
-	if len(facts) != 2 || facts[0].Details["groups_before"] != "c" || facts[0].Details["groups"] != "" || facts[0].Details["changed"] != "group_ids" {
+	if len(facts) != 2 || facts[1].Details["groups_before"] != "c" || facts[1].Details["groups"] != "" || facts[1].Details["changed"] != "group_ids" {
 		t.Errorf("the audit log has %+v", facts)
 	}
 }
