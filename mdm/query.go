@@ -39,6 +39,11 @@ type Query struct {
 	Pending   *bool `json:"pending,omitempty"` // whether it has commands to finish
 	Demo      *bool `json:"demo,omitempty"`
 
+	// GroupIDs are groups of which a device must be in one; its user channels are, if it is.
+	// Scope is the same once more, of groups that need not be there; nil is no limit.
+	GroupIDs []GroupID `json:"group_ids,omitempty"`
+	Scope    []GroupID `json:"scope,omitzero"`
+
 	// Attributes are looked at last, of at most maxAttributeReads devices.
 	Attributes []AttributeCondition `json:"attributes,omitempty"`
 
@@ -185,6 +190,7 @@ var queryFields = []struct {
 		return once(&q.Supervised, all[0], "")
 	}},
 	{"parent_id", func(q *Query, v string) string { return once(&q.ParentID, DeviceID(v), "") }},
+	{"group_id", func(q *Query, v string) string { q.GroupIDs = append(q.GroupIDs, GroupID(v)); return "" }},
 	{"last_seen", func(q *Query, v string) string {
 		if v != "never" {
 			return "must be never; other times are asked for by last_seen_before and last_seen_after"
@@ -228,6 +234,7 @@ func QueryFields() []string {
 //	os_version                      <18, <=18.1, >17, >=17.4, =18.2, !=18.2, or 18 for all that begin so; unknown
 //	supervised                      true, false, unknown
 //	parent_id                       an id
+//	group_id                        that of a group; any of several
 //	last_seen_before, …_after,
 //	enrolled_before, …_after        a time (RFC 3339), a date, or how long ago: 90m, 24h, 30d, 2w
 //	last_seen                       never
@@ -261,7 +268,7 @@ func (q *Query) Set(name, value string) error {
 		if reason := f.set(q, value); reason != "" {
 			return &QueryError{Field: name, Reason: reason}
 		}
-		if max(len(q.Models), len(q.Users), len(q.OSVersions)) > maxConditions {
+		if max(len(q.Models), len(q.Users), len(q.OSVersions), len(q.GroupIDs)) > maxConditions {
 			return &QueryError{Field: name, Reason: fmt.Sprintf("is there more than %d times", maxConditions)}
 		}
 		return nil

@@ -163,7 +163,8 @@ type scan struct {
 	from, to int64     // of enrollment
 	pending  *timeline // of those with commands to finish; nil: not asked about
 	tests    []*attributeTest
-	read     int // devices whose attributes were looked at
+	members  []*Scope // in all of which the devices must be
+	read     int      // devices whose attributes were looked at
 
 	after *place // the last one of the part before; nil: from the beginning
 	keep  int    // how many to keep, of those after it
@@ -230,7 +231,29 @@ func (s *Service) newScan(tx storage.Tx, q Query) (*scan, error) {
 	if q.Pending != nil {
 		c.pending = pendingTimeline(tx)
 	}
+	if len(q.GroupIDs) > 0 {
+		for _, id := range q.GroupIDs {
+			if _, err := GetGroup(tx, id); errors.Is(err, storage.ErrNotFound) {
+				return nil, &QueryError{Field: "group_id", Reason: "names no group"}
+			}
+		}
+		if err := c.in(s, tx, q.GroupIDs); err != nil {
+			return nil, err
+		}
+	}
+	if q.Scope != nil {
+		if err := c.in(s, tx, q.Scope); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
+}
+
+// in adds the condition that devices are in one of groups.
+func (c *scan) in(s *Service, tx storage.Tx, groups []GroupID) error {
+	scope, err := s.Scope(tx, groups)
+	c.members = append(c.members, scope)
+	return err
 }
 
 // setMask allows the values among those that a byte of a row may stand for; none: any. A
@@ -281,6 +304,13 @@ func (t versionTest) holds(v uint64) bool {
 	return false
 }
 
+// candidate is a device of which not all is known that is asked.
+type candidate struct {
+	place
+	device DeviceID // itself, or whose user channel it is
+	unsure []*Scope // that it may be in
+}
+
 // candidates is how many devices are looked at together where rows don't say all.
 const candidates = 1000
 
@@ -290,9 +320,12 @@ func (c *scan) run(tx storage.Tx) error {
 	inOrder := c.Sort == ByID
 	if inOrder && c.after != nil {
 		r.Start = append(bytes.Clone(c.after.id), 0)
+		for _, m := range c.members {
+			m.begin(r.Start)
+		}
 	}
-	slow := len(c.tests) > 0 || c.Also != nil
-	var batch []place
+	slow := c.slow() || inOrder && len(c.members) > 0 // what is taken at once would overtake what is not
+	var batch []candidate
 	for item, err := range tx.Scan(rowBucket, r) {
 		if err != nil {
 			return fmt.Errorf("rows of devices: %w", err)
@@ -304,11 +337,16 @@ func (c *scan) run(tx storage.Tx) error {
 		if !c.matches(item.Key, row) {
 			continue
 		}
+		unsure, ok := c.isMember(item.Key, row)
+		if !ok {
+			continue
+		}
 		p := c.place(item.Key, row)
-		if !slow {
+		if !slow && len(unsure) == 0 {
 			c.take(p)
 		} else if c.after == nil || c.compare(&p, c.after) > 0 { // others were counted before
-			if batch = append(batch, p); len(batch) == candidates {
+			device := DeviceID(cmp.Or(string(row.parent()), string(item.Key)))
+			if batch = append(batch, candidate{p, device, unsure}); len(batch) == candidates {
 				if err := c.takeSlow(tx, batch); err != nil {
 					return err
 				}
@@ -327,6 +365,11 @@ func (c *scan) run(tx storage.Tx) error {
 			return t.err
 		}
 	}
+	for _, m := range c.members {
+		if err := m.err(); err != nil {
+			return err
+		}
+	}
 	for _, t := range c.tests {
 		if _, known := attributeKinds()[t.Name]; !known && !t.met && c.read > 0 && c.after == nil {
 			return &QueryError{
@@ -339,11 +382,14 @@ func (c *scan) run(tx storage.Tx) error {
 }
 
 // takeSlow takes those for which holds what their rows don't say.
-func (c *scan) takeSlow(tx storage.Tx, batch []place) error {
+func (c *scan) takeSlow(tx storage.Tx, batch []candidate) error {
 	if len(batch) == 0 {
 		return nil
 	}
 	for _, p := range batch {
+		for _, m := range p.unsure {
+			tx.Prefetch(m.reads(p.device)...)
+		}
 		if len(c.tests) > 0 {
 			tx.Prefetch(ReadAttributes(DeviceID(p.id)))
 		}
@@ -352,6 +398,11 @@ func (c *scan) takeSlow(tx storage.Tx, batch []place) error {
 		}
 	}
 	for _, p := range batch {
+		if in, err := p.isMember(); err != nil {
+			return err
+		} else if !in {
+			continue
+		}
 		if len(c.tests) > 0 {
 			if c.read++; c.read > maxAttributeReads {
 				return &QueryError{Field: "attribute", Reason: fmt.Sprintf("is asked of more than %d devices at once: narrow the list by another condition as well", maxAttributeReads)}
@@ -369,9 +420,33 @@ func (c *scan) takeSlow(tx storage.Tx, batch []place) error {
 				continue
 			}
 		}
-		c.take(p)
+		c.take(p.place)
 	}
 	return nil
+}
+
+// isMember says whether a device may be in all groups that it is asked to be in, and of which
+// that is not certain.
+func (c *scan) isMember(id []byte, r row) (unsure []*Scope, ok bool) {
+	for _, m := range c.members {
+		in, maybe := m.quick(id, r)
+		if !in && !maybe {
+			return nil, false
+		}
+		if maybe {
+			unsure = append(unsure, m)
+		}
+	}
+	return unsure, true
+}
+
+func (p candidate) isMember() (bool, error) {
+	for _, m := range p.unsure {
+		if in, err := m.hasDevice(p.device); !in || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // matches says whether all holds that can be said by a row and by the timelines.
@@ -510,6 +585,7 @@ func (c *scan) sorted() []place {
 type timeline struct {
 	tx     storage.Tx
 	bucket string
+	prefix []byte // of the keys in bucket that it is about
 	parse  func(storage.Item) (id []byte, at int64, err error)
 	fresh  map[DeviceID]time.Time // what is newer than the bucket
 
@@ -518,6 +594,8 @@ type timeline struct {
 	from  []byte // where the next piece begins
 	end   bool   // there is none
 	err   error
+
+	random bool // ids come in no order, so that each is looked up
 }
 
 type timelineItem struct {
@@ -535,6 +613,9 @@ func (t *timeline) at(id []byte) int64 {
 			return at.UnixNano()
 		}
 	}
+	if t.random {
+		t.from, t.items, t.next, t.end = append(bytes.Clone(t.prefix), id...), t.items[:0], 0, false
+	}
 	for {
 		for ; t.next < len(t.items); t.next++ {
 			switch item := &t.items[t.next]; bytes.Compare(item.id, id) {
@@ -544,7 +625,7 @@ func (t *timeline) at(id []byte) int64 {
 				return 0
 			}
 		}
-		if t.end || t.err != nil {
+		if t.end || t.err != nil || t.random && len(t.items) > 0 {
 			return 0
 		}
 		t.read()
@@ -553,7 +634,11 @@ func (t *timeline) at(id []byte) int64 {
 
 func (t *timeline) read() {
 	t.items, t.next, t.end = t.items[:0], 0, true
-	for item, err := range t.tx.Scan(t.bucket, storage.Range{Start: t.from, Limit: timelinePiece}) {
+	piece := timelinePiece
+	if t.random {
+		piece = 1
+	}
+	for item, err := range t.tx.Scan(t.bucket, storage.Range{Prefix: t.prefix, Start: t.from, Limit: piece}) {
 		if err != nil {
 			t.err = fmt.Errorf("%s: %w", t.bucket, err)
 			return
@@ -564,7 +649,7 @@ func (t *timeline) read() {
 			return
 		}
 		t.items = append(t.items, timelineItem{id, at})
-		if len(t.items) == timelinePiece {
+		if len(t.items) == piece {
 			t.from, t.end = append(item.Key, 0), false
 		}
 	}

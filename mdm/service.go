@@ -35,6 +35,7 @@ type Service struct {
 	observers []Observer
 	screens   []Screen
 	waker     Waker
+	rules     RuleReader // nil: groups have no rules
 
 	// escrowPair makes a pair for this process to offer, once.
 	escrowPair func() (escrowPair, error)
