@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -19,6 +20,10 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 	// may take their time.
 	pages, uploads := group(1<<20, 2*time.Minute), group(profile.MaxSize+1<<20, 2*time.Minute)
 	desk.Mount(pages)
+	pages.Handle("GET /admin", func(w http.ResponseWriter, r *http.Request) error { // until there is a first page
+		http.Redirect(w, r, "/admin/devices", http.StatusSeeOther)
+		return nil
+	})
 	desk.MountLive(group(1<<10, 0)) // a stream has no end to wait for
 	for _, section := range []func(*admin.Desk) (admin.Section, error){
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
