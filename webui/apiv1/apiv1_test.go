@@ -67,6 +67,7 @@ type house struct {
 	invitations *invite.Service
 	apple       *businesstest.Apple
 
+	api    *apiv1.API
 	spec   routers.Router
 	owner  string // a token
 	pushes *pushes
@@ -211,6 +212,7 @@ func newHouse(t testing.TB) *house {
 		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})
 	must(err)
+	h.api = api
 	mux := webui.NewMux(api.Fail)
 	api.Mount(mux)
 	h.handler = webui.Chain(mux, webui.RealPeer(nil), webui.AssignRequestID)

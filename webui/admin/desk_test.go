@@ -1,0 +1,111 @@
+package admin
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/webui"
+)
+
+func TestNumbersAndNames(t *testing.T) {
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1000: "-1,000", -100: "-100"} {
+		if got := Number(n); got != want {
+			t.Errorf("Number(%d) = %s, want %s", n, got, want)
+		}
+	}
+	for name, want := range map[string]string{
+		"DeviceLock": "Device lock", "device_lost": "Device lost", "OSVersion": "OS version", "not_now": "Not now",
+		"InstallProfile": "Install profile", "UDID": "UDID", "isMDMLost": "Is MDM lost", "": "", "é": "É", "ScheduleOSUpdate": "Schedule OS update",
+	} {
+		if got := Words(name); got != want {
+			t.Errorf("Words(%q) = %q, want %q", name, got, want)
+		}
+	}
+	if Count(1, "device", "devices") != "1 device" || Count(2000, "device", "devices") != "2,000 devices" {
+		t.Error("counts are wrong")
+	}
+}
+
+func TestAFormKeepsWhatWasTyped(t *testing.T) {
+	post := func(f url.Values) *Form {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(f.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		form, err := FormOf(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return form
+	}
+	refused := &Problem{Problem: webui.Problem{Status: 400, Code: "invalid_request", Title: "The request is not valid"}, Errors: []FieldError{
+		{"name", "must not be empty"}, {"params.PIN", "must be six digits"}, {"elsewhere", "is wrong"},
+	}}
+	form := post(url.Values{"name": {" x "}, "pin": {"1"}})
+	if !form.Refused(refused, "params.PIN", "pin") || form.OK() {
+		t.Fatal("a refusal of the API is not the form's")
+	}
+	if form.Get("name") != "x" || form.Errors["name"] != "must not be empty" || form.Errors["pin"] != "must be six digits" {
+		t.Errorf("%+v", form)
+	}
+	if !strings.Contains(form.Error, "elsewhere is wrong") {
+		t.Errorf("what is wrong with no field of the form is not said: %q", form.Error)
+	}
+	for _, status := range []int{401, 403, 404, 500, 503} {
+		if form.Refused(&Problem{Problem: webui.Problem{Status: status, Code: "x", Title: "x"}}) {
+			t.Errorf("%d is taken for a mistake in the form", status)
+		}
+	}
+	if form.Refused(errors.New("disk")) {
+		t.Error("a failure of ours is taken for a mistake in the form")
+	}
+	whole := post(url.Values{})
+	if !whole.Refused(&Problem{Problem: webui.Problem{Status: 409, Code: "taken", Title: "There is one"}}) || whole.Error != "There is one." {
+		t.Errorf("%+v", whole)
+	}
+	typed := post(url.Values{"typed": {" ana’s iphone "}})
+	if !typed.Typed("Ana’s iPhone") || typed.Typed("Ben’s iPhone") || typed.Errors["typed"] == "" {
+		t.Error("a typed word is compared wrongly")
+	}
+}
+
+func TestFieldsSayWhatIsNotKnown(t *testing.T) {
+	form := NewForm("colour", "red", "secret", "x")
+	f, err := newField(form, "colour", "Colour", "type=select", Options("red", "Red", "blue", "Blue"), "hint=Which", "required")
+	if err != nil || !f.Options[0].Selected || f.Options[1].Selected || !f.Required || f.Hint != "Which" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if f, err = newField(form, "secret", "Secret", "type=password"); err != nil || f.Value != "" {
+		t.Errorf("a password is shown again: %+v, %v", f, err)
+	}
+	if f, err = newField(form, "colour", "Red", "type=checkbox", "value=red"); err != nil || !f.Checked || f.Value != "red" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for _, special := range []any{"colour=red", "rows=many", 3} {
+		if _, err := newField(form, "x", "X", special); err == nil {
+			t.Errorf("a field takes %v", special)
+		}
+	}
+}
+
+func TestPagersKeepTheFilter(t *testing.T) {
+	p := NewPager(httptest.NewRequest("GET", "/admin/devices?q=a%26b&cursor=c1&done=saved", nil), "c2")
+	if p.First != "/admin/devices?q=a%26b" || p.Next != "/admin/devices?cursor=c2&q=a%26b" {
+		t.Errorf("%+v", p)
+	}
+	if p := NewPager(httptest.NewRequest("GET", "/admin/devices", nil), ""); p.First != "" || p.Next != "" {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestRedirectsSayOnlyWhatIsKnown(t *testing.T) {
+	w := httptest.NewRecorder()
+	if err := Redirect(w, httptest.NewRequest("POST", "/x", nil), "/admin/devices?q=x", "saved"); err != nil || w.Header().Get("Location") != "/admin/devices?done=saved&q=x" {
+		t.Errorf("%v, %v", w.Header(), err)
+	}
+	if err := Redirect(httptest.NewRecorder(), httptest.NewRequest("POST", "/x", nil), "/admin", "nosuchsentence"); err == nil {
+		t.Error("a sentence that is not there is promised")
+	}
+}
