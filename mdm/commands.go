@@ -96,7 +96,9 @@ type CommandFilter struct {
 	CreatedBy   string
 	Batch       string
 	Open        bool // only those that a device has not finished
+	Failed      bool // only those that failed, or expired, with a device
 	Background  bool // also what the server asks by itself: of a fleet, that is most of all
+	Since       time.Time
 }
 
 const (
@@ -133,6 +135,9 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 					next = last
 					return nil
 				}
+				if c.CreatedAt.Before(f.Since) {
+					return nil // all that follow are older
+				}
 				chunk++
 				looked++
 				last = c.Seq
@@ -148,7 +153,7 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 						return err
 					}
 					cs.Counted = true
-					if f.Open && cs.Tally.Pending() == 0 {
+					if f.Open && cs.Tally.Pending() == 0 || f.Failed && cs.Tally.Failed+cs.Tally.Expired == 0 {
 						continue
 					}
 				}
@@ -235,6 +240,27 @@ func (s *Service) DeviceCommand(ctx context.Context, id DeviceID, uuid string) (
 		return Command{}, Entry{}, fmt.Errorf("command %s for %s: %w", uuid, id, err)
 	}
 	return c, e, nil
+}
+
+// Params returns what a command asks of its devices: its Command dictionary with what is
+// secret, or nobody knows, left out (see [command.Shown]). It is empty for one that only a
+// device can read. The error wraps storage.ErrNotFound.
+func (s *Service) Params(ctx context.Context, uuid string) (params map[string]any, err error) {
+	var c Command
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		if c, err = commands.Get(tx, uuid); err != nil {
+			return fmt.Errorf("command %s: %w", uuid, err)
+		}
+		params, err = s.paramsOf(tx, uuid)
+		return err
+	})
+	switch {
+	case errors.Is(err, command.ErrRaw): // a device may read it all the same
+		return map[string]any{}, nil
+	case err != nil:
+		return nil, err
+	}
+	return command.Shown(c.RequestType, params), nil
 }
 
 // Batch is several commands that were asked for together.

@@ -13,6 +13,9 @@ import (
 type Waiting struct {
 	Code   string // one of the Waits constants
 	Reason string // a sentence
+	// PushedAt is when Apple last took a wake-up for the device since the command was queued;
+	// zero: it has not.
+	PushedAt time.Time
 }
 
 // Codes of Waiting.
@@ -53,6 +56,9 @@ func (s *Service) Waits(ctx context.Context, entries []Entry) (all []Waiting, er
 				known[e.DeviceID] = w
 			}
 			all[i] = w.why(e, s.now())
+			if !w.push.PushedAt.Before(e.CreatedAt) {
+				all[i].PushedAt = w.push.PushedAt
+			}
 		}
 		return nil
 	})
@@ -108,30 +114,30 @@ func (w *waiter) why(e Entry, now time.Time) Waiting {
 	}
 	switch {
 	case e.expired(now):
-		return Waiting{WaitsForSweep, "Its time is up: it is not sent any more."}
+		return Waiting{Code: WaitsForSweep, Reason: "Its time is up: it is not sent any more."}
 	case !w.device.SignInRequiredAt.IsZero() && e.State != Delivered:
-		return Waiting{WaitsForSignIn, "The device gets no commands before its user has signed in again."}
+		return Waiting{Code: WaitsForSignIn, Reason: "The device gets no commands before its user has signed in again."}
 	case e.State == Delivered:
-		return Waiting{WaitsForAnswer, fmt.Sprintf("The device was sent it %s ago and has not answered. %s It is sent again at the device’s next poll.", Ago(now.Sub(e.DeliveredAt)), seen)}
+		return Waiting{Code: WaitsForAnswer, Reason: fmt.Sprintf("The device was sent it %s ago and has not answered. %s It is sent again at the device’s next poll.", Ago(now.Sub(e.DeliveredAt)), seen)}
 	case e.State == NotNow:
-		return Waiting{WaitsForUnlock, fmt.Sprintf("The device was locked or busy (%s). It is sent again at the device’s next poll.", times(e.NotNowCount))}
+		return Waiting{Code: WaitsForUnlock, Reason: fmt.Sprintf("The device was locked or busy (%s). It is sent again at the device’s next poll.", times(e.NotNowCount))}
 	case w.ahead[e.UUID] > 0 && w.head != nil && w.head.State == Delivered:
-		return Waiting{WaitsForOther, fmt.Sprintf("It waits behind %s, which the device was sent %s ago and has not answered.", w.head.RequestType, Ago(now.Sub(w.head.DeliveredAt)))}
+		return Waiting{Code: WaitsForOther, Reason: fmt.Sprintf("It waits behind %s, which the device was sent %s ago and has not answered.", w.head.RequestType, Ago(now.Sub(w.head.DeliveredAt)))}
 	case w.push.stuck():
-		return Waiting{WaitsForPush, w.push.Sentence + " It gets the command when it polls by itself. " + seen}
+		return Waiting{Code: WaitsForPush, Reason: w.push.Sentence + " It gets the command when it polls by itself. " + seen}
 	case w.device.Push == nil:
-		return Waiting{WaitsForToken, "The device has no push token, so it can’t be woken: it gets the command when it polls by itself. " + seen}
+		return Waiting{Code: WaitsForToken, Reason: "The device has no push token, so it can’t be woken: it gets the command when it polls by itself. " + seen}
 	case w.lastSeen.Before(e.CreatedAt):
 		if w.push.PushedAt.Before(e.CreatedAt) {
-			return Waiting{WaitsForDevice, "The device has not connected since it was queued. " + seen}
+			return Waiting{Code: WaitsForDevice, Reason: "The device has not connected since it was queued. " + seen}
 		}
-		return Waiting{WaitsForDevice, fmt.Sprintf("The device has not connected since it was queued. Apple took a wake-up for it %s ago. %s", Ago(now.Sub(w.push.PushedAt)), seen)}
+		return Waiting{Code: WaitsForDevice, Reason: fmt.Sprintf("The device has not connected since it was queued. Apple took a wake-up for it %s ago. %s", Ago(now.Sub(w.push.PushedAt)), seen)}
 	case w.ahead[e.UUID] == 1:
-		return Waiting{WaitsForOther, "It waits behind another command. " + seen}
+		return Waiting{Code: WaitsForOther, Reason: "It waits behind another command. " + seen}
 	case w.ahead[e.UUID] > 1:
-		return Waiting{WaitsForOther, fmt.Sprintf("It waits behind %d other commands. %s", w.ahead[e.UUID], seen)}
+		return Waiting{Code: WaitsForOther, Reason: fmt.Sprintf("It waits behind %d other commands. %s", w.ahead[e.UUID], seen)}
 	}
-	return Waiting{WaitsForNextPoll, "It is sent at the device’s next poll. " + seen}
+	return Waiting{Code: WaitsForNextPoll, Reason: "It is sent at the device’s next poll. " + seen}
 }
 
 func times(n int) string {

@@ -58,6 +58,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"read batches":                {"GET", "/api/v1/batches", nil, readers},
 		"read a batch":                {"GET", "/api/v1/batches/none", nil, readers},
 		"read a command type":         {"GET", "/api/v1/command-types/DeviceLock", nil, readers},
+		"check a command":             {"POST", "/api/v1/commands/check", lock, readers[:3]},
+		"check the command types":     {"POST", "/api/v1/command-types/check", map[string]any{"device_ids": []string{"d1"}}, readers},
 		"send a raw command":          {"POST", "/api/v1/commands/raw?device_ids=d1", raw("r-1", "ProfileList"), readers[:2]},
 		"make a token":                {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"read_only"}}, readers[:2]},
 		"make an owner":               {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"owner"}}, readers[:1]},

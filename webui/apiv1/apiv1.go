@@ -202,6 +202,7 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/devices/{id}/commands/{uuid}", scopes: helping, handle: a.cancelCommand},
 
 		{pattern: "POST /api/v1/commands", scopes: helping, handle: a.queueCommand, command: true},
+		{pattern: "POST /api/v1/commands/check", scopes: helping, handle: a.checkCommand, command: true},
 		{pattern: "POST /api/v1/commands/raw", scopes: managing, handle: a.queueRawCommand, command: true},
 		{pattern: "GET /api/v1/commands", scopes: reading, handle: a.listCommands},
 		{pattern: "GET /api/v1/commands/{uuid}", scopes: reading, handle: a.getCommand},
@@ -211,6 +212,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/batches", scopes: reading, handle: a.listBatches},
 		{pattern: "GET /api/v1/batches/{id}", scopes: reading, handle: a.getBatch},
 		{pattern: "GET /api/v1/command-types", scopes: reading, handle: a.listCommandTypes},
+		{pattern: "POST /api/v1/command-types/check", scopes: reading, handle: a.checkCommandTypes, command: true},
 		{pattern: "GET /api/v1/command-types/{name}", scopes: reading, handle: a.getCommandType},
 
 		{pattern: "POST /api/v1/profiles", scopes: managing, handle: a.addProfile, profile: true},

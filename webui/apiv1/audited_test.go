@@ -31,6 +31,8 @@ var audited = map[string]string{
 	"POST /api/v1/devices/{id}/secrets/{kind}/reveal":            "secret.revealed",
 	"DELETE /api/v1/devices/{id}/commands/{uuid}":                "command.cancelled",
 	"POST /api/v1/commands":                                      "command.queued",
+	"POST /api/v1/commands/check":                                "(a question)",
+	"POST /api/v1/command-types/check":                           "(a question)",
 	"POST /api/v1/commands/raw":                                  "command.queued",
 	"POST /api/v1/commands/{uuid}/cancel":                        "command.cancelled",
 	"POST /api/v1/commands/{uuid}/retry":                         "command.queued",

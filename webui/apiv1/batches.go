@@ -25,11 +25,10 @@ const (
 )
 
 type batchRequest struct {
-	Name      string            `json:"name"`
-	Commands  []json.RawMessage `json:"commands"` // batchCommand
-	DeviceIDs []string          `json:"device_ids"`
-	GroupID   string            `json:"group_id"`
-	ExpiresIn string            `json:"expires_in"`
+	Name     string            `json:"name"`
+	Commands []json.RawMessage `json:"commands"` // batchCommand
+	commandTargets
+	ExpiresIn string `json:"expires_in"`
 }
 
 type batchCommand struct {
@@ -76,14 +75,12 @@ func (a *API) queueBatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case in.GroupID != "":
-		return invalid("group_id", "is not supported yet; name the devices in device_ids")
 	case len(in.Name) > maxBatchName:
 		return invalid("name", fmt.Sprintf("must be at most %d bytes", maxBatchName))
 	case len(in.Commands) == 0 || len(in.Commands) > maxBatch:
 		return invalid("commands", fmt.Sprintf("must be 1 to %d commands", maxBatch))
 	}
-	targets, err := targetsOf(in.DeviceIDs)
+	targets, err := a.targets(r, in.commandTargets)
 	if err != nil {
 		return err
 	}

@@ -25,11 +25,11 @@ const maxTargets = 50_000
 type commandRequest struct {
 	RequestType string         `json:"request_type"`
 	Params      map[string]any `json:"params"`
-	DeviceIDs   []string       `json:"device_ids"`
-	GroupID     string         `json:"group_id"`
-	Confirm     bool           `json:"confirm"`
-	ExpiresIn   string         `json:"expires_in"`
-	Priority    string         `json:"priority"`
+	commandTargets
+	Confirm   bool   `json:"confirm"`
+	ExpiresIn string `json:"expires_in"`
+	Priority  string `json:"priority"`
+	NoPush    bool   `json:"no_push"`
 }
 
 // queuedJSON answers for a command that was queued.
@@ -63,49 +63,51 @@ func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if in.GroupID != "" {
-		return invalid("group_id", "is not supported yet; name the devices in device_ids")
-	}
-	if err := knownType(in.RequestType); err != nil {
-		return err
-	}
-	targets, err := targetsOf(in.DeviceIDs)
+	uuid := mdm.NewUUID()
+	order, err := a.commandOrder(r, in, uuid)
 	if err != nil {
-		return err
-	}
-	expires, err := commandExpiry(in.ExpiresIn)
-	if err != nil {
-		return err
-	}
-	by := principal(r)
-	if err := a.mayQueue(by, in.RequestType, in.Params); err != nil {
 		return err
 	}
 	if !in.Confirm && a.irrevocable(in.RequestType, in.Params) {
 		return unconfirmed("confirm")
-	}
-	priority, err := priorityOf(by, in.RequestType, in.Priority)
-	if err != nil {
-		return err
-	}
-	uuid := mdm.NewUUID()
-	plist, err := command.Build(in.RequestType, in.Params, uuid)
-	if err != nil {
-		return err
 	}
 	again, reserved, err := a.reserve(r, body, uuid)
 	if err != nil {
 		return err
 	}
 	if again {
-		if plist, err = command.Build(in.RequestType, in.Params, reserved); err != nil {
+		order.UUID = reserved
+		if order.Plist, err = command.Build(in.RequestType, in.Params, reserved); err != nil {
 			return err
 		}
 	}
-	return a.enqueue(w, r, wait, again, mdm.NewCommand{
-		UUID: reserved, RequestType: in.RequestType, Identifier: profileOf(in.RequestType, plist), Plist: plist, Targets: targets,
-		Priority: priority, ExpiresIn: expires,
-	})
+	return a.enqueue(w, r, wait, again, order)
+}
+
+// commandOrder is what in asks for, if whoever sends r may ask for that.
+func (a *API) commandOrder(r *http.Request, in commandRequest, uuid string) (order mdm.NewCommand, err error) {
+	if err := knownType(in.RequestType); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	order = mdm.NewCommand{UUID: uuid, RequestType: in.RequestType, NoPush: in.NoPush}
+	if order.Targets, err = a.targets(r, in.commandTargets); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	if order.ExpiresIn, err = commandExpiry(in.ExpiresIn); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	by := principal(r)
+	if err := a.mayQueue(by, in.RequestType, in.Params); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	if order.Priority, err = priorityOf(by, in.RequestType, in.Priority); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	if order.Plist, err = command.Build(in.RequestType, in.Params, uuid); err != nil {
+		return mdm.NewCommand{}, err
+	}
+	order.Identifier = profileOf(in.RequestType, order.Plist)
+	return order, nil
 }
 
 // knownType refuses a request_type that the catalogue does not have.

@@ -71,13 +71,15 @@ func priorityJSON(p mdm.Priority) string {
 // commandJSON is a command with what its devices say of it, or a page of them.
 type commandJSON struct {
 	commandSummary
+	Params     map[string]any  `json:"params"` // without secrets
 	Devices    []commandResult `json:"devices"`
 	NextCursor string          `json:"next_cursor"`
 }
 
 // commandResult is how far a command is with one device.
 type commandResult struct {
-	DeviceID string `json:"device_id"`
+	DeviceID   string `json:"device_id"`
+	DeviceName string `json:"device_name"`
 	progress
 }
 
@@ -95,6 +97,7 @@ type progress struct {
 	DeliveredAt  *time.Time       `json:"delivered_at"`
 	FinishedAt   *time.Time       `json:"finished_at"`
 	ExpiresAt    *time.Time       `json:"expires_at"`
+	PushedAt     *time.Time       `json:"pushed_at"` // null: not yet, or the device has finished
 	NotNowCount  int              `json:"not_now_count"`
 	WaitingFor   *waitsForJSON    `json:"waiting_for"`   // null once it is finished
 	SupersededBy string           `json:"superseded_by"` // UUID of the command that took its place
@@ -121,7 +124,7 @@ type chainedError struct {
 func progressOf(e mdm.Entry, w mdm.Waiting) progress {
 	p := progress{
 		State: string(e.State), Priority: priorityJSON(e.Priority), DeliveredAt: timestamp(e.DeliveredAt), FinishedAt: timestamp(e.FinishedAt),
-		ExpiresAt: timestamp(e.ExpiresAt), NotNowCount: e.NotNowCount, SupersededBy: e.SupersededBy, ErrorChain: make([]chainedError, len(e.ErrorChain)),
+		ExpiresAt: timestamp(e.ExpiresAt), PushedAt: timestamp(w.PushedAt), NotNowCount: e.NotNowCount, SupersededBy: e.SupersededBy, ErrorChain: make([]chainedError, len(e.ErrorChain)),
 	}
 	for i, link := range e.ErrorChain {
 		p.ErrorChain[i] = chainedError(link)
@@ -160,7 +163,7 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	if err := onlyParameters(query, "limit", "cursor", "request_type", "created_by", "batch_id", "open", "background"); err != nil {
+	if err := onlyParameters(query, "limit", "cursor", "request_type", "created_by", "batch_id", "open", "failed", "background", "since"); err != nil {
 		return err
 	}
 	open, err := flag(query, "open")
@@ -171,8 +174,19 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	failed, err := flag(query, "failed")
+	if err != nil {
+		return err
+	}
+	var since time.Time
+	if text := query.Get("since"); text != "" {
+		if since, err = time.Parse(time.RFC3339, text); err != nil {
+			return invalid("since", "must be a time like 2006-01-02T15:04:05Z (RFC 3339)")
+		}
+	}
 	page, next, err := a.mdm.Commands(r.Context(), mdm.CommandFilter{
-		RequestType: query.Get("request_type"), CreatedBy: query.Get("created_by"), Batch: query.Get("batch_id"), Open: open, Background: background,
+		RequestType: query.Get("request_type"), CreatedBy: query.Get("created_by"), Batch: query.Get("batch_id"),
+		Open: open, Failed: failed, Background: background, Since: since,
 	}, cursor, limit)
 	if err != nil {
 		return err
@@ -211,10 +225,25 @@ func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := commandJSON{commandSummary: summaryOf(cmd), Devices: make([]commandResult, len(entries)), NextCursor: next}
+	if out.Params, err = a.mdm.Params(r.Context(), uuid); err != nil {
+		return err
+	}
+	names, err := a.deviceNames(r, deviceIDsOf(entries))
+	if err != nil {
+		return err
+	}
 	for i, e := range entries {
-		out.Devices[i] = commandResult{string(e.DeviceID), all[i]}
+		out.Devices[i] = commandResult{string(e.DeviceID), names[e.DeviceID], all[i]}
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+func deviceIDsOf(entries []mdm.Entry) []mdm.DeviceID {
+	ids := make([]mdm.DeviceID, len(entries))
+	for i, e := range entries {
+		ids[i] = e.DeviceID
+	}
+	return ids
 }
 
 // gather reads entries page by page, up to limit, and fewer where what the devices answered

@@ -134,10 +134,12 @@ func TestCommandsAreListed(t *testing.T) {
 	h.device(t, "d1", nil)
 	h.device(t, "d2", nil)
 	h.send(t, map[string]any{"request_type": "ProfileList", "device_ids": []string{"d1"}})
+	h.pass(time.Minute)
+	later := h.now().UTC().Format(time.RFC3339)
 	h.send(t, map[string]any{"request_type": "DeviceLock", "device_ids": []string{"d1", "d2"}})
 	h.send(t, map[string]any{"request_type": "CertificateList", "device_ids": []string{"d2"}})
 	h.finish(t, "d2", mdm.Report{State: mdm.Acknowledged}) // the lock comes first
-	h.finish(t, "d2", mdm.Report{State: mdm.Acknowledged})
+	h.finish(t, "d2", refusal)
 
 	list := func(query string) (types []string, all []listedCommand) {
 		t.Helper()
@@ -169,12 +171,15 @@ func TestCommandsAreListed(t *testing.T) {
 		"&created_by=nobody":              nil,
 		"&created_by=" + all[0].CreatedBy: {"CertificateList", "DeviceLock", "ProfileList"},
 		"&batch_id=none":                  nil,
+		"&failed=true":                    {"CertificateList"},
+		"&since=" + later:                 {"CertificateList", "DeviceLock"},
 	} {
 		if types, _ := list(query); !slices.Equal(types, want) {
 			t.Errorf("%s gives %v, want %v", query, types, want)
 		}
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/commands?open=perhaps", wild: true}).wantField(t, "open")
+	h.do(t, exchange{method: "GET", path: "/api/v1/commands?since=yesterday", wild: true}).wantField(t, "since")
 	h.do(t, exchange{method: "GET", path: "/api/v1/commands?cursor=x"}).wantProblem(t, 400, "invalid_cursor")
 }
 
