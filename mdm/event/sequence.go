@@ -97,8 +97,11 @@ func Sequence(ctx context.Context, db storage.DB) error {
 			}
 			return nil
 		})
-		if err != nil || !waiting {
+		if err != nil {
 			return wrap("sequence events", err)
+		}
+		if !waiting {
+			return catchUp(ctx, db)
 		}
 		if err := db.Update(ctx, sequence); err != nil {
 			return wrap("sequence events", err)
@@ -119,6 +122,7 @@ func sequence(tx storage.Tx) error {
 	if err != nil {
 		return err
 	}
+	before := head.Seq
 	batch, err := nextBatch(tx, &head)
 	if err != nil {
 		return err
@@ -139,6 +143,9 @@ func sequence(tx storage.Tx) error {
 		}
 	}
 	if err := marks.Put(tx, head); err != nil {
+		return err
+	}
+	if err := countNext(tx, before, head.Seq, batch); err != nil {
 		return err
 	}
 	if len(batch) == 0 {
