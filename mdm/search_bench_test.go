@@ -159,3 +159,14 @@ func BenchmarkTopics100k(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkFigures100k counts 100,000 devices for pictures: at most 100 ms.
+func BenchmarkFigures100k(b *testing.B) {
+	s := fleet(b, benchStore(b), 100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if f, err := s.Figures(b.Context(), nil); err != nil || len(f.Systems) == 0 {
+			b.Fatal(f, err)
+		}
+	}
+}
