@@ -73,6 +73,15 @@ func (a *Authority) Since() time.Time { return a.since }
 // Imported says whether the authority was somebody else's before.
 func (a *Authority) Imported() bool { return a.imported }
 
+// URLs returns where anybody may get its revocation list, ask for the status of its
+// certificates, and get its own; all are empty if the world can't ask.
+func (a *Authority) URLs() (crl, ocsp, certificate string) {
+	if a.urls == (urls{}) {
+		return "", "", ""
+	}
+	return a.urls.crl + a.id + ".crl", a.urls.ocsp, a.urls.issuer + a.id + ".cer"
+}
+
 // ID names the authority in URLs, and in the records of what it issued: 16
 // hexadecimal digits of its key's identifier.
 func (a *Authority) ID() string { return a.id }

@@ -65,6 +65,17 @@ func purposes() []purpose {
 	}
 }
 
+// PurposeName returns the name that RFC 5280 and its kin have for an extended key usage, or
+// the OID itself.
+func PurposeName(oid string) string {
+	for _, p := range purposes() {
+		if p.oid == oid {
+			return p.name
+		}
+	}
+	return oid
+}
+
 // purposeOf finds an extended key usage by its name or OID.
 func purposeOf(s string) (purpose, error) {
 	for _, p := range purposes() {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -121,21 +122,34 @@ type Summary map[State]int
 
 // Summary counts how a profile stands on devices. The error wraps storage.ErrNotFound where
 // there is no such profile.
-func (s *Service) Summary(ctx context.Context, id string) (sum Summary, err error) {
+func (s *Service) Summary(ctx context.Context, id string) (Summary, error) {
+	sum, _, err := s.SummaryUpTo(ctx, id, math.MaxInt)
+	return sum, err
+}
+
+// SummaryUpTo is Summary of the first devices, no more than most; more says that there are
+// others.
+func (s *Service) SummaryUpTo(ctx context.Context, id string, most int) (sum Summary, more bool, err error) {
 	err = s.DB.View(ctx, func(tx storage.Tx) error {
-		sum = make(Summary)
+		sum, more = make(Summary), false
 		if _, err := profiles.Get(tx, id); err != nil {
 			return err
 		}
+		n := 0
 		for i, err := range installations.Lookup(tx, installationsByProfile, id) {
 			if err != nil {
 				return err
 			}
+			if n == most {
+				more = true
+				return nil
+			}
 			sum[i.State]++
+			n++
 		}
 		return nil
 	})
-	return sum, err
+	return sum, more, err
 }
 
 // OnDevice is a profile with how it stands on a device.

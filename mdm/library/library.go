@@ -303,6 +303,18 @@ func (s *Service) Profile(ctx context.Context, id string) (p Profile, v Version,
 	return p, v, err
 }
 
+// Named returns the profile with a PayloadIdentifier, and whether there is one.
+func (s *Service) Named(ctx context.Context, identifier string) (p Profile, ok bool, err error) {
+	err = s.DB.View(ctx, func(tx storage.Tx) error {
+		p, err = s.named(tx, "", identifier)
+		if ok = err == nil; errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return p, ok, err
+}
+
 // Versions returns all versions of a profile, the latest first.
 func (s *Service) Versions(ctx context.Context, id string) (all []Version, err error) {
 	err = s.DB.View(ctx, func(tx storage.Tx) error {
