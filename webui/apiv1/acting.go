@@ -25,11 +25,11 @@ func (a *API) As(p identity.Principal) http.Handler {
 // May reports whether p may use the route with a pattern, as "POST /api/v1/commands". It
 // panics where there is no such route: a page asks for what its author has misspelled.
 func (a *API) May(p identity.Principal, pattern string) bool {
-	scopes, ok := a.scopes[pattern]
+	rt, ok := a.mounted[pattern]
 	if !ok {
 		panic("apiv1: no route " + pattern)
 	}
-	return len(scopes) == 0 || allowed(p, scopes)
+	return len(rt.scopes) == 0 || allowed(p, rt.scopes) && rt.reach.open(p)
 }
 
 // mountWithin makes the routes that As serves. Their limits are those of the largest: each
@@ -37,10 +37,10 @@ func (a *API) May(p identity.Principal, pattern string) bool {
 func (a *API) mountWithin() {
 	mux := webui.NewMux(a.Fail)
 	group := mux.Group(webui.Group{BodyLimit: max(maxCommandBody, profile.MaxSize), Fail: a.Fail})
-	a.scopes = make(map[string][]identity.Scope)
+	a.mounted = make(map[string]route)
 	for _, rt := range a.routes() {
 		group.Handle(rt.pattern, a.guarded(rt))
-		a.scopes[rt.pattern] = rt.scopes
+		a.mounted[rt.pattern] = rt
 	}
 	a.within = mux
 }

@@ -37,6 +37,11 @@ func (a *API) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return a.writeDevices(w, r, q, cursor, limit)
+}
+
+// writeDevices answers with a page of the devices that q asks for.
+func (a *API) writeDevices(w http.ResponseWriter, r *http.Request, q mdm.Query, cursor string, limit int) error {
 	found, err := a.mdm.Search(r.Context(), q, cursor, limit)
 	if err != nil {
 		return ofQuery(err)
@@ -63,10 +68,32 @@ func (a *API) lostOf(r *http.Request, devices []mdm.Overview) (map[mdm.DeviceID]
 	return a.enroll.LostDevices(r.Context(), ids...)
 }
 
-// deviceQueryOf reads which devices are wanted from the parameters of r, but for others. One
-// that is not known is refused: a filter with a slip in its name must not return all devices.
+// deviceQueryOf reads which devices are wanted, of those that whoever asks may see, from the
+// parameters of r, but for others.
 func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err error) {
-	query := r.URL.Query()
+	if q, err = a.deviceQuery(r.URL.Query(), others...); err != nil {
+		return mdm.Query{}, err
+	}
+	q.Scope = limitOf(principal(r))
+	for _, id := range q.GroupIDs {
+		if q.Scope != nil && !slices.Contains(q.Scope, id) {
+			return mdm.Query{}, invalid("group_id", "names no group")
+		}
+	}
+	if len(q.Users) == 0 {
+		return q, nil
+	}
+	named := q.Users
+	err = a.db.View(r.Context(), func(tx storage.Tx) error {
+		q.Users = slices.Clone(named)
+		return withLogins(tx, &q)
+	})
+	return q, err
+}
+
+// deviceQuery reads which devices are wanted. A parameter that is not known is refused: a
+// filter with a slip in its name must not return all devices.
+func (a *API) deviceQuery(query url.Values, others ...string) (q mdm.Query, err error) {
 	known := map[string]bool{"lost": true, "push": true, "app": true, "profile": true}
 	for _, name := range slices.Concat(others, mdm.QueryFields()) {
 		known[name] = true
@@ -103,25 +130,22 @@ func (a *API) deviceQueryOf(r *http.Request, others ...string) (q mdm.Query, err
 	if err := inventory.Narrow(&q, installed); err != nil {
 		return mdm.Query{}, ofQuery(err)
 	}
-	if len(q.Users) == 0 {
-		return q, nil
-	}
-	named := q.Users
-	err = a.db.View(r.Context(), func(tx storage.Tx) error {
-		q.Users = slices.Clone(named)
-		for _, login := range named {
-			u, err := identity.UserByLogin(tx, login)
-			if errors.Is(err, storage.ErrNotFound) {
-				continue // of somebody who is not here any more
-			}
-			if err != nil {
-				return err
-			}
-			q.Users = append(q.Users, u.Logins()...)
+	return q, nil
+}
+
+// withLogins has q ask for the users that it names by all that they log in with.
+func withLogins(tx storage.Tx, q *mdm.Query) error {
+	for _, login := range slices.Clone(q.Users) {
+		u, err := identity.UserByLogin(tx, login)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue // of somebody who is not here any more
 		}
-		return nil
-	})
-	return q, err
+		if err != nil {
+			return err
+		}
+		q.Users = append(q.Users, u.Logins()...)
+	}
+	return nil
 }
 
 // whetherLost adds the condition of ?lost= to q.

@@ -94,6 +94,10 @@ var problems = []struct {
 	{business.ErrNoLink, http.StatusConflict, "apple_business_not_linked", "There is no server token: upload one by PUT /api/v1/apple-business/token", false},
 	{business.ErrRegistered, http.StatusConflict, "apple_business_registered", "Apple sends devices here: delete the discovery URL first, or ?force=true forgets the link all the same", false},
 	{business.ErrNotHTTPS, http.StatusConflict, "apple_url_refused", "Apple takes only https URLs, and this server’s is none: see --server-url", false},
+	{mdm.ErrGroupExists, http.StatusConflict, "group_exists", "There is a group of this name, perhaps in other case", true},
+	{mdm.ErrGroupHasRule, http.StatusConflict, "group_has_rule", "A rule says which devices are in the group: change that", false},
+	{mdm.ErrGroupHasNone, http.StatusConflict, "group_has_no_rule", "The group has no rule: devices are put into it", false},
+	{mdm.ErrTooManyGroups, http.StatusConflict, "too_many_groups", "There are too many groups: delete some first", false},
 	{errKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "The Idempotency-Key belongs to another request", false},
 }
 

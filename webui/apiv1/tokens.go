@@ -12,6 +12,8 @@ type tokenRequest struct {
 	Name   string   `json:"name"`
 	Scopes []string `json:"scopes"`
 	User   string   `json:"user"`
+
+	GroupIDs []string `json:"group_ids"` // that the scopes are limited to; none: they are not
 }
 
 type tokenJSON struct {
@@ -22,12 +24,15 @@ type tokenJSON struct {
 	CreatedAt  time.Time        `json:"created_at"`
 	CreatedBy  string           `json:"created_by"`
 	LastUsedAt *time.Time       `json:"last_used_at"` // to about a minute
+
+	GroupIDs []string `json:"group_ids"` // that the scopes are limited to; empty: they are not
 }
 
 func token(t identity.Token) tokenJSON {
 	return tokenJSON{
 		ID: t.ID, Name: t.Name, Scopes: t.Scopes, User: t.User,
 		CreatedAt: t.CreatedAt.UTC(), CreatedBy: t.CreatedBy, LastUsedAt: timestamp(t.LastUsed),
+		GroupIDs: orEmpty(t.GroupIDs),
 	}
 }
 
@@ -36,7 +41,10 @@ func (a *API) createToken(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	n := identity.NewToken{Name: in.Name, User: in.User}
+	if err := a.knownGroups(r, in.GroupIDs); err != nil {
+		return err
+	}
+	n := identity.NewToken{Name: in.Name, User: in.User, GroupIDs: in.GroupIDs}
 	for _, scope := range in.Scopes {
 		n.Scopes = append(n.Scopes, identity.Scope(scope))
 	}

@@ -18,6 +18,8 @@ type userRequest struct {
 	CanEnroll           *bool  `json:"can_enroll"` // nil: true
 	Role                string `json:"role"`       // empty: user
 	Provider            string `json:"provider"`   // empty: local
+
+	GroupIDs []string `json:"group_ids"` // that the role is limited to; none: it is not
 }
 
 // userChange is the body of a PATCH: what is nil stays.
@@ -31,6 +33,8 @@ type userChange struct {
 	Role                *identity.Role `json:"role"`
 	Disabled            *bool          `json:"disabled"`
 	Provider            *string        `json:"provider"`
+
+	GroupIDs *[]string `json:"group_ids"`
 }
 
 type userJSON struct {
@@ -48,6 +52,8 @@ type userJSON struct {
 	HasSecondFactor     bool      `json:"has_second_factor"`
 	Disabled            bool      `json:"disabled"`
 	CreatedAt           time.Time `json:"created_at"`
+
+	GroupIDs []string `json:"group_ids"` // that the role is limited to; empty: it is not
 }
 
 func user(u identity.User, groups []string) userJSON {
@@ -56,6 +62,7 @@ func user(u identity.User, groups []string) userJSON {
 		ManagedAppleAccount: u.ManagedAppleAccount, CanEnroll: !u.NoEnroll, Role: string(u.Role),
 		HasPassword: u.Password != "", Provider: cmp.Or(u.Provider, identity.LocalProvider), Groups: orEmpty(groups),
 		HasSecondFactor: !u.SecondFactorAt.IsZero(), Disabled: u.Disabled, CreatedAt: u.CreatedAt.UTC(),
+		GroupIDs: orEmpty(u.GroupIDs),
 	}
 }
 
@@ -81,10 +88,13 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
+	if err := a.knownGroups(r, in.GroupIDs); err != nil {
+		return err
+	}
 	u, err := a.identity.CreateUser(r.Context(), principal(r), identity.NewUser{
 		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
 		ManagedAppleAccount: in.ManagedAppleAccount, NoEnroll: in.CanEnroll != nil && !*in.CanEnroll, Role: identity.Role(in.Role),
-		Provider: in.Provider,
+		Provider: in.Provider, GroupIDs: in.GroupIDs,
 	})
 	if err != nil {
 		return err
@@ -136,7 +146,12 @@ func (a *API) updateUser(w http.ResponseWriter, r *http.Request) error {
 	}
 	change := identity.UserChange{
 		Username: in.Username, Email: in.Email, FullName: in.FullName, Password: in.Password,
-		ManagedAppleAccount: in.ManagedAppleAccount, Role: in.Role, Disabled: in.Disabled, Provider: in.Provider,
+		ManagedAppleAccount: in.ManagedAppleAccount, Role: in.Role, Disabled: in.Disabled, Provider: in.Provider, GroupIDs: in.GroupIDs,
+	}
+	if in.GroupIDs != nil {
+		if err := a.knownGroups(r, *in.GroupIDs); err != nil {
+			return err
+		}
 	}
 	if in.CanEnroll != nil {
 		no := !*in.CanEnroll
