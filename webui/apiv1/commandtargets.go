@@ -84,10 +84,15 @@ func (a *API) checkCommandTypes(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	devices, err := a.named(r, ids)
+	if err != nil {
+		return err
+	}
 	out := struct {
-		Total int             `json:"total"`
-		Items []verdictOnType `json:"items"`
-	}{total, make([]verdictOnType, len(types))}
+		Total   int             `json:"total"`
+		Devices []namedDevice   `json:"devices"` // the first hundred
+		Items   []verdictOnType `json:"items"`
+	}{total, devices, make([]verdictOnType, len(types))}
 	for i, v := range verdicts {
 		out.Items[i] = verdictOnType{names[i], v.Allowed, v.Refused, v.Code, v.Reason}
 	}
