@@ -106,3 +106,19 @@ func findOwners(tx storage.Tx) (set owners, err error) {
 	}
 	return set, nil
 }
+
+// Owners counts the owners who can log in.
+func (s *Service) Owners(ctx context.Context) (n int, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		set, err := ownerSets.Get(tx, ownersKey)
+		if errors.Is(err, storage.ErrNotFound) {
+			set, err = findOwners(tx)
+		}
+		n = len(set.IDs)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count owners: %w", err)
+	}
+	return n, nil
+}
