@@ -99,6 +99,7 @@ type CommandFilter struct {
 	Failed      bool // only those that failed, or expired, with a device
 	Background  bool // also what the server asks by itself: of a fleet, that is most of all
 	Since       time.Time
+	Scope       []GroupID // only those for devices in these groups, and of each only those; nil: all
 }
 
 const (
@@ -122,7 +123,7 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 	if cursor != "" && !isSeq(cursor) {
 		return nil, "", storage.ErrBadCursor
 	}
-	err = s.db.View(ctx, func(tx storage.Tx) error {
+	err = s.ViewScope(ctx, f.Scope, func(tx storage.Tx, scope *Scope) error {
 		page, next = nil, ""
 		counted, looked, last := 0, 0, cursor
 		for {
@@ -142,6 +143,12 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 				looked++
 				last = c.Seq
 				if !f.passes(c) {
+					continue
+				}
+				if c, err = scope.narrow(c); err != nil {
+					return err
+				}
+				if len(c.Targets) == 0 {
 					continue
 				}
 				cs := CommandStatus{Command: c}
@@ -174,10 +181,15 @@ func (s *Service) Commands(ctx context.Context, f CommandFilter, cursor string, 
 // CommandStatus returns a command with how far it is, without what each device said, or an
 // error that wraps storage.ErrNotFound.
 func (s *Service) CommandStatus(ctx context.Context, uuid string) (cs CommandStatus, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
-		c, err := commands.Get(tx, uuid)
+	return s.In(nil).CommandStatus(ctx, uuid)
+}
+
+// CommandStatus is [Service.CommandStatus] within the limit.
+func (l Limited) CommandStatus(ctx context.Context, uuid string) (cs CommandStatus, err error) {
+	err = l.s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
+		c, err := scope.command(tx, uuid)
 		if err != nil {
-			return fmt.Errorf("command %s: %w", uuid, err)
+			return err
 		}
 		t, err := tally(tx, c)
 		cs = CommandStatus{Command: c, Tally: t, Counted: true}
@@ -190,11 +202,16 @@ func (s *Service) CommandStatus(ctx context.Context, uuid string) (cs CommandSta
 // order, only of those in one of states unless there are none, and the cursor of the next
 // page, empty at the end.
 func (s *Service) CommandEntries(ctx context.Context, uuid string, states []CommandState, cursor string, limit int) (page []Entry, next string, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
+	return s.In(nil).CommandEntries(ctx, uuid, states, cursor, limit)
+}
+
+// CommandEntries is [Service.CommandEntries] within the limit.
+func (l Limited) CommandEntries(ctx context.Context, uuid string, states []CommandState, cursor string, limit int) (page []Entry, next string, err error) {
+	err = l.s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		page, next = nil, ""
-		c, err := commands.Get(tx, uuid)
+		c, err := scope.command(tx, uuid)
 		if err != nil {
-			return fmt.Errorf("command %s: %w", uuid, err)
+			return err
 		}
 		from := 0
 		if cursor != "" {
@@ -342,7 +359,12 @@ func (s *Service) QueueBatch(tx storage.Tx, id, name, by string, all []NewComman
 
 // Batch returns a batch with how far it is, or an error that wraps storage.ErrNotFound.
 func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
+	return s.In(nil).Batch(ctx, id)
+}
+
+// Batch is [Service.Batch] within the limit.
+func (l Limited) Batch(ctx context.Context, id string) (bs BatchStatus, err error) {
+	err = l.s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		b, err := batches.Get(tx, id)
 		if err != nil {
 			return fmt.Errorf("batch %s: %w", id, err)
@@ -351,6 +373,12 @@ func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err err
 		for c, err := range commands.Lookup(tx, commandsByBatch, id) {
 			if err != nil {
 				return err
+			}
+			if c, err = scope.narrow(c); err != nil {
+				return err
+			}
+			if len(c.Targets) == 0 {
+				continue
 			}
 			t, err := tally(tx, c)
 			if err != nil {
@@ -362,6 +390,16 @@ func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err err
 		sort.Slice(bs.Each, func(i, j int) bool {
 			return slices.Index(b.Commands, bs.Each[i].UUID) < slices.Index(b.Commands, bs.Each[j].UUID)
 		})
+		if l.groups == nil {
+			return nil
+		}
+		if len(bs.Each) == 0 {
+			return fmt.Errorf("batch %s: %w", id, storage.ErrNotFound)
+		}
+		bs.Commands = nil
+		for _, c := range bs.Each {
+			bs.Commands = append(bs.Commands, c.UUID)
+		}
 		return nil
 	})
 	return bs, err
@@ -370,20 +408,33 @@ func (s *Service) Batch(ctx context.Context, id string) (bs BatchStatus, err err
 // Batches returns a page of batches, the newest first, and the cursor of the next page,
 // empty at the end.
 func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page []Batch, next string, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
+	return s.In(nil).Batches(ctx, cursor, limit)
+}
+
+// Batches is [Service.Batches] within the limit. A page may hold fewer than limit, even none,
+// and yet not be the last.
+func (l Limited) Batches(ctx context.Context, cursor string, limit int) (page []Batch, next string, err error) {
+	err = l.s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		page, next = nil, ""
 		if cursor != "" && len(cursor) != len(seqAt(0)) {
 			return storage.ErrBadCursor
 		}
-		for b, err := range storage.Descend(tx, batches, batchesByAge, cursor, limit+1) {
+		looked, last := 0, ""
+		for b, err := range storage.Descend(tx, batches, batchesByAge, cursor, l.look(limit)+1) {
 			if err != nil {
 				return err
 			}
-			if len(page) == limit {
-				next = seqAt(page[limit-1].CreatedAt.UnixNano())
+			if len(page) == limit || looked == l.look(limit) {
+				next = last
 				return nil
 			}
-			page = append(page, b)
+			looked, last = looked+1, seqAt(b.CreatedAt.UnixNano())
+			if b.Commands, err = scope.commands(tx, b.Commands); err != nil {
+				return err
+			}
+			if len(b.Commands) > 0 || l.groups == nil {
+				page = append(page, b)
+			}
 		}
 		return nil
 	})
@@ -394,9 +445,15 @@ func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page [
 // that is: devices that were sent it, or have finished it, keep it as it is. by is who
 // cancels it.
 func (s *Service) CancelAll(ctx context.Context, uuid, by string) (cancelled int, err error) {
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
+	return s.In(nil).CancelAll(ctx, uuid, by)
+}
+
+// CancelAll is [Service.CancelAll] within the limit: for other devices the command stays.
+func (l Limited) CancelAll(ctx context.Context, uuid, by string) (cancelled int, err error) {
+	s := l.s
+	err = s.updateScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		cancelled = 0
-		c, err := commands.Get(tx, uuid)
+		c, err := scope.command(tx, uuid)
 		if err != nil {
 			return err
 		}
@@ -470,9 +527,21 @@ func (c Command) needless(ids, targets []DeviceID) (rejected []Rejection) {
 // one has taken its place. The error
 // wraps ErrNothingToRetry or storage.ErrNotFound.
 func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Again, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
+	return s.In(nil).Again(ctx, uuid, ids)
+}
+
+// Again is [Service.Again] within the limit.
+func (l Limited) Again(ctx context.Context, uuid string, ids []DeviceID) (a Again, err error) {
+	s := l.s
+	err = s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		c, entries, err := GetCommand(tx, uuid)
 		if err != nil {
+			return err
+		}
+		if c, err = scope.command(tx, uuid); err != nil {
+			return err
+		}
+		if entries, err = scope.entries(entries); err != nil {
 			return err
 		}
 		a = Again{Command: c}

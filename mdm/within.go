@@ -29,6 +29,7 @@ type Scope struct {
 	static []staticGroup
 	rules  []ruleGroup
 	known  map[DeviceID]bool // what Has has found out
+	learnt bool              // all that learnAll can find out is in it
 	read   int               // devices whose attributes were looked at
 }
 
@@ -334,6 +335,9 @@ func (c *Scope) Narrow(ids []DeviceID) (in []DeviceID, err error) {
 // learnAll finds out about all devices at once what their rows and the members of groups can
 // tell. User channels are left to Has, which knows their devices then.
 func (c *Scope) learnAll() error {
+	if c.learnt {
+		return nil
+	}
 	for item, err := range c.tx.Scan(rowBucket, storage.Range{}) {
 		if err != nil {
 			return fmt.Errorf("rows of devices: %w", err)
@@ -346,6 +350,7 @@ func (c *Scope) learnAll() error {
 			c.known[DeviceID(item.Key)] = in
 		}
 	}
+	c.learnt = true
 	return c.err()
 }
 
