@@ -61,6 +61,7 @@ var types = []Type{
 	newType("device.lost_reported", "A person reported their device as lost.", ofDevice, ""),
 	newType("device.lost_withdrawn", "A device that was reported as lost was found.", ofDevice, ""),
 	newType("device.migrated", "A device came over from another server.", ofDevice+" reason certificate", "source fingerprint issuer"),
+	newType("device.noted", "Somebody wrote a note about a device, or removed it.", ofDevice, "note note_before"),
 	newType("device.push_token_dead", "Apple knows no device with this push token any more.", ofDevice+" reason", "topic reason"),
 	newType("device.refused", "A device with an enrollment profile was turned away.", ofDevice+" reason peer", "attempt code udid serial_number count"),
 	newType("device.removal_requested", "A person asked that management be removed from their device.", ofDevice, ""),

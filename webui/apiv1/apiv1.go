@@ -182,6 +182,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/devices", scopes: reading, reach: filtered, handle: a.listDevices},
 		{pattern: "GET /api/v1/devices.csv", scopes: reading, reach: filtered, handle: a.exportDevices, command: true}, // long lists take their time
 		{pattern: "GET /api/v1/devices/{id}", scopes: reading, reach: ofDevice, handle: a.getDevice},
+		{pattern: "PATCH /api/v1/devices/{id}", scopes: helping, reach: ofDevice, handle: a.updateDevice},
 		{pattern: "GET /api/v1/devices/{id}/inventory", scopes: reading, reach: ofDevice, handle: a.getInventory},
 		{pattern: "GET /api/v1/devices/{id}/apps", scopes: reading, reach: ofDevice, handle: a.listApps},
 		{pattern: "GET /api/v1/devices/{id}/installed-profiles", scopes: reading, reach: ofDevice, handle: a.listInstalledProfiles},

@@ -46,18 +46,44 @@ func (a *API) writeDevices(w http.ResponseWriter, r *http.Request, q mdm.Query, 
 	if err != nil {
 		return ofQuery(err)
 	}
-	lost, err := a.lostOf(r, found.Devices)
+	tell, err := a.tellers(r, found.Devices)
 	if err != nil {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, devicePage{
-		page: newPage(found.Devices, found.Next, func(o mdm.Overview) deviceJSON {
-			out := device(o)
-			out.lost(lost[o.ID])
-			return out
-		}),
+		page:  newPage(found.Devices, found.Next, tell),
 		Total: found.Total,
 	})
+}
+
+// tellers reads what a list says of devices beside what is known of them, and returns what
+// makes JSON of one of them.
+func (a *API) tellers(r *http.Request, devices []mdm.Overview) (tell func(mdm.Overview) deviceJSON, err error) {
+	lost, err := a.lostOf(r, devices)
+	if err != nil {
+		return nil, err
+	}
+	var waiting []mdm.DeviceID
+	for _, d := range devices {
+		if d.PendingCommands > 0 {
+			waiting = append(waiting, d.ID)
+		}
+	}
+	waits, err := a.mdm.FirstWaits(r.Context(), waiting)
+	if err != nil {
+		return nil, err
+	}
+	push, err := a.pushesOf(r.Context(), devices)
+	if err != nil {
+		return nil, err
+	}
+	return func(o mdm.Overview) deviceJSON {
+		out := device(o)
+		out.Push = push[o.ID]
+		out.lost(lost[o.ID])
+		out.waits(waits)
+		return out
+	}, nil
 }
 
 func (a *API) lostOf(r *http.Request, devices []mdm.Overview) (map[mdm.DeviceID]enroll.Lost, error) {

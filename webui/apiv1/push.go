@@ -1,6 +1,7 @@
 package apiv1
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -33,6 +34,36 @@ func (a *API) pushOf(tx storage.Tx, o mdm.Overview) (*pushJSON, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.pushWith(tx, set, o)
+}
+
+// pushesOf is pushOf for many.
+func (a *API) pushesOf(ctx context.Context, devices []mdm.Overview) (all map[mdm.DeviceID]*pushJSON, err error) {
+	err = a.db.View(ctx, func(tx storage.Tx) error {
+		all = make(map[mdm.DeviceID]*pushJSON, len(devices))
+		tx.Prefetch(wake.ReadSettings())
+		for _, o := range devices {
+			tx.Prefetch(mdm.ReadWakeup(o.ID))
+		}
+		set, err := wake.GetSettings(tx)
+		if err != nil {
+			return err
+		}
+		for _, o := range devices {
+			if !o.Live() {
+				continue
+			}
+			if all[o.ID], err = a.pushWith(tx, set, o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// pushWith is pushOf of a device that is enrolled, with settings that were read before.
+func (a *API) pushWith(tx storage.Tx, set wake.Settings, o mdm.Overview) (*pushJSON, error) {
 	st, err := mdm.PushStatusOf(tx, o.Device, a.now())
 	if err != nil {
 		return nil, err
