@@ -342,8 +342,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	api, err := apiv1.New(apiv1.Config{
-		Business: organisation,
-		Mail:     mails, Letters: letters, Invitations: invitations,
+		Business: organisation, Server: serverFacts(cfg, cert, now),
+		Mail: mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper,
 		ServerURL: serverURL, Log: log, Now: now,
 	})

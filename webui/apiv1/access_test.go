@@ -43,6 +43,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"take devices out of a group": {"DELETE", "/api/v1/groups/none/devices", map[string]any{"device_ids": []string{"d1"}}, readers[:2]},
 		"read its commands":           {"GET", "/api/v1/devices/d1/commands", nil, readers},
 		"read command types":          {"GET", "/api/v1/command-types", nil, readers},
+		"read what the server is":     {"GET", "/api/v1/server", nil, readers},
 		"read links":                  {"GET", "/api/v1/enrollment-links", nil, readers},
 		"read attempts":               {"GET", "/api/v1/enrollment-attempts", nil, readers},
 		"read certificates":           {"GET", "/api/v1/certificates", nil, append([]string{"cert:manage"}, readers...)},

@@ -72,6 +72,8 @@ type Config struct {
 
 	PushCertificates *apns.Keeper
 
+	Server func() Server // what the process knows of itself, as of now
+
 	Log *slog.Logger
 	Now func() time.Time
 
@@ -103,6 +105,7 @@ type API struct {
 	wake     *wake.Service
 	webhooks *webhook.Service
 	push     *apns.Keeper
+	server   func() Server
 
 	streams     streams
 	streamAlive time.Duration
@@ -122,12 +125,12 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
 	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil:
 		return nil, errors.New("apiv1: Inventory, Wake, Webhooks and PushCertificates are required")
-	case c.Texts == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil:
-		return nil, errors.New("apiv1: Texts, ServerURL, Log and Now are required")
+	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("apiv1: Texts, ServerURL, Server, Log and Now are required")
 	}
 	a := &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, server: c.Server,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}
@@ -346,6 +349,9 @@ func (a *API) routes() []route {
 		{pattern: "PUT /api/v1/settings/logo", scopes: managing, reach: whole, handle: a.putLogo},
 		{pattern: "DELETE /api/v1/settings/logo", scopes: managing, reach: whole, handle: a.deleteLogo},
 		{pattern: "POST /api/v1/settings/mail/test", scopes: managing, reach: whole, handle: a.testMail, command: true}, // a mail server may take its time
+
+		{pattern: "GET /api/v1/server", scopes: reading, handle: a.getServer},
+		{pattern: "POST /api/v1/server/check", scopes: managing, handle: a.checkServer},
 
 		// Those that ask Apple may take as long as Apple does.
 		{pattern: "GET /api/v1/apple-business", scopes: managing, reach: whole, handle: a.getBusiness},

@@ -206,6 +206,12 @@ func newHouse(t testing.TB) *house {
 	h.webhooks, err = webhook.New(webhook.Config{DB: h.db, Box: box, ServerURL: serverURL, Log: log, Now: h.now})
 	must(err)
 	api, err := apiv1.New(apiv1.Config{
+		Server: func() apiv1.Server {
+			return apiv1.Server{
+				Version: "1.2.3", Store: "bolt", TLSMode: "own-ca", Certificates: []*x509.Certificate{h.depot.Identity().Certificate(), h.depot.Root().Certificate()},
+				Options: []apiv1.Option{{Flag: "--listen", Value: ":8443"}},
+			}
+		},
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,

@@ -117,7 +117,7 @@ func TestEveryFindingIsInTheDocument(t *testing.T) {
 	}
 	where := regexp.MustCompile(`(?:[cC]ode\s*[:=]+|wrong\(|say\(|warn\(|note\((?:Error, |Warning, )?)\s*"([a-z0-9_]+)"|"((?:version|base_url)_missing)"`)
 	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, "domain.go") {
+		if strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, "domain.go") || strings.HasSuffix(name, "reach.go") {
 			continue
 		}
 		source, err := os.ReadFile(name)
