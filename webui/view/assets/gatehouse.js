@@ -35,7 +35,7 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
     if (stream || !watch.length || document.hidden) return;
     stream = new EventSource("/admin/events?after=" + encodeURIComponent(last || 0));
     stream.onopen = function () {
-      if (lostAt) soon(0); // what was missed meanwhile
+      if (lostAt && Date.now() - lostAt > 3500) soon(0); // what no event tells, and was missed
       lostAt = 0;
       say("");
     };
@@ -70,6 +70,8 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
       if (answer.type === "opaqueredirect" || answer.status === 401) return location.reload(); // the session ended
       if (!answer.ok) return say("The server answers with an error. Trying again.");
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const every = page.getElementById("main") ? page.getElementById("main").dataset.every || "" : "";
+      if (every !== (main.dataset.every || "")) { main.dataset.every = every; tick(); }
       for (const part of all("[data-live]")) {
         const fresh = page.getElementById(part.id);
         if (fresh) patch(part, fresh); else if (!part.contains(document.activeElement)) part.remove();
@@ -90,8 +92,14 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
     for (const a of [...old.attributes]) if (!fresh.hasAttribute(a.name) && !keeps(old, a.name)) old.removeAttribute(a.name);
     for (const a of fresh.attributes) if (old.getAttribute(a.name) !== a.value && !keeps(old, a.name)) old.setAttribute(a.name, a.value);
     const keyed = new Map(all(":scope > [data-key-of]", old).map((e) => [e.dataset.keyOf, e]));
+    const blank = (node) => node.nodeType === Node.TEXT_NODE && !node.nodeValue.trim();
+    let children = [...fresh.childNodes];
+    if (keyed.size) { // rows come and go: space between them is nothing to hold on to
+      children = children.filter((node) => !blank(node));
+      [...old.childNodes].filter(blank).forEach((node) => node.remove());
+    }
     let at = old.firstChild;
-    for (const child of [...fresh.childNodes]) {
+    for (const child of children) {
       const same = child.dataset && keyed.get(child.dataset.keyOf);
       if (same && same !== at) { old.insertBefore(same, at); patch(same, child); continue; }
       if (!at) { old.append(child); continue; }
