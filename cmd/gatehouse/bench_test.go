@@ -418,7 +418,7 @@ func BenchmarkEnqueueTo10000Devices(b *testing.B) {
 
 // seedDevices writes n enrolled devices into an empty data directory, as enrolling
 // them would have left them but for their certificates.
-func seedDevices(b *testing.B, dir string, n int) []string {
+func seedDevices(b testing.TB, dir string, n int) []string {
 	b.Helper()
 	ctx := context.Background()
 	store := storeURL("bolt:")
