@@ -139,6 +139,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"read a profile":              {"GET", "/api/v1/profiles/p1", nil, readers},
 		"read a profile's versions":   {"GET", "/api/v1/profiles/p1/versions", nil, readers},
 		"read one version":            {"GET", "/api/v1/profiles/p1/versions/1", nil, readers},
+		"read a profile's settings":   {"GET", "/api/v1/profiles/p1/versions/1/settings", nil, readers[:2]},
 		"download a profile":          {"GET", "/api/v1/profiles/p1/versions/1/download", nil, readers[:2]},
 		"restore a profile":           {"POST", "/api/v1/profiles/p1/versions/1/restore", nil, readers[:2]},
 		"compare versions":            {"GET", "/api/v1/profiles/p1/diff", nil, readers[:2]},

@@ -240,6 +240,7 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/profiles/{id}", scopes: managing, reach: whole, handle: a.deleteProfile},
 		{pattern: "GET /api/v1/profiles/{id}/versions", scopes: reading, reach: shared, handle: a.listProfileVersions},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}", scopes: reading, reach: shared, handle: a.getProfileVersion},
+		{pattern: "GET /api/v1/profiles/{id}/versions/{version}/settings", scopes: managing, reach: whole, handle: a.getProfileSettings},
 		{pattern: "GET /api/v1/profiles/{id}/versions/{version}/download", scopes: managing, reach: whole, handle: a.downloadProfile}, // it may hold passwords
 		{pattern: "POST /api/v1/profiles/{id}/versions/{version}/restore", scopes: managing, reach: whole, handle: a.restoreProfile},
 		{pattern: "GET /api/v1/profiles/{id}/diff", scopes: managing, reach: whole, handle: a.diffProfile},

@@ -18,6 +18,7 @@ import (
 type assignmentJSON struct {
 	Template    string     `json:"template"`
 	DeviceID    string     `json:"device_id"`
+	DeviceName  string     `json:"device_name"` // empty where the device has none
 	State       string     `json:"state"`
 	Serial      string     `json:"serial"` // of the certificate that the device is known to have
 	RenewAt     *time.Time `json:"renew_at"`
@@ -39,8 +40,9 @@ func (a *API) assignment(tx storage.Tx, in issuance.Assignment) (assignmentJSON,
 		Failures: in.Failures, FailedAt: timestamp(in.FailedAt), Reason: in.Reason, Stuck: in.Stuck(a.now()),
 		CreatedAt: in.CreatedAt.UTC(), CreatedBy: in.CreatedBy,
 	}
-	if in.Current == "" {
-		return out, nil
+	var err error
+	if out.DeviceName, err = deviceName(tx, in.DeviceID); err != nil || in.Current == "" {
+		return out, err
 	}
 	c, err := a.depot.Get(tx, in.Current)
 	out.Serial = string(c.Serial)
@@ -48,8 +50,9 @@ func (a *API) assignment(tx storage.Tx, in issuance.Assignment) (assignmentJSON,
 }
 
 func (a *API) assignments(tx storage.Tx, in []issuance.Assignment) (out []assignmentJSON, err error) {
-	reads := make([]storage.Read, 0, len(in))
+	reads := make([]storage.Read, 0, 2*len(in))
 	for _, one := range in {
+		reads = append(reads, mdm.ReadDevice(one.DeviceID))
 		if one.Current != "" {
 			reads = append(reads, a.depot.Read(one.Current))
 		}

@@ -1,8 +1,6 @@
 package apiv1
 
 import (
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,6 +27,13 @@ type authorityJSON struct {
 	SHA256     string     `json:"sha256"` // of the certificate, lower-case hexadecimal
 	Key        keyJSON    `json:"key"`
 	InForce    int        `json:"certificates_in_force"`
+
+	// Where anybody may ask about its certificates, and get its own; empty where the server
+	// has no such addresses.
+	CRLURL         string `json:"crl_url"`
+	OCSPURL        string `json:"ocsp_url"`
+	CertificateURL string `json:"certificate_url"`
+
 	Warnings   []string   `json:"warnings"`
 }
 
@@ -45,12 +50,8 @@ func authority(a enroll.AuthorityStatus) authorityJSON {
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(), SHA256: string(depot.FingerprintOf(cert)),
 		InForce: a.InForce, Warnings: []string{},
 	}
-	switch key := cert.PublicKey.(type) {
-	case *rsa.PublicKey:
-		out.Key = keyJSON{"RSA", key.N.BitLen()}
-	case *ecdsa.PublicKey:
-		out.Key = keyJSON{"EC", key.Curve.Params().BitSize}
-	}
+	out.Key = publicKey(cert)
+	out.CRLURL, out.OCSPURL, out.CertificateURL = a.URLs()
 	out.Warnings = append(out.Warnings, a.Warnings...)
 	return out
 }

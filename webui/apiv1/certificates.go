@@ -1,8 +1,13 @@
 package apiv1
 
 import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -11,9 +16,12 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/depot"
+	"github.com/gatehouse-mdm/gatehouse/depot/template"
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/issuance"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -24,6 +32,7 @@ type certificateJSON struct {
 	SANs             []string   `json:"sans"`
 	Template         string     `json:"template"`
 	DeviceID         string     `json:"device_id"`
+	DeviceName       string     `json:"device_name"` // empty where the device has none, or is not here any more
 	User             string     `json:"user"`
 	Authority        string     `json:"authority"` // identity, root, payload or external
 	Issuer           string     `json:"issuer"`    // ID of the authority
@@ -48,13 +57,29 @@ func (a *API) certificate(tx storage.Tx, c depot.Certificate) (certificateJSON, 
 	if !c.RevokedAt.IsZero() {
 		note = c.RevocationNote()
 	}
+	device, err := deviceName(tx, mdm.DeviceID(c.DeviceID))
+	if err != nil {
+		return certificateJSON{}, err
+	}
 	return certificateJSON{
 		Serial: string(c.Serial), Fingerprint: string(c.Fingerprint), Subject: c.Subject, SANs: list(names),
-		Template: c.Template, DeviceID: c.DeviceID, User: c.User,
+		Template: c.Template, DeviceID: c.DeviceID, DeviceName: device, User: c.User,
 		Authority: c.Authority, Issuer: a.depot.IssuerID(c), Door: c.Door, Requester: c.Requester, Replaces: string(c.Replaces),
 		IssuedAt: c.IssuedAt.UTC(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(),
 		Status: string(c.Status(a.now())), RevokedAt: timestamp(c.RevokedAt), RevocationReason: c.RevocationReason, RevocationNote: note,
 	}, nil
+}
+
+// deviceName is what a device is called, empty if it is not here.
+func deviceName(tx storage.Tx, id mdm.DeviceID) (string, error) {
+	if id == "" {
+		return "", nil
+	}
+	d, err := mdm.GetDevice(tx, id)
+	if errors.Is(err, storage.ErrNotFound) {
+		return "", nil
+	}
+	return cmp.Or(d.DeviceName, d.SerialNumber), err
 }
 
 func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
@@ -81,6 +106,9 @@ func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
 		found, next, err := a.depot.Search(tx, f, cursor, limit)
 		if err != nil {
 			return err
+		}
+		for _, c := range found {
+			tx.Prefetch(mdm.ReadDevice(mdm.DeviceID(c.DeviceID)))
 		}
 		out = page[certificateJSON]{Items: make([]certificateJSON, len(found)), NextCursor: next}
 		for i, c := range found {
@@ -130,19 +158,84 @@ func (a *API) getCertificate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var out certificateJSON
+	var out certificateDetails
 	err = a.db.View(r.Context(), func(tx storage.Tx) error {
 		c, err := a.depot.BySerial(tx, serialOf(serial))
 		if err != nil {
 			return err
 		}
-		out, err = a.certificate(tx, c)
-		return err
+		out = detailsOf(nil)
+		if out.certificateJSON, err = a.certificate(tx, c); err != nil {
+			return err
+		}
+		der, err := a.depot.DER(tx, c.Fingerprint)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // it is known by its record alone
+		}
+		if err != nil {
+			return err
+		}
+		cert, err := guard.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("%w: certificate %s", storage.ErrCorrupt, c.Fingerprint)
+		}
+		listed := out.certificateJSON
+		out = detailsOf(cert)
+		out.certificateJSON = listed
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
+}
+
+// certificateDetails is a certificate with what only itself says.
+type certificateDetails struct {
+	certificateJSON
+	IssuerSubject      string   `json:"issuer_subject"`
+	Key                *keyJSON `json:"key"` // null where the certificate itself is not here
+	SignatureAlgorithm string   `json:"signature_algorithm"`
+	KeyUsage           []string `json:"key_usage"` // names of RFC 5280, 4.2.1.3
+	ExtKeyUsage        []string `json:"ext_key_usage"`
+	CRLURLs            []string `json:"crl_urls"`
+	OCSPURLs           []string `json:"ocsp_urls"`
+}
+
+// detailsOf reads a certificate; nil has none to tell.
+func detailsOf(cert *x509.Certificate) certificateDetails {
+	out := certificateDetails{KeyUsage: []string{}, ExtKeyUsage: []string{}, CRLURLs: []string{}, OCSPURLs: []string{}}
+	if cert == nil {
+		return out
+	}
+	key := publicKey(cert)
+	out.IssuerSubject, out.Key, out.SignatureAlgorithm = cert.Issuer.String(), &key, cert.SignatureAlgorithm.String()
+	out.CRLURLs, out.OCSPURLs = list(cert.CRLDistributionPoints), list(cert.OCSPServer)
+	for i, name := range []string{
+		"digitalSignature", "contentCommitment", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign", "encipherOnly", "decipherOnly",
+	} {
+		if cert.KeyUsage&(1<<i) != 0 {
+			out.KeyUsage = append(out.KeyUsage, name)
+		}
+	}
+	for _, usage := range cert.ExtKeyUsage {
+		out.ExtKeyUsage = append(out.ExtKeyUsage, template.PurposeName(usage.OID().String()))
+	}
+	for _, oid := range cert.UnknownExtKeyUsage {
+		out.ExtKeyUsage = append(out.ExtKeyUsage, template.PurposeName(oid.String()))
+	}
+	return out
+}
+
+// publicKey says what kind of key a certificate is for.
+func publicKey(cert *x509.Certificate) keyJSON {
+	switch key := cert.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return keyJSON{"RSA", key.N.BitLen()}
+	case *ecdsa.PublicKey:
+		return keyJSON{"EC", key.Curve.Params().BitSize}
+	}
+	return keyJSON{cert.PublicKeyAlgorithm.String(), 0}
 }
 
 // downloadCertificate sends a certificate as a file.

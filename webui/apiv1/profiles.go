@@ -93,9 +93,7 @@ func profileVersion(v library.Version) profileVersionJSON {
 		Description: v.Description, Organization: v.Organization, Scope: v.Scope, PayloadTypes: orEmpty(v.PayloadTypes),
 		Variables: orEmpty(v.Variables), CertificateTemplates: orEmpty(v.Certificates), Literal: v.Literal,
 	}
-	if s := v.Signer; s != nil {
-		out.Signer = &signerJSON{s.Subject, s.Issuer, s.Serial, timestamp(s.NotAfter), s.Broken}
-	}
+	out.Signer = signerOf(v.Signer)
 	return out
 }
 
@@ -277,19 +275,36 @@ func (a *API) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, next, err := a.library.Profiles(r.Context(), cursor, limit)
+	details, err := flag(r.URL.Query(), "details")
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(page, next, profileOfLibrary))
+	if details && limit > maxDetailed {
+		limit = maxDetailed
+	}
+	found, next, err := a.library.Profiles(r.Context(), cursor, limit)
+	if err != nil {
+		return err
+	}
+	if !details {
+		return webui.WriteJSON(w, http.StatusOK, newPage(found, next, profileOfLibrary))
+	}
+	out := page[detailedProfile]{Items: make([]detailedProfile, len(found)), NextCursor: next}
+	for i, one := range found {
+		if out.Items[i], err = a.detailedProfile(r, profileOfLibrary(one)); err != nil {
+			return err
+		}
+	}
+	return webui.WriteJSON(w, http.StatusOK, out)
 }
 
 // oneProfile is a profile with all that there is to say of it.
 type oneProfile struct {
 	profileJSON
 	Latest   profileVersionJSON `json:"latest"`
-	Findings []findingJSON      `json:"findings"` // of the latest version
-	Devices  map[string]int     `json:"devices"`  // how many have it in which state
+	Payloads []payloadBrief     `json:"payloads"` // of the latest version, like Findings
+	Findings []findingJSON      `json:"findings"`
+	Devices  map[string]int     `json:"devices"` // how many have it in which state
 }
 
 func (a *API) getProfile(w http.ResponseWriter, r *http.Request) error {
@@ -309,7 +324,7 @@ func (a *API) getProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := oneProfile{profileOfLibrary(rec), profileVersion(v), findingsOf(a.library.Lint(p, v.Literal)), make(map[string]int, len(sum))}
+	out := oneProfile{profileOfLibrary(rec), profileVersion(v), payloadsOf(p), findingsOf(a.library.Lint(p, v.Literal)), make(map[string]int, len(sum))}
 	for state, n := range sum {
 		out.Devices[string(state)] = n
 	}
@@ -352,8 +367,9 @@ func (a *API) getProfileVersion(w http.ResponseWriter, r *http.Request) error {
 	}
 	return webui.WriteJSON(w, http.StatusOK, struct {
 		profileVersionJSON
-		Findings []findingJSON `json:"findings"`
-	}{profileVersion(v), findingsOf(a.library.Lint(p, v.Literal))})
+		Payloads []payloadBrief `json:"payloads"`
+		Findings []findingJSON  `json:"findings"`
+	}{profileVersion(v), payloadsOf(p), findingsOf(a.library.Lint(p, v.Literal))})
 }
 
 // restoreProfile makes an older version the latest one, as a version of its own.
@@ -518,12 +534,10 @@ func (a *API) lintProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
-		Identifier string        `json:"identifier"`
-		Name       string        `json:"name"`
-		Findings   []findingJSON `json:"findings"`
-		Refused    *bool         `json:"refused"` // by the target; null: none was named
-	}{p.Identifier, p.DisplayName, findingsOf(a.library.Lint(p, literal)), nil}
+	out, err := a.linted(r, p, literal)
+	if err != nil {
+		return err
+	}
 	if target != nil {
 		findings, refused := p.Check(*target)
 		out.Findings, out.Refused = append(out.Findings, findingsOf(findings)...), &refused
@@ -791,11 +805,26 @@ func (a *API) listProfileDevices(w http.ResponseWriter, r *http.Request) error {
 		}
 		states = append(states, library.State(s))
 	}
-	page, next, err := a.library.Installations(r.Context(), id, states, cursor, limit)
+	found, next, err := a.library.Installations(r.Context(), id, states, cursor, limit)
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(page, next, installation))
+	ids := make([]mdm.DeviceID, len(found))
+	for i, one := range found {
+		ids[i] = one.DeviceID
+	}
+	devices, err := a.mdm.Overviews(r.Context(), ids, false)
+	if err != nil {
+		return err
+	}
+	named := make(map[mdm.DeviceID]deviceJSON, len(devices))
+	for _, d := range devices {
+		named[d.ID] = device(d)
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(found, next, func(i library.Installation) placeJSON {
+		d := named[i.DeviceID] // none of one that was forgotten
+		return placeJSON{installation(i), d.DeviceName, d.SerialNumber, d.User}
+	}))
 }
 
 func (a *API) listDeviceProfiles(w http.ResponseWriter, r *http.Request) error {
