@@ -8,6 +8,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
 )
 
 // mountDesk registers the administrators' pages, each section with its own.
@@ -18,7 +19,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 	}
 	// Pages that send something to all devices, and those that ask Apple or a mail server,
 	// may take their time.
-	pages, uploads := group(1<<20, 2*time.Minute), group(profile.MaxSize+1<<20, 2*time.Minute)
+	pages, uploads := group(1<<20, 2*time.Minute), group(2*profile.MaxSize, 2*time.Minute) // in base64 a profile is larger
 	desk.Mount(pages)
 	pages.Handle("GET /admin", func(w http.ResponseWriter, r *http.Request) error { // until there is a first page
 		http.Redirect(w, r, "/admin/devices", http.StatusSeeOther)
@@ -27,6 +28,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 	desk.MountLive(group(1<<10, 0)) // a stream has no end to wait for
 	for _, section := range []func(*admin.Desk) (admin.Section, error){
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
 	} {
 		s, err := section(desk)
 		if err != nil {

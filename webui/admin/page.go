@@ -268,6 +268,13 @@ var done = map[string]string{
 	"reset":        "Reset.",
 	"uploaded":     "Uploaded.",
 	"restored":     "Restored.",
+	"unchanged":    "It is the same as the latest version, so there is no other.",
+	"removing":     "The removal is on its way to the devices.",
+	"assigned":     "The certificates are on their way to the devices.",
+	"unassigned":   "Taken from the device.",
+	"rolling":      "The rollover has begun.",
+	"retired":      "Retired. Nothing that it issued is trusted any more.",
+	"imported":     "Imported. It is next: roll over to it when you are ready.",
 	"redelivering": "Delivered again as soon as the target answers.",
 }
 
