@@ -197,10 +197,15 @@ func (s *Service) Attempt(ctx context.Context, id string) (a Attempt, err error)
 // Attempts returns a page of attempts in the order of their IDs; next is empty at the end.
 func (s *Service) Attempts(ctx context.Context, cursor string, limit int) (page []Attempt, next string, err error) {
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		page, next, err = storage.Page(tx, attempts, cursor, limit)
+		page, next, err = PageAttempts(tx, cursor, limit)
 		return err
 	})
-	if err != nil {
+	return page, next, err
+}
+
+// PageAttempts is [Service.Attempts] in a transaction of the caller's.
+func PageAttempts(tx storage.Tx, cursor string, limit int) (page []Attempt, next string, err error) {
+	if page, next, err = storage.Page(tx, attempts, cursor, limit); err != nil {
 		return nil, "", fmt.Errorf("list enrollment attempts: %w", err)
 	}
 	return page, next, nil

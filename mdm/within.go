@@ -80,6 +80,9 @@ func (s *Service) ViewScope(ctx context.Context, groups []GroupID, fn func(tx st
 	})
 }
 
+// All says that there is no limit.
+func (c *Scope) All() bool { return c.all }
+
 func (c *Scope) add(s *Service, g Group) error {
 	if g.Rule == "" {
 		c.static = append(c.static, staticGroup{g.ID, memberTimeline(c.tx, g.ID)})

@@ -68,7 +68,8 @@ func (a *API) assignments(tx storage.Tx, in []issuance.Assignment) (out []assign
 }
 
 type sendRequest struct {
-	DeviceIDs []mdm.DeviceID `json:"device_ids"`
+	DeviceIDs []string `json:"device_ids"`
+	GroupID   string   `json:"group_id"`
 }
 
 type sentJSON struct {
@@ -86,17 +87,22 @@ func (a *API) sendTemplate(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	if len(in.DeviceIDs) == 0 {
-		return invalid("device_ids", "must name at least one device")
-	}
-	sent, no, err := a.issuance.Send(r.Context(), principal(r).String(), name, in.DeviceIDs)
+	targets, outside, err := a.chosen(r, in.DeviceIDs, in.GroupID)
 	if err != nil {
 		return err
+	}
+	var sent []issuance.Assignment
+	var no []issuance.Rejection
+	if len(targets) > 0 {
+		if sent, no, err = a.issuance.Send(r.Context(), principal(r).String(), name, targets); err != nil {
+			return err
+		}
 	}
 	rejected := make([]rejection, len(no))
 	for i, one := range no {
 		rejected[i] = rejection{DeviceID: string(one.DeviceID), Code: one.Code, Field: one.Field, Reason: one.Reason}
 	}
+	rejected = append(rejections(outside), rejected...)
 	if len(sent) == 0 {
 		return &problem{
 			Problem: webui.Problem{
@@ -127,8 +133,10 @@ func (a *API) listAssignments(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var out page[assignmentJSON]
-	err = a.db.View(r.Context(), func(tx storage.Tx) error {
-		found, next, err := a.issuance.Search(tx, filter, cursor, limit)
+	err = a.viewScope(r, func(tx storage.Tx, scope *mdm.Scope) error {
+		found, next, err := reachable(scope, cursor, limit, func(cursor string, limit int) ([]issuance.Assignment, string, error) {
+			return a.issuance.Search(tx, filter, cursor, limit)
+		}, func(one issuance.Assignment) string { return string(one.DeviceID) })
 		if err != nil {
 			return err
 		}
@@ -211,6 +219,9 @@ func (a *API) previewTemplate(w http.ResponseWriter, r *http.Request) error {
 	}
 	if id == "" {
 		return invalid("device_id", "is required")
+	}
+	if err := a.mustReach(r, principal(r), mdm.DeviceID(id)); err != nil {
+		return err
 	}
 	p, err := a.issuance.Preview(r.Context(), name, mdm.DeviceID(id))
 	if err != nil {

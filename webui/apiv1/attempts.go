@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -42,7 +44,14 @@ func (a *API) listAttempts(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	attempts, next, err := a.enroll.Attempts(r.Context(), cursor, limit)
+	var attempts []enroll.Attempt
+	var next string
+	err = a.viewScope(r, func(tx storage.Tx, scope *mdm.Scope) (err error) {
+		attempts, next, err = reachable(scope, cursor, limit, func(cursor string, limit int) ([]enroll.Attempt, string, error) {
+			return enroll.PageAttempts(tx, cursor, limit)
+		}, func(a enroll.Attempt) string { return string(a.DeviceID) })
+		return err
+	})
 	if err != nil {
 		return err
 	}

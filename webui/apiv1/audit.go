@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -71,8 +72,10 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	var list []event.Sequenced
 	var next string
 	if !none {
-		err = a.db.View(r.Context(), func(tx storage.Tx) (err error) {
-			list, next, err = event.PlacedPage(tx, filter, cursor, limit)
+		err = a.viewScope(r, func(tx storage.Tx, scope *mdm.Scope) (err error) {
+			list, next, err = reachable(scope, cursor, limit, func(cursor string, limit int) ([]event.Sequenced, string, error) {
+				return event.PlacedPage(tx, filter, cursor, limit)
+			}, func(e event.Sequenced) string { return e.Event.DeviceID })
 			return err
 		})
 	}

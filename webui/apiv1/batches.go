@@ -80,7 +80,7 @@ func (a *API) queueBatch(w http.ResponseWriter, r *http.Request) error {
 	case len(in.Commands) == 0 || len(in.Commands) > maxBatch:
 		return invalid("commands", fmt.Sprintf("must be 1 to %d commands", maxBatch))
 	}
-	targets, err := a.targets(r, in.commandTargets)
+	targets, outside, err := a.targets(r, in.commandTargets)
 	if err != nil {
 		return err
 	}
@@ -106,11 +106,17 @@ func (a *API) queueBatch(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		to := targets
+		if known {
+			if to, err = a.chosenBefore(r, in.commandTargets, uuid, targets); err != nil {
+				return err
+			}
+		}
 		commands[i] = mdm.NewCommand{
-			UUID: uuid, RequestType: o.RequestType, Identifier: profileOf(o.RequestType, plist), Plist: plist, Targets: targets, ExpiresIn: expires,
+			UUID: uuid, RequestType: o.RequestType, Identifier: profileOf(o.RequestType, plist), Plist: plist, Targets: to, ExpiresIn: expires,
 		}
 	}
-	return a.enqueueBatch(w, r, newBatch{id, in.Name, commands, known, wait})
+	return a.enqueueBatch(w, r, newBatch{id, in.Name, commands, known, wait, outside})
 }
 
 // readBatch reads the commands of a batch. All are looked at, and the error names what is
@@ -204,6 +210,7 @@ type newBatch struct {
 	commands []mdm.NewCommand
 	known    bool // the same was asked for before
 	wait     time.Duration
+	outside  []mdm.Rejection // devices that were left out before
 }
 
 func (a *API) enqueueBatch(w http.ResponseWriter, r *http.Request, in newBatch) error {
@@ -218,6 +225,9 @@ func (a *API) enqueueBatch(w http.ResponseWriter, r *http.Request, in newBatch) 
 	}
 	var rejected []rejection
 	var uuids []string
+	for i := range queued {
+		queued[i].Rejected = append(slices.Clone(in.outside), queued[i].Rejected...)
+	}
 	for i, q := range queued {
 		for _, no := range rejections(q.Rejected) {
 			no.Field = fmt.Sprintf("commands[%d]", i)
@@ -255,7 +265,7 @@ func (a *API) listBatches(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, next, err := a.mdm.Batches(r.Context(), cursor, limit)
+	page, next, err := a.mdm.In(limitOf(principal(r))).Batches(r.Context(), cursor, limit)
 	if err != nil {
 		return err
 	}
@@ -267,7 +277,7 @@ func (a *API) getBatch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, err := a.mdm.Batch(r.Context(), id)
+	b, err := a.mdm.In(limitOf(principal(r))).Batch(r.Context(), id)
 	if err != nil {
 		return err
 	}

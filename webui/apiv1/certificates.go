@@ -92,7 +92,7 @@ func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var out page[certificateJSON]
-	err = a.db.View(r.Context(), func(tx storage.Tx) error {
+	err = a.viewScope(r, func(tx storage.Tx, scope *mdm.Scope) error {
 		f := filter
 		if len(f.Users) == 1 {
 			u, err := identity.UserByLogin(tx, f.Users[0])
@@ -103,7 +103,9 @@ func (a *API) listCertificates(w http.ResponseWriter, r *http.Request) error {
 				f.Users = u.Logins()
 			}
 		}
-		found, next, err := a.depot.Search(tx, f, cursor, limit)
+		found, next, err := reachable(scope, cursor, limit, func(cursor string, limit int) ([]depot.Certificate, string, error) {
+			return a.depot.Search(tx, f, cursor, limit)
+		}, func(c depot.Certificate) string { return c.DeviceID })
 		if err != nil {
 			return err
 		}

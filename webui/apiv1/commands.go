@@ -64,7 +64,7 @@ func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	uuid := mdm.NewUUID()
-	order, err := a.commandOrder(r, in, uuid)
+	order, outside, err := a.commandOrder(r, in, uuid)
 	if err != nil {
 		return err
 	}
@@ -80,34 +80,37 @@ func (a *API) queueCommand(w http.ResponseWriter, r *http.Request) error {
 		if order.Plist, err = command.Build(in.RequestType, in.Params, reserved); err != nil {
 			return err
 		}
+		if order.Targets, err = a.chosenBefore(r, in.commandTargets, reserved, order.Targets); err != nil {
+			return err
+		}
 	}
-	return a.enqueue(w, r, wait, again, order)
+	return a.enqueue(w, r, wait, again, order, outside...)
 }
 
 // commandOrder is what in asks for, if whoever sends r may ask for that.
-func (a *API) commandOrder(r *http.Request, in commandRequest, uuid string) (order mdm.NewCommand, err error) {
+func (a *API) commandOrder(r *http.Request, in commandRequest, uuid string) (order mdm.NewCommand, outside []mdm.Rejection, err error) {
 	if err := knownType(in.RequestType); err != nil {
-		return mdm.NewCommand{}, err
+		return mdm.NewCommand{}, nil, err
 	}
 	order = mdm.NewCommand{UUID: uuid, RequestType: in.RequestType, NoPush: in.NoPush}
-	if order.Targets, err = a.targets(r, in.commandTargets); err != nil {
-		return mdm.NewCommand{}, err
+	if order.Targets, outside, err = a.targets(r, in.commandTargets); err != nil {
+		return mdm.NewCommand{}, nil, err
 	}
 	if order.ExpiresIn, err = commandExpiry(in.ExpiresIn); err != nil {
-		return mdm.NewCommand{}, err
+		return mdm.NewCommand{}, nil, err
 	}
 	by := principal(r)
 	if err := a.mayQueue(by, in.RequestType, in.Params); err != nil {
-		return mdm.NewCommand{}, err
+		return mdm.NewCommand{}, nil, err
 	}
 	if order.Priority, err = priorityOf(by, in.RequestType, in.Priority); err != nil {
-		return mdm.NewCommand{}, err
+		return mdm.NewCommand{}, nil, err
 	}
 	if order.Plist, err = command.Build(in.RequestType, in.Params, uuid); err != nil {
-		return mdm.NewCommand{}, err
+		return mdm.NewCommand{}, nil, err
 	}
 	order.Identifier = profileOf(in.RequestType, order.Plist)
-	return order, nil
+	return order, outside, nil
 }
 
 // knownType refuses a request_type that the catalogue does not have.
@@ -163,7 +166,7 @@ func (a *API) queueRawCommand(w http.ResponseWriter, r *http.Request) error {
 	for _, list := range r.URL.Query()["device_ids"] {
 		ids = append(ids, strings.Split(list, ",")...)
 	}
-	targets, err := targetsOf(ids)
+	targets, outside, err := a.chosen(r, ids, "")
 	if err != nil {
 		return err
 	}
@@ -180,7 +183,7 @@ func (a *API) queueRawCommand(w http.ResponseWriter, r *http.Request) error {
 	}
 	return a.enqueue(w, r, wait, true, mdm.NewCommand{
 		UUID: uuid, RequestType: requestType, Identifier: profileOf(requestType, plist), Plist: plist, Targets: targets,
-	})
+	}, outside...)
 }
 
 // targetsOf checks ids of devices, and leaves out repeated ones.
@@ -227,6 +230,11 @@ func (a *API) enqueue(w http.ResponseWriter, r *http.Request, wait time.Duration
 	cmd, no, err := a.mdm.Enqueue(r.Context(), c)
 	if err != nil {
 		return err
+	}
+	if known { // it may have gone to others before
+		if cmd.Targets, _, err = a.inReach(r, cmd.Targets); err != nil {
+			return err
+		}
 	}
 	rejected := rejections(append(before, no...))
 	if len(cmd.Targets) == 0 {
@@ -313,7 +321,8 @@ func (a *API) cancelEverywhere(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := a.mdm.CommandStatus(r.Context(), uuid)
+	within := a.mdm.In(limitOf(principal(r)))
+	cmd, err := within.CommandStatus(r.Context(), uuid)
 	if err != nil {
 		return err
 	}
@@ -321,7 +330,7 @@ func (a *API) cancelEverywhere(w http.ResponseWriter, r *http.Request) error {
 	if a.ownProfile(cmd.Command) {
 		cancelled, err = a.cancelOwn(r.Context(), cmd.Command)
 	} else {
-		cancelled, err = a.mdm.CancelAll(r.Context(), uuid, principal(r).String())
+		cancelled, err = within.CancelAll(r.Context(), uuid, principal(r).String())
 	}
 	if err != nil {
 		return err

@@ -186,7 +186,7 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 	}
 	page, next, err := a.mdm.Commands(r.Context(), mdm.CommandFilter{
 		RequestType: query.Get("request_type"), CreatedBy: query.Get("created_by"), Batch: query.Get("batch_id"),
-		Open: open, Failed: failed, Background: background, Since: since,
+		Open: open, Failed: failed, Background: background, Since: since, Scope: limitOf(principal(r)),
 	}, cursor, limit)
 	if err != nil {
 		return err
@@ -210,12 +210,13 @@ func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := a.mdm.CommandStatus(r.Context(), uuid)
+	within := a.mdm.In(limitOf(principal(r)))
+	cmd, err := within.CommandStatus(r.Context(), uuid)
 	if err != nil {
 		return err
 	}
 	entries, next, err := gather(cursor, limit, maxResults, func(cursor string, limit int) ([]mdm.Entry, string, error) {
-		return a.mdm.CommandEntries(r.Context(), uuid, states, cursor, limit)
+		return within.CommandEntries(r.Context(), uuid, states, cursor, limit)
 	})
 	if err != nil {
 		return err

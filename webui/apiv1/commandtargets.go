@@ -19,18 +19,24 @@ type commandTargets struct {
 	Filter    string   `json:"filter"` // a query as GET /devices takes it
 }
 
-// targets returns the devices that t is about.
-func (a *API) targets(r *http.Request, t commandTargets) ([]mdm.DeviceID, error) {
-	if t.GroupID != "" {
-		return nil, invalid("group_id", "is not supported yet; name the devices in device_ids")
+// targets returns the devices that t is about, and why some that it names are none of theirs
+// who ask.
+func (a *API) targets(r *http.Request, t commandTargets) (in []mdm.DeviceID, outside []mdm.Rejection, err error) {
+	switch {
+	case t.GroupID != "" && t.Filter != "":
+		return nil, nil, invalid("filter", "can’t stand beside group_id")
+	case t.Filter == "":
+		return a.chosen(r, t.DeviceIDs, t.GroupID)
+	case len(t.DeviceIDs) > 0:
+		return nil, nil, invalid("filter", "can’t stand beside device_ids")
 	}
-	if t.Filter == "" {
-		return targetsOf(t.DeviceIDs)
-	}
-	if len(t.DeviceIDs) > 0 {
-		return nil, invalid("filter", "can’t stand beside device_ids")
-	}
-	query, err := url.ParseQuery(t.Filter)
+	in, err = a.matching(r, t.Filter)
+	return in, nil, err
+}
+
+// matching returns the devices that a filter finds.
+func (a *API) matching(r *http.Request, filter string) ([]mdm.DeviceID, error) {
+	query, err := url.ParseQuery(filter)
 	if err != nil {
 		return nil, invalid("filter", "must be a query as GET /api/v1/devices takes it, such as state=enrolled&platform=ios")
 	}
@@ -71,7 +77,7 @@ func (a *API) checkCommandTypes(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	ids, err := a.targets(r, in)
+	ids, _, err := a.targets(r, in)
 	if err != nil {
 		return err
 	}
@@ -130,7 +136,7 @@ func (a *API) checkCommand(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	order, err := a.commandOrder(r, in, mdm.NewUUID())
+	order, outside, err := a.commandOrder(r, in, mdm.NewUUID())
 	if err != nil {
 		return err
 	}
@@ -138,9 +144,9 @@ func (a *API) checkCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := commandForecast{RequestType: in.RequestType, Total: len(order.Targets), Accepted: len(accepted), Rejected: []rejectedJSON{}}
+	out := commandForecast{RequestType: in.RequestType, Total: len(order.Targets) + len(outside), Accepted: len(accepted), Rejected: []rejectedJSON{}}
 	byReason := make(map[[2]string][]mdm.DeviceID)
-	for _, n := range no {
+	for _, n := range append(outside, no...) {
 		key := [2]string{n.Code, n.Reason}
 		byReason[key] = append(byReason[key], n.DeviceID)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -66,9 +68,10 @@ type followed struct {
 	after   uint64   // the place of the last event that the client has
 	types   []string // what actions begin with; none: all
 	device  string
-	seen    []string // what the token may see, as types
-	replays bool     // the client says where it was
-	unnamed bool     // events have no names
+	seen    []string      // what the token may see, as types
+	groups  []mdm.GroupID // that it may see the devices of; nil: it is not limited
+	replays bool          // the client says where it was
+	unnamed bool          // events have no names
 }
 
 func followedOf(r *http.Request) (f followed, err error) {
@@ -116,7 +119,7 @@ func (f followed) wants(e event.Event) bool {
 
 // maySee limits what is told to what p may read in the audit log.
 func (f *followed) maySee(p identity.Principal) {
-	f.seen = nil
+	f.seen, f.groups = nil, limitOf(p)
 	if !p.Allows(identity.ScopeReadOnly) {
 		f.seen = []string{certificateEvents}
 	}
@@ -191,7 +194,7 @@ func (a *API) followEvents(w http.ResponseWriter, r *http.Request) error {
 			continue
 		}
 		// Between any two batches: a client that reads slowly may take hours to catch up.
-		now, err := a.authenticate(r)
+		now, err := a.stillIs(r)
 		if err != nil || !allowed(now, auditing) {
 			return nil // the token was revoked or has expired, or the database is away: the client comes again
 		}
@@ -203,14 +206,37 @@ func (a *API) followEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// stillIs authenticates r anew. Of a user who came by a session it reads what they may by now.
+func (a *API) stillIs(r *http.Request) (identity.Principal, error) {
+	p, err := a.authenticate(r)
+	if err != nil || p.Kind != identity.KindUser || p.ID == "" {
+		return p, err
+	}
+	u, err := a.identity.User(r.Context(), p.ID)
+	switch {
+	case errors.Is(err, storage.ErrNotFound) || err == nil && u.Disabled:
+		return identity.Principal{}, identity.ErrUnauthenticated
+	case err != nil:
+		return identity.Principal{}, err
+	}
+	return u.Principal(), nil
+}
+
 // tell writes the next events behind f.after, and returns the place that it has come to and
 // whether there may be more by now.
 func (a *API) tell(ctx context.Context, s *eventStream, f followed) (after uint64, more bool, err error) {
 	var list []event.Sequenced
 	var last uint64
-	err = a.db.View(ctx, func(tx storage.Tx) (err error) {
+	var wanted []bool // of list
+	err = a.mdm.ViewScope(ctx, f.groups, func(tx storage.Tx, scope *mdm.Scope) (err error) {
 		if last, err = event.LastSeq(tx); err == nil {
 			list, err = event.Feed(tx, f.after, streamBatch)
+		}
+		wanted = make([]bool, len(list))
+		for i, e := range list {
+			if err == nil && f.wants(e.Event) {
+				wanted[i], err = inScope(scope, e.Event.DeviceID)
+			}
 		}
 		return err
 	})
@@ -218,12 +244,12 @@ func (a *API) tell(ctx context.Context, s *eventStream, f followed) (after uint6
 		return f.after, false, err
 	}
 	var out bytes.Buffer
-	for _, e := range list {
+	for i, e := range list {
 		if e.Seq > f.after+1 { // places have no gaps: what is not there is forgotten
 			out.WriteString(gapText(f.after+1, e.Seq-1))
 		}
 		f.after = e.Seq
-		if !f.wants(e.Event) {
+		if !wanted[i] {
 			continue
 		}
 		data, err := json.Marshal(auditEvent(e))

@@ -297,6 +297,7 @@ type refreshRequest struct {
 
 type refreshManyRequest struct {
 	DeviceIDs []string `json:"device_ids"`
+	GroupID   string   `json:"group_id"`
 	Sources   []string `json:"sources"`
 }
 
@@ -378,7 +379,7 @@ func (a *API) refreshDevices(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	targets, err := targetsOf(in.DeviceIDs)
+	targets, outside, err := a.chosen(r, in.DeviceIDs, in.GroupID)
 	if err != nil {
 		return err
 	}
@@ -389,6 +390,9 @@ func (a *API) refreshDevices(w http.ResponseWriter, r *http.Request) error {
 	outcomes, err := a.inventory.Refresh(r.Context(), principal(r).String(), targets, sources)
 	if err != nil {
 		return err
+	}
+	for _, no := range outside {
+		outcomes = append(outcomes, inventory.Outcome{DeviceID: no.DeviceID, Code: no.Code, Reason: no.Reason})
 	}
 	return webui.WriteJSON(w, http.StatusAccepted, newPage(outcomes, "", refreshed))
 }

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -564,12 +565,10 @@ type profileOrder struct {
 	ExpiresIn string   `json:"expires_in"`
 }
 
-func (in profileOrder) targets() (library.Targets, error) {
-	if in.GroupID != "" {
-		return library.Targets{}, invalid("group_id", "is not supported yet; name the devices in device_ids")
-	}
-	ids, err := targetsOf(in.DeviceIDs)
-	return library.Targets{Devices: ids}, err
+// profileTargets returns the devices that in is about, and why some that it names are left out.
+func (a *API) profileTargets(r *http.Request, in profileOrder) (to library.Targets, outside []mdm.Rejection, err error) {
+	to.Devices, outside, err = a.chosen(r, in.DeviceIDs, in.GroupID)
+	return to, outside, err
 }
 
 func (a *API) checkProfile(w http.ResponseWriter, r *http.Request) error {
@@ -579,18 +578,23 @@ func (a *API) checkProfile(w http.ResponseWriter, r *http.Request) error {
 	}
 	var in struct {
 		DeviceIDs []string `json:"device_ids"`
+		GroupID   string   `json:"group_id"`
 		Version   int      `json:"version"`
 	}
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	targets, err := profileOrder{DeviceIDs: in.DeviceIDs}.targets()
+	targets, outside, err := a.profileTargets(r, profileOrder{DeviceIDs: in.DeviceIDs, GroupID: in.GroupID})
 	if err != nil {
 		return err
 	}
 	f, err := a.library.Forecast(r.Context(), id, in.Version, targets)
 	if err != nil {
 		return err
+	}
+	if len(outside) > 0 {
+		f.Total += len(outside)
+		f.Verdicts = append(f.Verdicts, library.Verdict{Devices: rejectedDevices(outside), Code: outside[0].Code, Reason: outside[0].Reason})
 	}
 	verdicts := make([]verdictJSON, len(f.Verdicts))
 	for i, v := range f.Verdicts {
@@ -630,7 +634,7 @@ func (a *API) sendProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	targets, err := in.targets()
+	targets, outside, err := a.profileTargets(r, in)
 	if err != nil {
 		return err
 	}
@@ -656,7 +660,7 @@ func (a *API) sendProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rejected := rejections(out.Rejected)
+	rejected := rejections(append(outside, out.Rejected...))
 	if len(out.Sent) == 0 {
 		return &problem{
 			Problem: webui.Problem{
@@ -733,7 +737,7 @@ func (a *API) removeProfile(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readJSON(r, &in); err != nil {
 		return err
 	}
-	targets, err := profileOrder{DeviceIDs: in.DeviceIDs, GroupID: in.GroupID}.targets()
+	targets, outside, err := a.profileTargets(r, profileOrder{DeviceIDs: in.DeviceIDs, GroupID: in.GroupID})
 	if err != nil {
 		return err
 	}
@@ -741,7 +745,7 @@ func (a *API) removeProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rejected := rejections(out.Rejected)
+	rejected := rejections(append(outside, out.Rejected...))
 	if len(out.Command.Targets)+len(out.Unsent) == 0 {
 		return &problem{
 			Problem: webui.Problem{
@@ -805,7 +809,7 @@ func (a *API) listProfileDevices(w http.ResponseWriter, r *http.Request) error {
 		}
 		states = append(states, library.State(s))
 	}
-	found, next, err := a.library.Installations(r.Context(), id, states, cursor, limit)
+	found, next, err := a.installations(r, id, states, cursor, limit)
 	if err != nil {
 		return err
 	}
@@ -825,6 +829,35 @@ func (a *API) listProfileDevices(w http.ResponseWriter, r *http.Request) error {
 		d := named[i.DeviceID] // none of one that was forgotten
 		return placeJSON{installation(i), d.DeviceName, d.SerialNumber, d.User}
 	}))
+}
+
+// installations returns a page of how a profile stands on devices that whoever asks may see. It
+// may have fewer than limit, even none, and yet not be the last.
+func (a *API) installations(r *http.Request, id string, states []library.State, cursor string, limit int) (list []library.Installation, next string, err error) {
+	for looked := 0; ; {
+		part, next, err := a.library.Installations(r.Context(), id, states, cursor, limit-len(list))
+		if err != nil {
+			return nil, "", err
+		}
+		ids := make([]mdm.DeviceID, len(part))
+		for i, one := range part {
+			ids[i] = one.DeviceID
+		}
+		in, _, err := a.inReach(r, ids)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, one := range part {
+			if slices.Contains(in, one.DeviceID) {
+				list = append(list, one)
+			}
+		}
+		looked += len(part) + 1
+		if next == "" || looked >= maxLooked || 2*len(list) >= limit {
+			return list, next, nil
+		}
+		cursor = next
+	}
 }
 
 func (a *API) listDeviceProfiles(w http.ResponseWriter, r *http.Request) error {

@@ -46,7 +46,7 @@ func (a *API) retryCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	again, err := a.mdm.Again(r.Context(), uuid, ids)
+	again, err := a.mdm.In(limitOf(principal(r))).Again(r.Context(), uuid, ids)
 	if errors.Is(err, mdm.ErrNothingToRetry) {
 		return nothingToRetry(ids)
 	}
