@@ -351,8 +351,8 @@ func (a *API) routes() []route {
 		{pattern: "DELETE /api/v1/settings/logo", scopes: managing, reach: whole, handle: a.deleteLogo},
 		{pattern: "POST /api/v1/settings/mail/test", scopes: managing, reach: whole, handle: a.testMail, command: true}, // a mail server may take its time
 
-		{pattern: "GET /api/v1/server", scopes: reading, handle: a.getServer},
-		{pattern: "POST /api/v1/server/check", scopes: managing, handle: a.checkServer},
+		{pattern: "GET /api/v1/server", scopes: reading, reach: whole, handle: a.getServer},
+		{pattern: "POST /api/v1/server/check", scopes: managing, reach: whole, handle: a.checkServer},
 
 		// Those that ask Apple may take as long as Apple does.
 		{pattern: "GET /api/v1/apple-business", scopes: managing, reach: whole, handle: a.getBusiness},
