@@ -27,6 +27,9 @@ func (c *Compat) guarded(rt route) webui.HandlerFunc {
 		if !p.Allows(rt.scope) {
 			return errScope(rt.scope)
 		}
+		if p.Limited() { // these APIs know nothing of groups
+			return &refusal{http.StatusForbidden, "this token is limited to groups of devices: use /api/v1"}
+		}
 		if peer := webui.Peer(r.Context()); peer.IsValid() {
 			p.Peer = peer.String()
 		}

@@ -422,6 +422,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 	for _, scope := range []identity.Scope{"owner", "admin", "helpdesk", "read_only", "cert:any"} {
 		tokens[string(scope)] = h.token(t, scope)
 	}
+	_, limited, err := h.identity.CreateToken(t.Context(), identity.Local(), identity.NewToken{Name: "limited", Scopes: []identity.Scope{identity.ScopeAdmin}, GroupIDs: []string{"g"}})
+	must(t, err)
+	tokens["limited to a group"] = limited.Reveal()
 	everybody := []string{"owner", "admin", "helpdesk", "read_only"}
 	lock := `{"udid":"MAC-1","request_type":"DeviceLock"}`
 	n := 0
