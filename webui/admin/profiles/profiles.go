@@ -41,8 +41,8 @@ func (s *Profiles) Mount(r, uploads webui.Router) {
 	r.Handle("GET /admin/profiles/new", s.upload)
 	uploads.Handle("POST /admin/profiles/new", s.take)
 	r.Handle("GET /admin/profiles/starters", s.starters)
-	r.Handle("GET /admin/profiles/starters/{name}", s.starter)
-	uploads.Handle("POST /admin/profiles/starters/{name}", s.fill)
+	r.Handle("GET /admin/profiles/starter", s.starter)
+	uploads.Handle("POST /admin/profiles/starter", s.fill)
 
 	r.Handle("GET /admin/profiles/{id}", s.profile)
 	r.Handle("GET /admin/profiles/{id}/contents", s.contents)

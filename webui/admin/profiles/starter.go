@@ -30,7 +30,7 @@ type starter struct {
 }
 
 // URL is the page with the starter's questions.
-func (s starter) URL() string { return section + "/starters/" + url.PathEscape(s.Name) }
+func (s starter) URL() string { return section + "/starter?name=" + url.QueryEscape(s.Name) }
 
 // For says whose devices it is for.
 func (s starter) For() string {
@@ -91,7 +91,7 @@ func (s *Profiles) starterOf(r *http.Request) (starter, error) {
 	if err := s.desk.Get(r.Context(), starterAPI, nil, &all); err != nil {
 		return starter{}, err
 	}
-	i := slices.IndexFunc(all.Items, func(one starter) bool { return one.Name == r.PathValue("name") })
+	i := slices.IndexFunc(all.Items, func(one starter) bool { return one.Name == r.URL.Query().Get("name") })
 	if i < 0 {
 		return starter{}, &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "There is nothing here", Detail: "There is no starter of this name."}
 	}
