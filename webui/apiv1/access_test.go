@@ -30,6 +30,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		body         any
 		may          []string
 	}{
+		"read the summary":            {"GET", "/api/v1/summary", nil, readers},
 		"read devices":                {"GET", "/api/v1/devices", nil, readers},
 		"read a device":               {"GET", "/api/v1/devices/d1", nil, readers},
 		"read its groups":             {"GET", "/api/v1/devices/d1/groups", nil, readers},

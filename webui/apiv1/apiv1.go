@@ -107,6 +107,8 @@ type API struct {
 	push     *apns.Keeper
 	server   func() Server
 
+	recounts recounts
+
 	streams     streams
 	streamAlive time.Duration
 
@@ -164,6 +166,7 @@ var (
 
 func (a *API) routes() []route {
 	return []route{
+		{pattern: "GET /api/v1/summary", scopes: reading, reach: filtered, handle: a.summarize},
 		{pattern: "GET /api/openapi.json", scopes: public, handle: a.openAPI},
 
 		{pattern: "POST /api/v1/enrollment-links", scopes: helping, reach: whole, handle: a.createLink},
