@@ -7,6 +7,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
 )
@@ -29,6 +30,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 	for _, section := range []func(*admin.Desk) (admin.Section, error){
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
 	} {
 		s, err := section(desk)
 		if err != nil {

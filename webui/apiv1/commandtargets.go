@@ -188,7 +188,7 @@ func (a *API) deviceNames(r *http.Request, ids []mdm.DeviceID) (map[mdm.DeviceID
 	names := make(map[mdm.DeviceID]string, len(found))
 	for _, o := range found {
 		d := device(o)
-		for _, name := range []string{d.DeviceName, d.SerialNumber} {
+		for _, name := range []string{d.DeviceName, d.SerialNumber, o.UserLongName, o.UserShortName} {
 			if name != "" && names[o.ID] == "" {
 				names[o.ID] = name
 			}
