@@ -3,11 +3,13 @@ package webui
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -125,7 +127,7 @@ func (s *Sessions) SetValue(ctx context.Context, v SessionValue, value string) e
 	if !fresh {
 		return nil // kept when the request ends
 	}
-	if _, _, err := s.manager.Commit(context.WithValue(ctx, beginsKey{}, true)); err != nil {
+	if _, _, err := s.manager.Commit(begins(ctx, login{})); err != nil {
 		return fmt.Errorf("start session: %w", err)
 	}
 	return nil
@@ -135,6 +137,7 @@ func (s *Sessions) SetValue(ctx context.Context, v SessionValue, value string) e
 func (s *Sessions) Load(next http.Handler) http.Handler {
 	known := s.manager.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, ok, err := s.principal(r.Context())
+		p.Session = seenIn(r.Context()).about().ID
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -145,7 +148,11 @@ func (s *Sessions) Load(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		known.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seenKey{}, &seen{})))
+		from := &seen{browser: browserOf(r.UserAgent())}
+		if peer := Peer(r.Context()); peer.IsValid() {
+			from.address = peer.String()
+		}
+		known.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seenKey{}, from)))
 	})
 }
 
@@ -174,22 +181,27 @@ func (s *Sessions) principal(ctx context.Context) (p identity.Principal, ok bool
 
 // StartSetup begins a session of whoever redeemed a setup link.
 func (s *Sessions) StartSetup(ctx context.Context) error {
-	return s.start(ctx, map[string]string{sessionKind: string(identity.KindSetup)})
+	return s.start(ctx, map[string]string{sessionKind: string(identity.KindSetup)}, login{})
 }
 
-// StartUser begins a session of a user who logged in.
+// StartUser begins a session of a user who logged in: with a code, if they have a second
+// factor.
 func (s *Sessions) StartUser(ctx context.Context, u identity.User) error {
+	from := seenIn(ctx)
 	return s.start(ctx, map[string]string{
 		sessionKind:       string(identity.KindUser),
 		sessionUser:       u.ID,
 		sessionPasswordAt: u.Stamp(),
+	}, login{
+		ID: newSessionID(), User: u.ID, BegunAt: s.now().UTC(),
+		Address: from.address, Browser: from.browser, SecondFactor: !u.SecondFactorAt.IsZero(),
 	})
 }
 
 // start ends what session there was and begins one with an ID of its own, which
 // nobody can have planted in the browser before. The enrollment that the browser has
 // under way goes on.
-func (s *Sessions) start(ctx context.Context, values map[string]string) error {
+func (s *Sessions) start(ctx context.Context, values map[string]string, of login) error {
 	attempt := s.Value(ctx, SessionAttempt)
 	err := s.manager.Clear(ctx)
 	if err == nil {
@@ -203,7 +215,7 @@ func (s *Sessions) start(ctx context.Context, values map[string]string) error {
 			s.manager.Put(ctx, key, value)
 		}
 		// Before the answer says that it worked.
-		_, _, err = s.manager.Commit(context.WithValue(ctx, beginsKey{}, true))
+		_, _, err = s.manager.Commit(begins(ctx, of))
 	}
 	if err != nil {
 		return fmt.Errorf("start session: %w", err)
@@ -217,9 +229,10 @@ func (s *Sessions) Rotate(ctx context.Context) error {
 	if s.manager.Token(ctx) == "" {
 		return nil
 	}
+	of := seenIn(ctx).about()
 	err := s.manager.RenewToken(ctx)
 	if err == nil {
-		_, _, err = s.manager.Commit(context.WithValue(ctx, beginsKey{}, true))
+		_, _, err = s.manager.Commit(begins(ctx, of))
 	}
 	if err != nil {
 		return fmt.Errorf("rotate session: %w", err)
@@ -248,12 +261,30 @@ type session struct {
 	Token     string    `json:"token"` // hashed
 	Data      []byte    `json:"data"`
 	ExpiresAt time.Time `json:"expires_at"`
+
+	Login login `json:"login,omitzero"` // zero: nobody is signed in, or an older program began it
 }
 
-const sessionsByEnd = "expires"
+const (
+	sessionsByEnd  = "expires"
+	sessionsByID   = "id"
+	sessionsByUser = "user"
+)
 
 var sessions = storage.NewCollection("webui.sessions", 1, func(s session) string { return s.Token },
-	storage.Index[session]{Name: sessionsByEnd, Values: func(s session) []string { return []string{sessionEnd(s.ExpiresAt)} }})
+	storage.Index[session]{Name: sessionsByEnd, Values: func(s session) []string { return []string{sessionEnd(s.ExpiresAt)} }},
+	storage.Index[session]{Name: sessionsByID, Unique: true, Values: func(s session) []string { return unlessEmpty(s.Login.ID) }},
+	storage.Index[session]{Name: sessionsByUser, Values: func(s session) []string { return unlessEmpty(s.Login.User) }})
+
+// newSessionID is what a session is called.
+func newSessionID() string { return strings.ToLower(rand.Text()) }
+
+func unlessEmpty(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return []string{value}
+}
 
 // sessionEnd formats t so that texts sort as times do.
 func sessionEnd(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
@@ -279,16 +310,19 @@ func (s *sessionStore) FindCtx(ctx context.Context, token string) (data []byte, 
 	if err != nil {
 		return nil, false, fmt.Errorf("find session: %w", err)
 	}
-	seenIn(ctx).is(record.Token, record.Data)
+	seenIn(ctx).is(record)
 	return record.Data, s.now().Before(record.ExpiresAt), nil
 }
 
 // seen is a session as a request knows it is stored: what it was found like, or was begun
 // like. What differs from it at the end is the request's own doing.
 type seen struct {
+	address, browser string // of who sends the request
+
 	mu    sync.Mutex
 	token string // hashed
 	data  []byte
+	login login
 }
 
 // seenKey is in the context of a request that has a session: a *seen.
@@ -302,10 +336,17 @@ func seenIn(ctx context.Context) *seen {
 	return of
 }
 
-func (s *seen) is(token string, data []byte) {
+func (s *seen) is(record session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.token, s.data = token, bytes.Clone(data)
+	s.token, s.data, s.login = record.Token, bytes.Clone(record.Data), record.Login
+}
+
+// about returns who is signed in to the session, as it is stored.
+func (s *seen) about() login {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.login
 }
 
 func (s *seen) same(record session) bool {
@@ -314,17 +355,23 @@ func (s *seen) same(record session) bool {
 	return s.token == record.Token && bytes.Equal(s.data, record.Data)
 }
 
-// beginsKey is in the context of the Commit that begins a session.
+// beginsKey is in the context of the Commit that begins a session: the login that it has.
 type beginsKey struct{}
+
+func begins(ctx context.Context, of login) context.Context {
+	return context.WithValue(ctx, beginsKey{}, of)
+}
 
 // CommitCtx implements [scs.CtxStore]. It is called for every request, as the end
 // of the session moves: a minute of that is not worth a write. A session that has
 // ended meanwhile, by another request at whatever replica, stays so, and what another has
 // remembered stays where this one has changed nothing.
 func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
-	record := session{token, data, expiry.UTC()}
+	record := session{Token: token, Data: data, ExpiresAt: expiry.UTC(), Login: seenIn(ctx).about()}
 	var err error
-	if ctx.Value(beginsKey{}) != nil {
+	if of, ok := ctx.Value(beginsKey{}).(login); ok {
+		record.Login = of
+		record.Login.SeenAt = s.now().UTC()
 		err = s.db.Update(ctx, func(tx storage.Tx) error { return sessions.Create(tx, record) })
 	} else {
 		err = s.prolong(ctx, record)
@@ -332,12 +379,12 @@ func (s *sessionStore) CommitCtx(ctx context.Context, token string, data []byte,
 	if err != nil {
 		return fmt.Errorf("keep session: %w", err)
 	}
-	seenIn(ctx).is(token, data)
+	seenIn(ctx).is(record)
 	return nil
 }
 
 func (s *sessionStore) prolong(ctx context.Context, found session) error {
-	onlyLooked := seenIn(ctx).same(found)
+	onlyLooked, now := seenIn(ctx).same(found), s.now().UTC()
 	var record session
 	changed := false
 	look := func(tx storage.Tx) error {
@@ -349,7 +396,13 @@ func (s *sessionStore) prolong(ctx context.Context, found session) error {
 		if onlyLooked {
 			record.Data = old.Data
 		}
-		changed = !bytes.Equal(old.Data, record.Data) || record.ExpiresAt.Sub(old.ExpiresAt).Abs() >= time.Minute
+		record.Login = old.Login
+		record.Login.SeenAt = now
+		if old.Login.ID == "" {
+			record.Login = found.unknown(seenIn(ctx), now)
+		}
+		changed = !bytes.Equal(old.Data, record.Data) || record.ExpiresAt.Sub(old.ExpiresAt).Abs() >= time.Minute ||
+			record.Login.ID != "" && now.Sub(old.Login.SeenAt) >= time.Minute
 		return err
 	}
 	if err := s.db.View(ctx, look); err != nil || !changed {

@@ -344,7 +344,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	api, err := apiv1.New(apiv1.Config{
 		Business: organisation, Server: serverFacts(cfg, cert, now),
 		Mail: mails, Letters: letters, Invitations: invitations,
-		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper,
+		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper, Sessions: sessions,
 		ServerURL: serverURL, Log: log, Now: now,
 	})
 	if err != nil {

@@ -63,6 +63,8 @@ type Principal struct {
 	Peer   string // network address that a request of theirs came from; empty: not known, or this machine
 	Scopes []Scope
 
+	Session string // ID of the browser's session that they act by; empty: another way, or not known
+
 	// Groups limits what Scopes allow to the devices in these groups, by their IDs; nil: to
 	// none, everything is allowed everywhere. An ID that no group has any more is of no
 	// device, so that a limit is never lost with its group.

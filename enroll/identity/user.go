@@ -585,6 +585,10 @@ func checkTaken(tx storage.Tx, u User) error {
 	return nil
 }
 
+// MayManage says whether by may change u, and end what u has begun: an error that wraps
+// [ErrForbidden] says who may.
+func MayManage(by Principal, u User) error { return mayManage(by, u.Role) }
+
 // mayManage says whether by may make and change users of these roles.
 func mayManage(by Principal, roles ...Role) error {
 	if !by.governs(ScopeAdmin) {

@@ -112,6 +112,7 @@ var types = []Type{
 	newType("push_vendor.deleted", "The vendor certificate that requests are signed by was deleted.", byWhom, ""),
 	newType("push_vendor.stored", "A vendor certificate was stored, to sign requests by.", byWhom, "sha256 not_after"),
 	newType("secret.revealed", "Somebody looked at a secret of a device.", ofDevice+" reason", "kind count"),
+	newType("session.ended", "Somebody ended a session of a user.", ofUser, "session browser"),
 	newType("settings.changed", "Somebody changed the settings of enrollment.", byWhom, ""),
 	newType("setup_link.used", "The setup link was used to sign in.", byWhom, ""),
 	newType("template.changed", "Somebody changed a certificate template.", "actor template", ""),

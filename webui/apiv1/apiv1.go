@@ -72,6 +72,8 @@ type Config struct {
 
 	PushCertificates *apns.Keeper
 
+	Sessions Sessions
+
 	Server func() Server // what the process knows of itself, as of now
 
 	Log *slog.Logger
@@ -105,6 +107,7 @@ type API struct {
 	wake     *wake.Service
 	webhooks *webhook.Service
 	push     *apns.Keeper
+	sessions Sessions
 	server   func() Server
 
 	recounts recounts
@@ -125,14 +128,14 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: DB, MDM, Enroll, Depot, Templates, Issuance and Identity are required")
 	case c.Mail == nil || c.Letters == nil || c.Invitations == nil || c.Business == nil || c.Library == nil || c.Box == nil:
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
-	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil:
-		return nil, errors.New("apiv1: Inventory, Wake, Webhooks and PushCertificates are required")
+	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil || c.Sessions == nil:
+		return nil, errors.New("apiv1: Inventory, Wake, Webhooks, PushCertificates and Sessions are required")
 	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("apiv1: Texts, ServerURL, Server, Log and Now are required")
 	}
 	a := &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, server: c.Server,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, sessions: c.Sessions, server: c.Server,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}
@@ -301,6 +304,10 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/users/{id}", scopes: managing, reach: whole, handle: a.getUser},
 		{pattern: "PATCH /api/v1/users/{id}", scopes: managing, reach: whole, handle: a.updateUser},
 		{pattern: "POST /api/v1/users/{id}/end-sessions", scopes: managing, reach: whole, handle: a.endSessions},
+		{pattern: "GET /api/v1/users/{id}/sessions", scopes: managing, reach: whole, handle: a.listSessions},
+		{pattern: "DELETE /api/v1/users/{id}/sessions/{session}", scopes: managing, reach: whole, handle: a.endSessionOf},
+		{pattern: "GET /api/v1/sessions", scopes: reading, reach: shared, handle: a.listOwnSessions},
+		{pattern: "DELETE /api/v1/sessions/{session}", scopes: reading, reach: shared, handle: a.endOwnSession},
 		{pattern: "POST /api/v1/users/{id}/reset-second-factor", scopes: owning, reach: whole, handle: a.resetSecondFactor},
 
 		{pattern: "POST /api/v1/identity-providers", scopes: managing, reach: whole, handle: a.createProvider},

@@ -62,6 +62,7 @@ type house struct {
 	events   *event.Recorder
 	webhooks *webhook.Service
 	push     *apns.Keeper
+	sessions *webui.Sessions
 
 	mail        *mail.Service
 	invitations *invite.Service
@@ -205,6 +206,8 @@ func newHouse(t testing.TB) *house {
 	h.mdm.WakeBy(waker)
 	h.webhooks, err = webhook.New(webhook.Config{DB: h.db, Box: box, ServerURL: serverURL, Log: log, Now: h.now})
 	must(err)
+	h.sessions, err = webui.NewSessions(webui.SessionsConfig{DB: h.db, Identity: h.identity, Log: log, Now: h.now, Fail: webui.FailWithProblem(log)})
+	must(err)
 	api, err := apiv1.New(apiv1.Config{
 		Server: func() apiv1.Server {
 			return apiv1.Server{
@@ -215,7 +218,7 @@ func newHouse(t testing.TB) *house {
 		Business: link,
 		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
-		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
+		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, Sessions: h.sessions, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})
 	must(err)
 	h.api = api

@@ -73,6 +73,8 @@ var audited = map[string]string{
 	"POST /api/v1/users":                                         "user.created",
 	"PATCH /api/v1/users/{id}":                                   "user.updated",
 	"POST /api/v1/users/{id}/end-sessions":                       "user.sessions_ended",
+	"DELETE /api/v1/users/{id}/sessions/{session}":               "session.ended",
+	"DELETE /api/v1/sessions/{session}":                          "session.ended",
 	"POST /api/v1/users/{id}/reset-second-factor":                "user.second_factor_reset",
 	"POST /api/v1/identity-providers":                            "identity_provider.created",
 	"PATCH /api/v1/identity-providers/{id}":                      "identity_provider.updated",

@@ -66,7 +66,7 @@ func TestTheDocumentAndTheRoutesAreTheSame(t *testing.T) {
 		if operation.Responses.Value("default") == nil {
 			t.Errorf("%s: the document has no problem", pattern)
 		}
-		if method, _, _ := strings.Cut(pattern, " "); method != http.MethodGet && slices.Equal(rt.scopes, reading) && !keepsNothing[pattern] {
+		if method, _, _ := strings.Cut(pattern, " "); method != http.MethodGet && slices.Equal(rt.scopes, reading) && !keepsNothing[pattern] && pattern != "DELETE /api/v1/sessions/{session}" { // one's own
 			t.Errorf("%s changes something, and asks only for %s", pattern, reading)
 		}
 	}
