@@ -97,6 +97,9 @@ func (d *Desk) Do(ctx context.Context, method, path, contentType string, body io
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
+	if key, ok := ctx.Value(onceKey{}).(string); ok && method == http.MethodPost {
+		r.Header.Set("Idempotency-Key", key)
+	}
 	got := &answer{header: http.Header{}}
 	d.API.As(Principal(ctx)).ServeHTTP(got, r)
 	if err := got.problem(); err != nil {

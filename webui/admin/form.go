@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +80,18 @@ func (f *Form) Has(name, value string) bool {
 	return false
 }
 
+type onceKey struct{}
+
+// Once returns ctx for what a form is to do once, however often it is sent: its part "once"
+// holds the key by which the API knows it again. The form must have it only where the API's
+// route takes an Idempotency-Key.
+func (f *Form) Once(ctx context.Context) context.Context {
+	if key := f.Get("once"); key != "" {
+		ctx = context.WithValue(ctx, onceKey{}, key)
+	}
+	return ctx
+}
+
 // Lines returns the lines of a field that are not empty.
 func (f *Form) Lines(name string) []string {
 	var lines []string
@@ -126,6 +140,14 @@ func (f *Form) Refused(err error, renamed ...string) bool {
 		}
 	}
 	return true
+}
+
+// once is the template function that makes the key of a form that does something once.
+func once(f *Form) string {
+	if f != nil && f.Get("once") != "" {
+		return f.Get("once")
+	}
+	return rand.Text()
 }
 
 // Field is one control of a form, with its label. The part "field" shows it.

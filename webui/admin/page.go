@@ -87,6 +87,7 @@ func (d *Desk) Templates(files fs.FS) (*Templates, error) {
 		"asset":  d.Assets.URL,
 		"when":   view.When,
 		"field":  newField,
+		"once":   once,
 		"link":   func(label, url string) view.Link { return view.Link{Label: label, URL: url} },
 		"moment": func(at any) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} },
 		"count":  Count,

@@ -171,6 +171,14 @@ document.addEventListener("change", function (e) {
   if (e.target.closest("form[data-auto]") && !e.target.matches("input[type=search], input[type=text]")) e.target.form.requestSubmit();
   countSelected();
 });
+// A form is sent once, however often somebody taps; on the way back it may be sent again.
+document.addEventListener("submit", function (e) {
+  if (e.target.method !== "post" || e.target.method === "dialog") return;
+  if (e.target.dataset.sent) e.preventDefault();
+  e.target.dataset.sent = "yes";
+  setTimeout(function () { delete e.target.dataset.sent; }, 3000); // it may have answered with a file
+});
+window.addEventListener("pageshow", function () { all("form[data-sent]").forEach((form) => { delete form.dataset.sent; }); });
 document.addEventListener("input", function (e) { if (e.target.matches("[data-typed]")) enhance(); });
 document.addEventListener("patched", enhance);
 document.addEventListener("click", async function (e) {
