@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
@@ -9,6 +8,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
 )
 
@@ -22,12 +22,9 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 	// may take their time.
 	pages, uploads := group(1<<20, 2*time.Minute), group(2*profile.MaxSize, 2*time.Minute) // in base64 a profile is larger
 	desk.Mount(pages)
-	pages.Handle("GET /admin", func(w http.ResponseWriter, r *http.Request) error { // until there is a first page
-		http.Redirect(w, r, "/admin/devices", http.StatusSeeOther)
-		return nil
-	})
 	desk.MountLive(group(1<<10, 0)) // a stream has no end to wait for
 	for _, section := range []func(*admin.Desk) (admin.Section, error){
+		func(d *admin.Desk) (admin.Section, error) { return home.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
+	d := startDesk(t)
+	p := d.get(t, "/admin")
+	p.says(t, "There is no push certificate", "Set up this server", "Enroll the first device", "Add a second owner", "No devices yet.", "What ends when", "User login")
+	if got := p.link(t, "Get it"); got != "/admin/settings/push" {
+		t.Errorf("the push certificate is to be had at %s", got)
+	}
+	if got := p.link(t, "Enroll a device"); got != "/admin/enrollment/links/new" {
+		t.Errorf("a device is enrolled at %s", got)
+	}
+	if n := len(p.all("svg", "role", "img")); n != 1 {
+		t.Errorf("of a new server there are %d pictures, want that of what ends", n)
+	}
+	if len(p.body) > 100<<10 {
+		t.Errorf("the page has %d bytes", len(p.body))
+	}
+
+	d.call(t, "POST", "/api/v1/enrollment-links", map[string]any{"name": hostile}, &struct{}{})
+	d.call(t, "POST", "/api/v1/users", map[string]any{"username": "o", "email": "second@example.com", "password": "another long password", "role": "owner"}, &struct{}{})
+	p = d.get(t, "/admin")
+	p.escapes(t)
+	p.says(t, "Done Add a second owner", "by "+ownerEmail)
+
+	reader := d.as(t, "read_only").get(t, "/admin")
+	reader.says(t, "Set up this server", "There is no push certificate")
+	for _, a := range reader.all("a") {
+		if href := attributeOf(a, "href"); strings.HasSuffix(href, "/new") {
+			t.Errorf("who only reads is led to %s", href)
+		}
+	}
+}
