@@ -76,16 +76,11 @@ const groupsByName = "name"
 var groups = storage.NewCollection("device_groups", 1, func(g Group) string { return string(g.ID) },
 	storage.Index[Group]{Name: groupsByName, Unique: true, Values: func(g Group) []string { return []string{fold(g.Name)} }})
 
-// memberBucket has Key(group) and the id of a device, for each that is in a group: so the
-// members of one are in the order of the rows of devices. groupCounts has how many groups
-// there are, where all who make or delete one meet.
+// groupCounts has how many groups there are, where all who make or delete one meet.
 const (
-	memberBucket = "device_group_members"
-	groupCounts  = "device_groups.count"
-	groupsKey    = "groups"
+	groupCounts = "device_groups.count"
+	groupsKey   = "groups"
 )
-
-func memberKey(g GroupID, id DeviceID) []byte { return append(storage.Key(string(g)), id...) }
 
 // NewGroup says what a group shall be.
 type NewGroup struct {
@@ -281,7 +276,7 @@ func (s *Service) DeleteGroup(tx storage.Tx, by string, id GroupID) error {
 	if err != nil {
 		return err
 	}
-	for item, err := range tx.Scan(memberBucket, storage.Range{Prefix: memberKey(id, "")}) {
+	for item, err := range tx.Scan(memberBucket, storage.Range{Prefix: storage.Key(string(id))}) {
 		if err != nil {
 			return fmt.Errorf("delete group %s: %w", id, err)
 		}
@@ -315,6 +310,7 @@ func (s *Service) RemoveFromGroup(ctx context.Context, by string, id GroupID, de
 }
 
 func (s *Service) regroup(ctx context.Context, by string, id GroupID, devices []DeviceID, in bool) (all Membership, err error) {
+	devices = slices.Sorted(slices.Values(devices)) // so that each part is in few blocks
 	for part := range slices.Chunk(devices, groupChunk) {
 		var m Membership
 		err := s.db.Update(ctx, func(tx storage.Tx) error {
@@ -340,46 +336,43 @@ func (s *Service) regroupPart(tx storage.Tx, by string, id GroupID, devices []De
 		return Membership{}, ErrGroupHasRule
 	}
 	for _, d := range devices {
-		tx.Prefetch(storage.Read{Bucket: memberBucket, Key: memberKey(id, d)})
+		tx.Prefetch(storage.Read{Bucket: memberBucket, Key: blockKey(id, d)})
 		if in {
 			tx.Prefetch(ReadTarget(d))
 		}
 	}
-	details := map[string]string{}
+	blocks := newMemberBlocks(tx, id)
+	var last DeviceID
 	for _, d := range devices {
-		key := memberKey(id, d)
-		_, err := tx.Get(memberBucket, key)
-		is := err == nil
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		key, at, is, err := blocks.find(d)
+		if err != nil {
 			return Membership{}, err
 		}
 		if is == in {
 			continue
 		}
-		if !in {
-			err = tx.Delete(memberBucket, key)
-		} else {
-			var target eligibility
-			target, err = getEligibility(tx, d)
+		if in {
+			e, err := getEligibility(tx, d)
 			switch {
 			case errors.Is(err, storage.ErrNotFound):
 				m.Unknown = append(m.Unknown, d)
 				continue
-			case err == nil && target.target.UserChannel:
+			case err != nil:
+				return Membership{}, err
+			case e.target.UserChannel:
 				m.Channels = append(m.Channels, d)
 				continue
-			case err == nil:
-				err = tx.Put(memberBucket, key, nil)
 			}
 		}
-		if err != nil {
-			return Membership{}, err
-		}
+		blocks.set(key, at, d, in)
 		m.Changed++
-		details["device_id"] = string(d)
+		last = d
 	}
 	if m.Changed == 0 {
 		return m, nil
+	}
+	if err := blocks.write(); err != nil {
+		return Membership{}, err
 	}
 	before := g.Members
 	if g.Members += m.Changed; !in {
@@ -390,7 +383,7 @@ func (s *Service) regroupPart(tx storage.Tx, by string, id GroupID, devices []De
 	}
 	change := map[string]string{"changed": "devices", "devices": strconv.Itoa(g.Members), "devices_before": strconv.Itoa(before)}
 	if m.Changed == 1 {
-		change[map[bool]string{true: "added", false: "removed"}[in]] = details["device_id"]
+		change[map[bool]string{true: "added", false: "removed"}[in]] = string(last)
 	}
 	return m, s.tellGroup(tx, by, "group.changed", g, change)
 }

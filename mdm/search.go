@@ -324,7 +324,7 @@ func (c *scan) run(tx storage.Tx) error {
 			m.begin(r.Start)
 		}
 	}
-	slow := c.slow() || inOrder && len(c.members) > 0 // what is taken at once would overtake what is not
+	slow := c.slow()
 	var batch []candidate
 	for item, err := range tx.Scan(rowBucket, r) {
 		if err != nil {
@@ -342,7 +342,7 @@ func (c *scan) run(tx storage.Tx) error {
 			continue
 		}
 		p := c.place(item.Key, row)
-		if !slow && len(unsure) == 0 {
+		if !slow && len(unsure) == 0 && !(inOrder && len(batch) > 0) { // nobody overtakes who is waited for
 			c.take(p)
 		} else if c.after == nil || c.compare(&p, c.after) > 0 { // others were counted before
 			device := DeviceID(cmp.Or(string(row.parent()), string(item.Key)))
@@ -585,7 +585,6 @@ func (c *scan) sorted() []place {
 type timeline struct {
 	tx     storage.Tx
 	bucket string
-	prefix []byte // of the keys in bucket that it is about
 	parse  func(storage.Item) (id []byte, at int64, err error)
 	fresh  map[DeviceID]time.Time // what is newer than the bucket
 
@@ -614,7 +613,7 @@ func (t *timeline) at(id []byte) int64 {
 		}
 	}
 	if t.random {
-		t.from, t.items, t.next, t.end = append(bytes.Clone(t.prefix), id...), t.items[:0], 0, false
+		t.from, t.items, t.next, t.end = bytes.Clone(id), t.items[:0], 0, false
 	}
 	for {
 		for ; t.next < len(t.items); t.next++ {
@@ -638,7 +637,7 @@ func (t *timeline) read() {
 	if t.random {
 		piece = 1
 	}
-	for item, err := range t.tx.Scan(t.bucket, storage.Range{Prefix: t.prefix, Start: t.from, Limit: piece}) {
+	for item, err := range t.tx.Scan(t.bucket, storage.Range{Start: t.from, Limit: piece}) {
 		if err != nil {
 			t.err = fmt.Errorf("%s: %w", t.bucket, err)
 			return

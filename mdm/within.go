@@ -25,17 +25,12 @@ func (s *Service) Within(tx storage.Tx, groups []GroupID, id DeviceID) (bool, er
 // Scope is the enrollments of some groups, as one transaction sees them.
 type Scope struct {
 	tx     storage.Tx
-	all    bool // no limit
-	static []staticGroup
+	all    bool       // no limit
+	static []*members // to be asked in the order of ids
 	rules  []ruleGroup
 	known  map[DeviceID]bool // what Has has found out
 	learnt bool              // all that learnAll can find out is in it
 	read   int               // devices whose attributes were looked at
-}
-
-type staticGroup struct {
-	id      GroupID
-	members *timeline // to be asked in the order of ids
 }
 
 type ruleGroup struct {
@@ -85,7 +80,7 @@ func (c *Scope) All() bool { return c.all }
 
 func (c *Scope) add(s *Service, g Group) error {
 	if g.Rule == "" {
-		c.static = append(c.static, staticGroup{g.ID, memberTimeline(c.tx, g.ID)})
+		c.static = append(c.static, &members{tx: c.tx, group: g.ID})
 		return nil
 	}
 	rule, err := s.ruleGroup(c.tx, g)
@@ -151,7 +146,7 @@ func (c *Scope) quick(id []byte, r row) (in, unsure bool) {
 		return false, len(c.static)+len(c.rules) > 0
 	}
 	for _, g := range c.static {
-		if g.members.at(id) != 0 {
+		if g.has(id) {
 			return true, false
 		}
 	}
@@ -170,7 +165,7 @@ func (c *Scope) quick(id []byte, r row) (in, unsure bool) {
 // reads is what Has reads of an enrollment whose device, itself if it is one, has a row.
 func (c *Scope) reads(id DeviceID) (reads []storage.Read) {
 	for _, g := range c.static {
-		reads = append(reads, storage.Read{Bucket: memberBucket, Key: memberKey(g.id, id)})
+		reads = append(reads, storage.Read{Bucket: memberBucket, Key: blockKey(g.group, id)})
 	}
 	if len(c.rules) > 0 {
 		reads = append(reads, readRow(id))
@@ -224,10 +219,13 @@ func (c *Scope) hasDevice(id DeviceID) (bool, error) {
 		return in, nil
 	}
 	for _, g := range c.static {
-		_, err := c.tx.Get(memberBucket, memberKey(g.id, id))
-		if err == nil || !errors.Is(err, storage.ErrNotFound) {
-			c.known[id] = err == nil
-			return err == nil, err
+		in, err := isMember(c.tx, g.group, id)
+		if err != nil {
+			return false, err
+		}
+		if in {
+			c.known[id] = true
+			return true, nil
 		}
 	}
 	for _, g := range c.rules {
@@ -285,8 +283,8 @@ func (c *scan) holds(tx storage.Tx, id DeviceID) (bool, error) {
 // err is what went wrong while quick was asked.
 func (c *Scope) err() error {
 	for _, g := range c.static {
-		if g.members.err != nil {
-			return g.members.err
+		if g.err != nil {
+			return g.err
 		}
 	}
 	for _, g := range c.rules {
@@ -302,7 +300,7 @@ func (c *Scope) err() error {
 // begin says that the first id that quick is asked about is not before start.
 func (c *Scope) begin(start []byte) {
 	for _, g := range c.static {
-		g.members.from = memberKey(g.id, DeviceID(start))
+		g.from = blockKey(g.group, DeviceID(start))
 	}
 }
 
@@ -355,17 +353,6 @@ func (c *Scope) learnAll() error {
 	}
 	c.learnt = true
 	return c.err()
-}
-
-// memberTimeline is 1 for the devices that were put into a group.
-func memberTimeline(tx storage.Tx, g GroupID) *timeline {
-	prefix := memberKey(g, "")
-	return &timeline{tx: tx, bucket: memberBucket, prefix: prefix, parse: func(item storage.Item) ([]byte, int64, error) {
-		if len(item.Key) <= len(prefix) {
-			return nil, 0, storage.ErrCorrupt
-		}
-		return item.Key[len(prefix):], 1, nil
-	}}
 }
 
 // tryRule asks for the devices of a rule, so that one that can't be asked is refused before
