@@ -323,11 +323,14 @@ type foundDevice struct {
 	Model        string `json:"model"`
 	OSVersion    string `json:"os_version"`
 	User         string `json:"user"`
-	State        string `json:"state"`
+	ParentID     string `json:"parent_id"`
 }
 
 // Name is what to call the device.
 func (d foundDevice) Name() string { return cmp.Or(d.DeviceName, d.SerialNumber, d.ID) }
+
+// Channel says that it is not a device, but the user channel of one.
+func (d foundDevice) Channel() bool { return d.ParentID != "" }
 
 // chooseDevices asks which devices a command is for.
 func (s *Commands) chooseDevices(w http.ResponseWriter, r *http.Request, wrong string) error {

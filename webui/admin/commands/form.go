@@ -496,7 +496,7 @@ func (r *reading) refused(p *admin.Problem) {
 		case name == "":
 			r.form.Error = join(r.form.Error, strings.TrimPrefix(e.Field, "params.")+" "+e.Detail+".")
 		case rest != "":
-			r.form.Fail(name, "%s %s.", rest, e.Detail)
+			r.form.Fail(name, "%s %s.", capital(rest), e.Detail)
 		default:
 			r.form.Fail(name, "%s.", capital(e.Detail))
 		}
@@ -515,16 +515,11 @@ func (r *reading) field(path string) (name, rest string) {
 	for at := path; at != ""; {
 		if name, ok := r.names[at]; ok {
 			rest := strings.TrimPrefix(path[len(at):], ".")
-			if m := position.FindStringSubmatch(rest); m != nil {
-				n, _ := strconv.Atoi(m[1]) // digits
-				rest = "line " + strconv.Itoa(n+1) + m[2]
+			if m := lastIndex.FindStringSubmatch(at); m != nil && r.names[m[1]] == name { // of several in one field
+				n, _ := strconv.Atoi(m[2]) // digits
+				rest = join("line "+strconv.Itoa(n+1), rest)
 			}
 			return name, rest
-		}
-		if m := lastIndex.FindStringSubmatch(at); m != nil {
-			if name, ok := r.names[m[1]]; ok {
-				return name, "line " + m[2]
-			}
 		}
 		cut := strings.LastIndexAny(at, ".[")
 		if cut <= 0 {
@@ -534,8 +529,6 @@ func (r *reading) field(path string) (name, rest string) {
 	}
 	return "", ""
 }
-
-var position = regexp.MustCompile(`^\[(\d+)\](.*)$`)
 
 // label is a key's name in words, as a form says it.
 func label(name string) string { return admin.Words(name) }

@@ -107,6 +107,11 @@ func (s *Commands) typeOf(ctx context.Context, t *targets, name string) (typ com
 	if query.Has("device_id") {
 		typ.Keys = forOne(typ.Keys)
 	}
+	for i, k := range typ.Keys {
+		if typ.RequestType == "DeviceInformation" && k.Name == "Queries" {
+			typ.Keys[i].Required = false // the server asks what it shows
+		}
+	}
 	return typ, err
 }
 
