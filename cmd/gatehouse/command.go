@@ -179,8 +179,8 @@ func (c progressCounts) verdict(uuid string) error {
 type commandSendCommand struct {
 	apiServer
 	sending
-	Name       string   `arg:"" help:"Apple's name of the command, such as DeviceLock."`
-	Device     []string `required:"" placeholder:"ID" help:"Id of a device, as device list -o id prints it. Repeatable."`
+	Name string `arg:"" help:"Apple's name of the command, such as DeviceLock."`
+	deviceArguments
 	Param      []string `sep:"none" short:"p" placeholder:"KEY=VALUE" help:"A parameter, such as Message=Hello, ReturnToService.Enabled=true or Queries=OSVersion. Repeatable; for a list, once an element. @FILE stands for what the file holds, what begins with { or [ is JSON for a dictionary or list."`
 	ParamsFile string   `name:"params-file" placeholder:"FILE" help:"A JSON object with all parameters; - reads it from standard input."`
 	Confirm    bool     `help:"Needed for what can't be undone, such as EraseDevice."`
@@ -191,6 +191,9 @@ type commandSendCommand struct {
 // Run sends the command.
 func (c *commandSendCommand) Run(ctx context.Context, p *process) error {
 	body, err := c.body(p)
+	if err == nil {
+		err = c.name(ctx, p, c.apiServer, body)
+	}
 	if err == nil {
 		err = c.queue(ctx, p, c.apiServer, apiRequest{path: "/api/v1/commands", body: body})
 	}
@@ -216,6 +219,9 @@ func (c *commandSendCommand) help(err error) error {
 }
 
 func (c *commandSendCommand) body(p *process) (map[string]any, error) {
+	if err := c.given(); err != nil {
+		return nil, err
+	}
 	t, known := command.Lookup(c.Name)
 	if !known {
 		_, err := command.Explain(c.Name, nil)
@@ -241,7 +247,7 @@ func (c *commandSendCommand) body(p *process) (map[string]any, error) {
 			return nil, usageError(fmt.Errorf("--param: %w", err))
 		}
 	}
-	body := map[string]any{"request_type": c.Name, "params": params, "device_ids": c.Device, "confirm": c.Confirm}
+	body := map[string]any{"request_type": c.Name, "params": params, "confirm": c.Confirm}
 	if c.ExpiresIn != "" {
 		body["expires_in"] = c.ExpiresIn
 	}

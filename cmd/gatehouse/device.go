@@ -30,6 +30,7 @@ type deviceListCommand struct {
 	apiServer
 	Text    string   `arg:"" optional:"" help:"Words to look for in name, serial number, model, user, UDID and OS version."`
 	Filter  []string `sep:"none" short:"f" placeholder:"CONDITION" help:"A condition, such as state=enrolled, platform=ios, os_version<18, model=iPad*, user=ana@example.com, supervised=unknown, last_seen_before=30d, pending_commands=true, lost=true, push=token_dead, attribute=BatteryLevel<0.2, app=com.example.slack<4.42 or profile=com.example.wifi. Repeatable: all must hold."`
+	Group   string   `short:"g" placeholder:"GROUP" help:"Only those in this group, by its id or name."`
 	Sort    string   `placeholder:"FIELD" help:"name, serial_number, model, os_version, user, state, enrolled_at or last_seen_at; --sort=-name for the other direction."`
 	Output  string   `short:"o" enum:"table,json,csv,id" default:"table" placeholder:"FORMAT" help:"table, json, csv or id (default ${default})."`
 	Columns string   `placeholder:"NAMES" help:"For -o csv: columns with commas in between, such as id,device_name,attributes.BatteryLevel. Default: all fields."`
@@ -56,6 +57,13 @@ func (c *deviceListCommand) print(ctx context.Context, p *process) error {
 	case c.Limit > 0 && c.Output == "csv":
 		return usageError(errors.New("--limit does not go with -o csv, which is the whole list"))
 	}
+	if c.Group != "" {
+		id, err := findGroup(ctx, p, c.apiServer, c.Group)
+		if err != nil {
+			return err
+		}
+		query.Set("group_id", id)
+	}
 	switch c.Output {
 	case "csv":
 		return c.printCSV(ctx, p, query)
@@ -70,14 +78,26 @@ func (c *deviceListCommand) print(ctx context.Context, p *process) error {
 	return c.printTable(ctx, p, query)
 }
 
-// query makes parameters of the conditions. os_version<18 is written os_version=<18 there;
-// both ways will do here.
+// query makes parameters of what the list is to be. os_version<18 is written os_version=<18
+// there; both ways will do here.
 func (c *deviceListCommand) query() (url.Values, error) {
-	query := url.Values{}
+	query, err := conditions(c.Filter)
+	if err != nil {
+		return nil, err
+	}
 	if c.Text != "" {
 		query.Set("q", c.Text)
 	}
-	for _, condition := range c.Filter {
+	if c.Sort != "" {
+		query.Set("sort", c.Sort)
+	}
+	return query, nil
+}
+
+// conditions makes parameters of the conditions of --filter.
+func conditions(filter []string) (url.Values, error) {
+	query := url.Values{}
+	for _, condition := range filter {
 		at := strings.IndexAny(condition, "=<>!")
 		if at < 1 {
 			return nil, usageError(fmt.Errorf("--filter: %q is no condition such as state=enrolled or os_version<18", condition))
@@ -88,9 +108,6 @@ func (c *deviceListCommand) query() (url.Values, error) {
 			return nil, usageError(fmt.Errorf("--filter: %s is no condition: see --help", name))
 		}
 		query.Add(name, value)
-	}
-	if c.Sort != "" {
-		query.Set("sort", c.Sort)
 	}
 	return query, nil
 }

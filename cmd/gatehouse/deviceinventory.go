@@ -17,7 +17,8 @@ import (
 // deviceRefreshCommand asks devices about themselves.
 type deviceRefreshCommand struct {
 	apiServer
-	IDs    []string `arg:"" name:"id" help:"Ids of devices."`
+	IDs    []string `arg:"" optional:"" name:"id" help:"Ids of devices."`
+	Group  string   `short:"g" placeholder:"GROUP" help:"Instead of ids: the enrolled devices of this group, by its id or name."`
 	Source []string `placeholder:"NAME" help:"DeviceInformation, SecurityInfo, ManagedApplicationList, InstalledApplicationList, ProfileList or CertificateList; several with commas in between. Default: all that make sense."`
 	Output string   `short:"o" enum:"table,json" default:"table" placeholder:"FORMAT" help:"table or json (default ${default})."`
 }
@@ -35,10 +36,14 @@ func (c *deviceRefreshCommand) refresh(ctx context.Context, p *process) error {
 	var answer struct {
 		Items []json.RawMessage `json:"items"`
 	}
-	err := c.call(ctx, p, apiRequest{
-		method: http.MethodPost, path: "/api/v1/inventory/refresh",
-		body: map[string]any{"device_ids": c.IDs, "sources": append([]string{}, c.Source...)},
-	}, &answer)
+	if len(c.IDs) == 0 && c.Group == "" {
+		return usageError(errors.New("give ids of devices, or --group GROUP"))
+	}
+	body := map[string]any{"sources": append([]string{}, c.Source...)}
+	if err := (deviceArguments{Device: c.IDs, Group: c.Group}).name(ctx, p, c.apiServer, body); err != nil {
+		return err
+	}
+	err := c.call(ctx, p, apiRequest{method: http.MethodPost, path: "/api/v1/inventory/refresh", body: body}, &answer)
 	if err != nil {
 		return err
 	}

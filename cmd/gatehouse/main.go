@@ -31,6 +31,7 @@ type commands struct {
 	Serve     serveCommand     `cmd:"" help:"Run the server."`
 	DB        dbCommand        `cmd:"" name:"db" help:"Copy the database."`
 	Device    deviceCommand    `cmd:"" help:"The devices of the running server."`
+	Group     groupCommand     `cmd:"" help:"Groups of devices."`
 	Command   commandCommand   `cmd:"" help:"Send commands to devices, and see what became of them."`
 	Profile   profileCommand   `cmd:"" help:"Configuration profiles: lint, keep, send and remove them."`
 	Events    eventsCommand    `cmd:"" help:"Show what happened, and with --follow what happens."`

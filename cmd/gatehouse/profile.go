@@ -63,13 +63,38 @@ func (a profileArgument) path(ctx context.Context, p *process, s apiServer) (str
 
 // deviceArguments are the devices that a command is about.
 type deviceArguments struct {
-	Device []string `short:"d" required:"" placeholder:"ID" help:"Id of a device. Repeatable, or with commas in between; - reads ids from standard input, one a line."`
+	Device []string `short:"d" placeholder:"ID" help:"Id of a device, as device list -o id prints it. Repeatable, or with commas in between; - reads ids from standard input, one a line."`
+	Group  string   `short:"g" placeholder:"GROUP" help:"Instead of --device: the enrolled devices of this group, by its id or name."`
 }
 
-// ids returns the devices, each as it was given.
-func (a deviceArguments) ids(p *process) ([]string, error) {
+// given says whether it is clear which devices are meant.
+func (a deviceArguments) given() error {
+	switch {
+	case len(a.Device) == 0 && a.Group == "":
+		return usageError(errors.New("say which devices: --device ID or --group GROUP"))
+	case len(a.Device) > 0 && a.Group != "":
+		return usageError(errors.New("give one of --device and --group"))
+	}
+	return nil
+}
+
+// name writes into the body of a request which devices are meant.
+func (a deviceArguments) name(ctx context.Context, p *process, s apiServer, body map[string]any) (err error) {
+	if err := a.given(); err != nil {
+		return err
+	}
+	if a.Group != "" {
+		body["group_id"], err = findGroup(ctx, p, s, a.Group)
+		return err
+	}
+	body["device_ids"], err = readIDs(p, a.Device)
+	return err
+}
+
+// readIDs returns ids of devices, each as it was given, and for - those of standard input.
+func readIDs(p *process, given []string) ([]string, error) {
 	var all []string
-	for _, id := range a.Device {
+	for _, id := range given {
 		if id != "-" {
 			all = append(all, id)
 			continue
@@ -85,7 +110,7 @@ func (a deviceArguments) ids(p *process) ([]string, error) {
 		}
 	}
 	if len(all) == 0 {
-		return nil, usageError(errors.New("--device - has read no id: try gatehouse device list -o id"))
+		return nil, usageError(errors.New("- has read no id: try gatehouse device list -o id"))
 	}
 	return all, nil
 }

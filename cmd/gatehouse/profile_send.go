@@ -22,16 +22,18 @@ func (c *profileCheckCommand) Run(ctx context.Context, p *process) error {
 }
 
 func (c *profileCheckCommand) check(ctx context.Context, p *process) error {
+	if err := c.given(); err != nil {
+		return err
+	}
 	path, err := c.path(ctx, p, c.apiServer)
 	if err != nil {
 		return err
 	}
-	ids, err := c.ids(p)
-	if err != nil {
+	var answer json.RawMessage
+	body := map[string]any{"version": c.Version}
+	if err := c.name(ctx, p, c.apiServer, body); err != nil {
 		return err
 	}
-	var answer json.RawMessage
-	body := map[string]any{"device_ids": ids, "version": c.Version}
 	if err := c.call(ctx, p, apiRequest{method: http.MethodPost, path: path + "/check", body: body}, &answer); err != nil {
 		return err
 	}
@@ -93,15 +95,17 @@ func (c *profileSendCommand) Run(ctx context.Context, p *process) error {
 }
 
 func (c *profileSendCommand) send(ctx context.Context, p *process) error {
+	if err := c.given(); err != nil {
+		return err
+	}
 	path, err := c.path(ctx, p, c.apiServer)
 	if err != nil {
 		return err
 	}
-	ids, err := c.ids(p)
-	if err != nil {
+	body := map[string]any{"version": c.Version, "reduce": c.Reduce, "expires_in": c.ExpiresIn}
+	if err := c.name(ctx, p, c.apiServer, body); err != nil {
 		return err
 	}
-	body := map[string]any{"device_ids": ids, "version": c.Version, "reduce": c.Reduce, "expires_in": c.ExpiresIn}
 	var answer json.RawMessage
 	if err := c.call(ctx, p, apiRequest{method: http.MethodPost, path: path + "/send", body: body}, &answer); err != nil {
 		return err
@@ -158,16 +162,19 @@ func (c *profileRemoveCommand) Run(ctx context.Context, p *process) error {
 }
 
 func (c *profileRemoveCommand) remove(ctx context.Context, p *process) error {
+	if err := c.given(); err != nil {
+		return err
+	}
 	path, err := c.path(ctx, p, c.apiServer)
 	if err != nil {
 		return err
 	}
-	ids, err := c.ids(p)
-	if err != nil {
+	body := map[string]any{}
+	if err := c.name(ctx, p, c.apiServer, body); err != nil {
 		return err
 	}
 	var answer json.RawMessage
-	if err := c.call(ctx, p, apiRequest{method: http.MethodPost, path: path + "/remove", body: map[string]any{"device_ids": ids}}, &answer); err != nil {
+	if err := c.call(ctx, p, apiRequest{method: http.MethodPost, path: path + "/remove", body: body}, &answer); err != nil {
 		return err
 	}
 	var removed struct {
