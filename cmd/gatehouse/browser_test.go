@@ -70,7 +70,8 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 
 	// The token goes from the link into the form by itself, and out of the address.
 	browser.Go(s.url + "/setup#t=" + s.setupToken(t))
-	browser.Await(`location.pathname === "/admin/devices"`)
+	browser.Await(`location.pathname === "/admin"`)
+	browser.Go(s.url + "/admin/devices")
 
 	// All five come in while one watches, and nobody reloads.
 	browser.Await(`(window.watched = true) && document.querySelector("h1").textContent === "Devices"`)

@@ -25,8 +25,9 @@ const patience = 2 * time.Minute
 
 // Browser is one tab of a browser of its own, without cookies.
 type Browser struct {
-	t   testing.TB
-	ctx context.Context
+	t      testing.TB
+	ctx    context.Context
+	record *record
 }
 
 // Open starts a browser, which ends with the test. Where none is installed the test
@@ -59,13 +60,16 @@ func Open(t testing.TB) *Browser {
 	t.Cleanup(stop)
 	ctx, closeTab := chromedp.NewContext(ctx)
 	t.Cleanup(closeTab)
-	b := &Browser{t, ctx}
+	b := &Browser{t, ctx, &record{}}
 	b.Do(chromedp.Navigate("about:blank"))
+	if err := chromedp.Listen(ctx, b.record.hear); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 
 // In returns the same tab for a subtest, which then is the one that fails.
-func (b *Browser) In(t testing.TB) *Browser { return &Browser{t, b.ctx} }
+func (b *Browser) In(t testing.TB) *Browser { return &Browser{t, b.ctx, b.record} }
 
 // Do runs steps, and fails the test if one does.
 func (b *Browser) Do(steps ...chromedp.Action[chromedp.Void]) {
