@@ -121,7 +121,7 @@ func (s *Site) redeem(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Sessions.StartSetup(r.Context()); err != nil {
 		return err
 	}
-	http.Redirect(w, r, "/admin", http.StatusSeeOther)
+	http.Redirect(w, r, "/admin/welcome", http.StatusSeeOther)
 	return nil
 }
 

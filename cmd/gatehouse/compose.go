@@ -414,7 +414,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	door.MountPreviews(mux.Group(webui.Group{BodyLimit: 1 << 10, Timeout: 30 * time.Second, Fail: around.Fail,
 		Use: []webui.Middleware{webui.PlainQuery(around.Fail), sessions.Load}}))
 
-	if err := mountDesk(mux, desk, sessions); err != nil {
+	if err := mountDesk(mux, desk, sessions, people); err != nil {
 		return nil, err
 	}
 

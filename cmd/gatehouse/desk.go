@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
@@ -10,10 +12,11 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
+	adminsettings "github.com/gatehouse-mdm/gatehouse/webui/admin/settings"
 )
 
 // mountDesk registers the administrators' pages, each section with its own.
-func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error {
+func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, people *identity.Service) error {
 	group := func(limit int64, timeout time.Duration) webui.Router {
 		return mux.Group(webui.Group{BodyLimit: limit, Timeout: timeout, Fail: desk.Fail,
 			Use: []webui.Middleware{sessions.Load, webui.PlainQuery(desk.Fail), desk.Guard}})
@@ -28,6 +31,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return adminsettings.New(d, signInBy(people, sessions)) },
 	} {
 		s, err := section(desk)
 		if err != nil {
@@ -36,4 +40,15 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions) error
 		s.Mount(pages, uploads)
 	}
 	return nil
+}
+
+// signInBy signs in who has just got an account, as the form of the login would.
+func signInBy(people *identity.Service, sessions *webui.Sessions) adminsettings.SignIn {
+	return func(ctx context.Context, login, password, peer string) error {
+		in, err := people.Login(ctx, login, password, peer)
+		if err != nil {
+			return err
+		}
+		return sessions.StartUser(ctx, in.User)
+	}
 }

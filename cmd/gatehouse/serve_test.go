@@ -288,8 +288,8 @@ func TestSetupLinkOpensTheAdministrationOnce(t *testing.T) {
 	}
 
 	in := s.send(t, s.client, "POST", "/setup", url.Values{"token": {token}}, "Cookie", "__Host-gatehouse=planted")
-	if in.StatusCode != 303 || in.Header.Get("Location") != "/admin" {
-		t.Fatalf("the right token = %d %s, want 303 to /admin", in.StatusCode, in.Header.Get("Location"))
+	if in.StatusCode != 303 || in.Header.Get("Location") != "/admin/welcome" {
+		t.Fatalf("the right token = %d %s, want 303 to /admin/welcome", in.StatusCode, in.Header.Get("Location"))
 	}
 	cookies := in.Cookies()
 	if len(cookies) != 1 {
