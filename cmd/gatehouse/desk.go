@@ -8,6 +8,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/certificates"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
@@ -30,6 +31,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, peopl
 		func(d *admin.Desk) (admin.Section, error) { return home.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return certificates.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return adminsettings.New(d, signInBy(people, sessions)) },
 	} {

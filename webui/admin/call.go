@@ -17,6 +17,18 @@ type Problem struct {
 	webui.Problem
 	Errors   []FieldError `json:"errors"`   // what is wrong in the request, field by field
 	Rejected []Rejection  `json:"rejected"` // which devices may not get a command
+	Blockers []Blocker    `json:"blockers"` // what an authority can't be retired for
+}
+
+// Blocker is something that relies on an authority.
+type Blocker struct {
+	Kind     string   `json:"kind"` // device, enrollment, assignment, certificate, authority or holders
+	DeviceID string   `json:"device_id"`
+	Template string   `json:"template"`
+	Serial   string   `json:"serial"`
+	Reason   string   `json:"reason"`
+	Count    int      `json:"count"` // of holders: of their certificates
+	Serials  []string `json:"serials"`
 }
 
 // FieldError says what is wrong with one field of a request, as the API names it:
