@@ -158,6 +158,20 @@ type AccountDomain struct {
 	Message string `json:"message,omitempty"`
 }
 
+// audited is c as the audit log tells of changes: as the API spells it, but for domains,
+// which have their names for fields.
+func (c AccountDriven) audited() map[string]any {
+	domains := make(map[string]any, len(c.Domains))
+	for _, d := range c.Domains {
+		domains[d.Domain] = map[string]any{"policy": d.Policy, "message": d.Message}
+	}
+	return map[string]any{
+		"domains": domains, "method": c.Method, "token_idle": c.TokenIdle.String(), "token_life": c.TokenLife.String(), "access_life": c.AccessLife.String(),
+		"token_expired": c.TokenExpired, "token_revoked": c.TokenRevoked, "user_disabled": c.UserDisabled,
+		"required_app_id": c.RequiredAppID, "watch_pairing": c.WatchPairing, "minimum_os": c.MinimumOS,
+	}
+}
+
 // DefaultAccountDriven is what a new server has: no domain.
 func DefaultAccountDriven() AccountDriven {
 	return AccountDriven{
@@ -348,6 +362,7 @@ func (s *Service) UpdateAccountDriven(ctx context.Context, change func(*AccountD
 		if c, err = getAccountDriven(tx); err != nil {
 			return err
 		}
+		before := c.clone()
 		c = c.clone()
 		if err := change(&c); err != nil {
 			return err
@@ -358,7 +373,7 @@ func (s *Service) UpdateAccountDriven(ctx context.Context, change func(*AccountD
 		if err := accountDrivenRecords.Put(tx, c); err != nil {
 			return err
 		}
-		return event.Record(tx, event.Event{At: s.now().UTC(), Actor: actor(ctx), Action: "account_driven.changed"})
+		return event.Record(tx, event.Event{At: s.now().UTC(), Actor: actor(ctx), Action: "account_driven.changed", Changes: event.Changes(before.audited(), c.audited())})
 	})
 	if err != nil {
 		return AccountDriven{}, fmt.Errorf("change account-driven enrollment: %w", err)

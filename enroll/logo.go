@@ -11,6 +11,7 @@ import (
 	_ "image/jpeg" // decoded below
 	_ "image/png"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -41,26 +42,26 @@ func (s *Service) SetLogo(ctx context.Context, content []byte) (Logo, Settings, 
 	if err != nil {
 		return Logo{}, Settings{}, err
 	}
-	in, err := s.ChangeSettings(ctx, func(tx storage.Tx, in *Settings) error {
+	in, err := s.ChangeSettings(ctx, func(tx storage.Tx, in *Settings) ([]event.Change, error) {
 		if in.Organisation.Logo != l.SHA256 {
 			if err := logos.Delete(tx, noLogo(in.Organisation.Logo)); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		in.Organisation.Logo = l.SHA256
-		return logos.Put(tx, l)
+		return nil, logos.Put(tx, l)
 	})
 	return l, in, err
 }
 
 // RemoveLogo makes the organisation one without a picture.
 func (s *Service) RemoveLogo(ctx context.Context) (Settings, error) {
-	return s.ChangeSettings(ctx, func(tx storage.Tx, in *Settings) error {
+	return s.ChangeSettings(ctx, func(tx storage.Tx, in *Settings) ([]event.Change, error) {
 		if err := logos.Delete(tx, noLogo(in.Organisation.Logo)); err != nil {
-			return err
+			return nil, err
 		}
 		in.Organisation.Logo = ""
-		return nil
+		return nil, nil
 	})
 }
 

@@ -3,6 +3,7 @@ package enroll
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +29,15 @@ func (s *Service) UpdateLink(ctx context.Context, id string, c LinkChange) (l Li
 		if !l.RevokedAt.IsZero() {
 			return ErrLinkRevoked
 		}
+		before := l
+		before.SerialNumbers = slices.Clone(l.SerialNumbers)
 		if err := c.apply(&l, s.now().UTC()); err != nil {
 			return err
 		}
 		if err := links.Put(tx, l); err != nil {
 			return err
 		}
-		return s.tellLink(tx, "link.changed", actor(ctx), l)
+		return s.tellLink(tx, "link.changed", actor(ctx), l, before)
 	})
 	if err != nil {
 		return Link{}, fmt.Errorf("change enrollment link %s: %w", id, err)

@@ -291,18 +291,20 @@ func (s *Service) Settings(ctx context.Context) (in Settings, err error) {
 // once. Its errors are *FieldError or the store's. Rights are for enrollments from now
 // on: a device keeps those that it enrolled with.
 func (s *Service) UpdateSettings(ctx context.Context, change func(*Settings) error) (Settings, error) {
-	return s.ChangeSettings(ctx, func(_ storage.Tx, in *Settings) error { return change(in) })
+	return s.ChangeSettings(ctx, func(_ storage.Tx, in *Settings) ([]event.Change, error) { return nil, change(in) })
 }
 
 // ChangeSettings is UpdateSettings for what changes something else with them: change may
-// write in the same transaction.
-func (s *Service) ChangeSettings(ctx context.Context, change func(tx storage.Tx, in *Settings) error) (in Settings, err error) {
+// write in the same transaction, and returns what it has changed beside them.
+func (s *Service) ChangeSettings(ctx context.Context, change func(tx storage.Tx, in *Settings) ([]event.Change, error)) (in Settings, err error) {
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		if in, err = GetSettings(tx); err != nil {
 			return err
 		}
+		before := in
 		in.AccountDomains = slices.Clone(in.AccountDomains)
-		if err := change(tx, &in); err != nil {
+		also, err := change(tx, &in)
+		if err != nil {
 			return err
 		}
 		if err := in.check(); err != nil {
@@ -311,7 +313,7 @@ func (s *Service) ChangeSettings(ctx context.Context, change func(tx storage.Tx,
 		if err := settingsRecords.Put(tx, in); err != nil {
 			return err
 		}
-		return event.Record(tx, event.Event{At: s.now().UTC(), Actor: actor(ctx), Action: "settings.changed"})
+		return event.Record(tx, event.Event{At: s.now().UTC(), Actor: actor(ctx), Action: "settings.changed", Changes: append(event.Changes(before, in), also...)})
 	})
 	if err != nil {
 		return Settings{}, fmt.Errorf("change enrollment settings: %w", err)

@@ -30,8 +30,23 @@ func (s *Service) tellDevice(tx storage.Tx, action string, d mdm.Device, peer st
 }
 
 // tellLink writes into the audit log what somebody has done with an enrollment link.
-func (s *Service) tellLink(tx storage.Tx, action, by string, l Link) error {
+// Of one that was changed, before is what it was.
+func (s *Service) tellLink(tx storage.Tx, action, by string, l Link, before ...Link) error {
+	var changes []event.Change
+	for _, b := range before {
+		changes = event.Changes(b.audited(), l.audited())
+	}
 	return event.Record(tx, event.Event{
 		At: s.now().UTC(), Actor: by, Action: action, User: l.User, Details: map[string]string{"link": l.ID, "name": l.Name},
+		Changes: changes,
 	})
+}
+
+// audited is l as the audit log tells of changes. Its codes are no part of it: whoever has
+// one can enroll.
+func (l Link) audited() map[string]any {
+	return map[string]any{
+		"name": l.Name, "ownership": l.Ownership, "login": l.Login, "user": l.User, "uses": l.Uses, "unlimited": l.Unlimited,
+		"serial_numbers": l.SerialNumbers, "expires_at": l.ExpiresAt,
+	}
 }

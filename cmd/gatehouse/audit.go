@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"maps"
 
@@ -32,12 +34,41 @@ func (a peopleAudit) Refused(ctx context.Context, f identity.Fact) {
 func peopleEvent(f identity.Fact) event.Event {
 	return event.Event{
 		At: f.At, Actor: f.Actor, Action: f.Action, Reason: f.Reason, User: f.User, Peer: f.Peer, Details: f.Details,
+		Changes: event.Changes(f.Before, f.After, f.Secret...),
 	}
 }
 
 // auditTemplate writes what happens to certificate templates into the audit log.
 func auditTemplate(tx storage.Tx, c template.Change) error {
-	return event.Record(tx, event.Event{At: c.At, Actor: c.By, Action: "template." + c.Action, Template: c.Template.Name})
+	e := event.Event{At: c.At, Actor: c.By, Action: "template." + c.Action, Template: c.Template.Name}
+	switch c.Action {
+	case "created":
+		e.Changes = event.Changes(nil, auditedTemplate(c.Template))
+	case "changed":
+		e.Changes = event.Changes(auditedTemplate(c.Before), auditedTemplate(c.Template))
+	}
+	return event.Record(tx, e)
+}
+
+// auditedTemplate is t as the API spells it, as far as somebody can change it. Secrets are
+// among it, by the names that are never told.
+func auditedTemplate(t template.Template) map[string]any {
+	roots := make([]string, len(t.Roots))
+	for i, der := range t.Roots {
+		sum := sha256.Sum256(der)
+		roots[i] = hex.EncodeToString(sum[:])
+	}
+	return map[string]any{
+		"subject": t.Subject, "sans": t.SANs, "key_type": t.KeyType, "key_size": t.KeySize, "key_usage": t.KeyUsage, "ext_key_usage": t.ExtKeyUsage,
+		"validity": t.Validity, "renew_before": t.RenewBefore, "retries": t.Retries, "retry_delay": t.RetryDelay.String(),
+		"key_extractable": t.KeyExtractable, "allow_all_apps_access": t.AllowAllAppsAccess, "include_root": t.IncludeRoot, "roots": roots,
+		"challenge_type": t.ChallengeType, "challenge": string(t.Challenge), "issuer": t.Issuer,
+		"upstream": map[string]any{
+			"url": t.Upstream.URL, "name": t.Upstream.Name, "fingerprint": hex.EncodeToString(t.Upstream.Fingerprint), "allow_private": t.Upstream.AllowPrivate,
+			"challenge_type": t.Upstream.ChallengeType, "challenge": string(t.Upstream.Challenge), "challenge_url": t.Upstream.ChallengeURL,
+			"username": t.Upstream.Username, "password": string(t.Upstream.Password),
+		},
+	}
 }
 
 // auditPush writes what happens to push certificates and requests for them into the audit log.

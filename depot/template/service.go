@@ -21,6 +21,7 @@ var ErrNameTaken = errors.New("a template has this name")
 type Change struct {
 	Action   string // "created", "changed" or "deleted"
 	Template Template
+	Before   Template // what was changed; the zero Template of one that is new
 	By       string
 	At       time.Time
 }
@@ -121,7 +122,7 @@ func (s *Service) Replace(ctx context.Context, by string, t Template, note *stri
 		if err := templates.Put(tx, s.sealed(stored)); err != nil {
 			return err
 		}
-		return s.onChange(tx, Change{Action: "changed", Template: stored, By: by, At: stored.UpdatedAt})
+		return s.onChange(tx, Change{Action: "changed", Template: stored, Before: old, By: by, At: stored.UpdatedAt})
 	})
 	if err != nil {
 		return Template{}, false, fmt.Errorf("replace template %s: %w", t.Name, err)

@@ -242,7 +242,8 @@ func (s *Service) CreateProvider(ctx context.Context, by Principal, kind string,
 		if err := s.putProvider(tx, p); err != nil {
 			return err
 		}
-		return s.record(tx, by.fact("identity_provider.created", "", p.details()))
+		after, secret := p.audited()
+		return s.record(tx, by.fact("identity_provider.created", "", p.details()).changing(nil, after, secret...))
 	})
 	if err != nil {
 		return Provider{}, fmt.Errorf("create identity provider: %w", err)
@@ -295,7 +296,9 @@ func (s *Service) UpdateProvider(ctx context.Context, by Principal, id string, c
 		}
 		details := p.details()
 		details["changed"] = strings.Join(changed, ", ")
-		return s.record(tx, by.fact("identity_provider.updated", "", details))
+		before, secret := old.audited()
+		after, more := p.audited()
+		return s.record(tx, by.fact("identity_provider.updated", "", details).changing(before, after, append(secret, more...)...))
 	})
 	if err != nil {
 		return Provider{}, fmt.Errorf("update identity provider: %w", err)

@@ -258,7 +258,7 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 		if len(u.GroupIDs) > 0 {
 			details["groups"] = strings.Join(u.GroupIDs, " ")
 		}
-		return s.record(tx, by.fact("user.created", u.Login(), details))
+		return s.record(tx, by.fact("user.created", u.Login(), details).changing(nil, u.audited()))
 	})
 	if err != nil {
 		return User{}, fmt.Errorf("create user: %w", err)
@@ -540,7 +540,7 @@ func (s *Service) recordChange(tx storage.Tx, by Principal, old, u User, changed
 		if !slices.Equal(u.GroupIDs, old.GroupIDs) {
 			details["groups"], details["groups_before"] = strings.Join(u.GroupIDs, " "), strings.Join(old.GroupIDs, " ")
 		}
-		if err := s.record(tx, by.fact("user.updated", u.Login(), details)); err != nil {
+		if err := s.record(tx, by.fact("user.updated", u.Login(), details).changing(old.audited(), u.audited())); err != nil {
 			return err
 		}
 	}

@@ -51,6 +51,20 @@ func (e Event) fields() map[string]any {
 		}
 		all["details"] = details
 	}
+	if len(e.Changes) > 0 {
+		changes := make([]any, len(e.Changes))
+		for i, c := range e.Changes {
+			change := map[string]any{"field": c.Field}
+			if c.Before != "" {
+				change["before"] = c.Before
+			}
+			if c.After != "" {
+				change["after"] = c.After
+			}
+			changes[i] = change
+		}
+		all["changes"] = changes
+	}
 	return all
 }
 

@@ -49,6 +49,7 @@ type Event struct {
 	Peer        string `json:"peer,omitempty"` // network address that the request came from
 
 	Details map[string]string `json:"details,omitempty"` // never a secret
+	Changes []Change          `json:"changes,omitempty"` // of something that somebody changed: see [Changes]
 }
 
 // Most bytes of the texts of an event.
@@ -160,6 +161,7 @@ func prepare(e Event) (Event, error) {
 		}
 		e.Details = details
 	}
+	e.Changes = keptChanges(e.Changes)
 	return e, nil
 }
 

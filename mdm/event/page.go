@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +21,8 @@ type Filter struct {
 	DeviceID    string
 	User        string // in any case
 	Certificate string // serial number, hexadecimal
+	Actor       string // in any case: "user:ana@example.com", or what it begins with up to the colon, "token:"
+	Text        string // words, in any case, each of which is somewhere in the event
 	Since       time.Time
 	Until       time.Time // exclusive
 }
@@ -71,6 +75,8 @@ func page(tx storage.Tx, f Filter, cursor string, limit int) (list []kept, next 
 	}
 	f.Certificate = strings.ToLower(f.Certificate)
 	f.User = normalUser(f.User)
+	f.Actor = normalUser(f.Actor)
+	f.Text = strings.ToLower(f.Text)
 	end := ""
 	if !f.Until.IsZero() {
 		end = firstID(f.Until)
@@ -117,7 +123,22 @@ func (f Filter) matches(e Event) bool {
 		(f.Outcome == "" || e.Outcome == f.Outcome) &&
 		(f.DeviceID == "" || e.DeviceID == f.DeviceID) &&
 		(f.User == "" || normalUser(e.User) == f.User) &&
-		(f.Certificate == "" || e.Certificate == f.Certificate)
+		(f.Certificate == "" || e.Certificate == f.Certificate) &&
+		(f.Actor == "" || strings.HasSuffix(f.Actor, ":") && strings.HasPrefix(normalUser(e.Actor), f.Actor) || normalUser(e.Actor) == f.Actor) &&
+		(f.Text == "" || e.says(strings.Fields(f.Text)))
+}
+
+// says reports whether each of words, in lower case, is somewhere in e.
+func (e Event) says(words []string) bool {
+	texts := []string{e.Actor, e.Action, e.Reason, e.DeviceID, e.User, e.Certificate, e.Template, e.Peer}
+	for _, key := range slices.Sorted(maps.Keys(e.Details)) {
+		texts = append(texts, e.Details[key])
+	}
+	for _, c := range e.Changes {
+		texts = append(texts, c.Field, c.Before, c.After)
+	}
+	all := strings.ToLower(strings.Join(texts, "\n"))
+	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(all, word) })
 }
 
 // kind returns the entries that f has to go through: the fewest, as far as one can tell.

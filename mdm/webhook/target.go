@@ -151,7 +151,7 @@ func (s *Service) Create(ctx context.Context, by string, c Change) (Target, erro
 		if n >= maxTargets {
 			return fmt.Errorf("%w: %d at most", ErrTooMany, maxTargets)
 		}
-		return s.putTarget(tx, &made, by, "webhook.created", "")
+		return s.putTarget(tx, &made, by, "webhook.created", "", event.Changes(nil, made.audited(), "url"))
 	})
 	if err != nil {
 		return Target{}, fmt.Errorf("create webhook: %w", err)
@@ -197,7 +197,7 @@ func (s *Service) Update(ctx context.Context, by, id string, c Change) (Target, 
 					return err
 				}
 			}
-			return s.putTarget(tx, &made, by, "webhook.changed", changed(now, made))
+			return s.putTarget(tx, &made, by, "webhook.changed", changed(now, made), event.Changes(now.audited(), made.audited(), "url"))
 		})
 		if err != nil {
 			return Target{}, fmt.Errorf("change webhook: %w", err)
@@ -245,7 +245,7 @@ func (s *Service) Delete(ctx context.Context, by, id string) error {
 		if err := remains.Put(tx, remain{Target: id, Since: s.now().UTC()}); err != nil {
 			return err
 		}
-		return s.settleTargets(tx, t, by, "webhook.deleted", "")
+		return s.settleTargets(tx, t, by, "webhook.deleted", "", nil)
 	})
 	if err != nil {
 		return fmt.Errorf("delete webhook: %w", err)
@@ -283,15 +283,15 @@ func allTargets(tx storage.Tx) (all []Target, err error) {
 
 // putTarget writes t, what is read of targets where there is no time to read them all, and
 // what was done.
-func (s *Service) putTarget(tx storage.Tx, t *Target, by, action, what string) error {
+func (s *Service) putTarget(tx storage.Tx, t *Target, by, action, what string, changes []event.Change) error {
 	t.Revision++
 	if err := targets.Put(tx, *t); err != nil {
 		return err
 	}
-	return s.settleTargets(tx, *t, by, action, what)
+	return s.settleTargets(tx, *t, by, action, what, changes)
 }
 
-func (s *Service) settleTargets(tx storage.Tx, t Target, by, action, what string) error {
+func (s *Service) settleTargets(tx storage.Tx, t Target, by, action, what string, changes []event.Change) error {
 	all, err := allTargets(tx)
 	if err != nil {
 		return err
@@ -303,11 +303,20 @@ func (s *Service) settleTargets(tx storage.Tx, t Target, by, action, what string
 		return err
 	}
 	e := t.event(action, s.now())
-	e.Actor = by
+	e.Actor, e.Changes = by, changes
 	if what != "" {
 		e.Details["changed"] = what
 	}
 	return event.Record(tx, e)
+}
+
+// audited is t as the API spells it. Secrets are in it as they are sealed, by names that
+// are never told; nor is the url to be, whose path is a secret often, but for its host.
+func (t Target) audited() map[string]any {
+	return map[string]any{
+		"name": t.Name, "host": t.Host(), "url": t.URL, "events": t.Events, "device_ids": t.DeviceIDs, "raw_payloads": t.RawPayloads,
+		"allow_private": t.AllowPrivate, "enabled": t.Enabled, "secret": t.Secret, "headers": t.Headers,
+	}
 }
 
 // event returns an event about t.

@@ -31,6 +31,14 @@ type eventJSON struct {
 	Template    string            `json:"template"`
 	Peer        string            `json:"peer"`
 	Details     map[string]string `json:"details"`
+	Changes     []auditChange     `json:"changes"`
+}
+
+// auditChange is a field that somebody changed.
+type auditChange struct {
+	Field  string `json:"field"`
+	Before string `json:"before"`
+	After  string `json:"after"`
 }
 
 func auditEvent(s event.Sequenced) eventJSON {
@@ -41,6 +49,10 @@ func auditEvent(s event.Sequenced) eventJSON {
 	}
 	if s.Seq != 0 {
 		out.Seq, out.Hash = &s.Seq, &s.Hash
+	}
+	out.Changes = make([]auditChange, len(e.Changes))
+	for i, c := range e.Changes {
+		out.Changes[i] = auditChange(c)
 	}
 	if out.Details == nil {
 		out.Details = map[string]string{}
@@ -199,7 +211,7 @@ func auditFilterOf(query url.Values) (f event.Filter, err error) {
 		to   *string
 	}{
 		{"action", &f.Action}, {"outcome", &outcome}, {"device_id", &f.DeviceID}, {"user", &f.User},
-		{"certificate", &serial},
+		{"certificate", &serial}, {"actor", &f.Actor}, {"q", &f.Text},
 	} {
 		if *p.to, err = textOf(query, p.name); err != nil {
 			return event.Filter{}, err

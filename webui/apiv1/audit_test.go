@@ -18,7 +18,8 @@ import (
 type auditLog struct{ *event.Recorder }
 
 func peopleEvent(f identity.Fact) event.Event {
-	return event.Event{At: f.At, Actor: f.Actor, Action: f.Action, Reason: f.Reason, User: f.User, Peer: f.Peer, Details: f.Details}
+	return event.Event{At: f.At, Actor: f.Actor, Action: f.Action, Reason: f.Reason, User: f.User, Peer: f.Peer, Details: f.Details,
+		Changes: event.Changes(f.Before, f.After, f.Secret...)}
 }
 
 func (auditLog) Record(tx storage.Tx, f identity.Fact) error { return event.Record(tx, peopleEvent(f)) }

@@ -19,7 +19,7 @@ var audited = map[string]string{
 	"POST /api/v1/enrollment-invitations":                        "invitation.created",
 	"DELETE /api/v1/enrollment-invitations/{id}":                 "invitation.revoked",
 	"POST /api/v1/enrollment-invitations/{id}/retry":             "invitation.retried",
-	"PATCH /api/v1/devices/{id}":                                  "device.noted",
+	"PATCH /api/v1/devices/{id}":                                 "device.noted",
 	"POST /api/v1/devices/{id}/refresh":                          "(background: asks what the server asks by itself, too)",
 	"POST /api/v1/inventory/refresh":                             "(background: asks what the server asks by itself, too)",
 	"POST /api/v1/devices/{id}/push":                             "(a push changes nothing: the device polls)",

@@ -13,6 +13,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -257,8 +258,55 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 	var asking inventory.Settings
 	var waking wake.Settings
 	var m *mail.Settings
-	now, err := a.enroll.ChangeSettings(r.Context(), func(tx storage.Tx, s *enroll.Settings) (err error) {
+	now, err := a.enroll.ChangeSettings(r.Context(), func(tx storage.Tx, s *enroll.Settings) (also []event.Change, err error) {
 		change.apply(s)
+		before, err := a.besides(tx)
+		if err != nil {
+			return nil, err
+		}
+		if asking, waking, m, err = a.changeBesides(tx, change); err != nil {
+			return nil, err
+		}
+		after, err := a.besides(tx)
+		return event.Changes(before, after), err
+	})
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, waking, m))
+}
+
+// besides is what else the settings hold, as the audit log tells of its changes.
+func (a *API) besides(tx storage.Tx) (map[string]any, error) {
+	asking, err := inventory.GetSettings(tx)
+	if err != nil {
+		return nil, err
+	}
+	waking, err := wake.GetSettings(tx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := a.mailSettings(tx)
+	if err != nil {
+		return nil, err
+	}
+	all := a.settings(enroll.Settings{}, asking, waking, m)
+	out := map[string]any{"inventory": all.Inventory, "push": all.Push, "mail": all.Mail}
+	if m != nil {
+		out["mail"] = struct {
+			*mailJSON
+			HasPassword *bool  `json:"has_password,omitempty"` // not told: the password is
+			Password    string `json:"password"`               // whether it differs
+		}{mailJSON: all.Mail, Password: string(m.Password)}
+	}
+	return out, nil
+}
+
+// changeBesides changes what the settings hold beside those of enrollment, and returns what
+// is in force then.
+func (a *API) changeBesides(tx storage.Tx, change settingsChange) (asking inventory.Settings, waking wake.Settings, m *mail.Settings, err error) {
+	in := change.settingsRequest
+	err = func() error {
 		if asking, err = inventory.GetSettings(tx); err != nil {
 			return err
 		}
@@ -303,11 +351,8 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		return invite.Resume(tx)
-	})
-	if err != nil {
-		return err
-	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, waking, m))
+	}()
+	return asking, waking, m, err
 }
 
 // settingsChange is a settingsRequest as it was read.

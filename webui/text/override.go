@@ -193,7 +193,7 @@ func (c *Catalogue) write(ctx context.Context, by, lang string, texts map[string
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
 		}
-		own := map[string]string{}
+		before, own := maps.Clone(o.Texts), map[string]string{}
 		for key, text := range change(o.Texts) {
 			if text = tidy(text); text != "" {
 				own[key] = text
@@ -210,7 +210,7 @@ func (c *Catalogue) write(ctx context.Context, by, lang string, texts map[string
 		}
 		return event.Record(tx, event.Event{At: c.now().UTC(), Actor: by, Action: "portal_texts.changed", Details: map[string]string{
 			"lang": lang, "count": strconv.Itoa(len(changed)), "texts": strings.Join(changed, " "),
-		}})
+		}, Changes: event.Changes(before, own)})
 	})
 	if err != nil {
 		return fmt.Errorf("change texts: %w", err)
