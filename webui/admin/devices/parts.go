@@ -209,7 +209,7 @@ type installedCertificate struct {
 type certificatesPage struct {
 	head
 	Issued []issued
-	More   string // all that were issued for the device, where there are more
+	All    string // all that were issued for the device, where there are more
 	Items  []installedCertificate
 	Pager  admin.Pager
 	Empty  *admin.Empty
@@ -227,7 +227,7 @@ func (s *Devices) certificates(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Issued = list.Items
 	if list.NextCursor != "" {
-		page.More = "/admin/certificates?" + url.Values{"device_id": {h.Device.ID}}.Encode()
+		page.All = "/admin/certificates?" + url.Values{"device_id": {h.Device.ID}}.Encode()
 	}
 	next, err := s.part(r, "/installed-certificates", perPart, &page.Items)
 	if err != nil {
