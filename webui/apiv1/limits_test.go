@@ -285,3 +285,107 @@ func TestALimitHoldsAtOnce(t *testing.T) {
 		t.Error("May says other than the routes do")
 	}
 }
+
+// TestCertificatesAndProfilesOfWhoIsLimited is about what devices in a group and out of it are
+// given.
+func TestCertificatesAndProfilesOfWhoIsLimited(t *testing.T) {
+	h := newHouse(t)
+	h.ana(t)
+	for _, id := range []mdm.DeviceID{"in", "out"} {
+		h.identified(t, id)
+	}
+	g := h.group(t, "In", "", "in")
+	admin := h.limited(t, "admin", g)
+	serial := map[string]string{}
+	for _, c := range h.certificates(t, "") {
+		serial[c.DeviceID] = c.Serial
+	}
+	for _, path := range []string{"/api/v1/certificates?limit=1", "/api/manage/search?limit=1"} {
+		if list := h.certificatesAt(t, path, admin); len(list) != 1 || list[0].DeviceID != "in" {
+			t.Errorf("GET %s = %+v, want that of the device in the group", path, list)
+		}
+	}
+	for _, path := range []string{"", "/download"} {
+		h.do(t, exchange{method: "GET", path: "/api/v1/certificates/" + serial["in"] + path, token: admin}).want(t, http.StatusOK, nil)
+		h.do(t, exchange{method: "GET", path: "/api/v1/certificates/" + serial["out"] + path, token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+	}
+	revoke := map[string]any{"reason": "keyCompromise"}
+	h.do(t, exchange{method: "POST", path: "/api/v1/certificates/" + serial["out"] + "/revoke", body: revoke, token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+	h.do(t, exchange{method: "PATCH", path: "/api/manage/revoke/" + serial["out"], body: revoke, token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+
+	// Templates and their assignments.
+	h.template(t, nil)
+	send := templatesPath + "/wifi/send"
+	const name = "wifi"
+	var sent struct {
+		Items []struct {
+			DeviceID string `json:"device_id"`
+		}
+		Rejected []struct{ Code string }
+	}
+	h.do(t, exchange{method: "POST", path: send, body: map[string]any{"device_ids": []string{"in", "out"}}, token: admin}).want(t, http.StatusAccepted, &sent)
+	if len(sent.Items) != 1 || sent.Items[0].DeviceID != "in" || len(sent.Rejected) != 1 || sent.Rejected[0].Code != "outside_scope" {
+		t.Errorf("POST %s = %+v", send, sent)
+	}
+	p := h.do(t, exchange{method: "POST", path: send, body: map[string]any{"device_ids": []string{"out"}}, token: admin}).wantProblem(t, http.StatusUnprocessableEntity, "certificate_rejected")
+	if len(p.Rejected) != 1 || p.Rejected[0].Code != "outside_scope" {
+		t.Errorf("POST %s = %+v", send, p)
+	}
+	h.do(t, exchange{method: "POST", path: send, body: map[string]any{"device_ids": []string{"out"}}}).want(t, http.StatusAccepted, nil)
+	h.do(t, exchange{method: "GET", path: "/api/v1/certificate-assignments", token: admin}).want(t, http.StatusOK, &sent)
+	if len(sent.Items) != 1 || sent.Items[0].DeviceID != "in" {
+		t.Errorf("assignments are %+v", sent)
+	}
+	h.do(t, exchange{method: "GET", path: templatesPath + "/" + name + "/preview?device_id=out", token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/certificate-assignments/" + name + "/out", token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+
+	// Profiles.
+	path := profilesPath + "/" + h.upload(t, mobileconfig("com.example.staff", wifiPayload)).ID
+	both := map[string]any{"device_ids": []string{"in", "out"}}
+	var forecast struct {
+		Total, Accept int
+		Verdicts      []struct {
+			Code string
+		}
+	}
+	h.do(t, exchange{method: "POST", path: path + "/check", body: both, token: admin}).want(t, http.StatusOK, &forecast)
+	if forecast.Total != 2 || len(forecast.Verdicts) == 0 || forecast.Verdicts[len(forecast.Verdicts)-1].Code != "outside_scope" {
+		t.Errorf("check = %+v", forecast)
+	}
+	h.do(t, exchange{method: "POST", path: path + "/send", body: map[string]any{"device_ids": []string{"out"}}}).want(t, http.StatusAccepted, nil)
+	var delivered struct {
+		Devices []struct {
+			DeviceID string `json:"device_id"`
+		}
+		Rejected []struct{ Code string }
+	}
+	h.do(t, exchange{method: "POST", path: path + "/send", body: both, token: admin}).want(t, http.StatusAccepted, &delivered)
+	if len(delivered.Devices) != 1 || delivered.Devices[0].DeviceID != "in" || len(delivered.Rejected) != 1 || delivered.Rejected[0].Code != "outside_scope" {
+		t.Errorf("send = %+v", delivered)
+	}
+	var list struct{ Items []installation }
+	h.do(t, exchange{method: "GET", path: path + "/devices", token: admin}).want(t, http.StatusOK, &list)
+	if len(list.Items) != 1 || list.Items[0].DeviceID != "in" {
+		t.Errorf("the profile is on %+v", list.Items)
+	}
+	h.do(t, exchange{method: "POST", path: path + "/remove", body: map[string]any{"device_ids": []string{"out"}}, token: admin}).wantProblem(t, http.StatusUnprocessableEntity, "profile_rejected")
+	h.do(t, exchange{method: "DELETE", path: path, token: admin}).wantProblem(t, http.StatusForbidden, "outside_scope")
+
+	// Attempts: of one that has brought no device, there is nothing.
+	var link struct{ ID, Code string }
+	h.do(t, exchange{method: "POST", path: "/api/v1/enrollment-links", body: map[string]any{"login": "none"}}).want(t, http.StatusCreated, &link)
+	if _, _, err := h.enroll.NewEnrollment(context.Background(), link.Code); err != nil {
+		t.Fatal(err)
+	}
+	var attempts struct{ Items []struct{ ID string } }
+	h.do(t, exchange{method: "GET", path: "/api/v1/enrollment-attempts"}).want(t, http.StatusOK, &attempts)
+	if len(attempts.Items) != 1 {
+		t.Fatalf("attempts are %+v", attempts)
+	}
+	id := attempts.Items[0].ID
+	h.do(t, exchange{method: "GET", path: "/api/v1/enrollment-attempts/" + id, token: admin}).wantProblem(t, http.StatusNotFound, "not_found")
+	h.do(t, exchange{method: "GET", path: "/api/v1/enrollment-attempts", token: admin}).want(t, http.StatusOK, &attempts)
+	if len(attempts.Items) != 0 {
+		t.Errorf("attempts are %+v", attempts)
+	}
+}

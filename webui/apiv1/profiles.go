@@ -688,7 +688,7 @@ type sendingJSON struct {
 
 // sentBefore answers for what an earlier request with the same Idempotency-Key sent.
 func (a *API) sentBefore(r *http.Request, batch string) (sendingJSON, error) {
-	b, err := a.mdm.Batch(r.Context(), batch)
+	b, err := a.mdm.In(limitOf(principal(r))).Batch(r.Context(), batch)
 	if err != nil {
 		return sendingJSON{}, err
 	}

@@ -56,7 +56,11 @@ func readJSON(r *http.Request, v any) ([]byte, error) {
 	if err := dec.Decode(v); err != nil {
 		var wrongType *json.UnmarshalTypeError
 		if errors.As(err, &wrongType) {
-			return nil, invalid(wrongType.Field, "must be "+inJSON(wrongType.Type))
+			field := wrongType.Field
+			if embedded, inside, ok := strings.Cut(field, "."); ok && !fieldsOf(v)[embedded] { // a Go name that the client does not know
+				field = inside
+			}
+			return nil, invalid(field, "must be "+inJSON(wrongType.Type))
 		}
 		return nil, malformed("It is not JSON.")
 	}
