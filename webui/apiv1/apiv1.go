@@ -234,9 +234,9 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/batches", scopes: helping, reach: filtered, handle: a.queueBatch, command: true},
 		{pattern: "GET /api/v1/batches", scopes: reading, reach: filtered, handle: a.listBatches},
 		{pattern: "GET /api/v1/batches/{id}", scopes: reading, reach: filtered, handle: a.getBatch},
-		{pattern: "GET /api/v1/command-types", scopes: reading, reach: shared, handle: a.listCommandTypes},
+		{pattern: "GET /api/v1/command-types", scopes: reading, reach: filtered, handle: a.listCommandTypes},
 		{pattern: "POST /api/v1/command-types/check", scopes: reading, reach: filtered, handle: a.checkCommandTypes, command: true},
-		{pattern: "GET /api/v1/command-types/{name}", scopes: reading, reach: shared, handle: a.getCommandType},
+		{pattern: "GET /api/v1/command-types/{name}", scopes: reading, reach: filtered, handle: a.getCommandType},
 
 		{pattern: "POST /api/v1/profiles", scopes: managing, reach: whole, handle: a.addProfile, profile: true},
 		{pattern: "GET /api/v1/profiles", scopes: reading, reach: shared, handle: a.listProfiles},

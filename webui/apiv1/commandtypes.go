@@ -72,6 +72,11 @@ func (a *API) askedFor(r *http.Request) (*asked, error) {
 	if len(id) > maxID {
 		return nil, noDevice()
 	}
+	if err := a.mustReach(r, principal(r), mdm.DeviceID(id)); errors.Is(err, storage.ErrNotFound) {
+		return nil, noDevice()
+	} else if err != nil {
+		return nil, err
+	}
 	device, err := a.ask(r.Context(), mdm.DeviceID(id))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, noDevice()

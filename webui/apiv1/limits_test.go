@@ -51,6 +51,8 @@ func TestWhoIsLimited(t *testing.T) {
 		missing("GET", "/api/v1/devices/"+id+"/inventory", nil)
 		missing("GET", "/api/v1/devices/"+id+"/secrets", nil)
 		missing("GET", "/api/v1/devices/"+id+"/groups", nil)
+		missing("GET", "/api/v1/command-types?device_id="+id, nil)
+		missing("GET", "/api/v1/command-types/DeviceLock?device_id="+id, nil)
 		missing("POST", "/api/v1/devices/"+id+"/block", nil)
 		missing("DELETE", "/api/v1/devices/"+id+"/lost", nil)
 	}
