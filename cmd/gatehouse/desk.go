@@ -8,10 +8,12 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/accountdriven"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/certificates"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/portaltexts"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
 	adminsettings "github.com/gatehouse-mdm/gatehouse/webui/admin/settings"
 )
@@ -34,6 +36,8 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, peopl
 		func(d *admin.Desk) (admin.Section, error) { return certificates.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return adminsettings.New(d, signInBy(people, sessions)) },
+		func(d *admin.Desk) (admin.Section, error) { return accountdriven.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return portaltexts.New(d) },
 	} {
 		s, err := section(desk)
 		if err != nil {
