@@ -125,6 +125,9 @@ type key struct {
 
 // Name is what to call the certificate.
 func (c certificate) Name() string {
+	if c.identity() && c.DeviceID != "" {
+		return "Identity of " + c.Device()
+	}
 	for _, name := range append([]string{c.Subject}, c.SANs...) {
 		if name != "" {
 			return name
@@ -149,11 +152,14 @@ func (c certificate) DeviceURL() string { return "/admin/devices/" + url.PathEsc
 
 // Kind says what the certificate is for.
 func (c certificate) Kind() string {
-	if c.Template != "" {
+	if c.Template != "" && !c.identity() {
 		return c.Template
 	}
 	return kinds[c.Authority]
 }
+
+// identity reports whether it is what a device proves itself by.
+func (c certificate) identity() bool { return c.Authority == "identity" || c.Authority == "adopted" }
 
 // kinds are what certificates without a template are for, by their authority.
 var kinds = map[string]string{
@@ -357,7 +363,7 @@ func (s *Certificates) showRevoke(w http.ResponseWriter, r *http.Request, form *
 	}
 	page.Loses = append(page.Loses, "Revocation is for good. Whoever asks our revocation list or by OCSP learns of it within seconds; what doesn’t ask goes on trusting the certificate until its end.")
 	switch {
-	case (c.Authority == "identity" || c.Authority == "adopted") && c.DeviceID != "":
+	case c.identity() && c.DeviceID != "":
 		page.Loses = append(page.Loses, "This is what the device proves itself by. If it is the one in use, the device’s enrollment ends: it is refused when it next calls, gets no more commands, and has to enroll again. If it is the one that is to replace it, the renewal ends, and the device goes on with the old one.")
 	case c.Authority == "root":
 		page.Loses = append(page.Loses, "If it is this server’s own TLS certificate, the server makes another one at once. Browsers and devices that are connected may have to connect again.")
@@ -375,7 +381,7 @@ func (s *Certificates) showRevoke(w http.ResponseWriter, r *http.Request, form *
 
 // word has to be typed to revoke a device's identity; others are made anew easily.
 func (c certificate) word() string {
-	if (c.Authority == "identity" || c.Authority == "adopted") && c.DeviceID != "" && c.Status == "active" {
+	if c.identity() && c.DeviceID != "" && c.Status == "active" {
 		return c.Device()
 	}
 	return ""

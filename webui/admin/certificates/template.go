@@ -103,8 +103,11 @@ func (t certTemplate) IssuedBy() string {
 	return "this server"
 }
 
-// span writes a length of time in days where it is some: "8760h" is 365 days.
+// span writes a length of time in days where it is some: "8760h" and "365d" are 365 days.
 func span(text string) string {
+	if n, err := strconv.Atoi(strings.TrimSuffix(text, "d")); err == nil && strings.HasSuffix(text, "d") {
+		return admin.Count(n, "day", "days")
+	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d%(24*time.Hour) != 0 || d == 0 {
 		return text
@@ -284,6 +287,8 @@ func (s *Certificates) preview(r *http.Request, page *templatePage) error {
 		return err
 	}
 	if p.Wrong == "" {
+		// What is so for every device is said above.
+		p.Warnings = slices.DeleteFunc(p.Warnings, func(w admin.FieldError) bool { return slices.Contains(page.Template.Warnings, w) })
 		ends, renews := s.desk.Moment(&p.NotAfter), s.desk.Moment(&p.RenewAt)
 		p.Facts = []admin.Fact{
 			{Label: "Subject", Value: p.Subject}, {Label: "Alternative names", Value: p.SANs.all()},

@@ -96,7 +96,7 @@ func (s *Profiles) profile(w http.ResponseWriter, r *http.Request) error {
 	updated, created := s.desk.Moment(&v.CreatedAt), s.desk.Moment(&p.CreatedAt)
 	page.Facts = []admin.Fact{
 		{Label: "Version", Value: strconv.Itoa(p.Version), Hint: v.Note},
-		{Label: "Of", Moment: &updated, Hint: by(v.CreatedBy)},
+		{Label: "Kept", Moment: &updated, Hint: by(v.CreatedBy)},
 		{Label: "First kept", Moment: &created, Hint: by(p.CreatedBy)},
 	}
 	page.Facts = append(page.Facts, linted{

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestThePagesOfCertificates(t *testing.T) {
+	d := startDesk(t, "--demo", "2")
+	reader := d.as(t, "read_only")
+	admin := d.as(t, "admin")
+	waitForDevices(t, d, 2)
+
+	filled := func(more url.Values) url.Values {
+		form := url.Values{
+			"name": {"wifi"}, "subject": {"/CN=$DEVICE_ID"}, "key_size": {"2048"}, "key_usage": {"digitalSignature"}, "ext_key_usage": {"clientAuth"},
+			"validity": {"365d"}, "retries": {"3"}, "retry_delay": {"10"}, "challenge_type": {"one_time"}, "issuer": {"builtin"}, "upstream.challenge_type": {"none"},
+		}
+		for name, values := range more {
+			form[name] = values
+		}
+		return form
+	}
+
+	t.Run("what was issued is found", func(t *testing.T) {
+		page := d.get(t, "/admin/certificates")
+		page.says(t, "Identity of Demo", "Device identity", "active")
+		d.get(t, "/admin/certificates?text=nobodyhasthis").says(t, "No certificate is like this", "Show all")
+		d.get(t, "/admin/certificates?status=soon").says(t, "No certificate is like this")
+		one := d.get(t, page.link(t, "Identity of Demo"))
+		one.says(t, "Serial number", "Gatehouse Identity CA", "Signing in as a client", "RSA, 2048 bits")
+		if got := d.ask(t, "GET", one.path+"/download", nil); got.status != http.StatusOK || !strings.Contains(got.body, "BEGIN CERTIFICATE") {
+			t.Errorf("download = %d", got.status)
+		}
+		if got := reader.get(t, one.path); len(got.all("a", "href", one.path+"/revoke")) != 0 {
+			t.Error("who may not revoke is offered to")
+		}
+	})
+	t.Run("a template that is wrong keeps what was typed", func(t *testing.T) {
+		page := d.ask(t, "POST", "/admin/certificates/new-template", filled(url.Values{"validity": {"soon"}, "subject": {"/CN=$NOBODY"}, "notes": {"for the office"}}))
+		if page.status != http.StatusUnprocessableEntity || len(page.all("input", "name", "validity", "value", "soon")) != 1 || len(page.all("input", "name", "validity", "aria-invalid", "true")) != 1 {
+			t.Errorf("= %d\n%s", page.status, page.text())
+		}
+		page.says(t, "for the office")
+		if got := d.ask(t, "POST", "/admin/certificates/new-template", filled(url.Values{"retries": {"some"}})); got.status != http.StatusUnprocessableEntity {
+			t.Errorf("with words for a number = %d", got.status)
+		}
+	})
+	t.Run("a template is made, looked at and changed", func(t *testing.T) {
+		d.get(t, "/admin/certificates/templates").says(t, "No templates yet")
+		page := d.post(t, "/admin/certificates/new-template", filled(nil))
+		page.says(t, "Created.", "365 days", "/scep/wifi", "Fingerprint of the authority", "For Demo")
+		form := d.get(t, "/admin/certificate-templates/wifi/edit")
+		if len(form.all("input", "name", "ext_key_usage", "value", "clientAuth")) != 1 {
+			t.Error("the form lacks its purposes")
+		}
+		d.post(t, "/admin/certificate-templates/wifi/edit", filled(url.Values{"validity": {"90d"}, "notes": {"shorter"}})).says(t, "Saved.", "90 days", "shorter")
+		if got := reader.ask(t, "POST", "/admin/certificate-templates/wifi/edit", filled(nil)); got.status != http.StatusForbidden {
+			t.Errorf("a reader changes it: %d", got.status)
+		}
+	})
+	t.Run("a challenge for all is shown once", func(t *testing.T) {
+		page := d.ask(t, "POST", "/admin/certificates/new-template", filled(url.Values{"name": {"printers"}, "challenge_type": {"static"}}))
+		challenge := page.all("pre", "id", "challenge")
+		if len(challenge) != 1 || len(textOf(challenge[0])) < 8 {
+			t.Fatalf("= %d\n%s", page.status, page.text())
+		}
+		if again := d.get(t, "/admin/certificate-templates/printers"); strings.Contains(again.body, textOf(challenge[0])) {
+			t.Error("it is shown again")
+		}
+	})
+	t.Run("a template goes to devices, and is taken away", func(t *testing.T) {
+		d.ask(t, "POST", "/admin/certificate-templates/wifi/send", url.Values{"who": {"all"}, "step": {"review"}}).says(t, "Send wifi to", "certificate of its own")
+		d.ask(t, "POST", "/admin/certificate-templates/wifi/send", url.Values{"who": {"all"}, "step": {"send"}})
+		page := d.get(t, "/admin/certificates/assigned?template=wifi")
+		page.says(t, "Demo", "wifi")
+		away := page.link(t, "Take away")
+		d.get(t, away).says(t, "Take the certificate from")
+		_, query, _ := strings.Cut(away, "?")
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.post(t, "/admin/certificates/unassign", values).says(t, "Taken from the device.")
+	})
+	t.Run("deleting a template needs its name", func(t *testing.T) {
+		if got := d.ask(t, "POST", "/admin/certificate-templates/printers/delete", url.Values{"typed": {"print"}}); got.status != http.StatusUnprocessableEntity {
+			t.Errorf("with a slip = %d", got.status)
+		}
+		d.post(t, "/admin/certificate-templates/printers/delete", url.Values{"typed": {"printers"}}).says(t, "Deleted.")
+	})
+	t.Run("authorities are an owner's", func(t *testing.T) {
+		page := d.get(t, "/admin/certificates/authorities")
+		page.says(t, "Device identities", "Organisation root", "in force", "SHA-256", "Roll over to the next")
+		other := admin.get(t, "/admin/certificates/authorities")
+		other.says(t, "take the role of an owner")
+		if len(other.all("a", "href", "/admin/certificate-authorities/payload/import")) != 0 {
+			t.Error("an admin is offered to import")
+		}
+		if got := admin.ask(t, "POST", "/admin/certificate-authorities/payload/rollover", url.Values{"typed": {"roll over"}}); got.status != http.StatusForbidden {
+			t.Errorf("an admin rolls over: %d", got.status)
+		}
+		if got := d.ask(t, "GET", "/admin/certificate-authorities/none/rollover", nil); got.status != http.StatusNotFound {
+			t.Errorf("an authority that is not there = %d", got.status)
+		}
+	})
+	t.Run("an import says what is wrong and shows no key", func(t *testing.T) {
+		page := d.ask(t, "POST", "/admin/certificate-authorities/payload/import", url.Values{"pem": {"-----BEGIN PRIVATE KEY-----\nnot-a-key-at-all\n-----END PRIVATE KEY-----"}})
+		if page.status != http.StatusUnprocessableEntity || strings.Contains(page.body, "not-a-key-at-all") {
+			t.Errorf("= %d\n%s", page.status, page.text())
+		}
+		if page = d.ask(t, "POST", "/admin/certificate-authorities/payload/import", nil); page.status != http.StatusUnprocessableEntity {
+			t.Errorf("without a file = %d", page.status)
+		}
+	})
+	t.Run("a rollover is begun, and what relies on the old one is named", func(t *testing.T) {
+		if got := d.ask(t, "POST", "/admin/certificate-authorities/identity/rollover", url.Values{"typed": {"yes"}}); got.status != http.StatusUnprocessableEntity {
+			t.Errorf("without the words = %d", got.status)
+		}
+		d.post(t, "/admin/certificate-authorities/identity/rollover", url.Values{"typed": {"roll over"}}).says(t, "The rollover has begun.", "Pace")
+		page := d.get(t, "/admin/certificates/authorities")
+		page.says(t, "retiring")
+		retire := page.link(t, "Retire")
+		d.get(t, retire).says(t, "nothing that it issued is trusted")
+		u, err := url.Parse(retire)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := d.ask(t, "POST", u.Path, url.Values{"id": {u.Query().Get("id")}, "typed": {"retire"}})
+		if got.status != http.StatusUnprocessableEntity {
+			t.Errorf("retired while it is in use: %d\n%s", got.status, got.text())
+		}
+	})
+	t.Run("an identity is revoked by the device's name and with a reason", func(t *testing.T) {
+		path := d.get(t, "/admin/certificates?authority=identity").link(t, "Identity of Demo")
+		page := d.get(t, path+"/revoke")
+		page.says(t, "the device’s enrollment ends", "The key may be in other hands")
+		word := attributeOf(page.all("input", "id", "typed")[0], "data-typed")
+		if got := d.ask(t, "POST", path+"/revoke", url.Values{"reason": {"keyCompromise"}}); got.status != http.StatusUnprocessableEntity {
+			t.Errorf("without the name = %d", got.status)
+		}
+		d.post(t, path+"/revoke", url.Values{"reason": {"keyCompromise"}, "typed": {word}}).says(t, "Revoked.", "revoked", "The key may be in other hands")
+	})
+	t.Run("names are text", func(t *testing.T) {
+		page := d.post(t, "/admin/certificates/new-template", filled(url.Values{"name": {"hostile"}, "subject": {"/CN=" + strings.ReplaceAll(hostile, "/", `\/`)}, "notes": {hostile}}))
+		page.escapes(t)
+		for _, path := range []string{"/admin/certificates/templates", "/admin/certificate-templates/hostile/edit"} {
+			d.get(t, path).escapes(t)
+		}
+		d.get(t, "/admin/certificates?text="+url.QueryEscape(hostile)).escapes(t)
+		d.ask(t, "POST", "/admin/certificate-templates/hostile/send", url.Values{"who": {"some"}, "find": {hostile}, "step": {"find"}}).escapes(t)
+	})
+}
