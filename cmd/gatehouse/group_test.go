@@ -49,6 +49,8 @@ func TestGroupsOnTheCommandLine(t *testing.T) {
 	says(added, "1 device added; 1 device in the group.")
 	_, refused = call(exitUsage, "group", "add", hand, id, "nobody")
 	says(refused, "nobody")
+	_, refused = call(exitUsage, "group", "add", hand, "-")
+	says(refused, "has read no id")
 	list, _ := call(exitDone, "group", "list")
 	says(list, "Sales floor")
 	var groups []listedGroup
