@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -36,7 +37,8 @@ func (s *running) ask(method, path string, in, out any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s = %s", method, path, resp.Status)
+		problem, _ := io.ReadAll(resp.Body) // it is only for the message
+		return fmt.Errorf("%s %s = %s %s", method, path, resp.Status, problem)
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
 }

@@ -58,7 +58,7 @@
   for (const e of all("body *")) {
     if (!visible(e) || hiddenFromEyes(e)) continue;
     const box = e.getBoundingClientRect();
-    if (e.closest(".strip li")) continue; // scrolls sideways on purpose
+    if (e.parentElement.closest(".strip")) continue; // it scrolls sideways on purpose
     if ((box.right > width + .5 || box.left < -.5) && !e.closest("pre")) found.push(`${name(e)} reaches from ${box.left} to ${box.right}`);
     const style = getComputedStyle(e);
     if (style.overflowX !== "visible" && !e.matches("pre, input, textarea, select, .strip") && e.scrollWidth > e.clientWidth + 1) found.push(`${name(e)} cuts off what it holds`);
