@@ -12,8 +12,6 @@ import (
 const (
 	// commandLife is how long a command waits for a device that does not come.
 	commandLife = 90 * 24 * time.Hour
-	// historyLife is how long a command is kept from its creation, answers and all.
-	historyLife = 180 * 24 * time.Hour
 
 	sweepEvery  = time.Hour
 	expireEvery = 30 * time.Second // of commands that have a time of their own
@@ -32,7 +30,7 @@ const (
 // for devices that have left.
 func (s *Service) sweep(ctx context.Context) error {
 	return errors.Join(
-		s.sweepOlder(ctx, commandsByAge, historyLife, s.deleteCommand),
+		s.deleteOld(ctx),
 		s.sweepOlder(ctx, commandsOpen, commandLife, s.expireCommand),
 		s.sweepLeft(ctx),
 		s.closeFinished(ctx),

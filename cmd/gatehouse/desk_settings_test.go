@@ -164,6 +164,14 @@ func TestTheDesksSettings(t *testing.T) {
 			t.Errorf("settings are %+v", now)
 		}
 	})
+	t.Run("retention has bounds", func(t *testing.T) {
+		got := d.ask(t, "POST", at+"/retention", url.Values{"retention.audit_days": {"7"}, "retention.commands_days": {"180"}})
+		if got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "retention.audit_days", "aria-invalid", "true")) != 1 {
+			t.Errorf("a week = %d\n%s", got.status, got.text())
+		}
+		d.post(t, at+"/retention", url.Values{"retention.audit_days": {"90"}, "retention.commands_days": {"180"}})
+		d.get(t, at).says(t, "90 days, commands 180 days")
+	})
 	t.Run("mail is set up, tried, and switched off", func(t *testing.T) {
 		form := url.Values{"mail.host": {"127.0.0.1"}, "mail.encryption": {"none"}, "mail.port": {"1"}, "mail.from": {"no address"}, "mail.timeout": {"10s"}, "mail.per_minute": {"60"}}
 		if got := d.ask(t, "POST", at+"/mail", form); got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "mail.from", "aria-invalid", "true")) != 1 {
@@ -279,7 +287,7 @@ func TestTheDesksPushWizard(t *testing.T) {
 		reader := d.as(t, "read_only")
 		got := reader.get(t, at)
 		got.says(t, topic)
-		for _, path := range []string{at, at + "/topics/" + topic, "/admin/settings", "/admin/settings/organisation", "/admin/settings/mail", "/admin/settings/server", "/admin/settings/enrollment", "/admin/settings/devices", at + "/vendor"} {
+		for _, path := range []string{at, at + "/topics/" + topic, "/admin/settings", "/admin/settings/organisation", "/admin/settings/mail", "/admin/settings/server", "/admin/settings/retention", "/admin/settings/enrollment", "/admin/settings/devices", at + "/vendor"} {
 			page := reader.ask(t, "GET", path, nil)
 			if strings.HasSuffix(path, "vendor") {
 				if page.status != http.StatusForbidden {

@@ -17,7 +17,7 @@ type Config struct {
 	Log *slog.Logger
 	Now func() time.Time
 
-	Keep        time.Duration // how long events are kept; default 400 days
+	Keep        time.Duration // how long events are kept; default: what GetRetention tells
 	Most        int           // how many are kept; default a million
 	MostTrouble int           // how many of those that are not OK: strangers can cause them; default 200,000
 }
@@ -29,7 +29,7 @@ type Recorder struct {
 	log *slog.Logger
 	now func() time.Time
 
-	keep              time.Duration
+	keep              time.Duration // 0: as decided
 	most, mostTrouble int
 
 	flood flood
@@ -44,9 +44,6 @@ func New(c Config) (*Recorder, error) {
 		return nil, errors.New("event: Keep, Most and MostTrouble can't be negative")
 	}
 	r := &Recorder{db: c.DB, log: c.Log, now: c.Now, keep: c.Keep, most: c.Most, mostTrouble: c.MostTrouble}
-	if r.keep == 0 {
-		r.keep = 400 * 24 * time.Hour
-	}
 	if r.most == 0 {
 		r.most = 1_000_000
 	}

@@ -38,7 +38,15 @@ func (r *Recorder) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.shorten(ctx, firstID(r.now().Add(-r.keep)), max(0, all-r.most))
+	keep := r.keep
+	if keep == 0 {
+		v, err := r.retention(ctx)
+		if err != nil {
+			return err
+		}
+		keep = time.Duration(v.Days) * 24 * time.Hour
+	}
+	return r.shorten(ctx, firstID(r.now().Add(-keep)), max(0, all-r.most))
 }
 
 // shorten takes off the old end of the chain what is erased, what is of before old, an ID,

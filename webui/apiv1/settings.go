@@ -13,6 +13,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/enroll/invite"
 	"github.com/gatehouse-mdm/gatehouse/enroll/mail"
+	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/mdm/inventory"
 	"github.com/gatehouse-mdm/gatehouse/mdm/wake"
@@ -40,6 +41,7 @@ type settingsRequest struct {
 	RequirePush     *bool           `json:"require_push_certificate"`
 	Inventory       json.RawMessage `json:"inventory"` // an inventoryRequest
 	Push            json.RawMessage `json:"push"`      // a pushRequest
+	Retention       json.RawMessage `json:"retention"` // a retentionRequest
 	Mail            json.RawMessage `json:"mail"`      // a mailRequest; null: no mail any more
 }
 
@@ -93,6 +95,52 @@ type pushRequest struct {
 	SilentAfter   *string `json:"silent_after"`
 }
 
+// retentionRequest and retentionOptions say how long things are kept, in days.
+type retentionRequest struct {
+	Audit    *int `json:"audit_days"`
+	Commands *int `json:"commands_days"`
+}
+
+type retentionOptions struct {
+	Audit    int `json:"audit_days"`
+	Commands int `json:"commands_days"`
+}
+
+// retention is what is in force.
+func retention(tx storage.Tx) (retentionOptions, error) {
+	events, err := event.GetRetention(tx)
+	if err != nil {
+		return retentionOptions{}, err
+	}
+	commands, err := mdm.GetRetention(tx)
+	return retentionOptions{Audit: events.Days, Commands: commands.Days}, err
+}
+
+// put puts what is asked for in force, and returns what is then.
+func (in retentionRequest) put(tx storage.Tx) (retentionOptions, error) {
+	now, err := retention(tx)
+	if err != nil {
+		return now, err
+	}
+	if in.Audit != nil {
+		now.Audit = *in.Audit
+		if err := event.PutRetention(tx, event.Retention{Days: now.Audit}); errors.Is(err, event.ErrRetention) {
+			return now, invalid("retention.audit_days", err.Error())
+		} else if err != nil {
+			return now, err
+		}
+	}
+	if in.Commands != nil {
+		now.Commands = *in.Commands
+		if err := mdm.PutRetention(tx, mdm.Retention{Days: now.Commands}); errors.Is(err, mdm.ErrRetention) {
+			return now, invalid("retention.commands_days", err.Error())
+		} else if err != nil {
+			return now, err
+		}
+	}
+	return now, nil
+}
+
 type pushOptions struct {
 	Repeats       int    `json:"repeats"`
 	RepeatAfter   string `json:"repeat_after"`
@@ -113,6 +161,7 @@ type settingsJSON struct {
 	RequirePush     bool             `json:"require_push_certificate"`
 	Inventory       inventoryOptions `json:"inventory"`
 	Push            pushOptions      `json:"push"`
+	Retention       retentionOptions `json:"retention"`
 	Mail            *mailJSON        `json:"mail"` // null: none is sent
 }
 
@@ -215,6 +264,7 @@ func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 	var asking inventory.Settings
 	var waking wake.Settings
 	var m *mail.Settings
+	var kept retentionOptions
 	err := a.db.View(r.Context(), func(tx storage.Tx) (err error) {
 		if in, err = enroll.GetSettings(tx); err != nil {
 			return err
@@ -225,13 +275,18 @@ func (a *API) getSettings(w http.ResponseWriter, r *http.Request) error {
 		if waking, err = wake.GetSettings(tx); err != nil {
 			return err
 		}
+		if kept, err = retention(tx); err != nil {
+			return err
+		}
 		m, err = a.mailSettings(tx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(in, asking, waking, m))
+	out := a.settings(in, asking, waking, m)
+	out.Retention = kept
+	return webui.WriteJSON(w, http.StatusOK, out)
 }
 
 // mailSettings returns nil where none are.
@@ -258,6 +313,7 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 	var asking inventory.Settings
 	var waking wake.Settings
 	var m *mail.Settings
+	var kept retentionOptions
 	now, err := a.enroll.ChangeSettings(r.Context(), func(tx storage.Tx, s *enroll.Settings) (also []event.Change, err error) {
 		change.apply(s)
 		before, err := a.besides(tx)
@@ -267,13 +323,18 @@ func (a *API) updateSettings(w http.ResponseWriter, r *http.Request) error {
 		if asking, waking, m, err = a.changeBesides(tx, change); err != nil {
 			return nil, err
 		}
+		if kept, err = change.retention.put(tx); err != nil {
+			return nil, err
+		}
 		after, err := a.besides(tx)
 		return event.Changes(before, after), err
 	})
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, a.settings(now, asking, waking, m))
+	out := a.settings(now, asking, waking, m)
+	out.Retention = kept
+	return webui.WriteJSON(w, http.StatusOK, out)
 }
 
 // besides is what else the settings hold, as the audit log tells of its changes.
@@ -290,8 +351,12 @@ func (a *API) besides(tx storage.Tx) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	kept, err := retention(tx)
+	if err != nil {
+		return nil, err
+	}
 	all := a.settings(enroll.Settings{}, asking, waking, m)
-	out := map[string]any{"inventory": all.Inventory, "push": all.Push, "mail": all.Mail}
+	out := map[string]any{"inventory": all.Inventory, "push": all.Push, "retention": kept, "mail": all.Mail}
 	if m != nil {
 		out["mail"] = struct {
 			*mailJSON
@@ -368,6 +433,7 @@ type settingsChange struct {
 	push                    pushRequest
 	repeatAfter             *time.Duration
 	silentAfter             *time.Duration
+	retention               retentionRequest
 }
 
 // read reads the objects in the request, or returns a problem that names all that is wrong.
@@ -391,6 +457,9 @@ func (in settingsRequest) read() (c settingsChange, err error) {
 	}
 	if given(in.Push) {
 		bad.object("push", in.Push, &c.push)
+	}
+	if given(in.Retention) {
+		bad.object("retention", in.Retention, &c.retention)
 	}
 	for _, one := range []struct {
 		field string

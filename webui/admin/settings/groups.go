@@ -10,6 +10,7 @@ import (
 const (
 	rulesPath  = section + "/enrollment"
 	wakingPath = section + "/devices"
+	keptPath   = section + "/retention"
 )
 
 // rules are what is decided about enrollment.
@@ -102,4 +103,14 @@ func (p *groupPage) Every() []admin.Option {
 // FirstAfter are the times from an enrollment to the first refresh.
 func (p *groupPage) FirstAfter() []admin.Option {
 	return durations(p.Decided.Inventory.FirstAfter, time.Minute, 10*time.Minute, time.Hour, day)
+}
+
+// kept is how long things are kept.
+var kept = group{
+	path: keptPath, title: "Retention", file: "retention.html",
+	lead:   "How long this server remembers. What is older goes within hours, and can’t be had again.",
+	fields: map[string]kind{"retention.audit_days": isNumber, "retention.commands_days": isNumber},
+	form: func(d decided) *admin.Form {
+		return admin.NewForm("retention.audit_days", strconv.Itoa(d.Retention.Audit), "retention.commands_days", strconv.Itoa(d.Retention.Commands))
+	},
 }

@@ -52,6 +52,9 @@ func (s *Settings) Mount(r, uploads webui.Router) {
 	r.Handle("GET "+wakingPath, s.group(&waking))
 	r.Handle("POST "+wakingPath, s.change(&waking))
 
+	r.Handle("GET "+keptPath, s.group(&kept))
+	r.Handle("POST "+keptPath, s.change(&kept))
+
 	r.Handle("GET "+mailPath, s.mail)
 	r.Handle("POST "+mailPath, s.setMail)
 	r.Handle("POST "+mailPath+"/test", s.testMail)
@@ -99,6 +102,10 @@ type decided struct {
 		NotNowRepeats int    `json:"not_now_repeats"`
 		SilentAfter   string `json:"silent_after"`
 	} `json:"push"`
+	Retention struct {
+		Audit    int `json:"audit_days"`
+		Commands int `json:"commands_days"`
+	} `json:"retention"`
 	Mail *mailServer `json:"mail"`
 
 	AccountDomains []string `json:"account_domains"`
@@ -170,7 +177,11 @@ func (s *Settings) overview(w http.ResponseWriter, r *http.Request) error {
 		}
 		page.Cards = append(page.Cards, c)
 	}
-	page.Cards = append(page.Cards, ways, letters, waking)
+	retention := card{
+		Label: "Retention", URL: keptPath, Text: "How long the audit log and commands are kept",
+		State: view.State{Text: admin.Count(d.Retention.Audit, "day", "days") + ", commands " + admin.Count(d.Retention.Commands, "day", "days")},
+	}
+	page.Cards = append(page.Cards, ways, letters, waking, retention)
 	if s.desk.May(r.Context(), "GET /api/v1/webhooks") {
 		c, err := s.webhooksCard(r)
 		if err != nil {

@@ -282,9 +282,9 @@ func (s *Settings) writeHook(w http.ResponseWriter, r *http.Request, test *teste
 }
 
 func (s *Settings) hookFacts(h hook) []admin.Fact {
-	moment := func(label string, at *time.Time, hint string) admin.Fact {
+	moment := func(label string, at *time.Time) admin.Fact {
 		m := s.desk.Moment(at)
-		return admin.Fact{Label: label, Moment: &m, Hint: hint}
+		return admin.Fact{Label: label, Moment: &m}
 	}
 	facts := []admin.Fact{
 		{Label: "Host", Value: h.Host(), Hint: "The rest of the address may be a secret: it is only in the form"},
@@ -305,7 +305,7 @@ func (s *Settings) hookFacts(h hook) []admin.Fact {
 	if h.OldSecretUntil != nil {
 		secret.Hint = "And by the one before until " + h.OldSecretUntil.UTC().Format("2006-01-02 15:04 UTC")
 	}
-	facts = append(facts, secret, moment("Last delivered", h.Health.LastDeliveredAt, ""))
+	facts = append(facts, secret, moment("Last delivered", h.Health.LastDeliveredAt))
 	waiting := admin.Fact{Label: "Waiting", Value: admin.Number(h.Queue.Pending)}
 	if h.Queue.OldestAt != nil {
 		waiting.Hint = "The oldest since " + h.Queue.OldestAt.UTC().Format("2006-01-02 15:04 UTC")
@@ -315,10 +315,10 @@ func (s *Settings) hookFacts(h hook) []admin.Fact {
 		facts = append(facts, admin.Fact{Label: "Left out", Value: admin.Number(h.Queue.Dropped), Hint: "Too many waited"})
 	}
 	if h.Health.FailingSince != nil {
-		facts = append(facts, moment("Failing since", h.Health.FailingSince, h.Health.LastError))
+		facts = append(facts, moment("Failing since", h.Health.FailingSince))
 	}
 	if h.Health.PausedUntil != nil {
-		facts = append(facts, moment("Next try", h.Health.PausedUntil, ""))
+		facts = append(facts, moment("Next try", h.Health.PausedUntil))
 	}
 	return facts
 }
