@@ -36,13 +36,13 @@ var choices = []choice{
 	{"lost", "Reported lost", admin.Options("true", "Yes", "false", "No")},
 }
 
-// texts are the filters that are typed, and their hints.
-var texts = []struct{ name, label, hint string }{
-	{"os_version", "OS version", "18, <18.2, >=17.4 or unknown"},
-	{"model", "Model", "MacBook Pro, or iPhone17*"},
-	{"user", "Owner", "An e-mail address or a login"},
-	{"app", "App", "Its identifier, perhaps with a version: com.example.app<2.1"},
-	{"profile", "Profile", "The identifier of an installed one"},
+// texts are the filters that are typed, each with an example.
+var texts = []struct{ name, label, example string }{
+	{"os_version", "OS version", "18 or <18.2"},
+	{"model", "Model", "MacBook Pro"},
+	{"user", "Owner", "E-mail address"},
+	{"app", "App", "com.example.app<2.1"},
+	{"profile", "Profile", "com.example.wifi"},
 }
 
 // otherNames are filters of addresses, which the form has no field for.

@@ -44,7 +44,7 @@ type listPage struct {
 	Chosen  []string // ids that were selected, when the page is shown again
 }
 
-type textField struct{ Name, Label, Hint string }
+type textField struct{ Name, Label, Example string }
 
 // Picked reports whether a device was selected before.
 func (p *listPage) Picked(id string) bool { return slices.Contains(p.Chosen, id) }
@@ -76,7 +76,7 @@ func (s *Devices) writeList(w http.ResponseWriter, r *http.Request, query url.Va
 		page.Filter.Values.Set("last_seen_before", "never")
 	}
 	for _, t := range texts {
-		page.Texts = append(page.Texts, textField{t.name, t.label, t.hint})
+		page.Texts = append(page.Texts, textField{t.name, t.label, t.example})
 	}
 	groups, err := s.groups(r)
 	if err != nil {
