@@ -496,7 +496,7 @@ func (r *reading) refused(p *admin.Problem) {
 		case name == "":
 			r.form.Error = join(r.form.Error, strings.TrimPrefix(e.Field, "params.")+" "+e.Detail+".")
 		case rest != "":
-			r.form.Fail(name, "%s %s.", capital(rest), e.Detail)
+			r.form.Fail(name, "%s %s.", rest, e.Detail)
 		default:
 			r.form.Fail(name, "%s.", capital(e.Detail))
 		}
@@ -517,7 +517,7 @@ func (r *reading) field(path string) (name, rest string) {
 			rest := strings.TrimPrefix(path[len(at):], ".")
 			if m := lastIndex.FindStringSubmatch(at); m != nil && r.names[m[1]] == name { // of several in one field
 				n, _ := strconv.Atoi(m[2]) // digits
-				rest = join("line "+strconv.Itoa(n+1), rest)
+				rest = join("Line "+strconv.Itoa(n+1), rest)
 			}
 			return name, rest
 		}

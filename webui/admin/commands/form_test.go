@@ -88,9 +88,9 @@ func TestErrorsStandAtTheirFields(t *testing.T) {
 	for path, want := range map[string][2]string{
 		"params.Message":               {"params.Message", "Is wrong."},
 		"params.Names[1]":              {"params.Names", "Line 2 is wrong."},
-		"params.Free.a":                {"params.Free", "A is wrong."},
+		"params.Free.a":                {"params.Free", "a is wrong."},
 		"params.Accounts[0].shortName": {"params.Accounts[2].shortName", "Is wrong."}, // the rows before it are empty
-		"params.Accounts[0].other":     {"params.Accounts[2]", "Other is wrong."},
+		"params.Accounts[0].other":     {"params.Accounts[2]", "other is wrong."},
 		"expires_in":                   {"expires_in", "Is wrong."},
 	} {
 		clear(form.Errors)
