@@ -281,13 +281,13 @@ func (a *API) getBatch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
+	summaries, err := a.summariesOf(r, b.Each)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, struct {
 		batchJSON
 		Progress *tallyJSON       `json:"progress"` // of all commands and their devices
 		Commands []commandSummary `json:"commands"`
-	}{batch(b.Batch), tally(b.Tally), make([]commandSummary, len(b.Each))}
-	for i, c := range b.Each {
-		out.Commands[i] = summaryOf(c)
-	}
-	return webui.WriteJSON(w, http.StatusOK, out)
+	}{batch(b.Batch), tally(b.Tally), summaries})
 }

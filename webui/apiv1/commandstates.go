@@ -31,7 +31,9 @@ type commandSummary struct {
 	RetryOf     string     `json:"retry_of"`
 	Priority    string     `json:"priority"`
 	ExpiresAt   *time.Time `json:"expires_at"`
-	Progress    *tallyJSON `json:"progress"` // null: not counted
+	DeviceID    string     `json:"device_id"`   // the only one; empty: there are several
+	DeviceName  string     `json:"device_name"` // its name
+	Progress    *tallyJSON `json:"progress"`    // null: not counted
 }
 
 // tallyJSON counts devices by how far they are.
@@ -59,6 +61,29 @@ func summaryOf(c mdm.CommandStatus) commandSummary {
 		out.Progress = tally(c.Tally)
 	}
 	return out
+}
+
+// summariesOf is summaryOf for many, with the names of their devices.
+func (a *API) summariesOf(r *http.Request, all []mdm.CommandStatus) ([]commandSummary, error) {
+	var ids []mdm.DeviceID
+	for _, c := range all {
+		if len(c.Targets) == 1 {
+			ids = append(ids, c.Targets[0])
+		}
+	}
+	slices.Sort(ids)
+	names, err := a.deviceNames(r, slices.Compact(ids))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]commandSummary, len(all))
+	for i, c := range all {
+		out[i] = summaryOf(c)
+		if len(c.Targets) == 1 {
+			out[i].DeviceID, out[i].DeviceName = string(c.Targets[0]), names[c.Targets[0]]
+		}
+	}
+	return out, nil
 }
 
 func priorityJSON(p mdm.Priority) string {
@@ -191,7 +216,11 @@ func (a *API) listCommands(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(page, next, summaryOf))
+	summaries, err := a.summariesOf(r, page)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(summaries, next, func(c commandSummary) commandSummary { return c }))
 }
 
 func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
@@ -225,7 +254,11 @@ func (a *API) getCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := commandJSON{commandSummary: summaryOf(cmd), Devices: make([]commandResult, len(entries)), NextCursor: next}
+	summaries, err := a.summariesOf(r, []mdm.CommandStatus{cmd})
+	if err != nil {
+		return err
+	}
+	out := commandJSON{commandSummary: summaries[0], Devices: make([]commandResult, len(entries)), NextCursor: next}
 	if out.Params, err = a.mdm.Params(r.Context(), uuid); err != nil {
 		return err
 	}

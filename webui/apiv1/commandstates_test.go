@@ -34,6 +34,8 @@ type listedCommand struct {
 	RetryOf     string `json:"retry_of"`
 	Priority    string
 	ExpiresAt   *time.Time `json:"expires_at"`
+	DeviceID    string     `json:"device_id"`
+	DeviceName  string     `json:"device_name"`
 	Progress    counts
 }
 
@@ -160,6 +162,9 @@ func TestCommandsAreListed(t *testing.T) {
 	types, all := list("")
 	if !slices.Equal(types, []string{"CertificateList", "DeviceLock", "ProfileList"}) {
 		t.Fatalf("listed %v, want the newest first", types)
+	}
+	if one := all[0]; one.DeviceID != "d2" || all[1].DeviceID != "" {
+		t.Errorf("the devices are %q and %q, want that of the one that is for one", one.DeviceID, all[1].DeviceID)
 	}
 	if lock := all[1]; lock.Priority != "urgent" || lock.Progress["acknowledged"] != 1 || lock.Progress["queued"] != 1 || lock.Progress["total"] != 2 || lock.ExpiresAt != nil {
 		t.Errorf("the lock is %+v", lock)

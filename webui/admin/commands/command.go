@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,13 +41,14 @@ type commandPage struct {
 
 // deviceCommand is a command of one device, with all that there is to say.
 type deviceCommand struct {
-	summary
-	entry
-	Facts []answerFact `json:"facts"`
+	summary `json:"-"`
+	entry   `json:"-"`
+	Facts   []answerFact `json:"facts"`
 
 	Steps []step `json:"-"`
 	Raw   string `json:"-"` // JSON of the answer
-	Short bool   `json:"-"` // facts that go beside their labels
+
+	device string // its id
 }
 
 // answerFact is one thing that a device said.
@@ -67,6 +69,22 @@ type answerTable struct {
 	} `json:"rows"`
 	More        int `json:"more"`
 	MoreColumns int `json:"more_columns"`
+}
+
+// cell is what stands in a row, with the heading of its column: on a phone it stands beside it.
+type cell struct{ Label, Text string }
+
+// Cells are the rows as a page shows them.
+func (t *answerTable) Cells() [][]cell {
+	rows := make([][]cell, len(t.Rows))
+	for i, r := range t.Rows {
+		for j, text := range r.Cells {
+			if j < len(t.Columns) {
+				rows[i] = append(rows[i], cell{t.Columns[j].Label, text})
+			}
+		}
+	}
+	return rows
 }
 
 // Plain are the facts without a table, Tables those with one.
@@ -102,7 +120,11 @@ func (d *deviceCommand) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &d.summary); err != nil {
 		return err
 	}
-	return json.Unmarshal(b, &d.entry)
+	if err := json.Unmarshal(b, &d.entry); err != nil {
+		return err
+	}
+	d.device = d.entry.DeviceID
+	return nil
 }
 
 // of reads how far a command is with one device.
@@ -137,7 +159,7 @@ func (s *Commands) command(w http.ResponseWriter, r *http.Request) error {
 	if c.Progress != nil {
 		page.Progress = *c.Progress
 	}
-	if page.Progress.Pending() > 0 {
+	if c.moves(s.desk.Now()) {
 		page.Every = 3
 	}
 	if len(c.Params) > 0 {
@@ -156,7 +178,7 @@ func (s *Commands) command(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		one.DeviceName = c.Devices[0].DeviceName
+		one.entry.DeviceName = c.Devices[0].DeviceName
 		page.One = one
 		page.Retry = mayRetry && one.Retryable()
 	}
@@ -239,18 +261,18 @@ func (s *Commands) answer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var device foundDevice
-	if err := s.desk.Get(r.Context(), "/api/v1/devices/"+url.PathEscape(one.DeviceID), nil, &device); err != nil {
+	if err := s.desk.Get(r.Context(), "/api/v1/devices/"+url.PathEscape(one.device), nil, &device); err != nil {
 		return err
 	}
-	one.DeviceName = device.Name()
+	one.entry.DeviceName = device.Name()
 	page := &answerPage{
 		Page: admin.Page{
-			Title: one.Name() + " on " + one.DeviceName, Section: section, Watch: "device:" + one.DeviceID,
+			Title: one.Name() + " on " + one.Device(), Section: section, Watch: "device:" + one.device,
 			Crumbs: []view.Link{{Label: "Commands", URL: section}, {Label: one.Name(), URL: one.URL()}},
 		},
 		One: one, MayEach: s.desk.May(r.Context(), routeRetry),
 	}
-	if one.Pending() {
+	if one.Pending() && s.desk.Now().Sub(one.CreatedAt) < 10*time.Minute {
 		page.Every = 3
 	}
 	return s.desk.Write(w, r, s.pages, "answer.html", page)
@@ -258,11 +280,14 @@ func (s *Commands) answer(w http.ResponseWriter, r *http.Request) error {
 
 // DeviceURL is the page of the device, AnswerURL that of its answer.
 func (d *deviceCommand) DeviceURL() string {
-	return "/admin/devices/" + url.PathEscape(d.DeviceID)
+	return "/admin/devices/" + url.PathEscape(d.device)
 }
 
 // Device is what to call the device.
-func (d *deviceCommand) Device() string { return named(d.DeviceName, d.DeviceID) }
+func (d *deviceCommand) Device() string { return named(d.entry.DeviceName, d.device) }
+
+// ID is the id of the device.
+func (d *deviceCommand) ID() string { return d.device }
 
 // Name is what to call the device.
 func (e entry) Name() string { return named(e.DeviceName, e.DeviceID) }
@@ -426,7 +451,7 @@ func (s *Commands) batch(w http.ResponseWriter, r *http.Request) error {
 		Title: b.Label(), Section: section, Watch: "command.",
 		Crumbs: []view.Link{{Label: "Commands", URL: section}, {Label: "Batches", URL: section + "/batches"}},
 	}
-	if b.Progress != nil && b.Progress.Pending() > 0 {
+	if slices.ContainsFunc(b.Commands, func(c summary) bool { return c.moves(s.desk.Now()) }) {
 		page.Every = 3
 	}
 	queued := s.desk.Moment(&b.CreatedAt)

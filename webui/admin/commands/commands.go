@@ -151,6 +151,8 @@ type summary struct {
 	RetryOf     string     `json:"retry_of"`
 	Priority    string     `json:"priority"`
 	ExpiresAt   *time.Time `json:"expires_at"`
+	DeviceID    string     `json:"device_id"`
+	DeviceName  string     `json:"device_name"`
 	Progress    *tally     `json:"progress"`
 }
 
@@ -158,8 +160,17 @@ type summary struct {
 func (c summary) Name() string { return admin.Words(c.RequestType) }
 func (c summary) URL() string  { return section + "/" + url.PathEscape(c.UUID) }
 
+// For is what to call the only device; empty: there are several.
+func (c summary) For() string { return named(c.DeviceName, c.DeviceID) }
+
 // By is who queued it.
 func (c summary) By() string { return who(c.CreatedBy) }
+
+// moves reports whether something is about to happen of which no event tells. What waits for
+// longer waits for a device that is away, and its answer is an event.
+func (c summary) moves(now time.Time) bool {
+	return (c.Progress == nil || c.Progress.Pending() > 0) && now.Sub(c.CreatedAt) < 10*time.Minute
+}
 
 // perPage is the length of lists.
 const perPage = "50"
@@ -246,7 +257,7 @@ func (s *Commands) list(w http.ResponseWriter, r *http.Request) error {
 	if s.desk.May(r.Context(), routeQueue) {
 		page.New = section + "/new"
 	}
-	if slices.ContainsFunc(found.Items, func(c summary) bool { return c.Progress == nil || c.Progress.Pending() > 0 }) {
+	if slices.ContainsFunc(found.Items, func(c summary) bool { return c.moves(s.desk.Now()) }) {
 		page.Every = 3
 	}
 	if len(found.Items) == 0 {
