@@ -34,7 +34,7 @@ type authorityJSON struct {
 	OCSPURL        string `json:"ocsp_url"`
 	CertificateURL string `json:"certificate_url"`
 
-	Warnings   []string   `json:"warnings"`
+	Warnings []string `json:"warnings"`
 }
 
 type keyJSON struct {

@@ -352,6 +352,80 @@ func TestAProfileIsMadeOfForms(t *testing.T) {
 	h.do(t, exchange{method: "POST", path: profilesPath, body: twice, wild: true}).wantField(t, "payloads[0].settings.Label")
 }
 
+// TestWhatAProfileSetsIsTold holds that no password is.
+func TestWhatAProfileSetsIsTold(t *testing.T) {
+	h := newHouse(t)
+	type payload struct {
+		PayloadType string `json:"payload_type"`
+		Title       string
+		Settings    []struct {
+			Key, Value string
+			Secret     bool
+		}
+	}
+	type linted struct {
+		Payloads  []payload
+		Variables []string
+		Existing  *struct {
+			ID      string
+			Version int
+		}
+		Reserved bool
+	}
+	told := func(p payload, key string) (value string, secret bool) {
+		for _, s := range p.Settings {
+			if s.Key == key {
+				return s.Value, s.Secret
+			}
+		}
+		return "none", false
+	}
+	lint := func(file string) (r linted) {
+		t.Helper()
+		h.do(t, exchange{method: "POST", path: profilesPath + "/lint", body: []byte(file), header: aspen}).want(t, 200, &r)
+		return r
+	}
+	file := mobileconfig("com.example.told", strings.Replace(wifiPayload, "Staff", "$USERNAME", 1))
+	r := lint(file)
+	if len(r.Payloads) != 1 || r.Payloads[0].Title != "Wi-Fi" || !slices.Equal(r.Variables, []string{"USERNAME"}) || r.Existing != nil || r.Reserved {
+		t.Fatalf("lint = %+v", r)
+	}
+	if value, _ := told(r.Payloads[0], "SSID_STR"); value != "$USERNAME" {
+		t.Errorf("SSID_STR = %q", value)
+	}
+	if value, secret := told(r.Payloads[0], "Password"); value != "" || !secret {
+		t.Errorf("Password = %q, %v, want it untold", value, secret)
+	}
+	var kept struct{ ID string }
+	h.do(t, exchange{method: "POST", path: profilesPath, body: []byte(file), header: aspen}).want(t, 201, &kept)
+	if r := lint(file); r.Existing == nil || r.Existing.ID != kept.ID || r.Existing.Version != 1 {
+		t.Errorf("lint of one that is kept = %+v", r.Existing)
+	}
+	var settings struct {
+		Version  int
+		Payloads []payload
+	}
+	h.do(t, exchange{method: "GET", path: profilesPath + "/" + kept.ID + "/versions/1/settings"}).want(t, 200, &settings)
+	if value, secret := told(settings.Payloads[0], "Password"); settings.Version != 1 || value != "" || !secret {
+		t.Errorf("settings = %+v", settings)
+	}
+	h.do(t, exchange{method: "GET", path: profilesPath + "/" + kept.ID + "/versions/2/settings"}).wantProblem(t, 404, "not_found")
+
+	var list struct {
+		Items []struct {
+			ID          string
+			Payloads    []payload
+			Findings    map[string]int
+			Devices     map[string]int
+			MoreDevices bool `json:"more_devices"`
+		}
+	}
+	h.do(t, exchange{method: "GET", path: profilesPath + "?details=true"}).want(t, 200, &list)
+	if len(list.Items) != 1 || len(list.Items[0].Payloads) != 1 || list.Items[0].Findings["note"] == 0 || len(list.Items[0].Devices) != 0 || list.Items[0].MoreDevices {
+		t.Errorf("details = %+v", list)
+	}
+}
+
 func TestLintKeepsNothing(t *testing.T) {
 	storagetest.AnyEngine(t)
 	h := newHouse(t)

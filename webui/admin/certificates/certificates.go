@@ -5,6 +5,7 @@ package certificates
 
 import (
 	"embed"
+	"html/template"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/targets"
+	"github.com/gatehouse-mdm/gatehouse/webui/chart"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
@@ -193,12 +195,33 @@ type listPage struct {
 	Filtered  bool
 	Pager     admin.Pager
 	Empty     *admin.Empty
+	Renewals  *renewals    // on the first page of all; nil: not to be told
 	Stuck     []assignment // renewals that somebody should look at
 }
 
 type listed struct {
 	certificate
 	State view.State
+}
+
+// renewals are when certificates of devices are to be renewed.
+type renewals struct {
+	Overdue int `json:"overdue"`
+	Due     int `json:"due"`
+	Weeks   []struct {
+		From         time.Time `json:"from"`
+		Certificates int       `json:"certificates"`
+	} `json:"weeks"`
+	Later int `json:"later"`
+}
+
+// Picture draws the weeks.
+func (n renewals) Picture() template.HTML {
+	c := chart.Columns{ID: "renewals", Title: "Certificates to renew, by week", Axis: "Week of", Series: []chart.Series{{Label: "Certificates", Ink: chart.Blue}}, None: "None is to be renewed in these weeks."}
+	for _, w := range n.Weeks {
+		c.Points = append(c.Points, chart.Point{Label: w.From.UTC().Format("2 Jan"), Counts: []int{w.Certificates}})
+	}
+	return c.HTML()
 }
 
 // perPage is the length of lists.
@@ -251,6 +274,15 @@ func (s *Certificates) list(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page.Stuck = stuck.Items
+	if !page.Filtered && page.Pager.First == "" && len(found.Items) > 0 {
+		var sum struct {
+			Renewals *renewals `json:"renewals"`
+		}
+		if err := s.desk.Get(r.Context(), "/api/v1/summary", nil, &sum); err != nil && !refusedTo(err) {
+			return err
+		}
+		page.Renewals = sum.Renewals
+	}
 	return s.desk.Write(w, r, s.pages, "list.html", page)
 }
 
