@@ -326,7 +326,7 @@ func TestTheDesksWebhooks(t *testing.T) {
 	got.escapes(t)
 
 	got = d.ask(t, "POST", at+"/new", url.Values{
-		"name": {hostile}, "url": {target.URL}, "format": {"cloudevents"}, "secret_from": {"make"}, "event": {"webhook.", "device."}, "events": {"command.finished"},
+		"name": {hostile}, "url": {target.URL}, "format": {"cloudevents"}, "secret_from": {"make"}, "event": {"webhook.", "device.", "mdm.Connect"}, "events": {"command.finished"},
 		"allow_private": {"true"}, "enabled": {"true"}, "headers": {"X-From: gatehouse"},
 	})
 	got.says(t, "The secret, shown this once", "whsec_", "command.finished, device., webhook.")

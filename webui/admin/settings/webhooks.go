@@ -416,9 +416,13 @@ func (s *Settings) writeHookForm(w http.ResponseWriter, r *http.Request, status 
 	return s.desk.WriteStatus(w, r, status, s.pages, "webhook-form.html", page)
 }
 
-// asked is what a form says of a webhook.
-func asked(f *admin.Form) map[string]any {
-	events := slices.Clone(f.Values["event"])
+// asked is what a form says of a webhook of a format. Boxes of the other format, which the
+// page hides, may be ticked still.
+func asked(f *admin.Form, format string) map[string]any {
+	events := slices.DeleteFunc(slices.Clone(f.Values["event"]), func(e string) bool {
+		message := strings.HasPrefix(e, "mdm.")
+		return message != (format == "nanomdm") && !(message && f.Has("raw_payloads", "true"))
+	})
 	for _, line := range f.Lines("events") {
 		events = append(events, strings.Fields(strings.ReplaceAll(line, ",", " "))...)
 	}
@@ -473,7 +477,7 @@ func (s *Settings) createWebhook(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := asked(f)
+	in := asked(f, f.Get("format"))
 	in["format"] = f.Get("format")
 	made := ""
 	switch f.Get("secret_from") {
@@ -530,7 +534,7 @@ func (s *Settings) changeWebhook(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	in := asked(f)
+	in := asked(f, h.Format)
 	if f.OK() {
 		err := s.desk.Send(r.Context(), http.MethodPatch, escaped("/api/v1/webhooks/%s", h.ID), in, nil)
 		if err == nil {
