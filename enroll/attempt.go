@@ -117,6 +117,7 @@ const (
 	attemptsByUse  = "use"
 	attemptsByUser = "user"
 	attemptsIdle   = "idle"
+	attemptsByTime = "begun"
 )
 
 var attempts = storage.NewCollection("enrollment_attempts", 1,
@@ -166,6 +167,8 @@ var attempts = storage.NewCollection("enrollment_attempts", 1,
 		}
 		return []string{a.StageAt[AttemptFailed].UTC().Format(time.RFC3339)}
 	}},
+	// Lists are in the order of time.
+	storage.Index[Attempt]{Name: attemptsByTime, Values: func(a Attempt) []string { return []string{a.begun()} }},
 )
 
 func useKey(linkID string, st Stage) string { return string(storage.Key(linkID, string(st))) }
@@ -192,23 +195,6 @@ func (s *Service) Attempt(ctx context.Context, id string) (a Attempt, err error)
 		return Attempt{}, fmt.Errorf("enrollment attempt %s: %w", id, err)
 	}
 	return a, nil
-}
-
-// Attempts returns a page of attempts in the order of their IDs; next is empty at the end.
-func (s *Service) Attempts(ctx context.Context, cursor string, limit int) (page []Attempt, next string, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
-		page, next, err = PageAttempts(tx, cursor, limit)
-		return err
-	})
-	return page, next, err
-}
-
-// PageAttempts is [Service.Attempts] in a transaction of the caller's.
-func PageAttempts(tx storage.Tx, cursor string, limit int) (page []Attempt, next string, err error) {
-	if page, next, err = storage.Page(tx, attempts, cursor, limit); err != nil {
-		return nil, "", fmt.Errorf("list enrollment attempts: %w", err)
-	}
-	return page, next, nil
 }
 
 // failOpenAttempts fails what a link still had under way.

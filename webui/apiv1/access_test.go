@@ -47,6 +47,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"read what the server is":     {"GET", "/api/v1/server", nil, readers},
 		"read links":                  {"GET", "/api/v1/enrollment-links", nil, readers},
 		"read attempts":               {"GET", "/api/v1/enrollment-attempts", nil, readers},
+		"count attempts":              {"GET", "/api/v1/enrollment-funnel", nil, readers},
 		"read certificates":           {"GET", "/api/v1/certificates", nil, append([]string{"cert:manage"}, readers...)},
 		"read tokens":                 {"GET", "/api/v1/tokens", nil, readers[:2]},
 		"make a link":                 {"POST", "/api/v1/enrollment-links", map[string]any{}, readers[:3]},

@@ -186,6 +186,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/enrollment-invitations/{id}/retry", scopes: helping, reach: whole, handle: a.retryInvitation},
 
 		{pattern: "GET /api/v1/enrollment-attempts", scopes: reading, reach: filtered, handle: a.listAttempts},
+		{pattern: "GET /api/v1/enrollment-funnel", scopes: reading, reach: filtered, handle: a.countAttempts},
 		{pattern: "GET /api/v1/enrollment-attempts/{id}", scopes: reading, reach: ofAttempt, handle: a.getAttempt},
 
 		{pattern: "GET /api/v1/devices", scopes: reading, reach: filtered, handle: a.listDevices},
