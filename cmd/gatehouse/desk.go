@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/certificates"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/enrollment"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/portaltexts"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
@@ -36,6 +37,7 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, peopl
 		func(d *admin.Desk) (admin.Section, error) { return certificates.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return adminsettings.New(d, signInBy(people, sessions)) },
+		func(d *admin.Desk) (admin.Section, error) { return enrollment.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return accountdriven.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return portaltexts.New(d) },
 	} {
