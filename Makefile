@@ -61,8 +61,9 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 bench: ## the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-pictures: ## the pictures of docs/images/portal again
-	GATEHOUSE_PICTURES=$(CURDIR)/docs/images/portal $(GO) test -count=1 -run '^TestPictures$$' ./cmd/gatehouse
+pictures: ## the pictures of docs/images again: of the portal, and of the administrators' pages
+	GATEHOUSE_PICTURES=$(CURDIR)/docs/images/portal GATEHOUSE_ADMIN_PICTURES=$(CURDIR)/docs/images/admin \
+		$(GO) test -count=1 -timeout 30m -run '^Test(Admin)?Pictures$$' ./cmd/gatehouse
 
 cover: ## coverage of the test suite: coverage.html
 	$(GO) test -coverpkg ./... -coverprofile coverage.out ./...

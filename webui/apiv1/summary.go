@@ -127,9 +127,9 @@ const (
 // The administrators' pages that help.
 const (
 	pushPage    = "/admin/settings/push"
-	tlsPage     = "/admin/settings/tls"
+	tlsPage     = "/admin/settings/server"
 	webhookPage = "/admin/settings/webhooks"
-	caPage      = "/admin/certificates/ca"
+	caPage      = "/admin/certificates/authorities"
 	certPage    = "/admin/certificates"
 	lostPage    = "/admin/devices?lost=true"
 	deadPage    = "/admin/devices?push=token_dead"

@@ -48,12 +48,12 @@ func (i Ink) number() int {
 // none: it is most of most pictures.
 var patterns = [...]string{
 	Blue:   "",
-	Green:  `<path d="M0 4h8"/>`,
+	Green:  `<path d="M2 2h.01M6 6h.01"/>`,
 	Amber:  `<path d="M-2 2l4-4M0 8l8-8M6 10l4-4"/>`,
 	Red:    `<path d="M0 0l8 8M8 0l-8 8"/>`,
 	Violet: `<path d="M4 0v8"/>`,
 	Teal:   `<path d="M-2 6l4 4M0 0l8 8M6-2l4 4"/>`,
-	Grey:   `<path d="M2 2h1M6 6h1"/>`,
+	Grey:   `<path d="M0 4h8"/>`,
 }
 
 // maxLabel is how many characters of a label a picture shows. The table has all of it.

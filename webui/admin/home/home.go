@@ -281,7 +281,7 @@ func (s *Home) steps(ctx context.Context, p *page, sum summary) {
 		{"Get a push certificate", "Without one, commands wait until a device checks in by itself.", "/admin/settings/push", "Get it", sum.Setup.PushCertificate},
 		{"Enroll the first device", "With a link or a QR code that is opened on it.", "/admin/enrollment/links/new", "Make a link", sum.Setup.Device},
 		{"Add a second owner", "So that somebody can let you in again.", "/admin/users/new", "Add one", sum.Setup.SecondOwner},
-		{"Get a public TLS certificate", "Until then, each device must be told to trust this server.", "/admin/settings/tls", "See how", sum.Setup.PublicTLS},
+		{"Get a public TLS certificate", "Until then, each device must be told to trust this server.", "/admin/settings/server", "See how", sum.Setup.PublicTLS},
 	}
 	needs := []string{"PUT /api/v1/push-certificates", "POST /api/v1/enrollment-links", "POST /api/v1/users", "GET /api/v1/settings"}
 	left := 0
