@@ -9,11 +9,13 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/accountdriven"
+	deskaudit "github.com/gatehouse-mdm/gatehouse/webui/admin/audit"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/certificates"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/enrollment"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/home"
+	deskpeople "github.com/gatehouse-mdm/gatehouse/webui/admin/people"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/portaltexts"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/profiles"
 	adminsettings "github.com/gatehouse-mdm/gatehouse/webui/admin/settings"
@@ -33,6 +35,8 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, peopl
 	for _, section := range []func(*admin.Desk) (admin.Section, error){
 		func(d *admin.Desk) (admin.Section, error) { return home.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return devices.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return deskpeople.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return deskaudit.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return profiles.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return certificates.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },

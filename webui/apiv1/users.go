@@ -3,6 +3,7 @@ package apiv1
 import (
 	"cmp"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
@@ -108,7 +109,11 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	users, next, err := a.identity.Users(r.Context(), cursor, limit)
+	filter, err := userFilter(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	users, next, err := a.identity.FindUsers(r.Context(), filter, cursor, limit)
 	if err != nil {
 		return err
 	}
@@ -121,6 +126,30 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, func(u identity.User) userJSON { return user(u, groups[u.ID]) }))
+}
+
+// userFilter reads the parameters that say which users are wanted.
+func userFilter(query url.Values) (f identity.UserFilter, err error) {
+	role, status := "", ""
+	for name, to := range map[string]*string{"q": &f.Text, "role": &role, "status": &status} {
+		if *to, err = textOf(query, name); err != nil {
+			return identity.UserFilter{}, err
+		}
+	}
+	switch f.Role = identity.Role(role); f.Role {
+	case "", identity.RoleUser, identity.RoleReadOnly, identity.RoleHelpdesk, identity.RoleAdmin, identity.RoleOwner:
+	default:
+		return identity.UserFilter{}, invalid("role", "must be user, read_only, helpdesk, admin or owner")
+	}
+	switch status {
+	case "":
+	case "active", "disabled":
+		disabled := status == "disabled"
+		f.Disabled = &disabled
+	default:
+		return identity.UserFilter{}, invalid("status", "must be active or disabled")
+	}
+	return f, nil
 }
 
 func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {

@@ -172,3 +172,36 @@ func TestTheLastOwnerStays(t *testing.T) {
 		t.Errorf("then the owner is %s, want %+v", got.answer, ana)
 	}
 }
+
+func TestUsersAreFound(t *testing.T) {
+	h := newHouse(t)
+	for _, body := range []string{
+		`{"email":"bea@example.com","full_name":"Bea Blum","role":"helpdesk"}`, `{"email":"ben@example.com","full_name":"Ben Blum"}`, `{"username":"cyd","role":"read_only"}`,
+	} {
+		h.do(t, exchange{method: "POST", path: "/api/v1/users", body: body}).want(t, 201, nil)
+	}
+	for query, want := range map[string]int{
+		"q=BLUM": 2, "q=blum+ben@": 1, "role=helpdesk": 1, "q=blum&role=read_only": 0, "status=disabled": 0, "status=active&q=cyd": 1,
+	} {
+		found, cursor := 0, ""
+		for range 10 { // pages of one
+			var list struct {
+				Items      []user
+				NextCursor string `json:"next_cursor"`
+			}
+			h.do(t, exchange{method: "GET", path: "/api/v1/users?limit=1&" + query + "&cursor=" + cursor}).want(t, 200, &list)
+			found += len(list.Items)
+			if cursor = list.NextCursor; cursor == "" {
+				break
+			}
+		}
+		if found != want || cursor != "" {
+			t.Errorf("%s finds %d users, want %d", query, found, want)
+		}
+	}
+	for _, query := range []string{"q=x&cursor=x", "q=x&q=y"} {
+		if got := h.do(t, exchange{method: "GET", path: "/api/v1/users?" + query}); got.status != 400 {
+			t.Errorf("%s = %d, want 400", query, got.status)
+		}
+	}
+}
