@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
@@ -141,4 +144,97 @@ func (d *deskClient) signInBy(browser *browsertest.Browser, login, password stri
 	browser.Fill("input[name=password]", password)
 	browser.Submit("form button[type=submit]")
 	browser.Await(`location.pathname === "/admin"`)
+}
+
+// TestAnAdministratorLocksADevice is the commonest of days: by keys on a desktop, and on a
+// phone without a script; and nothing is left behind for who comes after.
+func TestAnAdministratorLocksADevice(t *testing.T) {
+	d := startDesk(t, "--demo", "3")
+	d.furnish(t)
+	browser := browsertest.Open(t)
+	browser.Screen(1280, 900, false)
+	d.signInBy(browser, ownerEmail, ownerPassword)
+	says := func(text string) {
+		browser.Await(`document.querySelector("main").innerText.includes(` + jsonText(t, text) + `)`)
+	}
+
+	// The skip link comes first, and leads past the navigation.
+	browser.Do(chromedp.KeyEvent(kb.Tab))
+	browser.Await(`document.activeElement.matches(".skip") && document.activeElement.getBoundingClientRect().top >= 0`)
+	browser.Do(chromedp.KeyEvent(kb.Enter))
+	browser.Await(`document.activeElement.id === "main"`)
+
+	browser.Do(chromedp.KeyEvent("?"))
+	browser.Await(`document.querySelector("#keys").open`)
+	browser.Check()
+	browser.Do(chromedp.KeyEvent(kb.Escape))
+	browser.Await(`!document.querySelector("#keys").open`)
+	browser.Do(chromedp.KeyEvent("g"), chromedp.KeyEvent("c"))
+	browser.Await(`location.pathname === "/admin/commands"`)
+	browser.Do(chromedp.KeyEvent("g"), chromedp.KeyEvent("d"))
+	browser.Await(`location.pathname === "/admin/devices" && document.querySelectorAll("[data-rows] > *").length >= 3`)
+
+	// Find it, and have it lock itself.
+	browser.Do(chromedp.KeyEvent("/"))
+	browser.Await(`document.activeElement.matches("[data-find]")`)
+	browser.Fill("[data-find]", "prompt") // in place of the slash, which only this driver types all the same
+	browser.Do(chromedp.KeyEvent(kb.Enter))
+	browser.Await(`location.search.includes("q=prompt") && document.querySelectorAll("[data-rows] > *").length === 1`)
+	browser.Do(chromedp.KeyEvent("j"))
+	browser.Await(`!!document.querySelector("[data-rows] > [data-marked]")`)
+	browser.Do(chromedp.KeyEvent("x"))
+	browser.Await(`document.querySelector("[data-rows] input[type=checkbox]").checked && document.querySelector("[data-selected]").textContent.startsWith("1 ")`)
+	browser.Do(chromedp.KeyEvent("k"), chromedp.KeyEvent("o"))
+	browser.Await(`location.pathname.startsWith("/admin/devices/") && document.querySelector("h1").innerText.includes("prompt")`)
+	at := browsertest.Eval[string](browser, "location.pathname")
+	browser.Do(chromedp.KeyEvent("e"))
+	browser.Await(`location.pathname === "/admin/commands/new" && document.querySelector("h1") !== null`)
+	lock := browsertest.Eval[string](browser, `[...document.querySelectorAll("main a")].find(a => a.innerText.trim().startsWith("Device lock")).href`)
+	browser.Go(lock)
+	browser.Fill(`[name="params.Message"]`, "Please bring me back")
+	browser.Check()
+	browser.Submit(`button[name=do][value=queue]`)
+	says("Device lock")
+	says("Acknowledged") // nobody reloads
+	browser.Check()
+	browser.Quiet()
+
+	// The same on a phone without a script.
+	phone := browsertest.Open(t)
+	phone.Screen(390, 844, true)
+	phone.WithoutScripts()
+	phone.Go(d.url + "/admin/login")
+	phone.Fill("input[name=email]", ownerEmail)
+	phone.Fill("input[name=password]", ownerPassword)
+	if status := phone.Submit("form button[type=submit]"); status != http.StatusOK {
+		t.Fatalf("the first page answers %d", status)
+	}
+	phone.Go(d.url + at)
+	phone.Check()
+	phone.Submit(`main a[data-command]`)
+	phone.Go(browsertest.Eval[string](phone, `[...document.querySelectorAll("main a")].find(a => a.innerText.trim().startsWith("Device lock")).href`))
+	if status := phone.Submit(`button[name=do][value=queue]`); status != http.StatusOK {
+		t.Errorf("the command’s page answers %d", status)
+	}
+	phone.Await(`document.querySelector("main").innerText.includes("Device lock")`)
+	phone.Quiet()
+
+	// Who signs out leaves nothing behind, neither for the back button nor for other sites.
+	browser.Submit(`form[action="/admin/logout"] button`)
+	browser.Do(chromedp.NavigateBack())
+	browser.Await(`location.pathname === "/admin/login" || !document.body.innerText.includes("prompt")`)
+	if got := d.ask(t, "GET", "/admin", nil); got.status != http.StatusOK {
+		t.Errorf("another session of the same person is over, too: %d", got.status)
+	}
+	foreign, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/admin/theme", strings.NewReader("theme=dark"))
+	must(t, err)
+	foreign.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	foreign.Header.Set("Sec-Fetch-Site", "cross-site")
+	foreign.Header.Set("Origin", "https://elsewhere.example")
+	resp, err := d.client.Do(foreign)
+	must(t, err)
+	must(t, resp.Body.Close())
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("a form of another site is answered %d", resp.StatusCode)
+	}
 }
