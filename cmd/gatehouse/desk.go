@@ -9,7 +9,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/accountdriven"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/attempts"
 	deskaudit "github.com/gatehouse-mdm/gatehouse/webui/admin/audit"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/business"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/certificates"
 	deskcommands "github.com/gatehouse-mdm/gatehouse/webui/admin/commands"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin/devices"
@@ -42,7 +44,9 @@ func mountDesk(mux *webui.Mux, desk *admin.Desk, sessions *webui.Sessions, peopl
 		func(d *admin.Desk) (admin.Section, error) { return deskcommands.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return adminsettings.New(d, signInBy(people, sessions)) },
 		func(d *admin.Desk) (admin.Section, error) { return enrollment.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return attempts.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return accountdriven.New(d) },
+		func(d *admin.Desk) (admin.Section, error) { return business.New(d) },
 		func(d *admin.Desk) (admin.Section, error) { return portaltexts.New(d) },
 	} {
 		s, err := section(desk)
