@@ -125,7 +125,7 @@ func (e happening) About() (all []view.Link) {
 	if e.DeviceID != "" {
 		label := e.Details["serial_number"]
 		if label == "" {
-			label = e.DeviceID
+			label = "device " + short(e.DeviceID)
 		}
 		all = append(all, view.Link{Label: label, URL: "/admin/devices/" + url.PathEscape(e.DeviceID)})
 	}

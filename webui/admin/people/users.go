@@ -149,7 +149,7 @@ func plain(options []admin.Option) []admin.Option {
 
 type userForm struct {
 	admin.Page
-	User    *user // nil: a new one
+	Of      *user // nil: a new one
 	Form    *admin.Form
 	Roles   []admin.Option
 	Choices []admin.Option // groups
@@ -222,7 +222,7 @@ func (s *People) userOf(r *http.Request) (u user, err error) {
 func editForm(u user, form *admin.Form) *userForm {
 	return &userForm{
 		Page: admin.Page{Title: "Edit " + u.Name(), Crumbs: []view.Link{{Label: "Users", URL: section}, {Label: u.Name(), URL: u.URL()}}},
-		User: &u, Form: form, Local: u.Provider == "local", Action: u.URL() + "/edit", Back: u.URL(),
+		Of:   &u, Form: form, Local: u.Provider == "local", Action: u.URL() + "/edit", Back: u.URL(),
 	}
 }
 
@@ -311,7 +311,7 @@ func (d device) URL() string { return "/admin/devices/" + url.PathEscape(d.ID) }
 
 type userPage struct {
 	admin.Page
-	User     user
+	Of       user
 	Facts    []admin.Fact
 	Access   []admin.Fact
 	Limits   []group
@@ -333,7 +333,7 @@ func (s *People) user(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := &userPage{
 		Page: admin.Page{Title: u.Name(), Section: section, Crumbs: links("Users", section), Watch: "user. session. device."},
-		User: u, End: u.URL(), Password: u.Provider == "local",
+		Of:   u, End: u.URL(), Password: u.Provider == "local",
 	}
 	var sessions admin.List[session]
 	if err := s.desk.Get(r.Context(), apiUser(r)+"/sessions", nil, &sessions); err != nil {
@@ -495,7 +495,7 @@ func (s *People) actOnUser(a userAction) func(http.ResponseWriter, *http.Request
 
 type passwordPage struct {
 	admin.Page
-	User user
+	Of   user
 	Form *admin.Form
 }
 
@@ -510,7 +510,7 @@ func (s *People) showPassword(w http.ResponseWriter, r *http.Request, form *admi
 	}
 	return s.desk.WriteStatus(w, r, status, s.pages, "password.html", &passwordPage{
 		Page: admin.Page{Title: "Set a password", Section: section, Crumbs: []view.Link{{Label: "Users", URL: section}, {Label: u.Name(), URL: u.URL()}}},
-		User: u, Form: form,
+		Of:   u, Form: form,
 	})
 }
 
