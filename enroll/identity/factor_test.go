@@ -434,6 +434,30 @@ func TestWhoMustHaveASecondFactor(t *testing.T) {
 	}
 }
 
+func TestNobodyLocksThemselvesOutBySecondFactors(t *testing.T) {
+	storagetest.AnyEngine(t)
+	w := newWorld(t)
+	with, _, _ := w.setUp(t)
+	without := w.create(t, identity.NewUser{Username: "eve", Password: "a good password", Role: identity.RoleOwner})
+	owner := func(u identity.User) identity.Principal {
+		p := u.Principal()
+		p.Scopes = []identity.Scope{identity.ScopeOwner}
+		return p
+	}
+	on := identity.ProviderChange{RequireSecondFactor: ptr(true)}
+	var bad *identity.FieldError
+	if _, err := w.UpdateProvider(ctx, owner(without), identity.LocalProvider, on); !errors.As(err, &bad) || bad.Field != "require_second_factor" {
+		t.Errorf("who has no second factor requires one: %v", err)
+	}
+	if _, err := w.UpdateProvider(ctx, owner(with), identity.LocalProvider, on); err != nil {
+		t.Errorf("who has one may not require it: %v", err)
+	}
+	// Where it is required already, anything else can be changed.
+	if _, err := w.UpdateProvider(ctx, owner(without), identity.LocalProvider, identity.ProviderChange{Name: ptr("Ours")}); err != nil {
+		t.Errorf("changing the name: %v", err)
+	}
+}
+
 func TestADisabledUserIsToldByTheCode(t *testing.T) {
 	storagetest.AnyEngine(t)
 	w := newWorld(t)

@@ -284,6 +284,9 @@ func (s *Service) UpdateProvider(ctx context.Context, by Principal, id string, c
 		if err := mayManageProvider(by, old, p); err != nil {
 			return err
 		}
+		if err := keptRole(tx, by, old, p); err != nil {
+			return err
+		}
 		if err := s.keptNamespace(old, p); err != nil {
 			return err
 		}
@@ -356,6 +359,22 @@ func (s *Service) DeleteProvider(ctx context.Context, by Principal, id string, f
 // details are what the audit log says of p.
 func (p Provider) details() map[string]string {
 	return map[string]string{"provider": p.ID, "name": p.Name, "kind": p.Kind}
+}
+
+// keptRole refuses to have by ask for a second factor that they don't have themselves: their
+// role would be gone with the request, and with it perhaps the last one.
+func keptRole(tx storage.Tx, by Principal, old, p Provider) error {
+	if by.Kind != KindUser || old.RequireSecondFactor || !p.RequireSecondFactor {
+		return nil
+	}
+	u, err := users.Get(tx, by.ID)
+	if err != nil {
+		return err
+	}
+	if (u.Provider == p.ID || u.Provider == "" && p.ID == LocalProvider) && p.mustSetUpCode(u) {
+		return &FieldError{"require_second_factor", "can’t be switched on by somebody without one: set up your own first, on your page"}
+	}
+	return nil
 }
 
 // mayManageProvider says whether by may have old become p. Whoever says where an owner's
