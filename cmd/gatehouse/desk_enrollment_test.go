@@ -59,7 +59,8 @@ func TestTheDeskOfEnrollment(t *testing.T) {
 		}
 		got := helper.get(t, at)
 		got.says(t, "enrolled", "1 of 2")
-		got.link(t, "Somebody") // leads to the device
+		d.get(t, got.link(t, "Somebody")).says(t, "enrolled")
+		d.get(t, got.link(t, "Device"))
 		d.get(t, home).says(t, "enrolled")
 	})
 	t.Run("it is changed, and revoked", func(t *testing.T) {

@@ -135,7 +135,7 @@ func (e happening) About() (all []view.Link) {
 	if e.Certificate != "" {
 		all = append(all, view.Link{Label: "certificate " + short(e.Certificate), URL: "/admin/certificates/" + url.PathEscape(e.Certificate)})
 	}
-	if e.Template != "" {
+	if e.Template != "" && e.Template != "identity" { // which is no template that anybody made
 		all = append(all, view.Link{Label: e.Template, URL: "/admin/certificate-templates/" + url.PathEscape(e.Template)})
 	}
 	if uuid := e.Details["command_uuid"]; uuid != "" {

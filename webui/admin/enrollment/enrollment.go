@@ -110,6 +110,9 @@ func stageState(stage, code string) view.State {
 // State is how far the attempt is.
 func (a attempt) State() view.State { return stageState(a.Stage, a.ErrorCode) }
 
+// URL is the attempt's page.
+func (a attempt) URL() string { return section + "/attempts/" + url.PathEscape(a.ID) }
+
 // Began is when the page was opened, Moved when something happened last.
 func (a attempt) Began() time.Time { return a.StageAt["opened"] }
 

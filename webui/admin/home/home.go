@@ -329,7 +329,7 @@ func (s *Home) happened(ctx context.Context, p *page) error {
 	}
 	for _, e := range found.Items {
 		at := e.At
-		h := happened{ID: e.ID, Text: sentence(e), By: who(e.Actor), At: s.desk.Moment(&at), URL: "/admin/audit/" + url.PathEscape(e.ID)}
+		h := happened{ID: e.ID, Text: sentence(e), By: who(e.Actor), At: s.desk.Moment(&at), URL: "/admin/audit#e-" + url.PathEscape(e.ID)}
 		if e.DeviceID != "" {
 			h.Device, h.DeviceURL = e.DeviceID, "/admin/devices/"+url.PathEscape(e.DeviceID)
 		}

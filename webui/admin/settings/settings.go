@@ -192,7 +192,7 @@ func (s *Settings) overview(w http.ResponseWriter, r *http.Request) error {
 	page.More = []card{
 		{Label: "Account-driven enrollment", URL: "/admin/enrollment/account-driven", Text: "Domains, snippets for web servers, and Apple Business"},
 		{Label: "Portal texts", URL: "/admin/enrollment/portal", Text: "What people read, in each language, with a preview"},
-		{Label: "Certificate authority", URL: "/admin/certificates/ca", Text: "The authorities, and how they are replaced"},
+		{Label: "Certificate authority", URL: "/admin/certificates/authorities", Text: "The authorities, and how they are replaced"},
 	}
 	if s.desk.May(r.Context(), "GET /api/v1/tokens") {
 		page.More = append(page.More,
