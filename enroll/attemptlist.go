@@ -141,7 +141,7 @@ type FunnelStage struct {
 }
 
 // maxCounted is how many attempts a Funnel counts.
-const maxCounted = 5000
+const maxCounted = 2000
 
 // CountAttempts counts the attempts begun since then for which keep holds.
 func CountAttempts(tx storage.Tx, since time.Time, keep func(Attempt) (bool, error)) (Funnel, error) {

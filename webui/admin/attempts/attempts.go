@@ -65,9 +65,18 @@ type attempt struct {
 
 var ownerships = map[string]string{"institutional": "The organisation’s", "personal": "Personal"}
 
-// URL is its page, Who who enrolls.
+// URL is its page.
 func (a attempt) URL() string { return home + "/" + url.PathEscape(a.ID) }
 
+// DeviceURL is the page of what was enrolled; empty: nothing yet.
+func (a attempt) DeviceURL() string {
+	if a.DeviceID == "" {
+		return ""
+	}
+	return "/admin/devices/" + url.PathEscape(a.DeviceID)
+}
+
+// Who is who enrolls.
 func (a attempt) Who() string {
 	if a.User == "" {
 		return "Nobody in particular"
@@ -270,7 +279,7 @@ func (s *Attempts) list(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p := &listPage{
-		Page: admin.Page{Title: "Attempts", Section: enrollment, Watch: "device. link.", Every: 10},
+		Page: admin.Page{Title: "Attempts", Section: enrollment, Watch: "device. link.", Every: 15},
 		Tabs: admin.EnrollmentTabs(home), Form: form,
 		Stages: append([]admin.Option{{Label: "All"}}, admin.Options("open", "Under way", "failed", "Failed", "enrolled", "Enrolled")...),
 		Days:   admin.Options("7", "7 days", "30", "30 days"),
@@ -341,9 +350,9 @@ func (s *Attempts) attempt(w http.ResponseWriter, r *http.Request) error {
 	if a.LinkID != "" && s.desk.May(r.Context(), "GET /api/v1/enrollment-links/{id}") {
 		p.Facts = append(p.Facts, admin.Fact{Label: "Link", Value: "The link they opened", URL: enrollment + "/links/" + url.PathEscape(a.LinkID)})
 	}
-	if a.DeviceID != "" {
-		p.Facts = append(p.Facts, admin.Fact{Label: "Enrolled as", Value: "The device’s page", URL: "/admin/devices/" + url.PathEscape(a.DeviceID)})
+	if at := a.DeviceURL(); at != "" {
+		p.Facts = append(p.Facts, admin.Fact{Label: "Enrolled as", Value: "The device’s page", URL: at})
 	}
-	p.Facts = append(p.Facts, admin.Fact{Label: "Number", Value: a.ID, Mono: true, Hint: "It is on the person’s error page, too."})
+	p.Facts = append(p.Facts, admin.Fact{Label: "Number of the enrollment", Value: a.ID, Mono: true})
 	return s.desk.Write(w, r, s.pages, "attempt.html", p)
 }
