@@ -1,14 +1,17 @@
 package apiv1_test
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
+	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
 
@@ -145,5 +148,52 @@ func TestSessionsAreListedAndEnded(t *testing.T) {
 	h.do(t, exchange{method: "GET", path: "/api/v1/users/" + boss.ID + "/sessions"}).want(t, 200, &bossSession)
 	if len(bossSession.Items) != 0 {
 		t.Errorf("ended sessions are listed: %+v", bossSession.Items)
+	}
+}
+
+// An older program kept nothing of who signed in but the user.
+func TestSessionsOfBeforeAreListedWithTheirNextRequest(t *testing.T) {
+	h, ctx := newHouse(t), context.Background()
+	ana, err := h.identity.CreateUser(ctx, identity.Local(), identity.NewUser{Email: "ana@example.com", Password: "a good password", Role: identity.RoleReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	phone := h.browser(t, ana, onPhone)
+	login := regexp.MustCompile(`,"login":\{[^}]*\}`)
+	err = h.db.Update(ctx, func(tx storage.Tx) error {
+		var all []storage.Item
+		for item, err := range tx.Scan("webui.sessions", storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			all = append(all, storage.Item{Key: bytes.Clone(item.Key), Value: login.ReplaceAll(item.Value, nil)})
+			if bytes.Equal(item.Value, all[len(all)-1].Value) {
+				t.Errorf("a record holds no login: %s", item.Value)
+			}
+		}
+		for _, item := range all {
+			if err := tx.Put("webui.sessions", item.Key, item.Value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Items []session }
+	for range 2 { // the first request makes it known
+		answer := h.within(t, phone, "GET", "/api/v1/sessions")
+		if answer.Code != 200 {
+			t.Fatalf("an older session answers %d", answer.Code)
+		}
+	}
+	h.do(t, exchange{method: "GET", path: "/api/v1/users/" + ana.ID + "/sessions"}).want(t, 200, &got)
+	if len(got.Items) != 1 || got.Items[0].ID == "" || got.Items[0].BegunAt != nil {
+		t.Fatalf("it is listed as %+v", got.Items)
+	}
+	h.do(t, exchange{method: "DELETE", path: "/api/v1/users/" + ana.ID + "/sessions/" + got.Items[0].ID}).want(t, 200, nil)
+	if answer := h.within(t, phone, "GET", "/api/v1/sessions"); answer.Code != http.StatusForbidden {
+		t.Errorf("when it has ended it answers %d", answer.Code)
 	}
 }
