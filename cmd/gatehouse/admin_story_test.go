@@ -37,8 +37,9 @@ func (d *deskClient) furnish(t *testing.T) {
 		"device_ids": []string{device.Items[0].ID, device.Items[1].ID, device.Items[2].ID}}, &made)
 }
 
-// named is a part of an address that names one of many things of a kind.
-var named = regexp.MustCompile(`^([0-9A-Fa-f-]{8,}|.*\d{3,}.*|[a-z0-9]{20,}|com\..*)$`)
+// named is a part of an address that names one of many things of a kind: an id, a text of the
+// portal, a language, an authority, or what furnish has made.
+var named = regexp.MustCompile(`^([0-9A-Fa-f-]{8,}|.*\d{3,}.*|[a-z0-9]{20,}|.*\..*|[a-z]{2}|identity|root|payload|wifi|local)$`)
 
 // kindOf is an address without what says which thing of a kind it is about.
 func kindOf(u *url.URL) string {
