@@ -2,6 +2,7 @@ package webui_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -267,5 +268,44 @@ func TestARequestThatChangesNothingForgetsNothing(t *testing.T) {
 	b.ask("/forget", begun)
 	if got := who(t, b.ask("/read", begun)); got != "" {
 		t.Errorf("after it was forgotten the session remembers %q", got)
+	}
+}
+
+func TestASessionIsEndedByWhatItIsCalled(t *testing.T) {
+	ctx, db, log := context.Background(), storagetest.Open(t), slog.New(slog.DiscardHandler)
+	b := newLoginBook(t, db)
+	here, there := b.ask("/in", nil), b.ask("/in", nil)
+	people, err := identity.New(identity.Config{DB: db, Log: log, Now: time.Now, HashMemory: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica, err := webui.NewSessions(webui.SessionsConfig{
+		DB: db, Identity: people, Log: log, Now: time.Now, Secure: true, Fail: webui.FailWithProblem(log),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, _, err := people.Users(ctx, "", 10)
+	if err != nil || len(users) != 1 {
+		t.Fatalf("users are %v, %v", users, err)
+	}
+	list, err := replica.OfUser(ctx, users[0].ID)
+	if err != nil || len(list) != 2 || list[0].ID == list[1].ID {
+		t.Fatalf("sessions are %+v, %v", list, err)
+	}
+	if err := replica.EndOf(ctx, identity.Local(), users[0].ID, list[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := replica.EndOf(ctx, identity.Local(), users[0].ID, list[0].ID); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("ending it twice: %v", err)
+	}
+	in := 0
+	for _, answer := range []*http.Response{here, there} {
+		if who(t, b.ask("/", answer)) != "" {
+			in++
+		}
+	}
+	if list, err = replica.OfUser(ctx, users[0].ID); err != nil || len(list) != 1 || in != 1 {
+		t.Errorf("after one of two has ended %d are in, and listed are %+v, %v", in, list, err)
 	}
 }

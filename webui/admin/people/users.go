@@ -324,7 +324,7 @@ type userPage struct {
 }
 
 // mostDevices is how many devices of a user their page lists.
-const mostDevices = 10
+const mostDevices = "10"
 
 func (s *People) user(w http.ResponseWriter, r *http.Request) error {
 	u, err := s.userOf(r)
@@ -341,7 +341,7 @@ func (s *People) user(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Sessions = sessions.Items
 	var devices admin.List[device]
-	if err := s.desk.Get(r.Context(), "/api/v1/devices", url.Values{"user": {u.Login()}, "limit": {"10"}}, &devices); err != nil {
+	if err := s.desk.Get(r.Context(), "/api/v1/devices", url.Values{"user": {u.Login()}, "limit": {mostDevices}}, &devices); err != nil {
 		return err
 	}
 	if page.Devices = devices.Items; devices.NextCursor != "" {
