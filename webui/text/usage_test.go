@@ -55,7 +55,8 @@ var readUsage = sync.OnceValues(func() (usage, error) {
 			if err != nil {
 				return err
 			}
-			if d.IsDir() && (d.Name() == "node_modules" || d.Name() == "testdata" || name == "../../webui/text") {
+			// The administrators' pages are in English, and have no texts of these.
+			if d.IsDir() && (d.Name() == "node_modules" || d.Name() == "testdata" || name == "../../webui/text" || name == "../../webui/admin") {
 				return fs.SkipDir
 			}
 			switch {
