@@ -31,7 +31,7 @@ func (d *deskClient) furnish(t *testing.T) {
 	d.call(t, "POST", "/api/v1/groups", map[string]any{"name": "Sales", "description": "iPhones of the sales team"}, &made)
 	d.call(t, "POST", "/api/v1/certificate-templates", map[string]any{"name": "wifi", "subject": "/CN=$EMAIL"}, &made)
 	d.call(t, "POST", "/api/v1/starter-templates/passcode", map[string]any{"identifier": "com.example.passcode"}, &made)
-	d.call(t, "POST", "/api/v1/webhooks", map[string]any{"name": "Ticket system", "url": "https://17.253.144.10/hook"}, &made)
+	d.call(t, "POST", "/api/v1/webhooks", map[string]any{"name": "Ticket system", "url": "https://127.0.0.1:1/hook", "allow_private": true}, &made)
 	d.call(t, "POST", "/api/v1/tokens", map[string]any{"name": "inventory script", "scopes": []string{"read_only"}}, &made)
 	d.call(t, "POST", "/api/v1/commands", map[string]any{"request_type": "DeviceInformation", "params": map[string]any{"Queries": []string{"DeviceName", "OSVersion", "BatteryLevel"}},
 		"device_ids": []string{device.Items[0].ID, device.Items[1].ID, device.Items[2].ID}}, &made)

@@ -90,8 +90,8 @@ func escape(text string) string {
 // patterns of the inks that it uses.
 func open(id, class, title, desc string, height float64, used ...Ink) *drawing {
 	d := &drawing{id: clean(id)}
-	fmt.Fprintf(d, `<svg class="chart-picture %s" role="img" aria-labelledby="%s-title %[2]s-desc" width="100%%" height="%sem" focusable="false">`, class, d.id, number(height))
-	fmt.Fprintf(d, `<title id="%s-title">%s</title><desc id="%[1]s-desc">%[3]s</desc>`, d.id, escape(title), escape(desc))
+	fmt.Fprintf(d, `<svg class="chart-picture %s" role="img" aria-labelledby="%s-chart-name %[2]s-chart-desc" width="100%%" height="%sem" focusable="false">`, class, d.id, number(height))
+	fmt.Fprintf(d, `<title id="%s-chart-name">%s</title><desc id="%[1]s-chart-desc">%[3]s</desc>`, d.id, escape(title), escape(desc))
 	d.patterns(used...)
 	return d
 }
@@ -105,7 +105,7 @@ func (d *drawing) patterns(used ...Ink) {
 			continue
 		}
 		done[n] = true
-		fmt.Fprintf(&defs, `<pattern id="%s-ink-%d" width="8" height="8" patternUnits="userSpaceOnUse"><rect width="8" height="8" class="ink-%[2]d"/><g class="ink-over">%s</g></pattern>`, d.id, n, patterns[n])
+		fmt.Fprintf(&defs, `<pattern id="%s-chart-ink-%d" width="8" height="8" patternUnits="userSpaceOnUse"><rect width="8" height="8" class="ink-%[2]d"/><g class="ink-over">%s</g></pattern>`, d.id, n, patterns[n])
 	}
 	if defs.Len() > 0 {
 		d.WriteString("<defs>" + defs.String() + "</defs>")
@@ -124,7 +124,7 @@ func (d *drawing) fill(ink Ink) string {
 	if patterns[n] == "" {
 		return fmt.Sprintf(`class="ink-%d"`, n)
 	}
-	return fmt.Sprintf(`fill="url(#%s-ink-%d)"`, d.id, n)
+	return fmt.Sprintf(`fill="url(#%s-chart-ink-%d)"`, d.id, n)
 }
 
 // rect draws a box: x and width in percent, y and height in em.

@@ -135,10 +135,10 @@ func TestPicturesSayTheirNumbers(t *testing.T) {
 		{Label: "blocked", Ink: chart.Red},
 	}}.HTML())
 	for _, want := range []string{
-		`<svg class="chart-picture chart-bar" role="img" aria-labelledby="states-title states-desc" width="100%" height="1.75em" focusable="false">`,
-		`<title id="states-title">Devices by state</title><desc id="states-desc">enrolled 99,990, pending 10 of 100,000.</desc>`,
-		`<rect x="0%" y="0em" width="98.5%" height="1.75em" fill="url(#states-ink-2)"/>`,
-		`<rect x="98.5%" y="0em" width="1.5%" height="1.75em" fill="url(#states-ink-3)"/>`,
+		`<svg class="chart-picture chart-bar" role="img" aria-labelledby="states-chart-name states-chart-desc" width="100%" height="1.75em" focusable="false">`,
+		`<title id="states-chart-name">Devices by state</title><desc id="states-chart-desc">enrolled 99,990, pending 10 of 100,000.</desc>`,
+		`<rect x="0%" y="0em" width="98.5%" height="1.75em" fill="url(#states-chart-ink-2)"/>`,
+		`<rect x="98.5%" y="0em" width="1.5%" height="1.75em" fill="url(#states-chart-ink-3)"/>`,
 		`<a href="/admin/devices?state=enrolled"><bdi>enrolled</bdi></a></th><td class="number"><bdi>99,990</bdi></td><td class="number"><bdi>&gt; 99 %</bdi></td>`,
 		`<bdi>pending</bdi></th><td class="number"><bdi>10</bdi></td><td class="number"><bdi>&lt; 1 %</bdi></td>`,
 		`<bdi>blocked</bdi></th><td class="number"><bdi>0</bdi></td><td class="number"><bdi>0 %</bdi></td>`,
@@ -170,9 +170,9 @@ func TestPicturesSayTheirNumbers(t *testing.T) {
 	}, Weeks: []chart.Week{{From: now.AddDate(0, 0, 3), Count: 12}}}.HTML())
 	for _, want := range []string{
 		"Gone expired 22 Nov 2026; Push certificate 20 days left; TLS 22 May 2027; CA 22 Nov 2035; Identities: 12.",
-		`<rect x="0%" y="1.3em" width="1%" height="0.75em" fill="url(#ends-ink-4)"/>`,
-		`width="5.48%" height="0.75em" fill="url(#ends-ink-3)"/>`,
-		`width="100%" height="0.75em" fill="url(#ends-ink-2)"/>`,
+		`<rect x="0%" y="1.3em" width="1%" height="0.75em" fill="url(#ends-chart-ink-4)"/>`,
+		`width="5.48%" height="0.75em" fill="url(#ends-chart-ink-3)"/>`,
+		`width="100%" height="0.75em" fill="url(#ends-chart-ink-2)"/>`,
 		`<a href="/admin/settings/push"><bdi>Push certificate</bdi></a></th><td class="number"><bdi>2026-12-12</bdi></td>`,
 		"Nov 2026</text>", "Feb 2027</text>", "Aug 2027</text>",
 	} {
