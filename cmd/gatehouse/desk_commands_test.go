@@ -216,6 +216,20 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 		done := d.post(t, form, with(got.fields(t), "do", "queue"))
 		done.says(t, "Restart device", "Ben’s Mac")
 	})
+	t.Run("a form that is sent twice queues one command", func(t *testing.T) {
+		fields := with(d.get(t, to(mac, "RestartDevice")).fields(t), "do", "queue")
+		if first, again := d.post(t, form, fields), d.post(t, form, fields); first.path != again.path {
+			t.Errorf("queued as %s, then as %s", first.path, again.path)
+		}
+		if next := d.post(t, form, with(d.get(t, to(mac, "RestartDevice")).fields(t), "do", "queue")); next.path == d.post(t, form, fields).path {
+			t.Error("the next form queues nothing of its own")
+		}
+		refused := d.ask(t, "POST", form, with(fields, "params.NotifyUser", "true"))
+		if refused.status != http.StatusUnprocessableEntity {
+			t.Fatalf("a form that was changed after it was sent = %d", refused.status)
+		}
+		d.post(t, form, with(refused.fields(t), "do", "queue"))
+	})
 	t.Run("what loses data is typed", func(t *testing.T) {
 		fields := with(d.get(t, to(phone, "EraseDevice")).fields(t), "do", "queue", "params.PreserveDataPlan", "true")
 		if got := d.ask(t, "POST", form, with(fields, "typed", "something")); got.status != http.StatusUnprocessableEntity || len(got.all("", "id", "typed-error")) != 1 {

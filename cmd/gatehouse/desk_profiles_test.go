@@ -130,8 +130,17 @@ func TestThePagesOfProfiles(t *testing.T) {
 		if page := reader.ask(t, "POST", first+"/send", url.Values{"who": {"all"}, "step": {"review"}}); len(page.all("button", "value", "send")) != 0 {
 			t.Error("a reader is offered to send")
 		}
-		if got := d.ask(t, "POST", first+"/send", url.Values{"who": {"all"}, "step": {"send"}}); got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/admin/commands/batches/") {
+		once := page.all("input", "name", "once")
+		if len(once) != 1 {
+			t.Fatalf("the page has %d keys", len(once))
+		}
+		fields := url.Values{"who": {"all"}, "step": {"send"}, "once": {attributeOf(once[0], "value")}}
+		got := d.ask(t, "POST", first+"/send", fields)
+		if got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/admin/commands/batches/") {
 			t.Fatalf("= %d %s\n%s", got.status, got.header.Get("Location"), got.text())
+		}
+		if again := d.ask(t, "POST", first+"/send", fields); again.header.Get("Location") != got.header.Get("Location") {
+			t.Errorf("sent twice, it is %d %s", again.status, again.header.Get("Location"))
 		}
 		d.get(t, first+"/devices").says(t, "Demo")
 	})

@@ -154,6 +154,7 @@ func (s *Commands) ask(w http.ResponseWriter, r *http.Request, t *targets, name 
 
 func (s *Commands) showForm(w http.ResponseWriter, r *http.Request, status int, p *queuePage) error {
 	p.Page = admin.Page{Title: p.Type.Title, Section: section, Crumbs: append(s.crumbs(p.Targets), view.Link{Label: "Queue a command", URL: p.Targets.With(section+"/new", "", "")})}
+	p.Form.Values.Del("once") // it was of what was sent, which may be changed now
 	p.Nodes = draw(p.Form, "params", p.Type.Keys)
 	p.Hidden = p.Targets.Hidden()
 	p.Catalog = p.Targets.With(section+"/new", "", "")
@@ -279,7 +280,7 @@ func (s *Commands) queue(w http.ResponseWriter, r *http.Request) error {
 	var queued struct {
 		UUID string `json:"command_uuid"`
 	}
-	if err := s.desk.Send(r.Context(), http.MethodPost, "/api/v1/commands", o, &queued); err != nil {
+	if err := s.desk.Send(form.Once(r.Context()), http.MethodPost, "/api/v1/commands", o, &queued); err != nil {
 		return refused(err)
 	}
 	return admin.Redirect(w, r, section+"/"+url.PathEscape(queued.UUID), "queued")

@@ -151,7 +151,7 @@ func (s *Profiles) sendTo(w http.ResponseWriter, r *http.Request) error {
 		BatchID string `json:"batch_id"`
 	}
 	in := map[string]any{"device_ids": ids, "reduce": page.Reduce}
-	if err := s.desk.Send(r.Context(), http.MethodPost, p.path()+"/send", in, &sent); err != nil {
+	if err := s.desk.Send(form.Once(r.Context()), http.MethodPost, p.path()+"/send", in, &sent); err != nil {
 		if form.Refused(err) {
 			return s.writeReview(w, r, page)
 		}
@@ -161,6 +161,7 @@ func (s *Profiles) sendTo(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Profiles) writeReview(w http.ResponseWriter, r *http.Request, page *sendReviewPage) error {
+	page.Form.Values.Del("once") // it was of what was sent, which may be changed now
 	status := http.StatusOK
 	if !page.Form.OK() {
 		status = http.StatusUnprocessableEntity
