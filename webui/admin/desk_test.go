@@ -71,6 +71,27 @@ func TestAFormKeepsWhatWasTyped(t *testing.T) {
 	}
 }
 
+func TestAFormThatCantBeReadIsRefused(t *testing.T) {
+	post := func(body string, limit int64) error {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limit)
+		_, err := FormOf(r)
+		return err
+	}
+	var p *webui.Problem
+	if err := post("note=%zz", 100); !errors.As(err, &p) || p.Code != "bad_form" {
+		t.Errorf("an escape that is none: %v", err)
+	}
+	var tooLarge *http.MaxBytesError
+	if err := post("note="+strings.Repeat("x", 200), 100); !errors.As(err, &tooLarge) {
+		t.Errorf("more than the limit: %v", err)
+	}
+	if err := post("note=x", 100); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFieldsSayWhatIsNotKnown(t *testing.T) {
 	form := NewForm("colour", "red", "secret", "x")
 	f, err := newField(form, "colour", "Colour", "type=select", Options("red", "Red", "blue", "Blue"), "hint=Which", "required")

@@ -29,9 +29,11 @@ const inMemory = 4 << 20
 
 // FormOf returns the form that r posts.
 func FormOf(r *http.Request) (*Form, error) {
-	err := r.ParseMultipartForm(inMemory)
-	if errors.Is(err, http.ErrNotMultipart) {
-		err = r.ParseForm()
+	err := r.ParseForm() // by itself: ParseMultipartForm says nothing of what it finds wrong
+	if err == nil {
+		if err = r.ParseMultipartForm(inMemory); errors.Is(err, http.ErrNotMultipart) {
+			err = nil
+		}
 	}
 	var tooLarge *http.MaxBytesError
 	switch {
