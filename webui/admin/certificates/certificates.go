@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -267,7 +268,10 @@ func (s *Certificates) list(w http.ResponseWriter, r *http.Request) error {
 	case page.Filtered:
 		page.Empty = &admin.Empty{Heading: "No certificate is like this", Text: "Look for something else, or at all of them.", Actions: []view.Link{{Label: "Show all", URL: section}}}
 	default:
-		page.Empty = &admin.Empty{Heading: "No certificates yet", Text: "Each device gets one when it enrolls, and others by templates.", Actions: []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}, {Label: "Templates", URL: section + "/templates"}}}
+		page.Empty = &admin.Empty{Heading: "No certificates yet", Text: "Each device gets one when it enrolls, and others by templates.", Actions: []view.Link{{Label: "Templates", URL: section + "/templates"}}}
+		if s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
+			page.Empty.Actions = slices.Insert(page.Empty.Actions, 0, view.Link{Label: "New enrollment link", URL: "/admin/enrollment/links/new"})
+		}
 	}
 	var stuck admin.List[assignment]
 	if err := s.desk.Get(r.Context(), "/api/v1/certificate-assignments", url.Values{"stuck": {"true"}, "limit": {"5"}}, &stuck); err != nil && !refusedTo(err) {

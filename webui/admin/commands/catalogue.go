@@ -361,7 +361,10 @@ func (s *Commands) chooseDevices(w http.ResponseWriter, r *http.Request, wrong s
 		page.Group = append(page.Group, admin.Option{Value: g.ID, Label: g.Name})
 	}
 	if len(found.Items) == 0 {
-		page.Empty = &admin.Empty{Heading: "No devices yet", Text: "A command needs a device that is enrolled.", Actions: []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}}}
+		page.Empty = &admin.Empty{Heading: "No devices yet", Text: "A command needs a device that is enrolled."}
+		if s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
+			page.Empty.Actions = []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}}
+		}
 		if page.Query != "" {
 			page.Empty = &admin.Empty{Heading: "No enrolled device matches", Text: "Search by name, serial number, owner or model."}
 		}

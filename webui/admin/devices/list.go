@@ -132,15 +132,15 @@ func (s *Devices) empty(r *http.Request, page *listPage) *admin.Empty {
 			Actions: []view.Link{{Label: "Clear all filters", URL: section}},
 		}
 	}
-	empty := &admin.Empty{
+	if !s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
+		return &admin.Empty{Heading: "No devices yet", Text: "None of the devices that you may see is enrolled. Who may make enrollment links can let one in."}
+	}
+	return &admin.Empty{
 		Heading: "No devices yet",
 		Text:    "Make an enrollment link, and open it in Safari on the device: its QR code does that. To look around first, start the server with simulated devices:",
 		Command: "gatehouse serve --demo 5",
+		Actions: []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}},
 	}
-	if s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
-		empty.Actions = []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}}
-	}
-	return empty
 }
 
 // export sends the list as a table.
