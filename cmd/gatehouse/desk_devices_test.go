@@ -138,6 +138,8 @@ func TestTheDeskOfDevices(t *testing.T) {
 		if got := d.ask(t, "POST", phone+"/note", url.Values{"note": {long}}); got.status != http.StatusUnprocessableEntity || !strings.Contains(got.body, long) {
 			t.Errorf("a note too long: %d", got.status)
 		}
+		d.ask(t, "POST", phone+"/note", url.Values{})
+		d.get(t, phone).says(t, "in the lobby")
 	})
 	t.Run("a command is followed, cancelled and sent again", func(t *testing.T) {
 		d.call(t, "POST", "/api/v1/commands", map[string]any{"request_type": "RestartDevice", "device_ids": ids[1:]}, &struct{}{})

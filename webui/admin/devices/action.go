@@ -125,7 +125,11 @@ func (s *Devices) note(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := r.PathValue("id")
-	if err := s.desk.Send(r.Context(), http.MethodPatch, deviceAPI(id), map[string]any{"note": form.Get("note")}, nil); err != nil {
+	change := make(map[string]any)
+	if form.Values.Has("note") { // a field left out is no reason to delete what somebody wrote
+		change["note"] = form.Get("note")
+	}
+	if err := s.desk.Send(r.Context(), http.MethodPatch, deviceAPI(id), change, nil); err != nil {
 		if form.Refused(err) {
 			return s.writeOverview(w, r, http.StatusUnprocessableEntity, "", form)
 		}
