@@ -534,11 +534,12 @@ func (s *Service) Again(ctx context.Context, uuid string, ids []DeviceID) (a Aga
 func (l Limited) Again(ctx context.Context, uuid string, ids []DeviceID) (a Again, err error) {
 	s := l.s
 	err = s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
-		c, entries, err := GetCommand(tx, uuid)
+		_, entries, err := GetCommand(tx, uuid)
 		if err != nil {
 			return err
 		}
-		if c, err = scope.command(tx, uuid); err != nil {
+		c, err := scope.command(tx, uuid)
+		if err != nil {
 			return err
 		}
 		if entries, err = scope.entries(entries); err != nil {

@@ -252,10 +252,7 @@ func (a *API) deleteGroup(w http.ResponseWriter, r *http.Request) error {
 
 func groupInUse(users, tokens []string) error {
 	const most = 10
-	var names []string
-	for _, user := range users {
-		names = append(names, user)
-	}
+	names := slices.Clone(users)
 	for _, token := range tokens {
 		names = append(names, "the token "+token)
 	}
