@@ -72,7 +72,8 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 
 	// The token goes from the link into the form by itself, and out of the address.
 	browser.Go(s.url + "/setup#t=" + s.setupToken(t))
-	browser.Await(`location.pathname === "/admin"`)
+	browser.Await(`location.pathname === "/admin/welcome"`)
+	browser.Check()
 	browser.Go(s.url + "/admin/devices")
 
 	// All five come in while one watches, and nobody reloads.
@@ -101,7 +102,7 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 		CommandUUID string `json:"command_uuid"`
 	}
 	s.call(t, "POST", "/api/v1/commands", map[string]any{"request_type": "DeviceInformation", "params": map[string]any{"Queries": []string{"DeviceName"}}, "device_ids": []string{id}}, &queued)
-	browser.Await(`document.body.innerText.includes("` + queued.CommandUUID + `")`)
+	browser.Await(`!!document.querySelector('a[href*="` + queued.CommandUUID + `"]')`)
 	browser.Await(acknowledged + " > " + jsonText(t, before))
 	if !browsertest.Eval[bool](browser, "window.watched === true") {
 		t.Error("the device's page reloaded itself")
@@ -110,7 +111,7 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 	browser.Screen(320, 720, false)
 	browser.Check()
 
-	if status := browser.Submit(".signout button"); status != 200 {
+	if status := browser.Submit(".whoami button"); status != 200 {
 		t.Errorf("signing out = %d", status)
 	}
 	browser.Go(s.url + "/admin")
@@ -150,14 +151,16 @@ func TestBrowserWithoutScripts(t *testing.T) {
 	if status := browser.Submit("form button"); status != 200 {
 		t.Fatalf("the right code = %d, want 200", status)
 	}
-	if at := browsertest.Eval[string](browser, "location.pathname"); at != "/admin/devices" {
+	if at := browsertest.Eval[string](browser, "location.pathname"); at != "/admin/welcome" {
 		t.Fatalf("setup led to %s", at)
 	}
+	browser.Check()
+	browser.Go(s.url + "/admin/enrollment/attempts")
 	if !browsertest.Eval[bool](browser, `document.querySelector("noscript meta[http-equiv=refresh]").content > 0`) {
 		t.Error("the page does not refresh itself")
 	}
 	browser.Check()
-	browser.Submit(".signout button")
+	browser.Submit(".whoami button")
 	if at := browsertest.Eval[string](browser, "location.pathname"); at != "/admin/login" {
 		t.Errorf("signing out led to %s", at)
 	}
