@@ -29,14 +29,17 @@ build: ## bin/gatehouse: static, version stamped
 # is vetted here, as lint vets everything.
 POSTGRES := $(or $(CI),$(wildcard /usr/lib/postgresql/*/bin/initdb),$(shell command -v initdb 2>/dev/null))
 
+# How long one package may take on a busy machine: the whole server's has many stories.
+PATIENCE := 25m
+
 test: ## the whole test suite with the race detector, on each database engine
 	@./.ci/missing
 ifeq ($(POSTGRES),)
-	$(GO) test -race -vet=off ./...
+	$(GO) test -race -vet=off -timeout $(PATIENCE) ./...
 	$(GO) test -vet=off -run '^TestAThousandDevices$$' ./cmd/gatehouse
 else
 	$(GO) run ./storage/storagetest/postgrestest/run -- sh -c \
-		'$(GO) test -race -vet=off ./... && GATEHOUSE_TEST_STORE=postgres $(GO) test -race -vet=off ./...'
+		'$(GO) test -race -vet=off -timeout $(PATIENCE) ./... && GATEHOUSE_TEST_STORE=postgres $(GO) test -race -vet=off -timeout $(PATIENCE) ./...'
 	$(GO) test -vet=off -run '^TestAThousandDevices$$' ./cmd/gatehouse
 endif
 
