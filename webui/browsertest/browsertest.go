@@ -21,7 +21,7 @@ import (
 
 // patience is how long a test may take to see what it waits for, everything
 // together: a browser on a busy machine is slow, but not that slow.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 // Browser is one tab of a browser of its own, without cookies.
 type Browser struct {
