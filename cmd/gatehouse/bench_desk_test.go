@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 // deskPaths are the pages of administrators whose length or effort depends on how much
@@ -88,6 +90,7 @@ func TestPagesAreLight(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a server")
 	}
+	storagetest.AnyEngine(t)
 	t.Parallel()
 	dir := t.TempDir()
 	seedDevices(t, dir, 300)
