@@ -2,6 +2,7 @@ package apnstest
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -165,6 +166,12 @@ func (s *Server) Certificate(topic string) ([]byte, error) {
 // Issue makes a push certificate and its key, in PEM.
 func (s *Server) Issue(id Identity) (chain, key []byte, err error) {
 	return s.authority.Issue(id)
+}
+
+// Certify makes a push certificate for the public key of a request, as Apple's portal does,
+// in PEM.
+func (s *Server) Certify(id Identity, public crypto.PublicKey) ([]byte, error) {
+	return s.authority.Certify(id, public)
 }
 
 // Handle puts another function in the place of [Options.OnPush].

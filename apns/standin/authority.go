@@ -160,6 +160,16 @@ func (a *Authority) Issue(id Identity) (chain, key []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if chain, err = a.Certify(id, id.Key.Public()); err != nil {
+		return nil, nil, err
+	}
+	key, err = keyPEM(id.Key)
+	return chain, key, err
+}
+
+// Certify makes a push certificate for the public key of a request, as Apple's portal does,
+// in PEM. What id says of keys does not matter.
+func (a *Authority) Certify(id Identity, public crypto.PublicKey) ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial(), NotBefore: id.NotBefore, NotAfter: id.NotAfter,
@@ -174,12 +184,11 @@ func (a *Authority) Issue(id Identity) (chain, key []byte, err error) {
 	if template.NotAfter.IsZero() {
 		template.NotAfter = now.AddDate(1, 0, 0)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, id.Key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	key, err = keyPEM(id.Key)
-	return certPEM(der), key, err
+	return certPEM(der), nil
 }
 
 // TopicOf returns the topic of a push certificate, "" if it has none.
