@@ -26,6 +26,45 @@ type Change struct {
 	AppleAccount string            // as somebody noted; may be empty
 	Reason       string            // a sentence; mostly empty
 	Details      map[string]string // no secrets
+
+	// Before and After are what was and is known of the topic; nil: nothing. Of what changes
+	// no topic both are nil.
+	Before, After *Facts
+}
+
+// Facts are what is known of a topic, in the words of the API. No key is among them.
+type Facts struct {
+	Topic        string     `json:"topic"`
+	AppleAccount string     `json:"apple_account"`
+	Default      bool       `json:"default"`
+	*PairFacts              // nil: none is pushed by yet
+	Ready        *PairFacts `json:"ready"` // nil: none is waiting
+}
+
+// PairFacts are what is known of a certificate.
+type PairFacts struct {
+	NotAfter time.Time `json:"not_after"`
+	SHA256   string    `json:"sha256"`
+}
+
+// facts returns what is stored of a topic; nil: nothing.
+func (k *Keeper) facts(tx storage.Tx, topic string) (*Facts, error) {
+	rec, err := certificates.Get(tx, topic)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	first, err := k.certificates.chosen(tx)
+	f := &Facts{Topic: topic, AppleAccount: rec.AppleAccount, Default: first == topic}
+	if rec.active() {
+		f.PairFacts = &PairFacts{rec.NotAfter.UTC(), rec.SHA256}
+	}
+	if rec.Ready != nil {
+		f.Ready = &PairFacts{rec.Ready.NotAfter.UTC(), rec.Ready.SHA256}
+	}
+	return f, err
 }
 
 // KeeperConfig says what a Keeper needs: DB, Certificates, Log and Now.
@@ -178,6 +217,10 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 	}
 	var out Standing
 	err = k.db.Update(ctx, func(tx storage.Tx) error {
+		before, err := k.facts(tx, userID(b.leaf))
+		if err != nil {
+			return err
+		}
 		rec, was, err := k.certificates.put(tx, b, !u.Wait, u.AppleAccount)
 		if err != nil {
 			return err
@@ -192,7 +235,8 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 			case !was.active():
 				action = "push_certificate.added"
 			}
-			if err := k.tell(ctx, tx, changeEvent(rec, action, fingerprint(b.leaf), b.leaf.NotAfter)); err != nil {
+			c := changeEvent(rec, action, fingerprint(b.leaf), b.leaf.NotAfter)
+			if err := k.tellOf(ctx, tx, c, before); err != nil {
 				return err
 			}
 		}
@@ -206,6 +250,15 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 		return Standing{}, fmt.Errorf("keep push certificate: %w", err)
 	}
 	return out, nil
+}
+
+// tellOf tells of a change to a topic that has been stored; before is what was.
+func (k *Keeper) tellOf(ctx context.Context, tx storage.Tx, c Change, before *Facts) (err error) {
+	c.Before = before
+	if c.After, err = k.facts(tx, c.Topic); err != nil {
+		return err
+	}
+	return k.tell(ctx, tx, c)
 }
 
 func changeEvent(rec Certificate, action, sha256 string, notAfter time.Time) Change {
@@ -392,6 +445,10 @@ func (k *Keeper) change(ctx context.Context, topic string, change func(storage.T
 		if err != nil {
 			return err
 		}
+		before, err := k.facts(tx, topic)
+		if err != nil {
+			return err
+		}
 		action, err := change(tx, &rec)
 		if err != nil {
 			return err
@@ -399,7 +456,7 @@ func (k *Keeper) change(ctx context.Context, topic string, change func(storage.T
 		if err := certificates.Put(tx, rec); err != nil {
 			return err
 		}
-		if err := k.tell(ctx, tx, changeEvent(rec, action, rec.SHA256, rec.NotAfter)); err != nil {
+		if err := k.tellOf(ctx, tx, changeEvent(rec, action, rec.SHA256, rec.NotAfter), before); err != nil {
 			return err
 		}
 		out, err = k.standing(tx, rec, devices)
@@ -426,12 +483,16 @@ func (k *Keeper) Delete(ctx context.Context, topic string, force bool) error {
 		if n := devices[topic]; n > 0 && !force {
 			return &InUseError{Topic: topic, Devices: n}
 		}
+		before, err := k.facts(tx, topic)
+		if err != nil {
+			return err
+		}
 		if err := certificates.Delete(tx, topic); err != nil {
 			return err
 		}
 		c := changeEvent(rec, "push_certificate.deleted", rec.SHA256, rec.NotAfter)
 		c.Details["devices"] = fmt.Sprint(devices[topic])
-		return errors.Join(tx.Notify(CertificatesTopic), k.tell(ctx, tx, c))
+		return errors.Join(tx.Notify(CertificatesTopic), k.tellOf(ctx, tx, c, before))
 	})
 	if err != nil {
 		return fmt.Errorf("push certificate of %s: %w", topic, err)

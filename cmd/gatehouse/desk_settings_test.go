@@ -2,23 +2,15 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
-	"encoding/pem"
 	"image"
 	"image/png"
 	"io"
-	"math/big"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
@@ -64,30 +56,6 @@ func (d *deskClient) upload(t *testing.T, path string, form url.Values, files ma
 		return d.get(t, resp.Header.Get("Location"))
 	}
 	return d.parse(t, reply{resp, string(content)})
-}
-
-// applesPortal stands for Apple's Push Certificates Portal.
-type applesPortal struct{ key *rsa.PrivateKey }
-
-func (p applesPortal) certify(t *testing.T, csr []byte, topic string, until time.Time) []byte {
-	t.Helper()
-	block, _ := pem.Decode(csr)
-	if block == nil {
-		t.Fatalf("%q is no CSR", csr)
-	}
-	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
-		Subject: pkix.Name{CommonName: "APSP:1", ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}, Value: topic}}},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, request.PublicKey, p.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func TestTheDesksSettings(t *testing.T) {
@@ -187,127 +155,6 @@ func TestTheDesksSettings(t *testing.T) {
 	t.Run("the server says how it is reached, and asks itself", func(t *testing.T) {
 		d.get(t, at+"/server").says(t, d.url, "--tls-mode", "own-ca", "options not set", "Certificate Trust Settings")
 		d.ask(t, "POST", at+"/server/check", url.Values{}).says(t, "The server answers at its own address")
-	})
-}
-
-func TestTheDesksPushWizard(t *testing.T) {
-	d := startDesk(t)
-	const at, topic, other = "/admin/settings/push", "com.apple.mgmt.External.1", "com.apple.mgmt.External.2"
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	apple := applesPortal{key}
-	// begin makes a request, and returns its page.
-	begin := func(t *testing.T, form url.Values) deskPage {
-		t.Helper()
-		return d.post(t, at+"/new", form)
-	}
-	// answer uploads what Apple makes of the request of a page.
-	answer := func(t *testing.T, request deskPage, topic string, until time.Time) deskPage {
-		t.Helper()
-		csr := d.send(t, d.client, "GET", request.link(t, "Download the request"), nil)
-		if csr.StatusCode != http.StatusOK || !strings.Contains(csr.Header.Get("Content-Disposition"), "attachment") {
-			t.Fatalf("the CSR = %d %v", csr.StatusCode, csr.Header)
-		}
-		return d.upload(t, request.path+"/certificate", url.Values{"apple_account": {"it@example.com"}}, map[string][]byte{"file": apple.certify(t, []byte(csr.body), topic, until)})
-	}
-	soon, later := time.Now().AddDate(0, 0, 20), time.Now().AddDate(1, 0, 0)
-
-	t.Run("nothing yet says what to do", func(t *testing.T) {
-		d.get(t, at).says(t, "No push certificate yet", "Get a push certificate")
-	})
-	t.Run("mistakes of the first step are at their fields", func(t *testing.T) {
-		got := d.ask(t, "POST", at+"/new", url.Values{"kind": {"mdmcert"}, "country": {"Germany"}, "email": {"it@example.com"}, "apple_account": {hostile}})
-		if got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "country", "aria-invalid", "true")) != 1 {
-			t.Errorf("= %d\n%s", got.status, got.text())
-		}
-		got.escapes(t)
-		if got := d.ask(t, "GET", at+"/new?renews=none", nil); got.status != http.StatusNotFound {
-			t.Errorf("a renewal of nothing = %d, want 404", got.status)
-		}
-	})
-	t.Run("the first certificate, by a vendor elsewhere", func(t *testing.T) {
-		request := begin(t, url.Values{"kind": {"csr"}, "apple_account": {"it@example.com"}})
-		request.says(t, "Create a Certificate", "it@example.com", "identity.apple.com/pushcert")
-		if got := d.upload(t, request.path+"/certificate", nil, map[string][]byte{"file": []byte("<html>")}); got.status != http.StatusUnprocessableEntity || !strings.Contains(got.text(), "The file is a web page.") {
-			t.Errorf("a web page = %d\n%s", got.status, got.text())
-		}
-		got := answer(t, request, topic, soon)
-		got.says(t, "Activate the certificate", topic)
-		d.get(t, at).says(t, "Waits to be activated")
-		d.post(t, got.path, nil).says(t, "Activated.", "look whether it works", "19 days left")
-	})
-	t.Run("a renewal compares, and the old one serves until then", func(t *testing.T) {
-		d.get(t, at).says(t, "Renew")
-		request := begin(t, url.Values{"kind": {"csr"}, "renews": {topic}})
-		request.says(t, "press Renew", "Not “Create a Certificate”", soon.UTC().Format("2 January 2006"))
-		got := answer(t, request, topic, later)
-		got.says(t, "Compare, then activate", "Serves now")
-		d.get(t, at).says(t, "19 days left", "Look at the one that is ready")
-		d.post(t, got.path, nil).says(t, "364 days left")
-		if got := d.ask(t, "GET", got.path, nil); got.status != http.StatusSeeOther {
-			t.Errorf("nothing to activate = %d, want a redirect", got.status)
-		}
-	})
-	t.Run("another topic is a stop, and needs typing", func(t *testing.T) {
-		request := begin(t, url.Values{"kind": {"csr"}, "renews": {topic}})
-		got := answer(t, request, other, later)
-		got.says(t, "Stop: this is another topic", "0 devices", topic, "Renew it")
-		if again := d.ask(t, "POST", got.path, url.Values{"typed": {"yes"}}); again.status != http.StatusUnprocessableEntity {
-			t.Errorf("without the words = %d, want 422", again.status)
-		}
-		var list struct {
-			Items []struct {
-				Topic, State string
-				IsDefault    bool `json:"is_default"`
-			}
-		}
-		d.call(t, "GET", "/api/v1/push-certificates", nil, &list)
-		if len(list.Items) != 2 || !list.Items[0].IsDefault || list.Items[1].State != "ready" {
-			t.Fatalf("a certificate that waits has changed something: %+v", list)
-		}
-		d.post(t, got.path, url.Values{"typed": {"Second certificate"}})
-		d.call(t, "GET", "/api/v1/push-certificates", nil, &list)
-		if list.Items[0].State != "active" || !list.Items[1].IsDefault || list.Items[1].State != "active" {
-			t.Errorf("the second one is not for new enrollments: %+v", list)
-		}
-	})
-	t.Run("a topic is made the default again, and the other deleted", func(t *testing.T) {
-		d.post(t, at+"/topics/"+topic, url.Values{"default": {"true"}})
-		d.post(t, at+"/topics/"+topic, url.Values{"apple_account": {hostile}}).escapes(t)
-		d.get(t, at).escapes(t)
-		d.get(t, at+"/topics/"+other+"/delete").says(t, "0 devices")
-		d.post(t, at+"/topics/"+other+"/delete", nil)
-		if got := d.ask(t, "GET", at+"/topics/"+other, nil); got.status != http.StatusNotFound {
-			t.Errorf("a deleted topic = %d, want 404", got.status)
-		}
-	})
-	t.Run("who only reads sees it, and can change nothing", func(t *testing.T) {
-		reader := d.as(t, "read_only")
-		got := reader.get(t, at)
-		got.says(t, topic)
-		for _, path := range []string{at, at + "/topics/" + topic, "/admin/settings", "/admin/settings/organisation", "/admin/settings/mail", "/admin/settings/server", "/admin/settings/retention", "/admin/settings/enrollment", "/admin/settings/devices", at + "/vendor"} {
-			page := reader.ask(t, "GET", path, nil)
-			if strings.HasSuffix(path, "vendor") {
-				if page.status != http.StatusForbidden {
-					t.Errorf("%s = %d, want 403", path, page.status)
-				}
-				continue
-			}
-			for _, form := range page.all("form", "method", "post") {
-				for _, button := range page.all("button") {
-					for up := button.Parent; up != nil; up = up.Parent {
-						if up == form && strings.HasPrefix(attributeOf(form, "action"), "/admin/settings") {
-							t.Errorf("%s has the button %q", path, textOf(button))
-						}
-					}
-				}
-			}
-		}
-		if got := reader.ask(t, "POST", at+"/new", url.Values{"kind": {"csr"}}); got.status != http.StatusForbidden {
-			t.Errorf("a request = %d, want 403", got.status)
-		}
 	})
 }
 

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/apns/standin"
+	"github.com/gatehouse-mdm/gatehouse/storage/guard"
+)
+
+// applesPortal stands for Apple's Push Certificates Portal.
+type applesPortal struct {
+	authority interface {
+		Certify(standin.Identity, crypto.PublicKey) ([]byte, error)
+	}
+}
+
+// certify makes a push certificate of a request: of a CSR, as if a vendor had signed it, or
+// of the file for Apple, whose signature it checks.
+func (p applesPortal) certify(t *testing.T, request []byte, topic string, until time.Time) []byte {
+	t.Helper()
+	block, _ := pem.Decode(request)
+	if block == nil {
+		block = &pem.Block{Bytes: p.vouched(t, request)}
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	must(t, err)
+	must(t, csr.CheckSignature())
+	certificate, err := p.authority.Certify(standin.Identity{Topic: topic, NotAfter: until}, csr.PublicKey)
+	must(t, err)
+	return certificate
+}
+
+// pushRequestFile is what the portal takes, in a property list in base64.
+type pushRequestFile struct {
+	CSR       string `plist:"PushCertRequestCSR"`
+	Chain     string `plist:"PushCertCertificateChain"`
+	Signature string `plist:"PushCertSignature"`
+}
+
+// vouched returns the CSR that a vendor has signed in the file for Apple, in DER.
+func (p applesPortal) vouched(t *testing.T, file []byte) []byte {
+	t.Helper()
+	text, err := base64.StdEncoding.DecodeString(string(file))
+	must(t, err)
+	var in pushRequestFile
+	must(t, guard.DecodePlist(text, &in, guard.PlistLimits{}))
+	csr, err := base64.StdEncoding.DecodeString(in.CSR)
+	must(t, err)
+	signature, err := base64.StdEncoding.DecodeString(in.Signature)
+	must(t, err)
+	block, _ := pem.Decode([]byte(in.Chain))
+	vendor, err := x509.ParseCertificate(block.Bytes)
+	must(t, err)
+	sum := sha256.Sum256(csr)
+	must(t, rsa.VerifyPKCS1v15(vendor.PublicKey.(*rsa.PublicKey), crypto.SHA256, sum[:], signature))
+	return csr
+}
+
+func TestTheDesksPushWizard(t *testing.T) {
+	d := startDesk(t)
+	const at, topic, other = "/admin/settings/push", "com.apple.mgmt.External.1", "com.apple.mgmt.External.2"
+	authority, err := standin.NewAuthority(time.Now())
+	must(t, err)
+	apple := applesPortal{authority}
+	// begin makes a request, and returns its page.
+	begin := func(t *testing.T, form url.Values) deskPage {
+		t.Helper()
+		return d.post(t, at+"/new", form)
+	}
+	// answer uploads what Apple makes of the request of a page.
+	answer := func(t *testing.T, request deskPage, topic string, until time.Time) deskPage {
+		t.Helper()
+		csr := d.send(t, d.client, "GET", request.link(t, "Download the request"), nil)
+		if csr.StatusCode != http.StatusOK || !strings.Contains(csr.Header.Get("Content-Disposition"), "attachment") {
+			t.Fatalf("the CSR = %d %v", csr.StatusCode, csr.Header)
+		}
+		return d.upload(t, request.path+"/certificate", url.Values{"apple_account": {"it@example.com"}}, map[string][]byte{"file": apple.certify(t, []byte(csr.body), topic, until)})
+	}
+	soon, later := time.Now().AddDate(0, 0, 20), time.Now().AddDate(1, 0, 0)
+
+	t.Run("nothing yet says what to do", func(t *testing.T) {
+		d.get(t, at).says(t, "No push certificate yet", "Get a push certificate")
+	})
+	t.Run("mistakes of the first step are at their fields", func(t *testing.T) {
+		got := d.ask(t, "POST", at+"/new", url.Values{"kind": {"mdmcert"}, "country": {"Germany"}, "email": {"it@example.com"}, "apple_account": {hostile}})
+		if got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "country", "aria-invalid", "true")) != 1 {
+			t.Errorf("= %d\n%s", got.status, got.text())
+		}
+		got.escapes(t)
+		if got := d.ask(t, "GET", at+"/new?renews=none", nil); got.status != http.StatusNotFound {
+			t.Errorf("a renewal of nothing = %d, want 404", got.status)
+		}
+	})
+	t.Run("the first certificate, by a vendor elsewhere", func(t *testing.T) {
+		request := begin(t, url.Values{"kind": {"csr"}, "apple_account": {"it@example.com"}})
+		request.says(t, "Create a Certificate", "it@example.com", "identity.apple.com/pushcert")
+		if got := d.upload(t, request.path+"/certificate", nil, map[string][]byte{"file": []byte("<html>")}); got.status != http.StatusUnprocessableEntity || !strings.Contains(got.text(), "The file is a web page.") {
+			t.Errorf("a web page = %d\n%s", got.status, got.text())
+		}
+		got := answer(t, request, topic, soon)
+		got.says(t, "Activate the certificate", topic)
+		d.get(t, at).says(t, "Waits to be activated")
+		d.post(t, got.path, nil).says(t, "Activated.", "look whether it works", "19 days left")
+	})
+	t.Run("a renewal compares, and the old one serves until then", func(t *testing.T) {
+		d.get(t, at).says(t, "Renew")
+		request := begin(t, url.Values{"kind": {"csr"}, "renews": {topic}})
+		request.says(t, "press Renew", "Not “Create a Certificate”", soon.UTC().Format("2 January 2006"))
+		got := answer(t, request, topic, later)
+		got.says(t, "Compare, then activate", "Serves now")
+		d.get(t, at).says(t, "19 days left", "Look at the one that is ready")
+		d.post(t, got.path, nil).says(t, "364 days left")
+		if got := d.ask(t, "GET", got.path, nil); got.status != http.StatusSeeOther {
+			t.Errorf("nothing to activate = %d, want a redirect", got.status)
+		}
+	})
+	t.Run("another topic is a stop, and needs typing", func(t *testing.T) {
+		request := begin(t, url.Values{"kind": {"csr"}, "renews": {topic}})
+		got := answer(t, request, other, later)
+		got.says(t, "Stop: this is another topic", "0 devices", topic, "Renew it")
+		if again := d.ask(t, "POST", got.path, url.Values{"typed": {"yes"}}); again.status != http.StatusUnprocessableEntity {
+			t.Errorf("without the words = %d, want 422", again.status)
+		}
+		var list struct {
+			Items []struct {
+				Topic, State string
+				IsDefault    bool `json:"is_default"`
+			}
+		}
+		d.call(t, "GET", "/api/v1/push-certificates", nil, &list)
+		if len(list.Items) != 2 || !list.Items[0].IsDefault || list.Items[1].State != "ready" {
+			t.Fatalf("a certificate that waits has changed something: %+v", list)
+		}
+		d.post(t, got.path, url.Values{"typed": {"Second certificate"}})
+		d.call(t, "GET", "/api/v1/push-certificates", nil, &list)
+		if list.Items[0].State != "active" || !list.Items[1].IsDefault || list.Items[1].State != "active" {
+			t.Errorf("the second one is not for new enrollments: %+v", list)
+		}
+	})
+	t.Run("a topic is made the default again, and the other deleted", func(t *testing.T) {
+		d.post(t, at+"/topics/"+topic, url.Values{"default": {"true"}})
+		d.post(t, at+"/topics/"+topic, url.Values{"apple_account": {hostile}}).escapes(t)
+		d.get(t, at).escapes(t)
+		d.get(t, at+"/topics/"+other+"/delete").says(t, "0 devices")
+		d.post(t, at+"/topics/"+other+"/delete", nil)
+		if got := d.ask(t, "GET", at+"/topics/"+other, nil); got.status != http.StatusNotFound {
+			t.Errorf("a deleted topic = %d, want 404", got.status)
+		}
+	})
+	t.Run("the audit log tells what was and is", func(t *testing.T) {
+		got := d.get(t, "/admin/audit?action=push_certificate")
+		got.says(t, "not_after", "ready.not_after", soon.UTC().Format(time.DateOnly), later.UTC().Format(time.DateOnly))
+		got.escapes(t)
+		var log struct {
+			Items []struct {
+				Action  string
+				Changes []struct{ Field, Before, After string }
+			}
+		}
+		d.call(t, "GET", "/api/v1/audit?limit=1000", nil, &log)
+		told := map[string][]string{}
+		for _, e := range log.Items {
+			for _, c := range e.Changes {
+				told[e.Action] = append(told[e.Action], strings.Join([]string{c.Field, c.Before, c.After}, ": "))
+			}
+		}
+		for action, want := range map[string]string{
+			"push_certificate.uploaded":  "topic: : " + topic,
+			"push_certificate.activated": "not_after: " + soon.UTC().Format(time.RFC3339) + ": " + later.UTC().Format(time.RFC3339),
+			"push_certificate.changed":   "apple_account: it@example.com: " + hostile,
+			"push_certificate.deleted":   "topic: " + other + ": ",
+		} {
+			if !slices.Contains(told[action], want) {
+				t.Errorf("%s tells %q, want %q among them", action, told[action], want)
+			}
+		}
+		if want := "default: false: true"; !slices.Contains(told["push_certificate.changed"], want) {
+			t.Errorf("another default is told as %q, want %q", told["push_certificate.changed"], want)
+		}
+	})
+	t.Run("who only reads sees it, and can change nothing", func(t *testing.T) {
+		reader := d.as(t, "read_only")
+		got := reader.get(t, at)
+		got.says(t, topic)
+		for _, path := range []string{at, at + "/topics/" + topic, "/admin/settings", "/admin/settings/organisation", "/admin/settings/mail", "/admin/settings/server", "/admin/settings/retention", "/admin/settings/enrollment", "/admin/settings/devices", at + "/vendor"} {
+			page := reader.ask(t, "GET", path, nil)
+			if strings.HasSuffix(path, "vendor") {
+				if page.status != http.StatusForbidden {
+					t.Errorf("%s = %d, want 403", path, page.status)
+				}
+				continue
+			}
+			for _, form := range page.all("form", "method", "post") {
+				for _, button := range page.all("button") {
+					for up := button.Parent; up != nil; up = up.Parent {
+						if up == form && strings.HasPrefix(attributeOf(form, "action"), "/admin/settings") {
+							t.Errorf("%s has the button %q", path, textOf(button))
+						}
+					}
+				}
+			}
+		}
+		if got := reader.ask(t, "POST", at+"/new", url.Values{"kind": {"csr"}}); got.status != http.StatusForbidden {
+			t.Errorf("a request = %d, want 403", got.status)
+		}
+	})
+}
