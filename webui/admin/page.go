@@ -203,13 +203,14 @@ func (d *Desk) WriteStatus(w http.ResponseWriter, r *http.Request, status int, t
 	if err := tmpl.ExecuteTemplate(&body, name, page); err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}
+	content := view.RevealControls(body.Bytes())
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(content)))
 	h.Set("Cache-Control", "no-store") // nor does the back button show it to who comes after a logout
 	h.Set("Vary", "Gatehouse-Part")
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // the client may be gone; there is nobody to tell
+	_, _ = w.Write(content) // the client may be gone; there is nobody to tell
 	return nil
 }
 

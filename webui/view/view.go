@@ -85,14 +85,15 @@ func (v *Views) Write(w http.ResponseWriter, status int, p Page) error {
 	if err := page.ExecuteTemplate(&body, p.layout(), p); err != nil {
 		return fmt.Errorf("view: %w", err)
 	}
+	content := RevealControls(body.Bytes())
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(content)))
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-store")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // the client may be gone; there is nobody to tell
+	_, _ = w.Write(content) // the client may be gone; there is nobody to tell
 	return nil
 }
 
