@@ -244,6 +244,20 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 		page = d.get(t, page.path)
 		page.says(t, "Delivered", "Acknowledged")
 	})
+	t.Run("what loses data is typed again before it is tried again, and the server knows what", func(t *testing.T) {
+		page := d.post(t, form, with(d.get(t, to(mac, "EraseDevice")).fields(t), "do", "queue", "params.PIN", "482913", "typed", "ben's mac"))
+		here, _, _ := strings.Cut(page.path, "?")
+		d.post(t, here+"/cancel", nil)
+		asked := d.ask(t, "POST", here+"/retry", url.Values{})
+		asked.says(t, "queue it again?", "Ben’s Mac")
+		if got := d.ask(t, "POST", here+"/retry", url.Values{"word": {"yes"}, "typed": {"yes"}}); got.status != http.StatusUnprocessableEntity || len(got.all("", "id", "typed-error")) != 1 {
+			t.Errorf("a word of one’s own: %d\n%s", got.status, got.text())
+		}
+		again := d.post(t, here+"/retry", url.Values{"typed": {"Bens Mac"}})
+		again.says(t, "Queued again.")
+		there, _, _ := strings.Cut(again.path, "?")
+		d.post(t, there+"/cancel", nil)
+	})
 	t.Run("its way is told, and it can be cancelled and tried again", func(t *testing.T) {
 		page := d.post(t, form, with(d.get(t, to(mac, "SecurityInfo")).fields(t), "do", "queue"))
 		here, _, _ := strings.Cut(page.path, "?")

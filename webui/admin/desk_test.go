@@ -65,9 +65,28 @@ func TestAFormKeepsWhatWasTyped(t *testing.T) {
 	if !whole.Refused(&Problem{Problem: webui.Problem{Status: 409, Code: "taken", Title: "There is one"}}) || whole.Error != "There is one." {
 		t.Errorf("%+v", whole)
 	}
-	typed := post(url.Values{"typed": {" ana’s iphone "}})
-	if !typed.Typed("Ana’s iPhone") || typed.Typed("Ben’s iPhone") || typed.Errors["typed"] == "" {
-		t.Error("a typed word is compared wrongly")
+}
+
+func TestANameIsTypedAsAKeyboardHasIt(t *testing.T) {
+	for _, tt := range []struct {
+		word, typed string
+		want        bool
+	}{
+		{"Ana’s iPhone", " ana's iphone ", true},
+		{"Ana’s iPhone", "Ana’s iPhone", true},
+		{"Ana’s iPhone", "Anas iPad", false},
+		{"Ana’s iPhone", "", false},
+		{"Zoe\u0308 –  2", "zoë - 2", true},
+		{"exe\u202egpj.\nX", "exegpj. x", true},
+		{"📱", "📱", true},
+		{"📱", "", false},
+		{"\u202e", "x", false},
+		{"12", "13", false},
+	} {
+		form := NewForm("typed", tt.typed)
+		if got := form.Typed(tt.word); got != tt.want || got != (form.Errors["typed"] == "") {
+			t.Errorf("%q for %q = %v, errors %v", tt.typed, tt.word, got, form.Errors)
+		}
 	}
 }
 

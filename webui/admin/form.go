@@ -10,6 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -284,12 +287,23 @@ func (d *Desk) Confirm(w http.ResponseWriter, r *http.Request, c *Confirm) error
 	return d.WriteStatus(w, r, status, d.pages, "confirm.html", c)
 }
 
-// Typed reports whether the word that a Confirm asked for was typed, in any case and with
-// whatever spaces around it; else it notes it at the form.
+// Typed reports whether the word that a Confirm asked for was typed; else it notes it at the
+// form. Only letters and digits count, in any case: a name may hold the ’ that keyboards
+// don't have, two spaces, or what nobody sees.
 func (f *Form) Typed(word string) bool {
-	if strings.EqualFold(f.Get("typed"), strings.TrimSpace(word)) {
+	if typed := f.Get("typed"); plain(typed) == plain(word) && (plain(word) != "" || typed == strings.TrimSpace(word)) {
 		return true
 	}
 	f.Fail("typed", "Type %s to go on.", word)
 	return false
+}
+
+// plain is what counts of a typed word. The script compares in the same way.
+func plain(word string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsLetter(c) || unicode.IsNumber(c) {
+			return c
+		}
+		return -1
+	}, strings.ToLower(norm.NFKC.String(word)))
 }

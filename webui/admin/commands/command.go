@@ -335,9 +335,13 @@ func (s *Commands) retry(w http.ResponseWriter, r *http.Request) error {
 		DeviceIDs []string `json:"device_ids,omitempty"`
 		Confirm   bool     `json:"confirm,omitempty"`
 	}{DeviceIDs: form.Values["device_id"]}
-	if form.Get("word") != "" {
-		if ask.Confirm = form.Typed(form.Get("word")); !ask.Confirm {
-			return s.confirmRetry(w, r, uuid, form)
+	if form.Values.Has("typed") {
+		page, err := s.confirmRetry(r, uuid, form)
+		if err != nil {
+			return err
+		}
+		if ask.Confirm = form.Typed(page.Word); !ask.Confirm {
+			return s.desk.Confirm(w, r, page)
 		}
 	}
 	var queued struct {
@@ -346,7 +350,11 @@ func (s *Commands) retry(w http.ResponseWriter, r *http.Request) error {
 	err = s.desk.Send(r.Context(), http.MethodPost, "/api/v1/commands/"+url.PathEscape(uuid)+"/retry", ask, &queued)
 	var p *admin.Problem
 	if errors.As(err, &p) && p.Code == "confirmation_required" {
-		return s.confirmRetry(w, r, uuid, form)
+		page, err := s.confirmRetry(r, uuid, form)
+		if err != nil {
+			return err
+		}
+		return s.desk.Confirm(w, r, page)
 	}
 	if err != nil {
 		return err
@@ -354,11 +362,11 @@ func (s *Commands) retry(w http.ResponseWriter, r *http.Request) error {
 	return admin.Redirect(w, r, back(form, section+"/"+url.PathEscape(queued.UUID)), "retried")
 }
 
-// confirmRetry asks before something is lost after all.
-func (s *Commands) confirmRetry(w http.ResponseWriter, r *http.Request, uuid string, form *admin.Form) error {
+// confirmRetry is the page that asks before something is lost after all.
+func (s *Commands) confirmRetry(r *http.Request, uuid string, form *admin.Form) (*admin.Confirm, error) {
 	var c whole
 	if err := s.desk.Get(r.Context(), "/api/v1/commands/"+url.PathEscape(uuid), url.Values{"limit": {"1"}, "state": {"error,expired,cancelled"}}, &c); err != nil {
-		return err
+		return nil, err
 	}
 	n := len(form.Values["device_id"])
 	if n == 0 && c.Progress != nil {
@@ -368,18 +376,18 @@ func (s *Commands) confirmRetry(w http.ResponseWriter, r *http.Request, uuid str
 	if n == 1 && len(c.Devices) == 1 && (len(form.Values["device_id"]) == 0 || c.Devices[0].DeviceID == form.Get("device_id")) {
 		word, what = c.Devices[0].Name(), "the device’s name"
 	}
-	hidden := url.Values{"word": {word}}
+	hidden := url.Values{}
 	if ids := form.Values["device_id"]; len(ids) > 0 {
 		hidden["device_id"] = ids
 	}
 	if form.Get("back") != "" {
 		hidden.Set("back", form.Get("back"))
 	}
-	return s.desk.Confirm(w, r, &admin.Confirm{
+	return &admin.Confirm{
 		Page:    admin.Page{Section: section, Crumbs: []view.Link{{Label: "Commands", URL: section}, {Label: c.Name(), URL: c.URL()}}},
 		Heading: c.Name() + ": queue it again?", Text: []string{lost[c.RequestType]}, Word: word, What: what, Danger: true,
 		Button: c.Name() + " for " + admin.Count(n, "device", "devices"), Action: c.URL() + "/retry", Hidden: hidden, Back: c.URL(), Form: form,
-	})
+	}, nil
 }
 
 // batch is several commands that were asked for together.

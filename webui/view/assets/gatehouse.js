@@ -156,12 +156,16 @@ function countSelected() {
   if (every) { every.checked = n > 0 && n === boxes.length; every.indeterminate = n > 0 && n < boxes.length; }
 }
 
+// What counts of a typed name: no keyboard has all of the rest. The server compares so, too.
+const plain = (text) => text.normalize("NFKC").toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
+
 // Forms of filters send themselves; typed confirmations open their button; copies copy.
 function enhance() {
   for (const button of all("[data-copy], [data-open]")) button.hidden = false;
   for (const field of all("[data-typed]")) {
     const button = field.form && find("button[type=submit]", field.form);
-    if (button) button.disabled = field.value.trim().toLowerCase() !== field.dataset.typed.trim().toLowerCase();
+    const word = plain(field.dataset.typed);
+    if (button) button.disabled = word ? plain(field.value) !== word : field.value.trim() !== field.dataset.typed.trim();
   }
   for (const e of all("[data-only-without-script]")) e.hidden = true;
   countSelected();
@@ -212,7 +216,11 @@ document.addEventListener("click", async function (e) {
       k: () => mark(-1),
       o: () => row && find("a[href]", row) && find("a[href]", row).click(),
       x: () => { const box = row && find("input[type=checkbox]", row); if (box) box.click(); },
-      e: () => { const command = find("[data-command]"); if (command) command.click(); },
+      e: () => {
+        const command = all("[data-command]").find((c) => c.getClientRects().length);
+        if (command) command.click();
+        else if (find("[data-needs-selection]")) find("[data-line]").textContent = "Select devices first: j and k move, x selects.";
+      },
     };
     if (!actions[e.key]) return;
     e.preventDefault();
