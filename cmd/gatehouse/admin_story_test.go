@@ -2,8 +2,6 @@ package main
 
 import (
 	"net/http"
-	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -35,66 +33,6 @@ func (d *deskClient) furnish(t *testing.T) {
 	d.call(t, "POST", "/api/v1/tokens", map[string]any{"name": "inventory script", "scopes": []string{"read_only"}}, &made)
 	d.call(t, "POST", "/api/v1/commands", map[string]any{"request_type": "DeviceInformation", "params": map[string]any{"Queries": []string{"DeviceName", "OSVersion", "BatteryLevel"}},
 		"device_ids": []string{device.Items[0].ID, device.Items[1].ID, device.Items[2].ID}}, &made)
-}
-
-// named is a part of an address that names one of many things of a kind: an id, a text of the
-// portal, a language, an authority, or what furnish has made.
-var named = regexp.MustCompile(`^([0-9A-Fa-f-]{8,}|.*\d{3,}.*|[a-z0-9]{20,}|.*\..*|[a-z]{2}|identity|root|payload|wifi|local)$`)
-
-// kindOf is an address without what says which thing of a kind it is about.
-func kindOf(u *url.URL) string {
-	parts := strings.Split(u.Path, "/")
-	for i, p := range parts {
-		if named.MatchString(p) {
-			parts[i] = "*"
-		}
-	}
-	return strings.Join(parts, "/")
-}
-
-// pages are the addresses of the desk that links lead to, from its first page on: one of
-// each kind, so that no page has to be listed for its tests.
-func (d *deskClient) pages(t *testing.T) (all []string) {
-	t.Helper()
-	known := map[string]bool{"/admin": true}
-	queue := []string{"/admin"}
-	for len(queue) > 0 {
-		at := queue[0]
-		queue = queue[1:]
-		got := d.ask(t, "GET", at, nil)
-		kind, _, _ := strings.Cut(got.header.Get("Content-Type"), ";")
-		if got.status == http.StatusSeeOther {
-			if to, err := url.Parse(got.header.Get("Location")); err == nil && !known[kindOf(to)] && strings.HasPrefix(to.Path, "/admin") {
-				known[kindOf(to)] = true
-				queue = append(queue, to.RequestURI())
-			}
-			continue
-		}
-		if got.status != http.StatusOK {
-			t.Errorf("a link leads to %s, which answers %d", at, got.status)
-			continue
-		}
-		if kind != "text/html" {
-			continue
-		}
-		all = append(all, at)
-		if got.header.Get("Cache-Control") != "no-store" || !strings.Contains(got.header.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
-			t.Errorf("%s may be kept, or shown in another site’s frame: %v", at, got.header)
-		}
-		if len(got.body) > 100<<10 {
-			t.Errorf("%s has %d KB", at, len(got.body)>>10)
-		}
-		for _, a := range got.all("a") {
-			to, err := url.Parse(attributeOf(a, "href"))
-			if err != nil || to.Host != "" || !strings.HasPrefix(to.Path, "/admin") || known[kindOf(to)] {
-				continue
-			}
-			known[kindOf(to)] = true
-			queue = append(queue, to.RequestURI())
-		}
-	}
-	slices.Sort(all)
-	return all
 }
 
 // browserPages is how many pages one browser looks at: its patience is for all together.

@@ -106,7 +106,7 @@ func TestTheDeskOfPortalTexts(t *testing.T) {
 	})
 	t.Run("who may only read changes nothing", func(t *testing.T) {
 		reader := d.as(t, "read_only")
-		reader.get(t, key).says(t, "That takes the role admin.")
+		reader.get(t, key).says(t, "Administrators who are in charge of all devices change these texts.")
 		if got := reader.ask(t, "POST", key, url.Values{"text": {"x"}, "do": {"save"}}); got.status != http.StatusForbidden {
 			t.Errorf("= %d, want 403", got.status)
 		}

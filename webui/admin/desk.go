@@ -138,6 +138,21 @@ type failure struct {
 	Back      string // empty: to the first page
 }
 
+// notYours says what the API refused who looks, with what they can do about it.
+func notYours(r *http.Request, p *Problem) *webui.Problem {
+	out := &webui.Problem{Status: p.Status, Code: p.Code, Title: "You may not do this", Detail: p.Problem.Detail}
+	if r.Method == http.MethodGet {
+		out.Title = "You may not see this"
+	}
+	switch p.Code {
+	case "forbidden":
+		out.Detail = "Your role does not include it. Ask an owner of this server to do it, or to give you a role that may."
+	case "outside_scope":
+		out.Detail = "It is about the whole server, and your role is limited to groups of devices. Ask somebody who is in charge of all."
+	}
+	return out
+}
+
 // Fail is the FailFunc of the desk's pages: a browser gets a page with the desk around it.
 func (d *Desk) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	if _, known := identity.PrincipalFrom(r.Context()); !known {
@@ -148,6 +163,9 @@ func (d *Desk) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &refused) && refused.Code == "not_found" {
 		err = fmt.Errorf("%w", &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "There is nothing here",
 			Detail: "It was removed, or it is none of the devices that you are in charge of."})
+	}
+	if refused != nil && refused.Status == http.StatusForbidden {
+		err = fmt.Errorf("%w", notYours(r, refused))
 	}
 	problem, answered := d.Pages.Report(w, r, err)
 	if answered {

@@ -50,6 +50,26 @@ type Page struct {
 type NavItem struct {
 	Label, URL, Key string
 	Current         bool
+
+	Needs   string   // a route of the API that the page is made of; empty: everybody may
+	Instead *NavItem // for who may not; nil: nothing
+}
+
+// Offered are those of some items that who looks may open. here is the one that they look at.
+func (d *Desk) Offered(ctx context.Context, here string, items ...NavItem) []NavItem {
+	offered := make([]NavItem, 0, len(items))
+	for _, item := range items {
+		current := item.URL == here
+		if item.Needs != "" && !d.May(ctx, item.Needs) {
+			if item.Instead == nil {
+				continue
+			}
+			item = *item.Instead
+		}
+		item.Current = current
+		offered = append(offered, item)
+	}
+	return offered
 }
 
 // sections are the navigation, in its order, with the keys that follow g.
@@ -60,7 +80,7 @@ var sections = []NavItem{
 	{Label: "Enrollment", URL: "/admin/enrollment", Key: "e"},
 	{Label: "Profiles", URL: "/admin/profiles", Key: "p"},
 	{Label: "Certificates", URL: "/admin/certificates", Key: "t"},
-	{Label: "Users", URL: "/admin/users", Key: "u"},
+	{Label: "Users", URL: "/admin/users", Key: "u", Needs: "GET /api/v1/users", Instead: &NavItem{Label: "Groups", URL: "/admin/groups", Key: "u"}},
 	{Label: "Settings", URL: "/admin/settings", Key: "s"},
 	{Label: "Audit", URL: "/admin/audit", Key: "a"},
 }
@@ -222,11 +242,7 @@ func (d *Desk) frame(r *http.Request, p *Page) error {
 	if r.Method != http.MethodGet {
 		p.Here = r.URL.Path
 	}
-	p.Nav = make([]NavItem, len(sections))
-	for i, item := range sections {
-		item.Current = item.URL == p.Section
-		p.Nav[i] = item
-	}
+	p.Nav = d.Offered(p.ctx, p.Section, sections...)
 	who := Principal(p.ctx)
 	p.User = who.Name
 	if who.Kind == identity.KindSetup {

@@ -137,7 +137,7 @@ func (s *AccountDriven) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := &overviewPage{Page: page("Sign-in on devices", home), Tabs: admin.EnrollmentTabs(home), Policy: p, Rules: p.rules()}
+	out := &overviewPage{Page: page("Sign-in on devices", home), Tabs: s.desk.EnrollmentTabs(r, home), Policy: p, Rules: p.rules()}
 	out.Watch = "settings. account_driven."
 	if len(p.Domains) == 0 {
 		out.Empty = &admin.Empty{

@@ -280,7 +280,7 @@ func (s *Attempts) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	p := &listPage{
 		Page: admin.Page{Title: "Attempts", Section: enrollment, Watch: "device. link.", Every: 15},
-		Tabs: admin.EnrollmentTabs(home), Form: form,
+		Tabs: s.desk.EnrollmentTabs(r, home), Form: form,
 		Stages: append([]admin.Option{{Label: "All"}}, admin.Options("open", "Under way", "failed", "Failed", "enrolled", "Enrolled")...),
 		Days:   admin.Options("7", "7 days", "30", "30 days"),
 		Items:  found.Items, Pager: admin.NewPager(r, found.NextCursor),

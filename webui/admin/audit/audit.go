@@ -80,7 +80,8 @@ type happening struct {
 	Details     map[string]string `json:"details"`
 	Changes     []change          `json:"changes"`
 
-	Text string `json:"-"` // what has happened, as a sentence
+	Text  string `json:"-"` // what has happened, as a sentence
+	users bool   // who looks may see users
 }
 
 // Who is the actor in words, and what kind of actor it is.
@@ -130,7 +131,11 @@ func (e happening) About() (all []view.Link) {
 		all = append(all, view.Link{Label: label, URL: "/admin/devices/" + url.PathEscape(e.DeviceID)})
 	}
 	if e.User != "" {
-		all = append(all, view.Link{Label: e.User, URL: "/admin/users?" + url.Values{"q": {e.User}}.Encode()})
+		of := view.Link{Label: e.User}
+		if e.users {
+			of.URL = "/admin/users?" + url.Values{"q": {e.User}}.Encode()
+		}
+		all = append(all, of)
 	}
 	if e.Certificate != "" {
 		all = append(all, view.Link{Label: "certificate " + short(e.Certificate), URL: "/admin/certificates/" + url.PathEscape(e.Certificate)})
@@ -267,8 +272,10 @@ func (s *Audit) list(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Get(r.Context(), "/api/v1/audit", query, &found); err != nil {
 		return err
 	}
+	users := s.desk.May(r.Context(), "GET /api/v1/users")
 	for i := range found.Items {
 		e := &found.Items[i]
+		e.users = users
 		if e.Text = texts[e.Action]; e.Text == "" {
 			e.Text = e.Action
 		}

@@ -24,6 +24,9 @@ type group struct {
 // ByRule reports whether filters say which devices are in the group.
 func (g group) ByRule() bool { return g.Kind == "rule" }
 
+// HasDevices reports whether something can be sent to the group: it is not known to be empty.
+func (p *groupPage) HasDevices() bool { return p.Group.DeviceCount == nil || *p.Group.DeviceCount > 0 }
+
 func groupAPI(id string) string { return "/api/v1/groups/" + url.PathEscape(id) }
 
 func groupURL(id string) string { return "/admin/groups/" + url.PathEscape(id) }

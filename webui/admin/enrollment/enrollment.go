@@ -145,7 +145,7 @@ type overviewPage struct {
 // overview says which ways in there are, and who is on one.
 func (s *Enrollment) overview(w http.ResponseWriter, r *http.Request) error {
 	out := &overviewPage{
-		Page: page("Enrollment"), Tabs: admin.EnrollmentTabs(section), PortalURL: s.desk.ServerURL.JoinPath("enroll").String(), Open: true,
+		Page: page("Enrollment"), Tabs: s.desk.EnrollmentTabs(r, section), PortalURL: s.desk.ServerURL.JoinPath("enroll").String(), Open: true,
 	}
 	out.Watch = "link. attempt. device. settings."
 	ctx := r.Context()

@@ -105,7 +105,7 @@ func (s *Enrollment) invitations(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-invitations", query, &list); err != nil {
 		return err
 	}
-	out := &invitationsPage{Page: page("Invitations"), Tabs: admin.EnrollmentTabs(invitationsPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
+	out := &invitationsPage{Page: page("Invitations"), Tabs: s.desk.EnrollmentTabs(r, invitationsPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
 	out.Watch = "invitation."
 	if len(list.Items) == 0 && out.Pager.First == "" {
 		out.Empty = &admin.Empty{Heading: "Nobody was invited yet", Text: "Each person gets a link of their own, by mail or as a QR code to scan at your desk, and you see how far they are."}

@@ -96,7 +96,7 @@ func (s *Enrollment) links(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-links", query, &list); err != nil {
 		return err
 	}
-	out := &linksPage{Page: page("Links"), Tabs: admin.EnrollmentTabs(linksPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
+	out := &linksPage{Page: page("Links"), Tabs: s.desk.EnrollmentTabs(r, linksPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
 	out.Watch = "link."
 	if len(list.Items) == 0 && out.Pager.First == "" {
 		out.Empty = &admin.Empty{Heading: "No links yet", Text: "A link, or its QR code, leads a device to its enrollment: once or many times, with or without signing in."}

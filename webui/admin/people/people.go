@@ -40,53 +40,72 @@ func New(desk *admin.Desk) (*People, error) {
 
 // Mount implements [admin.Section].
 func (s *People) Mount(r, _ webui.Router) {
-	r.Handle("GET "+section, s.users)
-	r.Handle("GET "+section+"/new", s.newUser)
+	managing := func(h webui.HandlerFunc) webui.HandlerFunc { // pages of forms, too, before they are filled in
+		return func(w http.ResponseWriter, r *http.Request) error {
+			if !s.desk.May(r.Context(), routeUsers) {
+				return errNotForAll
+			}
+			return h(w, r)
+		}
+	}
+	r.Handle("GET "+section, managing(s.users))
+	r.Handle("GET "+section+"/new", managing(s.newUser))
 	r.Handle("POST "+section+"/new", s.createUser)
-	r.Handle("GET "+section+"/{id}", s.user)
-	r.Handle("GET "+section+"/{id}/edit", s.editUser)
+	r.Handle("GET "+section+"/{id}", managing(s.user))
+	r.Handle("GET "+section+"/{id}/edit", managing(s.editUser))
 	r.Handle("POST "+section+"/{id}/edit", s.changeUser)
-	r.Handle("GET "+section+"/{id}/password", s.askPassword)
+	r.Handle("GET "+section+"/{id}/password", managing(s.askPassword))
 	r.Handle("POST "+section+"/{id}/password", s.setPassword)
 	for name, a := range userActions {
-		r.Handle("GET "+section+"/{id}/"+name, s.askUser(a))
+		r.Handle("GET "+section+"/{id}/"+name, managing(s.askUser(a)))
 		r.Handle("POST "+section+"/{id}/"+name, s.actOnUser(a))
 	}
 	r.Handle("POST "+section+"/{id}/sessions/{session}/end", s.endSession)
 
-	r.Handle("GET "+sourcesPath, s.sources)
-	r.Handle("GET /admin/identity-providers/new", s.newSource)
+	r.Handle("GET "+sourcesPath, managing(s.sources))
+	r.Handle("GET /admin/identity-providers/new", managing(s.newSource))
 	r.Handle("POST /admin/identity-providers/new", s.createSource)
-	r.Handle("GET /admin/identity-providers/{id}", s.source)
+	r.Handle("GET /admin/identity-providers/{id}", managing(s.source))
 	r.Handle("POST /admin/identity-providers/{id}", s.changeSource)
-	r.Handle("GET /admin/identity-providers/{id}/test", s.askTest)
+	r.Handle("GET /admin/identity-providers/{id}/test", managing(s.askTest))
 	r.Handle("POST /admin/identity-providers/{id}/test", s.test)
 	r.Handle("POST /admin/identity-providers/{id}/switch", s.switchSource)
-	r.Handle("GET /admin/identity-providers/{id}/delete", s.askDeleteSource)
+	r.Handle("GET /admin/identity-providers/{id}/delete", managing(s.askDeleteSource))
 	r.Handle("POST /admin/identity-providers/{id}/delete", s.deleteSource)
 
 	r.Handle("GET "+groupsPath, s.groups)
 
-	r.Handle("GET "+tokensPath, s.tokens)
-	r.Handle("GET "+tokensPath+"/new", s.newToken)
+	r.Handle("GET "+tokensPath, managing(s.tokens))
+	r.Handle("GET "+tokensPath+"/new", managing(s.newToken))
 	r.Handle("POST "+tokensPath+"/new", s.createToken)
-	r.Handle("GET "+tokensPath+"/{id}/revoke", s.askRevoke)
+	r.Handle("GET "+tokensPath+"/{id}/revoke", managing(s.askRevoke))
 	r.Handle("POST "+tokensPath+"/{id}/revoke", s.revoke)
 
 	r.Handle("GET "+accountPath, s.account)
 	r.Handle("POST "+accountPath+"/sessions/{session}/end", s.endOwn)
 }
 
-// tabs are the parts of the section. here is the one that is shown.
-func tabs(here string) []admin.NavItem {
-	items := []admin.NavItem{
-		{Label: "Users", URL: section}, {Label: "Identity providers", URL: sourcesPath},
-		{Label: "Groups", URL: groupsPath}, {Label: "API tokens", URL: tokensPath},
-	}
-	for i := range items {
-		items[i].Current = items[i].URL == here
-	}
-	return items
+// tabs are the parts of the section that who looks may open. here is the one that is shown.
+func (s *People) tabs(r *http.Request, here string) []admin.NavItem {
+	return s.desk.Offered(r.Context(), here,
+		admin.NavItem{Label: "Users", URL: section, Needs: routeUsers},
+		admin.NavItem{Label: "Identity providers", URL: sourcesPath, Needs: routeSources},
+		admin.NavItem{Label: "Groups", URL: groupsPath},
+		admin.NavItem{Label: "API tokens", URL: tokensPath, Needs: routeTokens},
+	)
+}
+
+// What the parts of the section are made of.
+const (
+	routeUsers   = "GET /api/v1/users"
+	routeSources = "GET /api/v1/identity-providers"
+	routeTokens  = "GET /api/v1/tokens"
+)
+
+// errNotForAll says what of the section there is for who may not manage users.
+var errNotForAll = &webui.Problem{
+	Status: http.StatusForbidden, Code: "forbidden", Title: "Users are for administrators",
+	Detail: "Users, identity providers and API tokens are managed by administrators and owners whose role is not limited to groups. Under Groups you see which groups of devices there are; your own account is behind your name, at the top.",
 }
 
 // group is a group of devices as the API lists it.
@@ -181,7 +200,7 @@ func (s *People) groups(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page := &groupsPage{
-		Page: admin.Page{Title: "Groups", Section: section, Watch: "group."}, Tabs: tabs(groupsPath),
+		Page: admin.Page{Title: "Groups", Section: section, Watch: "group."}, Tabs: s.tabs(r, groupsPath),
 		Items: found.Items, Pager: admin.NewPager(r, found.NextCursor), New: s.desk.May(r.Context(), "POST /api/v1/groups"),
 	}
 	if len(found.Items) == 0 {

@@ -156,7 +156,7 @@ func (s *People) sources(w http.ResponseWriter, r *http.Request) error {
 	}
 	sort.SliceStable(found.Items, func(i, j int) bool { return found.Items[i].Position < found.Items[j].Position })
 	return s.desk.Write(w, r, s.pages, "sources.html", &sourcesPage{
-		Page: admin.Page{Title: "Identity providers", Section: section, Watch: "identity_provider."}, Tabs: tabs(sourcesPath),
+		Page: admin.Page{Title: "Identity providers", Section: section, Watch: "identity_provider."}, Tabs: s.tabs(r, sourcesPath),
 		Items: found.Items, Alone: len(found.Items) < 2,
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 )
 
@@ -76,7 +77,7 @@ func (s *People) tokens(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page := &tokensPage{
-		Page: admin.Page{Title: "API tokens", Section: section, Watch: "token."}, Tabs: tabs(tokensPath),
+		Page: admin.Page{Title: "API tokens", Section: section, Watch: "token."}, Tabs: s.tabs(r, tokensPath),
 		Items: found.Items, Pager: admin.NewPager(r, found.NextCursor), Revoke: s.desk.May(r.Context(), "DELETE /api/v1/tokens/{id}"),
 	}
 	if len(found.Items) == 0 {
@@ -179,6 +180,9 @@ func (s *People) tokenOf(r *http.Request) (token, error) {
 }
 
 func (s *People) askRevoke(w http.ResponseWriter, r *http.Request) error {
+	if !s.desk.May(r.Context(), "DELETE /api/v1/tokens/{id}") {
+		return &webui.Problem{Status: http.StatusForbidden, Code: "forbidden", Title: "Owners revoke tokens", Detail: "Ask one of them. What a token of a user may do also ends when that user is disabled."}
+	}
 	t, err := s.tokenOf(r)
 	if err != nil {
 		return err

@@ -111,7 +111,7 @@ func (s *People) users(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	page := &usersPage{
-		Page: admin.Page{Title: "Users", Section: section, Watch: "user."}, Tabs: tabs(section), Form: form,
+		Page: admin.Page{Title: "Users", Section: section, Watch: "user."}, Tabs: s.tabs(r, section), Form: form,
 		Roles:  append(admin.Options("", "Any role"), plain(roles)...),
 		States: admin.Options("", "Any", "active", "Active", "disabled", "Disabled"),
 		Items:  found.Items, Pager: admin.NewPager(r, found.NextCursor), Source: map[string]string{},

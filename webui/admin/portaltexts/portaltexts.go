@@ -119,7 +119,7 @@ func (s *Texts) languages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := &languagesPage{
-		Page: page("Portal texts", home), Tabs: admin.EnrollmentTabs(home), Languages: list.Items,
+		Page: page("Portal texts", home), Tabs: s.desk.EnrollmentTabs(r, home), Languages: list.Items,
 		Form: admin.NewForm("lang", "en", "screen", "welcome", "device", "iphone-26"), Screens: screens, Devices: devices,
 	}
 	for _, l := range list.Items {

@@ -60,7 +60,11 @@ func (p *welcomePage) Step(n int) view.State {
 	return view.State{Text: "To do", Tone: view.Waiting}
 }
 
+// welcome is for who sets the server up; others have the first page.
 func (s *Settings) welcome(w http.ResponseWriter, r *http.Request) error {
+	if !s.desk.May(r.Context(), "PATCH /api/v1/settings") || !s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
+		return admin.Redirect(w, r, "/admin", "")
+	}
 	return s.writeWelcome(w, r, http.StatusOK, nil, nil, nil)
 }
 
