@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns"
@@ -95,7 +96,8 @@ func ofPush(err error) error {
 	case errors.Is(err, apns.ErrTooManyRequests):
 		return conflict("push_request_too_many", "There are too many requests", "Delete those that nobody needs.")
 	case errors.As(err, &mdmcert) && mdmcert.Reason != "":
-		return conflict("mdmcert_refused", "mdmcert.download refuses the request", mdmcert.Reason)
+		return conflict("mdmcert_refused", "mdmcert.download refuses the request",
+			fmt.Sprintf("mdmcert.download refuses the request: %s. Nothing was kept.", strings.TrimRight(mdmcert.Reason, ". ")))
 	case errors.As(err, &mdmcert):
 		return &problem{Problem: webui.Problem{
 			Status: http.StatusBadGateway, Code: "mdmcert_unreachable", Title: "mdmcert.download can’t be reached, or did not answer as it should",

@@ -32,6 +32,7 @@ func (s *Settings) mountPush(r, uploads webui.Router) {
 	uploads.Handle("POST "+havePath, s.takeCertificate)
 	r.Handle("GET "+topicsPath+"/{topic}", s.topic)
 	r.Handle("POST "+topicsPath+"/{topic}", s.changeTopic)
+	r.Handle("POST "+topicsPath+"/{topic}/try", s.try)
 	r.Handle("GET "+topicsPath+"/{topic}/activate", s.askActivate)
 	r.Handle("POST "+topicsPath+"/{topic}/activate", s.activate)
 	r.Handle("GET "+topicsPath+"/{topic}/delete", s.askDeleteTopic)

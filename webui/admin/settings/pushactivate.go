@@ -13,8 +13,8 @@ type activatePage struct {
 	admin.Page
 	Topic     pushTopic
 	New       held
-	Old       *held       // nil: the topic has none yet
-	Others    []pushTopic // where it is another topic than those there are: the red stop
+	Old       *held        // nil: the topic has none yet
+	Others    []otherTopic // where it is another topic than those there are: the red stop
 	Form      *admin.Form
 	MayDelete bool
 }
@@ -44,7 +44,9 @@ func (s *Settings) writeActivate(w http.ResponseWriter, r *http.Request, status 
 		Topic: *t, New: *t.Ready, Form: f, MayDelete: s.desk.May(r.Context(), "DELETE /api/v1/push-certificates/{topic}"),
 	}
 	if t.Fresh() {
-		page.Others = o.served(t.Topic)
+		if page.Others, err = s.named(r, o.served(t.Topic)); err != nil {
+			return err
+		}
 	} else {
 		page.Old = &t.held
 	}

@@ -118,7 +118,8 @@ type topicPage struct {
 	Form        *admin.Form
 	MayEdit     bool
 	MayDelete   bool
-	JustChanged bool // the wizard ended here
+	Trial       *trial // nil: there is no device to push
+	JustChanged bool   // the wizard ended here
 }
 
 func (s *Settings) heldFacts(h held) []admin.Fact {
@@ -150,12 +151,19 @@ func (s *Settings) writeTopic(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	if f == nil {
-		f = admin.NewForm("apple_account", t.AppleAccount)
+		f = admin.NewForm()
+	}
+	if !f.Values.Has("apple_account") { // what was posted is the page's other form
+		f.Values.Set("apple_account", t.AppleAccount)
+	}
+	try, err := s.trial(r, t)
+	if err != nil {
+		return err
 	}
 	page := &topicPage{
 		Page:  admin.Page{Title: "Push certificate", Section: section, Crumbs: crumbs(link("Push certificates", pushPath)), Watch: "push_"},
 		Topic: *t, Form: f, MayEdit: s.desk.May(r.Context(), "PUT /api/v1/push-certificates/{topic}"),
-		MayDelete: s.desk.May(r.Context(), "DELETE /api/v1/push-certificates/{topic}"), JustChanged: r.URL.Query().Get("done") == "activated",
+		MayDelete: s.desk.May(r.Context(), "DELETE /api/v1/push-certificates/{topic}"), Trial: try, JustChanged: r.URL.Query().Get("done") == "activated",
 	}
 	page.Facts = append([]admin.Fact{
 		{Label: "Topic", Value: t.Topic, Mono: true}, {Label: "Devices woken by it", Value: t.Woken()},
