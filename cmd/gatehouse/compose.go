@@ -205,7 +205,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	pushKeeper, err := apns.NewKeeper(apns.KeeperConfig{
-		DB: s.db, Certificates: pushCertificates, Devices: devices.Topics, Known: ownAuthority(s.depot), Tell: auditPush, Log: log, Now: now,
+		DB: s.db, Certificates: pushCertificates, Devices: devices.Topics, Known: ownAuthority(s.depot), Tell: auditPush,
+		Mdmcert: cfg.elsewhere.mdmcert, AllowPrivate: cfg.elsewhere.mdmcert != nil, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err
@@ -248,7 +249,8 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	}
 	payloads.SendBy(shelf)
 	organisation, err := business.New(business.Config{
-		DB: s.db, Box: s.box, ServerURL: serverURL, Release: readBuildInfo().Version, Log: log, Now: now,
+		DB: s.db, Box: s.box, ServerURL: serverURL, Endpoint: cfg.elsewhere.business, AllowPrivate: cfg.elsewhere.business != nil,
+		Release: readBuildInfo().Version, Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err

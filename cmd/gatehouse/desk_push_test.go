@@ -1,13 +1,26 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509/pkix"
+	"io"
+	"math/big"
+	"sync"
+
+	"github.com/groob/plist"
+
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +28,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/apns/standin"
+	"github.com/gatehouse-mdm/gatehouse/enroll/business/businesstest"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -65,6 +79,113 @@ func (p applesPortal) vouched(t *testing.T, file []byte) []byte {
 	sum := sha256.Sum256(csr)
 	must(t, rsa.VerifyPKCS1v15(vendor.PublicKey.(*rsa.PublicKey), crypto.SHA256, sum[:], signature))
 	return csr
+}
+
+// pushVendor is an MDM vendor, by whose certificate Apple takes requests.
+type pushVendor struct {
+	chain []*x509.Certificate // its own, and those above it
+	key   *rsa.PrivateKey
+
+	mu   sync.Mutex
+	mail []byte // the last that mdmcert.download sent
+}
+
+func newPushVendor(t *testing.T) *pushVendor {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	above, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	root := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Apple Root CA", Organization: []string{"Apple Inc."}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "MDM Vendor: Example"}, NotBefore: root.NotBefore, NotAfter: root.NotAfter,
+	}
+	v := &pushVendor{key: key}
+	for _, c := range []struct {
+		template *x509.Certificate
+		public   crypto.PublicKey
+	}{{leaf, key.Public()}, {root, above.Public()}} {
+		der, err := x509.CreateCertificate(rand.Reader, c.template, root, c.public, above)
+		must(t, err)
+		certificate, err := x509.ParseCertificate(der)
+		must(t, err)
+		v.chain = append(v.chain, certificate)
+	}
+	return v
+}
+
+// sign makes the file for Apple of a CSR in DER.
+func (v *pushVendor) sign(csr []byte) ([]byte, error) {
+	sum := sha256.Sum256(csr)
+	signature, err := rsa.SignPKCS1v15(rand.Reader, v.key, crypto.SHA256, sum[:])
+	if err != nil {
+		return nil, err
+	}
+	in := pushRequestFile{CSR: base64.StdEncoding.EncodeToString(csr), Signature: base64.StdEncoding.EncodeToString(signature)}
+	for _, c := range v.chain {
+		in.Chain += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	text, err := plist.Marshal(in)
+	return []byte(base64.StdEncoding.EncodeToString(text)), err
+}
+
+// serve starts what stands for mdmcert.download, which knows it@example.com.
+func (v *pushVendor) serve(t *testing.T) *url.URL {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ CSR, Email, Key, Encrypt string }
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.Email != "it@example.com" || in.Key == "" {
+			_, _ = io.WriteString(w, `{"result":"failure","reason":"the address is not registered"}`)
+			return
+		}
+		mail, err := v.answer(in.CSR, in.Encrypt)
+		if err != nil {
+			t.Errorf("mdmcert.download is asked for what it can’t do: %v", err)
+		}
+		v.mu.Lock()
+		v.mail = mail
+		v.mu.Unlock()
+		_, _ = io.WriteString(w, `{"result":"success"}`)
+	}))
+	t.Cleanup(srv.Close)
+	at, err := url.Parse(srv.URL)
+	must(t, err)
+	return at
+}
+
+// answer signs a CSR and encrypts the file for Apple: both come as PEM in base64.
+func (v *pushVendor) answer(csr, to string) ([]byte, error) {
+	unpack := func(text string) []byte {
+		raw, _ := base64.StdEncoding.DecodeString(text) // else there is no PEM in it
+		if block, _ := pem.Decode(raw); block != nil {
+			return block.Bytes
+		}
+		return nil
+	}
+	certificate, err := x509.ParseCertificate(unpack(to))
+	if err != nil {
+		return nil, err
+	}
+	file, err := v.sign(unpack(csr))
+	if err != nil {
+		return nil, err
+	}
+	der, err := businesstest.Envelop(certificate, file)
+	return []byte(hex.EncodeToString(der)), err
+}
+
+// mailed is the attachment of the last mail.
+func (v *pushVendor) mailed(t *testing.T) []byte {
+	t.Helper()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.mail == nil {
+		t.Fatal("mdmcert.download has mailed nothing")
+	}
+	return v.mail
 }
 
 func TestTheDesksPushWizard(t *testing.T) {

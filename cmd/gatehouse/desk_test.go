@@ -24,9 +24,15 @@ type deskClient struct {
 // a client of the API, which is tested on each engine.
 func startDesk(t *testing.T, args ...string) *deskClient {
 	t.Helper()
+	return startDeskBeside(t, elsewhere{}, args...)
+}
+
+// startDeskBeside is startDesk for a server that finds services of others elsewhere.
+func startDeskBeside(t *testing.T, others elsewhere, args ...string) *deskClient {
+	t.Helper()
 	storagetest.AnyEngine(t)
 	t.Parallel()
-	s := start(t, t.TempDir(), append(ownerArgs(t), args...)...)
+	s := startBeside(t, others, t.TempDir(), append(ownerArgs(t), args...)...)
 	d := &deskClient{s, s.newClient(t)}
 	d.signIn(t, ownerEmail, ownerPassword)
 	return d

@@ -52,6 +52,7 @@ type process struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	settings       *settings // where each flag's value came from
+	elsewhere      elsewhere
 	thrift         thrift
 }
 

@@ -121,7 +121,15 @@ type config struct {
 
 	tuneCollector bool // nobody else decides when garbage is collected
 
+	elsewhere
 	thrift
+}
+
+// elsewhere are services of others where tests have them: addresses that may be in this
+// machine's own network. It is zero in the program.
+type elsewhere struct {
+	mdmcert  *url.URL // nil: mdmcert.download
+	business *url.URL // nil: Apple's service for device assignment
 }
 
 // thrift is what tests save on. It is zero in the program.
@@ -146,7 +154,7 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 	if err != nil {
 		return usageError(fmt.Errorf("serve: %w", p.settings.explain(err)))
 	}
-	cfg.thrift = p.thrift
+	cfg.elsewhere, cfg.thrift = p.elsewhere, p.thrift
 	log := newLogger(p.stderr, cfg.logFormat, cfg.logLevel)
 	for _, warning := range p.settings.strangers(kctx.Flags()) {
 		log.WarnContext(ctx, warning)

@@ -95,6 +95,12 @@ func (b *lockedBuffer) String() string {
 // that those of other servers have; what startProcess starts makes its own.
 func start(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
+	return startBeside(t, elsewhere{}, dir, args...)
+}
+
+// startBeside is start for a server that finds services of others elsewhere.
+func startBeside(t *testing.T, others elsewhere, dir string, args ...string) *running {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	reader, writer := io.Pipe()
 	s := &running{dir: dir, stop: stop, exited: make(chan int, 1), out: newLockedBuffer()}
@@ -102,7 +108,7 @@ func start(t *testing.T, dir string, args ...string) *running {
 	go func() {
 		p := &process{
 			env: newEnvironment(nil), stdin: strings.NewReader(""), stdout: io.Discard, stderr: writer,
-			thrift: thrift{depottest.NewKey, 64},
+			elsewhere: others, thrift: thrift{depottest.NewKey, 64},
 		}
 		code := p.run(ctx, args)
 		writer.Close()

@@ -120,6 +120,17 @@ func (b *Browser) Download(selector string) []byte {
 	return file
 }
 
+// Choose puts a file of that name and content into the file input at a CSS selector, as if
+// somebody had picked it.
+func (b *Browser) Choose(selector, name string, content []byte) {
+	b.t.Helper()
+	path := filepath.Join(b.t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	b.Do(chromedp.SetUploadFiles(chromedp.CSS(selector), []string{path}))
+}
+
 // Pose has the browser say that it is another one, and which languages its user reads
 // ("de-AT,de;q=0.9"; empty: as it is).
 func (b *Browser) Pose(userAgent, languages string) {

@@ -128,7 +128,7 @@ func File(t testing.TB, certificate, token []byte) []byte {
 	}
 	message := "Content-Type: text/plain;charset=UTF-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\n" +
 		"-----BEGIN MESSAGE-----\n" + string(token) + "\n-----END MESSAGE-----\n"
-	cms, err := envelop(cert, []byte(message))
+	cms, err := Envelop(cert, []byte(message))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,8 +144,8 @@ func File(t testing.TB, certificate, token []byte) []byte {
 	return []byte(b.String())
 }
 
-// envelop encrypts content to cert (RFC 5652, 6): AES-256 in CBC mode, RSA.
-func envelop(cert *x509.Certificate, content []byte) ([]byte, error) {
+// Envelop encrypts content to cert (RFC 5652, 6): AES-256 in CBC mode, RSA.
+func Envelop(cert *x509.Certificate, content []byte) ([]byte, error) {
 	pub, ok := cert.PublicKey.(*rsa.PublicKey)
 	if !ok || pub.Size() < 256 {
 		return nil, fmt.Errorf("Apple takes RSA keys of 2048 bits and more, and not %T", cert.PublicKey)
