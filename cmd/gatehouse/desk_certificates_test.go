@@ -12,6 +12,7 @@ func TestThePagesOfCertificates(t *testing.T) {
 	reader := d.as(t, "read_only")
 	admin := d.as(t, "admin")
 	waitForDevices(t, d, 2)
+	device := waitForName(t, d)
 
 	filled := func(more url.Values) url.Values {
 		form := url.Values{
@@ -51,7 +52,8 @@ func TestThePagesOfCertificates(t *testing.T) {
 	t.Run("a template is made, looked at and changed", func(t *testing.T) {
 		d.get(t, "/admin/certificates/templates").says(t, "No templates yet")
 		page := d.post(t, "/admin/certificates/new-template", filled(nil))
-		page.says(t, "Created.", "365 days", "/scep/wifi", "Fingerprint of the authority", "For Demo")
+		page.says(t, "Created.", "365 days", "/scep/wifi", "Fingerprint of the authority")
+		d.get(t, "/admin/certificate-templates/wifi?device_id="+device).says(t, "For Demo", "CN="+device)
 		form := d.get(t, "/admin/certificate-templates/wifi/edit")
 		if len(form.all("input", "name", "ext_key_usage", "value", "clientAuth")) != 1 {
 			t.Error("the form lacks its purposes")
@@ -152,4 +154,25 @@ func TestThePagesOfCertificates(t *testing.T) {
 		d.get(t, "/admin/certificates?text="+url.QueryEscape(hostile)).escapes(t)
 		d.ask(t, "POST", "/admin/certificate-templates/hostile/send", url.Values{"who": {"some"}, "find": {hostile}, "step": {"find"}}).escapes(t)
 	})
+}
+
+// waitForName returns an enrolled device that has told what it is called.
+func waitForName(t *testing.T, d *deskClient) (id string) {
+	t.Helper()
+	eventually(t, "a device tells its name", func() bool {
+		var found struct {
+			Items []struct {
+				ID   string
+				Name string `json:"device_name"`
+			}
+		}
+		d.call(t, "GET", "/api/v1/devices?state=enrolled", nil, &found)
+		for _, device := range found.Items {
+			if device.Name != "" {
+				id = device.ID
+			}
+		}
+		return id != ""
+	})
+	return id
 }
