@@ -38,8 +38,8 @@ func (d *deskClient) furnish(t *testing.T) {
 // browserPages is how many pages one browser looks at: its patience is for all together.
 const browserPages = 25
 
-// TestEveryPageOfTheDeskIsSound looks at every page that a link leads to, on a phone in the
-// dark and on a desktop in the light.
+// TestEveryPageOfTheDeskIsSound looks at every page that a link leads to: on phones in the dark,
+// and on a desktop and tablets in the light.
 func TestEveryPageOfTheDeskIsSound(t *testing.T) {
 	d := startDesk(t, "--demo", "3")
 	d.furnish(t)
@@ -52,24 +52,31 @@ func TestEveryPageOfTheDeskIsSound(t *testing.T) {
 		}
 	}
 	t.Logf("%d pages", len(pages))
-	for name, size := range map[string]struct {
-		width, height int64
-		dark          bool
-	}{"on a phone": {390, 844, true}, "on a desktop": {1280, 900, false}} {
+	for name, screen := range map[string]struct {
+		widths []int64 // CSS pixels; the page is loaded at the first
+		dark   bool
+	}{
+		"on a phone":              {[]int64{390, 320}, true},
+		"on a desktop and tablet": {[]int64{1280, 1024, 744}, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var browser *browsertest.Browser
 			for i, at := range pages {
 				if i%browserPages == 0 {
 					browser = browsertest.Open(t)
-					browser.Screen(size.width, size.height, size.dark)
+					browser.Screen(screen.widths[0], 900, screen.dark)
 					d.signInBy(browser, ownerEmail, ownerPassword)
 				}
-				if size.width > 1000 && strings.Count(at, "/") > 3 {
+				if screen.widths[0] > 1000 && strings.Count(at, "/") > 3 {
 					continue // what fits a phone fits a desktop, and time is short
 				}
 				browser.Go(d.url + at)
-				browser.Check()
+				for _, width := range screen.widths {
+					browser.Screen(width, 900, screen.dark)
+					browser.Check()
+				}
+				browser.Screen(screen.widths[0], 900, screen.dark)
 				browser.Quiet()
 			}
 		})

@@ -9,7 +9,7 @@
   };
   const visible = (e) => e.checkVisibility({ visibilityProperty: true }) && e.getClientRects().length > 0;
   // Text for screen readers only, and the skip link until it has the focus.
-  const hiddenFromEyes = (e) => !!e.closest(".skip:not(:focus), .only-spoken, .brand span") || !!e.closest(".list thead") && width < 700;
+  const hiddenFromEyes = (e) => !!e.closest(".skip:not(:focus), .only-spoken, .brand span") || !!e.closest(".list > thead") && getComputedStyle(e.closest("thead")).position === "absolute";
 
   // Structure.
   for (const [selector, n] of [["h1", 1], ["main", 1], ["header", 1], ["head > title", 1]]) {
@@ -66,6 +66,25 @@
     if (style.position === "static" && style.display !== "inline" && parseFloat(style.marginRight) >= 0 && box.right > parent.right + 1 && !e.closest("pre")) found.push(`${name(e)} sticks out of its parent`);
   }
 
+  // Words that were broken for want of room: those of letters only, and short enough to fit anywhere.
+  const texts = (visit) => {
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+      const e = node.parentElement;
+      if (node.nodeValue.trim() && visible(e) && !hiddenFromEyes(e) && !e.closest("noscript, script, style")) visit(node, e);
+    }
+  };
+  const range = document.createRange();
+  texts((node, e) => {
+    if (e.closest("pre, code, textarea, svg, .mono")) return;
+    for (const word of node.nodeValue.matchAll(/(?<![^\s(“"])\p{L}{2,16}(?![^\s.,;:)”"!?…])/gu)) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].filter((box) => box.width > 0).map((box) => Math.round(box.top)));
+      if (lines.size > 1) found.push(`${name(e)} breaks the word “${word[0]}”`);
+    }
+  });
+
   // Contrast of all text (WCAG 2.2, 1.4.3).
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgba = (css) => {
@@ -89,10 +108,7 @@
     const v = c[i] / 255;
     return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   }, 0);
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = texts.nextNode(); node; node = texts.nextNode()) {
-    const e = node.parentElement;
-    if (!node.nodeValue.trim() || !visible(e) || hiddenFromEyes(e) || e.closest("noscript, script, style")) continue;
+  texts((node, e) => {
     const style = getComputedStyle(e);
     const behind = background(e);
     const [a, b] = [luminance(over(rgba(style.color), behind)), luminance(behind)];
@@ -100,6 +116,6 @@
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || size >= 18.66 && +style.fontWeight >= 700;
     if (ratio < (large ? 3 : 4.5)) found.push(`${name(e)} has a contrast of ${ratio.toFixed(2)}`);
-  }
+  });
   return [...new Set(found)];
 })()
