@@ -8,7 +8,7 @@ import (
 func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 	d := startDesk(t)
 	p := d.get(t, "/admin")
-	p.says(t, "There is no push certificate", "Set up this server", "Enroll the first device", "Add a second owner", "No devices yet.", "What ends when", "User login")
+	p.says(t, "There is no push certificate", "Set up this server", "Enroll the first device", "Add a second owner", "No devices yet.", "What ends when", ownerEmail+" signed in.")
 	if got := p.link(t, "Get it"); got != "/admin/settings/push" {
 		t.Errorf("the push certificate is to be had at %s", got)
 	}
@@ -26,7 +26,7 @@ func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 	d.call(t, "POST", "/api/v1/users", map[string]any{"username": "o", "email": "second@example.com", "password": "another long password", "role": "owner"}, &struct{}{})
 	p = d.get(t, "/admin")
 	p.escapes(t)
-	p.says(t, "Done Add a second owner", "by "+ownerEmail)
+	p.says(t, "Done Add a second owner", "made the enrollment link", "The command line made the user second@example.com .")
 
 	reader := d.as(t, "read_only").get(t, "/admin")
 	reader.says(t, "Set up this server", "There is no push certificate")

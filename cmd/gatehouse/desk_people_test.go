@@ -126,9 +126,9 @@ func TestTheDeskOfPeople(t *testing.T) {
 	t.Run("groups are listed", func(t *testing.T) { d.get(t, "/admin/groups").escapes(t) })
 	t.Run("the audit log tells all of it", func(t *testing.T) {
 		page := d.get(t, "/admin/audit?action=user.")
-		page.says(t, "Somebody changed a user.", "role", "helpdesk", "read_only", ownerEmail, "A user was disabled.")
+		page.says(t, ownerEmail+" changed the user bea@example.com .", "role", "helpdesk", "read_only", ownerEmail, ownerEmail+" disabled the user bea@example.com .")
 		page.escapes(t)
-		d.get(t, "/admin/audit?actor="+url.QueryEscape(ownerEmail)+"&q=session+bea").says(t, "Somebody ended a session of a user.")
+		d.get(t, "/admin/audit?actor="+url.QueryEscape(ownerEmail)+"&q=session+bea").says(t, ownerEmail+" ended a session of the user bea@example.com .")
 		d.get(t, "/admin/audit?q=nothing-like-that").says(t, "Nothing fits")
 		if got := d.get(t, "/admin/audit"); strings.Contains(got.body, "hunter2") {
 			t.Error("the log tells a password")

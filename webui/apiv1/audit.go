@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,13 @@ type eventJSON struct {
 	Peer        string            `json:"peer"`
 	Details     map[string]string `json:"details"`
 	Changes     []auditChange     `json:"changes"`
+}
+
+// listedEvent is an event in the list for people: what its device is called today is no part
+// of what happened, nor of the chain.
+type listedEvent struct {
+	eventJSON
+	DeviceName string `json:"device_name,omitempty"`
 }
 
 // auditChange is a field that somebody changed.
@@ -94,7 +102,22 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(list, next, auditEvent))
+	var names map[mdm.DeviceID]string
+	if principal(r).Allows(identity.ScopeReadOnly) {
+		var of []mdm.DeviceID
+		for _, e := range list {
+			if e.Event.DeviceID != "" {
+				of = append(of, mdm.DeviceID(e.Event.DeviceID))
+			}
+		}
+		slices.Sort(of)
+		if names, err = a.deviceNames(r, slices.Compact(of)); err != nil {
+			return err
+		}
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(list, next, func(e event.Sequenced) listedEvent {
+		return listedEvent{auditEvent(e), names[mdm.DeviceID(e.Event.DeviceID)]}
+	}))
 }
 
 // exportAudit writes the audit log as JSON Lines, as much as there is. What takes longer than

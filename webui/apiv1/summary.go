@@ -81,7 +81,7 @@ type dayJSON struct {
 
 type expiryJSON struct {
 	Kind     string    `json:"kind"` // push, tls or authority
-	Name     string    `json:"name"` // topic, host, or the authority's ID
+	Name     string    `json:"name"` // topic, host, or the authority's common name
 	NotAfter time.Time `json:"not_after"`
 	Path     string    `json:"path"` // of the administrators' page where it is renewed
 }
@@ -303,7 +303,7 @@ func (a *API) summarizeServer(ctx context.Context, out *serverSummary, renewals 
 			continue
 		}
 		end := authority.Certificate().NotAfter
-		out.Expiries = append(out.Expiries, expiryJSON{"authority", authority.ID(), end.UTC(), caPage})
+		out.Expiries = append(out.Expiries, expiryJSON{"authority", cmp.Or(authority.Certificate().Subject.CommonName, authority.ID()), end.UTC(), caPage})
 		out.ending(end, now, 180*day, 30*day, "authority_expiring", caPage, "The authority "+authority.Certificate().Subject.CommonName)
 	}
 	publicTLS := true // a proxy's, of which nothing is known here

@@ -2,7 +2,10 @@
 package audit
 
 import (
+	"cmp"
+	"context"
 	"embed"
+	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -62,8 +65,8 @@ func secretField(field string) bool {
 	})
 }
 
-// happening is an event as the API lists it.
-type happening struct {
+// Event is one of the audit log, as the API lists it.
+type Event struct {
 	ID          string            `json:"id"`
 	Seq         *uint64           `json:"seq"`
 	Hash        *string           `json:"hash"`
@@ -73,6 +76,7 @@ type happening struct {
 	Outcome     string            `json:"outcome"`
 	Reason      string            `json:"reason"`
 	DeviceID    string            `json:"device_id"`
+	DeviceName  string            `json:"device_name"` // what it is called today
 	User        string            `json:"user"`
 	Certificate string            `json:"certificate"`
 	Template    string            `json:"template"`
@@ -80,12 +84,11 @@ type happening struct {
 	Details     map[string]string `json:"details"`
 	Changes     []change          `json:"changes"`
 
-	Text  string `json:"-"` // what has happened, as a sentence
-	users bool   // who looks may see users
+	users bool // who looks may see users
 }
 
 // Who is the actor in words, and what kind of actor it is.
-func (e happening) Who() (who struct{ Name, Kind string }) {
+func (e Event) Who() (who struct{ Name, Kind string }) {
 	kind, name, ok := strings.Cut(e.Actor, ":")
 	switch {
 	case e.Actor == "":
@@ -111,7 +114,7 @@ func (e happening) Who() (who struct{ Name, Kind string }) {
 }
 
 // State is how it went.
-func (e happening) State() view.State {
+func (e Event) State() view.State {
 	switch e.Outcome {
 	case "refused":
 		return view.State{Text: "Refused", Tone: "bad"}
@@ -122,12 +125,9 @@ func (e happening) State() view.State {
 }
 
 // About are the things that it is about, with links to them.
-func (e happening) About() (all []view.Link) {
+func (e Event) About() (all []view.Link) {
 	if e.DeviceID != "" {
-		label := e.Details["serial_number"]
-		if label == "" {
-			label = "device " + short(e.DeviceID)
-		}
+		label := cmp.Or(e.DeviceName, e.Details["serial_number"], "device "+short(e.DeviceID))
 		all = append(all, view.Link{Label: label, URL: "/admin/devices/" + url.PathEscape(e.DeviceID)})
 	}
 	if e.User != "" {
@@ -164,7 +164,7 @@ func short(serial string) string {
 }
 
 // Facts are what else is known of it.
-func (e happening) Facts() []admin.Fact {
+func (e Event) Facts() []admin.Fact {
 	facts := []admin.Fact{{Label: "Time", Value: e.At.UTC().Format("2006-01-02 15:04:05 UTC")}, {Label: "Action", Value: e.Action, Mono: true}, {Label: "Actor", Value: e.Actor, Mono: true}}
 	for _, f := range []admin.Fact{
 		{Label: "Address", Value: e.Peer, Mono: true}, {Label: "Device", Value: e.DeviceID, Mono: true}, {Label: "Certificate", Value: e.Certificate, Mono: true},
@@ -187,13 +187,32 @@ func (e happening) Facts() []admin.Fact {
 	return facts
 }
 
+// Texts returns what there is to say of each kind of event, by action.
+func Texts(ctx context.Context, desk *admin.Desk) (map[string]string, error) {
+	var types admin.List[struct{ Action, Text string }]
+	if err := desk.Get(ctx, "/api/v1/event-types", nil, &types); err != nil {
+		return nil, err
+	}
+	texts := make(map[string]string, len(types.Items))
+	for _, t := range types.Items {
+		texts[t.Action] = t.Text
+	}
+	return texts, nil
+}
+
+// listed is an event in the list.
+type listed struct {
+	Event
+	Text template.HTML
+}
+
 type listPage struct {
 	admin.Page
 	Form     *admin.Form
 	Areas    []admin.Option
 	Outcomes []admin.Option
 	Periods  []admin.Option
-	Items    []happening
+	Items    []listed
 	Pager    admin.Pager
 	Empty    *admin.Empty
 	Export   string
@@ -245,18 +264,17 @@ func (s *Audit) list(w http.ResponseWriter, r *http.Request) error {
 	if since := form.Get("since"); since != "" {
 		page.Export += "?" + url.Values{"since": {since}}.Encode()
 	}
-	var types admin.List[struct{ Action, Text string }]
-	if err := s.desk.Get(r.Context(), "/api/v1/event-types", nil, &types); err != nil {
+	texts, err := Texts(r.Context(), s.desk)
+	if err != nil {
 		return err
 	}
-	texts, areas := map[string]string{}, []string{}
-	for _, t := range types.Items {
-		texts[t.Action] = t.Text
-		area, _, _ := strings.Cut(t.Action, ".")
-		if !slices.Contains(areas, area) {
-			areas = append(areas, area)
-		}
+	var areas []string
+	for action := range texts {
+		area, _, _ := strings.Cut(action, ".")
+		areas = append(areas, area)
 	}
+	slices.Sort(areas)
+	areas = slices.Compact(areas)
 	page.Areas = admin.Options("", "Everything")
 	for _, area := range areas {
 		page.Areas = append(page.Areas, admin.Option{Value: area + ".", Label: admin.Words(area)})
@@ -268,19 +286,16 @@ func (s *Audit) list(w http.ResponseWriter, r *http.Request) error {
 		page.Watch = "*"
 	}
 	query.Set("limit", perPage)
-	var found admin.List[happening]
+	var found admin.List[Event]
 	if err := s.desk.Get(r.Context(), "/api/v1/audit", query, &found); err != nil {
 		return err
 	}
 	users := s.desk.May(r.Context(), "GET /api/v1/users")
-	for i := range found.Items {
-		e := &found.Items[i]
+	for _, e := range found.Items {
 		e.users = users
-		if e.Text = texts[e.Action]; e.Text == "" {
-			e.Text = e.Action
-		}
+		page.Items = append(page.Items, listed{e, e.Sentence(texts[e.Action])})
 	}
-	page.Items, page.Pager = found.Items, admin.NewPager(r, found.NextCursor)
+	page.Pager = admin.NewPager(r, found.NextCursor)
 	switch {
 	case len(found.Items) > 0:
 	case found.NextCursor != "":

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/admin/audit"
 	"github.com/gatehouse-mdm/gatehouse/webui/chart"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
@@ -94,18 +95,6 @@ type command struct {
 	}
 }
 
-// event is an entry of the audit log.
-type event struct {
-	ID       string
-	At       time.Time
-	Actor    string
-	Action   string
-	Outcome  string
-	DeviceID string `json:"device_id"`
-	User     string
-	Details  map[string]string
-}
-
 // page is what home.html may use.
 type page struct {
 	admin.Page
@@ -146,9 +135,10 @@ type flying struct {
 
 // happened is what the audit log tells, in words.
 type happened struct {
-	ID, Text, By, Device, DeviceURL, URL string
-	At                                   view.Moment
-	State                                *view.State // of what did not go well
+	ID, DeviceURL, URL string
+	Text               template.HTML
+	At                 view.Moment
+	State              *view.State // of what did not go well
 }
 
 // Bounds of the page's lists.
@@ -247,9 +237,9 @@ func (p *page) draw(sum summary) {
 		}
 	}
 	p.Enrolments, p.Commands = enrolments.HTML(), work.HTML()
-	ends := chart.Timeline{ID: "ends", Title: "What ends in the next 12 months", Now: sum.At, Many: "Certificates of devices, by renewal", None: "Nothing ends."}
+	ends := chart.Timeline{ID: "ends", Title: "What ends in the next 12 months", Now: sum.At, Many: "Renewals, by week", None: "Nothing ends."}
 	for _, e := range sum.Expiries {
-		ends.Marks = append(ends.Marks, chart.Mark{Label: endings[e.Kind] + " " + e.Name, At: e.NotAfter, URL: e.Path})
+		ends.Marks = append(ends.Marks, chart.Mark{Label: strings.TrimSpace(endings[e.Kind] + " " + e.Name), At: e.NotAfter, URL: e.Path})
 	}
 	if sum.Renewals != nil {
 		for i, week := range sum.Renewals.Weeks {
@@ -263,8 +253,8 @@ func (p *page) draw(sum summary) {
 	p.Ends = ends.HTML()
 }
 
-// endings are what can end, before its name.
-var endings = map[string]string{"push": "Push", "tls": "TLS", "authority": "CA"}
+// endings are what can end, before its name. Authorities are called by theirs alone.
+var endings = map[string]string{"push": "Push", "tls": "TLS"}
 
 // platforms are Apple's systems as the API names them.
 var platforms = map[string]string{"ios": "iOS", "macos": "macOS", "tvos": "tvOS", "visionos": "visionOS", "watchos": "watchOS"}
@@ -321,17 +311,21 @@ func (s *Home) flying(ctx context.Context, p *page) error {
 	return nil
 }
 
-// happened adds what happened last, in the words that the API has for it.
+// happened adds what happened last.
 func (s *Home) happened(ctx context.Context, p *page) error {
-	var found admin.List[event]
+	texts, err := audit.Texts(ctx, s.desk)
+	if err != nil {
+		return err
+	}
+	var found admin.List[audit.Event]
 	if err := s.desk.Get(ctx, "/api/v1/audit", url.Values{"limit": {mostEvents}}, &found); err != nil {
 		return err
 	}
 	for _, e := range found.Items {
 		at := e.At
-		h := happened{ID: e.ID, Text: sentence(e), By: who(e.Actor), At: s.desk.Moment(&at), URL: "/admin/audit#e-" + url.PathEscape(e.ID)}
+		h := happened{ID: e.ID, Text: e.Sentence(texts[e.Action]), At: s.desk.Moment(&at), URL: "/admin/audit#e-" + url.PathEscape(e.ID)}
 		if e.DeviceID != "" {
-			h.Device, h.DeviceURL = e.DeviceID, "/admin/devices/"+url.PathEscape(e.DeviceID)
+			h.DeviceURL = "/admin/devices/" + url.PathEscape(e.DeviceID)
 		}
 		switch e.Outcome {
 		case "refused":
@@ -342,20 +336,6 @@ func (s *Home) happened(ctx context.Context, p *page) error {
 		p.Events = append(p.Events, h)
 	}
 	return nil
-}
-
-// sentence is what happened, in few words: "Command finished: device lock".
-func sentence(e event) string {
-	text := admin.Words(strings.ReplaceAll(e.Action, ".", " "))
-	for _, about := range []string{"request_type", "name", "identifier"} {
-		if what := e.Details[about]; what != "" {
-			if about == "request_type" {
-				what = admin.Words(what)
-			}
-			return text + ": " + what
-		}
-	}
-	return text
 }
 
 // who is an actor without its kind: "user:ana@example.com".
