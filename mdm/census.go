@@ -18,7 +18,7 @@ type Kind struct {
 func (s *Service) Census(ctx context.Context) (count map[Kind]int, err error) {
 	err = s.viewRows(ctx, func(tx storage.Tx) error {
 		count = make(map[Kind]int)
-		for item, err := range tx.Scan(rowBucket, storage.Range{}) {
+		for item, err := range tx.Scan(rowBucket, storage.Range{Lent: true}) {
 			if err != nil {
 				return fmt.Errorf("rows of devices: %w", err)
 			}

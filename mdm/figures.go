@@ -71,7 +71,7 @@ func (s *Service) Figures(ctx context.Context, groups []GroupID) (f Figures, err
 		systems := make(map[system]int)
 		var kinds [256][256]int
 		seen, now := s.seenTimeline(tx), s.now().UnixNano()
-		for item, err := range tx.Scan(rowBucket, storage.Range{}) {
+		for item, err := range tx.Scan(rowBucket, storage.Range{Lent: true}) {
 			if err != nil {
 				return fmt.Errorf("rows of devices: %w", err)
 			}

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -145,6 +146,12 @@ type place struct {
 	id     []byte
 }
 
+// clone returns p without the row that it points into, which is lent.
+func (p place) clone() place {
+	p.text, p.id = bytes.Clone(p.text), bytes.Clone(p.id)
+	return p
+}
+
 // scan is one run through all rows.
 type scan struct {
 	Query
@@ -230,6 +237,11 @@ func (s *Service) newScan(tx storage.Tx, q Query) (*scan, error) {
 	}
 	if q.Pending != nil {
 		c.pending = pendingTimeline(tx)
+	}
+	for _, t := range []*timeline{c.seen, c.pending} {
+		if t != nil {
+			t.random = q.ParentID != "" // few are read, see rows
+		}
 	}
 	if len(q.GroupIDs) > 0 {
 		for _, id := range q.GroupIDs {
@@ -326,7 +338,7 @@ func (c *scan) run(tx storage.Tx) error {
 	}
 	slow := c.slow()
 	var batch []candidate
-	for item, err := range tx.Scan(rowBucket, r) {
+	for item, err := range c.rows(tx, r) {
 		if err != nil {
 			return fmt.Errorf("rows of devices: %w", err)
 		}
@@ -346,7 +358,7 @@ func (c *scan) run(tx storage.Tx) error {
 			c.take(p)
 		} else if c.after == nil || c.compare(&p, c.after) > 0 { // others were counted before
 			device := DeviceID(cmp.Or(string(row.parent()), string(item.Key)))
-			if batch = append(batch, candidate{p, device, unsure}); len(batch) == candidates {
+			if batch = append(batch, candidate{p.clone(), device, unsure}); len(batch) == candidates {
 				if err := c.takeSlow(tx, batch); err != nil {
 					return err
 				}
@@ -379,6 +391,32 @@ func (c *scan) run(tx storage.Tx) error {
 		}
 	}
 	return nil
+}
+
+// rows yields the rows in r, which are lent, or of them those of user channels where the
+// query asks for a device's: then few are read.
+func (c *scan) rows(tx storage.Tx, r storage.Range) iter.Seq2[storage.Item, error] {
+	if c.ParentID == "" {
+		r.Lent = true
+		return tx.Scan(rowBucket, r)
+	}
+	after := ""
+	if len(r.Start) > 0 {
+		after = string(c.after.id)
+	}
+	return func(yield func(storage.Item, error) bool) {
+		for d, err := range storage.LookupAfter(tx, devices, devicesByParent, string(c.ParentID), after) {
+			item := storage.Item{Key: []byte(d.ID)}
+			if err == nil {
+				if item.Value, err = tx.Get(rowBucket, item.Key); errors.Is(err, storage.ErrNotFound) {
+					continue // an older program has put it since rows were filled
+				}
+			}
+			if !yield(item, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // takeSlow takes those for which holds what their rows don't say.
@@ -566,8 +604,7 @@ func (c *scan) take(p place) {
 	if c.after != nil && c.compare(&p, c.after) <= 0 || c.worst != nil && c.compare(&p, c.worst) >= 0 {
 		return
 	}
-	p.text = bytes.Clone(p.text) // the rest of the row is not needed
-	c.kept = append(c.kept, p)
+	c.kept = append(c.kept, p.clone())
 	if len(c.kept) >= 2*c.keep && c.keep < math.MaxInt/2 {
 		c.kept = c.sorted()[:c.keep]
 		worst := c.kept[c.keep-1]

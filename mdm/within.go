@@ -339,7 +339,7 @@ func (c *Scope) learnAll() error {
 	if c.learnt {
 		return nil
 	}
-	for item, err := range c.tx.Scan(rowBucket, storage.Range{}) {
+	for item, err := range c.tx.Scan(rowBucket, storage.Range{Lent: true}) {
 		if err != nil {
 			return fmt.Errorf("rows of devices: %w", err)
 		}
@@ -412,7 +412,7 @@ func countRules(tx storage.Tx, scopes map[GroupID]*Scope, count map[GroupID]int)
 		clear(scopes[g].known)
 		return err
 	}
-	for item, err := range tx.Scan(rowBucket, storage.Range{}) {
+	for item, err := range tx.Scan(rowBucket, storage.Range{Lent: true}) {
 		if err != nil {
 			return fmt.Errorf("rows of devices: %w", err)
 		}

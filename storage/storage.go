@@ -89,7 +89,8 @@ type DB interface {
 // Tx is a transaction: valid until the closure that got it returns, and only in
 // that closure's goroutine. It sees its own writes.
 //
-// Slices passed in are not kept, and slices handed out are the caller's own.
+// Slices passed in are not kept, and slices handed out are the caller's own, but for those of
+// items that are lent (see [Range]).
 type Tx interface {
 	// Get returns the value of key, or an error that wraps ErrNotFound, also
 	// for a key that is too long to be there.
@@ -148,4 +149,9 @@ type Range struct {
 
 	Reverse bool // from the last key to the first
 	Limit   int  // at most so many items; 0 means all
+
+	// Lent allows the engine to take back the slices of an item once the loop goes on:
+	// whoever looks through a hundred thousand items and keeps few need not pay for a copy
+	// of each.
+	Lent bool
 }

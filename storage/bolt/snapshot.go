@@ -46,6 +46,7 @@ func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
 	return func(yield func(storage.Item, error) bool) {
 		var c *bbolt.Cursor
 		var memory slab
+		var lent []byte // the key and the value of the item that is lent
 		// One step under guard: the closure's own panics are none of our business.
 		step := func() (item storage.Item, ok bool, err error) {
 			defer s.db.caught(&err)
@@ -72,6 +73,11 @@ func (s *snapshot) Scan(span writeset.Span) iter.Seq2[storage.Item, error] {
 			}
 			if len(v) > storage.MaxValue {
 				return item, false, s.tooLarge(bucket, k, v)
+			}
+			if span.Lent {
+				lent = append(append(lent[:0], k...), v...)
+				item.Key, item.Value = lent[:len(k):len(k)], lent[len(k):len(lent):len(lent)]
+				return item, true, nil
 			}
 			item.Key, item.Value = memory.copy(k), memory.copy(v)
 			return item, true, nil

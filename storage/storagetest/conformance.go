@@ -32,6 +32,7 @@ func Run(t *testing.T, open func(t testing.TB) storage.DB, reopen func(t testing
 		"a closure sees its own writes":                         ownWrites,
 		"a scan survives what its loop deletes and puts":        writesDuringScan,
 		"a scan stops when its loop does":                       scanStops,
+		"items that are lent are what others are":               itemsAreLent,
 		"an error keeps nothing and comes back as it is":        errorKeepsNothing,
 		"a panic keeps nothing and leaves the database usable":  panicKeepsNothing,
 		"a goroutine that exits keeps nothing and holds nobody": exitKeepsNothing,
@@ -388,6 +389,42 @@ func writesDuringScan(t *testing.T, db storage.DB) {
 			})
 		})
 	}
+}
+
+// itemsAreLent scans with and without [storage.Range.Lent], in a View and in an Update
+// that has written.
+func itemsAreLent(t *testing.T, db storage.DB) {
+	fill(t, db, "a", "ab", "b", "c", "d")
+	scans := func(tx storage.Tx) error {
+		for _, r := range []storage.Range{{}, {Reverse: true}, {Prefix: []byte("a")}, {Start: []byte("ab"), End: []byte("d"), Limit: 2}} {
+			var want, got []string
+			for item, err := range tx.Scan(bucket, r) {
+				if err != nil {
+					return err
+				}
+				want = append(want, string(item.Key)+"="+string(item.Value))
+			}
+			r.Lent = true
+			for item, err := range tx.Scan(bucket, r) {
+				if err != nil {
+					return err
+				}
+				got = append(got, string(item.Key)+"="+string(item.Value))
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("Scan(%+v) = %q, want %q", r, got, want)
+			}
+		}
+		return nil
+	}
+	view(t, db, scans)
+	update(t, db, func(tx storage.Tx) error {
+		if err := errors.Join(tx.Put(bucket, []byte("aa"), []byte("new")), tx.Put(bucket, []byte("b"), nil), tx.Delete(bucket, []byte("c"))); err != nil {
+			return err
+		}
+		return scans(tx)
+	})
+	view(t, db, scans)
 }
 
 func scanStops(t *testing.T, db storage.DB) {

@@ -23,9 +23,9 @@ type Base interface {
 	// Get returns the value of key as a slice of the caller's own, and whether it is there.
 	Get(bucket string, key []byte) (value []byte, ok bool, err error)
 
-	// Scan yields the items of s as slices of the caller's own. The caller stops it
-	// when it has enough, and may go on beyond the limit of s, which is only what it
-	// expects to need. An error ends the sequence.
+	// Scan yields the items of s as slices of the caller's own, but for those that s lends.
+	// The caller stops it when it has enough, and may go on beyond the limit of s, which is
+	// only what it expects to need. An error ends the sequence.
 	Scan(s Span) iter.Seq2[storage.Item, error]
 
 	// Prefetch says which keys and spans are about to be read; it may do nothing.
@@ -46,7 +46,8 @@ type Span struct {
 	Bucket  string
 	Lo, Hi  []byte
 	Reverse bool
-	Limit   int // how many items are expected to be enough; 0: all
+	Limit   int  // how many items are expected to be enough; 0: all
+	Lent    bool // items are good until the next one is asked for
 }
 
 // Tx is a [storage.Tx] over a Base.
@@ -164,13 +165,23 @@ func (tx *Tx) Scan(bucket string, r storage.Range) iter.Seq2[storage.Item, error
 			return left != 0
 		}
 
+		// Only where nothing was written are items lent: what was is compared with keys of
+		// items that have passed.
+		lent := r.Lent && tx.readOnly
+
 		// Everything of ours before the engine's next item goes first; ours also
 		// replaces the engine's of the same key. What is next is asked anew for each
 		// item, since the closure may write between two of them.
-		for item, err := range tx.base.Scan(Span{Bucket: bucket, Lo: lo, Hi: hi, Reverse: r.Reverse, Limit: r.Limit}) {
+		for item, err := range tx.base.Scan(Span{Bucket: bucket, Lo: lo, Hi: hi, Reverse: r.Reverse, Limit: r.Limit, Lent: lent}) {
 			if err != nil {
 				yield(storage.Item{}, err)
 				return
+			}
+			if tx.readOnly {
+				if !give(item) {
+					return
+				}
+				continue
 			}
 			for n := ours.next(item.Key); n != nil; n = ours.next(item.Key) {
 				if !give(n.item()) {
