@@ -490,3 +490,41 @@ func TestWhyACommandWaits(t *testing.T) {
 		})
 	}
 }
+
+// A forecast fills in what the server knows, supersedes and tells, as queueing does: while
+// somebody writes, and without a trace.
+func TestAForecastWaitsForNobodyAndKeepsNothing(t *testing.T) {
+	b := newBench(t)
+	mac := b.device(t, "mac", func(d *mdm.Device) { d.ProductName = "Mac14,2" })
+	waits := newCommand("waits", "DeviceLock", mac)
+	b.queued(t, waits)
+	writing, done := make(chan struct{}), make(chan error, 1)
+	written := make(chan struct{})
+	go func() {
+		done <- b.db.Update(context.Background(), func(tx storage.Tx) error {
+			select {
+			case writing <- struct{}{}:
+			case <-written: // once more
+			}
+			<-written
+			return nil
+		})
+	}()
+	<-writing
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	accepted, rejected, err := b.Forecast(ctx, newCommand("asked", "DeviceLock", mac, "none"))
+	close(written)
+	if err != nil || !slices.Equal(accepted, []mdm.DeviceID{mac}) || len(rejected) != 1 {
+		t.Errorf("Forecast = %v, rejected %v, %v; want that %s gets it", accepted, rejected, err, mac)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.CommandStatus(context.Background(), "asked"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the command of a forecast: %v, want %v", err, storage.ErrNotFound)
+	}
+	if got := b.order(t, mac); !slices.Equal(got, []string{"waits"}) {
+		t.Errorf("the device got %v", got)
+	}
+}

@@ -5,23 +5,18 @@ import (
 	"errors"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
+	"github.com/gatehouse-mdm/gatehouse/storage/rehearsal"
 )
 
-// errForecast ends the transaction of a Forecast, so that nothing of it is kept.
-var errForecast = errors.New("only a forecast")
-
 // Forecast says what would become of c, did somebody queue it now: which of its targets get
-// it, and why the others don't. It changes nothing.
+// it, and why the others don't. It changes nothing, and nobody waits for it.
 func (s *Service) Forecast(ctx context.Context, c NewCommand) (accepted []DeviceID, rejected []Rejection, err error) {
-	err = s.db.Update(ctx, func(tx storage.Tx) error {
-		cmd, no, err := s.Queue(tx, c)
-		if err != nil {
-			return err
-		}
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		cmd, no, err := s.Queue(rehearsal.On(tx), c)
 		accepted, rejected = cmd.Targets, no
-		return errForecast
+		return err
 	})
-	if err != nil && !errors.Is(err, errForecast) {
+	if err != nil {
 		return nil, nil, err
 	}
 	return accepted, rejected, nil
