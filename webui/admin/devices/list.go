@@ -37,6 +37,7 @@ type listPage struct {
 	Open    bool // the form of filters is
 	Pager   admin.Pager
 	Empty   *admin.Empty
+	Portal  string // address of the enrollment portal, where the list is empty and it is open
 	CSV     string
 	Save    string   // makes a group of the filters; empty: there are none
 	Query   string   // what the API was asked for, for commands to all that match
@@ -119,28 +120,48 @@ func (s *Devices) writeList(w http.ResponseWriter, r *http.Request, query url.Va
 		page.Save = "/admin/groups/new?" + url.Values{"rule": {filters.Encode()}}.Encode()
 	}
 	if len(all.Items) == 0 {
-		page.Empty = s.empty(r, page)
+		if page.Empty, page.Portal, err = s.empty(r, page); err != nil {
+			return err
+		}
 	}
 	return s.desk.WriteStatus(w, r, status, s.pages, "list.html", page)
 }
 
 // empty is what a list without devices says.
-func (s *Devices) empty(r *http.Request, page *listPage) *admin.Empty {
+func (s *Devices) empty(r *http.Request, page *listPage) (none *admin.Empty, portal string, err error) {
+	ctx := r.Context()
 	if len(page.Chips) > 0 {
 		return &admin.Empty{
 			Heading: "No device matches", Text: "Take away a filter, or look for something else.",
 			Actions: []view.Link{{Label: "Clear all filters", URL: section}},
-		}
+		}, "", nil
 	}
-	if !s.desk.May(r.Context(), "POST /api/v1/enrollment-links") {
-		return &admin.Empty{Heading: "No devices yet", Text: "None of the devices that you may see is enrolled. Who may make enrollment links can let one in."}
+	if admin.Principal(ctx).Limited() {
+		return &admin.Empty{
+			Heading: "No devices yet", Text: "Your role is limited to groups of devices, and none is in them yet. Ask an administrator whose role is not limited to enroll one, or to add some to your groups.",
+		}, "", nil
 	}
-	return &admin.Empty{
-		Heading: "No devices yet",
-		Text:    "Make an enrollment link, and open it in Safari on the device: its QR code does that. To look around first, start the server with simulated devices:",
-		Command: "gatehouse serve --demo 5",
-		Actions: []view.Link{{Label: "New enrollment link", URL: "/admin/enrollment/links/new"}},
+	var now struct{ Portal bool }
+	if err := s.desk.Get(ctx, "/api/v1/settings", nil, &now); err != nil {
+		return nil, "", err
 	}
+	if now.Portal {
+		portal = s.desk.ServerURL.JoinPath("enroll").String()
+	}
+	if !s.desk.May(ctx, "POST /api/v1/enrollment-links") {
+		return &admin.Empty{Heading: "No devices yet", Text: "Somebody with the role helpdesk can let one in by a link of its own."}, portal, nil
+	}
+	none = &admin.Empty{
+		Heading: "No devices yet", Text: "Enroll a person, and show them the QR code: their device is here a few minutes later.",
+		Actions: []view.Link{{Label: "Enroll a person", URL: "/admin/enrollment/people/new"}, {Label: "New enrollment link", URL: "/admin/enrollment/links/new"}},
+	}
+	if s.desk.Demo {
+		none.Text += " The simulated devices that this server was started with are on their way."
+	} else {
+		none.Text += " To look around first, start the server with simulated devices:"
+		none.Command = "gatehouse serve --demo 5"
+	}
+	return none, portal, nil
 }
 
 // export sends the list as a table.

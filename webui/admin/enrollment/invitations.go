@@ -3,7 +3,6 @@ package enrollment
 import (
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ type invitation struct {
 	Name         string         `json:"name"`
 	Ownership    string         `json:"ownership"`
 	Login        string         `json:"login"`
+	Uses         int            `json:"uses"`
 	Language     string         `json:"language"`
 	Counts       map[string]int `json:"counts"`
 	CreatedAt    time.Time      `json:"created_at"`
@@ -59,6 +59,7 @@ type invited struct {
 	NextTryAt  *time.Time `json:"next_try_at"`
 	SentAt     *time.Time `json:"sent_at"`
 	LinkID     string     `json:"link_id"`
+	Address    string     `json:"url"` // empty for who may not hand it out
 	ShortCode  string     `json:"short_code"`
 	LinkState  string     `json:"link_state"`
 	Stage      string     `json:"stage"`
@@ -74,7 +75,7 @@ func (i invited) Mail() view.State {
 		return view.State{Text: "sent", Tone: view.Good}
 	case "failed":
 		return view.State{Text: "not sent", Tone: view.Bad, Hint: i.Error}
-	case "queued":
+	case "queued", "sending":
 		return view.State{Text: "on its way", Tone: view.Waiting, Hint: i.Error}
 	}
 	return view.State{Text: strings.ToLower(admin.Words(i.State)), Tone: view.Neutral}
@@ -88,30 +89,13 @@ func (i invited) LinkURL() string { return linksPath + "/" + url.PathEscape(i.Li
 // DeviceURL is the page of their device; empty before there is one.
 func (i invited) DeviceURL() string { return attempt{DeviceID: i.DeviceID}.DeviceURL() }
 
-type invitationsPage struct {
-	admin.Page
-	Tabs  []admin.NavItem
-	Items []invitation
-	Pager admin.Pager
-	Empty *admin.Empty
-}
-
 func (s *Enrollment) invitations(w http.ResponseWriter, r *http.Request) error {
-	query := url.Values{"limit": {"50"}}
-	if cursor := r.URL.Query().Get("cursor"); cursor != "" {
-		query.Set("cursor", cursor)
-	}
-	var list admin.List[invitation]
-	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-invitations", query, &list); err != nil {
+	out, err := listOf[invitation](s, r, apiInvitations, invitationsPath, "Invitations", "invitation.", admin.Empty{
+		Heading: "Nobody was invited yet", Text: "Each person gets a link of their own, by mail or as a QR code to scan at your desk, and you see how far they are.",
+		Actions: []view.Link{{Label: "Enroll a person", URL: peoplePath + "/new"}, {Label: "Invite people", URL: invitationsPath + "/new"}},
+	})
+	if err != nil {
 		return err
-	}
-	out := &invitationsPage{Page: page("Invitations"), Tabs: s.desk.EnrollmentTabs(r, invitationsPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
-	out.Watch = "invitation."
-	if len(list.Items) == 0 && out.Pager.First == "" {
-		out.Empty = &admin.Empty{Heading: "Nobody was invited yet", Text: "Each person gets a link of their own, by mail or as a QR code to scan at your desk, and you see how far they are."}
-		if s.desk.May(r.Context(), routeInvite) {
-			out.Empty.Actions = []view.Link{{Label: "Invite people", URL: invitationsPath + "/new"}}
-		}
 	}
 	return s.desk.Write(w, r, s.pages, "invitations.html", out)
 }
@@ -123,18 +107,25 @@ type inviteForm struct {
 	Logins     []admin.Option
 	Lives      []admin.Option
 	Languages  []admin.Option
-	May        bool
+	Why        string // it can't be sent; empty: it can
+	Back       string
 }
 
 func (s *Enrollment) writeInvite(w http.ResponseWriter, r *http.Request, status int, form *admin.Form) error {
-	var list admin.List[struct{ Lang, Name string }]
-	if err := s.desk.Get(r.Context(), "/api/v1/portal-texts", nil, &list); err != nil {
+	ctx := r.Context()
+	now, err := s.settings(ctx)
+	if err != nil {
 		return err
 	}
-	out := &inviteForm{
-		Page: page("Invite people", view.Link{Label: "Invitations", URL: invitationsPath}), Form: form,
-		Ownerships: ownerships, Logins: logins, Lives: lives, Languages: []admin.Option{{Label: "As the organisation’s"}}, May: s.desk.May(r.Context(), routeInvite),
+	var list admin.List[struct{ Lang, Name string }]
+	if err := s.desk.Get(ctx, "/api/v1/portal-texts", nil, &list); err != nil {
+		return err
 	}
+	form.Values.Del("once") // what it asks for is another thing from now on
+	out := &inviteForm{
+		Form: form, Ownerships: now.ownerships(), Logins: logins, Lives: lives, Languages: []admin.Option{{Label: "As the organisation’s"}}, Why: s.why(ctx, routeInvite),
+	}
+	out.Page, out.Back = s.below(ctx, "Invite people", apiInvitations, invitationsLink)
 	for _, l := range list.Items {
 		out.Languages = append(out.Languages, admin.Option{Value: l.Lang, Label: l.Name})
 	}
@@ -142,7 +133,14 @@ func (s *Enrollment) writeInvite(w http.ResponseWriter, r *http.Request, status 
 }
 
 func (s *Enrollment) newInvitation(w http.ResponseWriter, r *http.Request) error {
-	form := admin.NewForm("ownership", "ask", "login", "required", "expires_in", "168h", "uses", "1", "send", "true")
+	now, err := s.settings(r.Context())
+	if err != nil {
+		return err
+	}
+	form := admin.NewForm("ownership", now.ownership("ask"), "login", "required", "expires_in", "168h", "uses", "1")
+	if now.Mail != nil {
+		form.Values.Set("send", "true")
+	}
 	if user := r.URL.Query().Get("user"); user != "" {
 		form.Values.Set("users", user)
 	}
@@ -170,22 +168,16 @@ func (s *Enrollment) invite(w http.ResponseWriter, r *http.Request) error {
 			ask[name] = lines
 		}
 	}
-	if uses := form.Get("uses"); uses != "" {
-		n, err := strconv.Atoi(uses)
-		if err != nil {
-			form.Fail("uses", "must be a number")
-		}
-		ask["uses"] = n
-	}
+	count(form, "uses", ask)
 	var made invitation
 	if form.OK() {
-		if err = s.desk.Send(r.Context(), http.MethodPost, "/api/v1/enrollment-invitations", ask, &made); err == nil {
+		if err = s.desk.Send(form.Once(r.Context()), http.MethodPost, apiInvitations, ask, &made); err == nil {
 			if len(made.InvitedItems) == 1 && !form.Has("send", "true") {
-				return admin.Redirect(w, r, made.InvitedItems[0].LinkURL(), "created")
+				return admin.Redirect(w, r, made.personURL(), "created")
 			}
 			return admin.Redirect(w, r, made.URL(), "created")
 		}
-		if !form.Refused(err) {
+		if !refused(form, err) {
 			return err
 		}
 		for field, detail := range form.Errors { // emails[3] stands at emails
@@ -207,12 +199,12 @@ type invitationPage struct {
 
 func (s *Enrollment) invitation(w http.ResponseWriter, r *http.Request) error {
 	var in invitation
-	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-invitations/"+url.PathEscape(r.PathValue("id")), nil, &in); err != nil {
+	if err := s.desk.Get(r.Context(), apiInvitations+"/"+url.PathEscape(r.PathValue("id")), nil, &in); err != nil {
 		return err
 	}
 	ends, made := s.desk.Moment(&in.ExpiresAt), s.desk.Moment(&in.CreatedAt)
 	out := &invitationPage{
-		Page: page(in.Label(), view.Link{Label: "Invitations", URL: invitationsPath}), Invitation: in, Open: in.RevokedAt == nil, Failed: in.Counts["failed"] > 0,
+		Page: page(in.Label(), invitationsLink), Invitation: in, Open: in.RevokedAt == nil, Failed: in.Counts["failed"] > 0,
 		Facts: []admin.Fact{
 			{Label: "Devices become", Value: ownershipWords[in.Ownership]}, {Label: "Signing in", Value: link{Login: in.Login}.Signing()},
 			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + in.CreatedBy},
@@ -227,7 +219,7 @@ func (s *Enrollment) invitation(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Enrollment) retry(w http.ResponseWriter, r *http.Request) error {
 	at := url.PathEscape(r.PathValue("id"))
-	if err := s.desk.Send(r.Context(), http.MethodPost, "/api/v1/enrollment-invitations/"+at+"/retry", nil, nil); err != nil {
+	if err := s.desk.Send(r.Context(), http.MethodPost, apiInvitations+"/"+at+"/retry", nil, nil); err != nil {
 		return err
 	}
 	return admin.Redirect(w, r, invitationsPath+"/"+at, "sent")
@@ -235,20 +227,12 @@ func (s *Enrollment) retry(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Enrollment) askTakeBack(w http.ResponseWriter, r *http.Request) error {
 	var in invitation
-	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-invitations/"+url.PathEscape(r.PathValue("id")), nil, &in); err != nil {
+	if err := s.desk.Get(r.Context(), apiInvitations+"/"+url.PathEscape(r.PathValue("id")), nil, &in); err != nil {
 		return err
 	}
 	return s.desk.Confirm(w, r, &admin.Confirm{
-		Page: page("Take back", view.Link{Label: "Invitations", URL: invitationsPath}, view.Link{Label: in.Label(), URL: in.URL()}), Heading: "Take back " + in.Label() + "?",
+		Page: page("Take back", invitationsLink, view.Link{Label: in.Label(), URL: in.URL()}), Heading: "Take back " + in.Label() + "?",
 		Text:   []string{"The links of all people in it end, and mails that have not left stay here. Devices that are enrolled stay so."},
 		Button: "Take it back", Danger: true, Action: in.URL() + "/revoke", Back: in.URL(),
 	})
-}
-
-func (s *Enrollment) takeBack(w http.ResponseWriter, r *http.Request) error {
-	at := url.PathEscape(r.PathValue("id"))
-	if err := s.desk.Send(r.Context(), http.MethodDelete, "/api/v1/enrollment-invitations/"+at, nil, nil); err != nil {
-		return err
-	}
-	return admin.Redirect(w, r, invitationsPath+"/"+at, "revoked")
 }

@@ -79,30 +79,13 @@ var ownershipWords = map[string]string{"institutional": "the organisation’s", 
 // Whose is what the devices become.
 func (l link) Whose() string { return ownershipWords[l.Ownership] }
 
-type linksPage struct {
-	admin.Page
-	Tabs  []admin.NavItem
-	Items []link
-	Pager admin.Pager
-	Empty *admin.Empty
-}
-
 func (s *Enrollment) links(w http.ResponseWriter, r *http.Request) error {
-	query := url.Values{"limit": {"50"}}
-	if cursor := r.URL.Query().Get("cursor"); cursor != "" {
-		query.Set("cursor", cursor)
-	}
-	var list admin.List[link]
-	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-links", query, &list); err != nil {
+	out, err := listOf[link](s, r, apiLinks, linksPath, "Links", "link.", admin.Empty{
+		Heading: "No links yet", Text: "A link, or its QR code, leads a device to its enrollment: once or many times, with or without signing in.",
+		Actions: []view.Link{{Label: "New link", URL: linksPath + "/new"}},
+	})
+	if err != nil {
 		return err
-	}
-	out := &linksPage{Page: page("Links"), Tabs: s.desk.EnrollmentTabs(r, linksPath), Items: list.Items, Pager: admin.NewPager(r, list.NextCursor)}
-	out.Watch = "link."
-	if len(list.Items) == 0 && out.Pager.First == "" {
-		out.Empty = &admin.Empty{Heading: "No links yet", Text: "A link, or its QR code, leads a device to its enrollment: once or many times, with or without signing in."}
-		if s.desk.May(r.Context(), routeLink) {
-			out.Empty.Actions = []view.Link{{Label: "New link", URL: linksPath + "/new"}}
-		}
 	}
 	return s.desk.Write(w, r, s.pages, "links.html", out)
 }
@@ -126,20 +109,29 @@ type linkForm struct {
 	Ownerships []admin.Option
 	Logins     []admin.Option
 	Lives      []admin.Option
-	May        bool
+	Why        string // it can't be sent; empty: it can
 	Action     string
 	Back       string
 }
 
 func (s *Enrollment) writeNewLink(w http.ResponseWriter, r *http.Request, status int, form *admin.Form) error {
-	return s.desk.WriteStatus(w, r, status, s.pages, "newlink.html", &linkForm{
-		Page: page("New link", view.Link{Label: "Links", URL: linksPath}), Form: form, Ownerships: ownerships, Logins: logins, Lives: lives,
-		May: s.desk.May(r.Context(), routeLink), Action: linksPath + "/new", Back: linksPath,
-	})
+	now, err := s.settings(r.Context())
+	if err != nil {
+		return err
+	}
+	out := &linkForm{
+		Form: form, Ownerships: now.ownerships(), Logins: logins, Lives: lives, Why: s.why(r.Context(), routeLink), Action: linksPath + "/new",
+	}
+	out.Page, out.Back = s.below(r.Context(), "New link", apiLinks, linksLink)
+	return s.desk.WriteStatus(w, r, status, s.pages, "newlink.html", out)
 }
 
 func (s *Enrollment) newLink(w http.ResponseWriter, r *http.Request) error {
-	form := admin.NewForm("ownership", "institutional", "login", "required", "uses", "1", "expires_in", "168h", "user", r.URL.Query().Get("user"))
+	now, err := s.settings(r.Context())
+	if err != nil {
+		return err
+	}
+	form := admin.NewForm("ownership", now.ownership(), "login", "required", "uses", "1", "expires_in", "168h", "user", r.URL.Query().Get("user"))
 	return s.writeNewLink(w, r, http.StatusOK, form)
 }
 
@@ -154,22 +146,18 @@ func (s *Enrollment) createLink(w http.ResponseWriter, r *http.Request) error {
 	}
 	if form.Has("unlimited", "true") {
 		ask["unlimited"] = true
-	} else if uses := form.Get("uses"); uses != "" {
-		n, err := strconv.Atoi(uses)
-		if err != nil {
-			form.Fail("uses", "must be a number")
-		}
-		ask["uses"] = n
+	} else {
+		count(form, "uses", ask)
 	}
 	if serials := form.Lines("serial_numbers"); len(serials) > 0 {
 		ask["serial_numbers"] = serials
 	}
 	var made link
 	if form.OK() {
-		if err = s.desk.Send(r.Context(), http.MethodPost, "/api/v1/enrollment-links", ask, &made); err == nil {
+		if err = s.desk.Send(r.Context(), http.MethodPost, apiLinks, ask, &made); err == nil {
 			return admin.Redirect(w, r, made.URL(), "created")
 		}
-		if !form.Refused(err) {
+		if !refused(form, err) {
 			return err
 		}
 	}
@@ -182,11 +170,12 @@ type linkPage struct {
 	Facts    []admin.Fact
 	Attempts []attempt
 	Active   bool
-	Print    bool
+
+	PortalHost string
 }
 
 func (s *Enrollment) find(ctx context.Context, id string) (l link, err error) {
-	err = s.desk.Get(ctx, "/api/v1/enrollment-links/"+url.PathEscape(id), nil, &l)
+	err = s.desk.Get(ctx, apiLinks+"/"+url.PathEscape(id), nil, &l)
 	return l, err
 }
 
@@ -197,12 +186,12 @@ func (s *Enrollment) link(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var list admin.List[attempt]
-	if err := s.desk.Get(r.Context(), "/api/v1/enrollment-attempts", url.Values{"limit": {"20"}, "link_id": {l.ID}}, &list); err != nil {
+	if err := s.desk.Get(r.Context(), apiAttempts, url.Values{"limit": {"20"}, "link_id": {l.ID}}, &list); err != nil {
 		return err
 	}
 	ends, made := s.desk.Moment(&l.ExpiresAt), s.desk.Moment(&l.CreatedAt)
 	out := &linkPage{
-		Page: page(l.Label(), view.Link{Label: "Links", URL: linksPath}), Link: l, Attempts: list.Items, Active: l.State == "active",
+		Page: page(l.Label(), linksLink), Link: l, Attempts: list.Items, Active: l.State == "active", PortalHost: s.desk.ServerURL.Host,
 		Facts: []admin.Fact{
 			{Label: "Devices become", Value: l.Whose()}, {Label: "Signing in", Value: l.Signing()}, {Label: "Uses left", Value: l.Left()},
 			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + l.CreatedBy},
@@ -222,13 +211,13 @@ func (s *Enrollment) link(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Enrollment) picture(w http.ResponseWriter, r *http.Request) error {
-	return s.desk.Forward(w, r, "/api/v1/enrollment-links/"+url.PathEscape(r.PathValue("id"))+"/qr.svg", nil)
+	return s.desk.Forward(w, r, apiLinks+"/"+url.PathEscape(r.PathValue("id"))+"/qr.svg", nil)
 }
 
 func (s *Enrollment) writeEdit(w http.ResponseWriter, r *http.Request, status int, l link, form *admin.Form) error {
 	return s.desk.WriteStatus(w, r, status, s.pages, "editlink.html", &linkForm{
-		Page: page("Change "+l.Label(), view.Link{Label: "Links", URL: linksPath}, view.Link{Label: l.Label(), URL: l.URL()}),
-		Form: form, Lives: append([]admin.Option{{Label: "As it is"}}, lives...), May: s.desk.May(r.Context(), "PATCH /api/v1/enrollment-links/{id}"),
+		Page: page("Change "+l.Label(), linksLink, view.Link{Label: l.Label(), URL: l.URL()}),
+		Form: form, Lives: append([]admin.Option{{Label: "As it is"}}, lives...),
 		Action: l.URL() + "/edit", Back: l.URL(),
 	})
 }
@@ -255,21 +244,17 @@ func (s *Enrollment) changeLink(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	change := map[string]any{"name": form.Get("name")}
-	if uses := form.Get("uses"); uses != "" && !l.Unlimited {
-		n, err := strconv.Atoi(uses)
-		if err != nil {
-			form.Fail("uses", "must be a number")
-		}
-		change["uses"] = n
+	if !l.Unlimited {
+		count(form, "uses", change)
 	}
 	if life := form.Get("expires_in"); life != "" {
 		change["expires_in"] = life
 	}
 	if form.OK() {
-		if err = s.desk.Send(r.Context(), http.MethodPatch, "/api/v1/enrollment-links/"+url.PathEscape(l.ID), change, nil); err == nil {
+		if err = s.desk.Send(r.Context(), http.MethodPatch, apiLinks+"/"+url.PathEscape(l.ID), change, nil); err == nil {
 			return admin.Redirect(w, r, l.URL(), "saved")
 		}
-		if !form.Refused(err) {
+		if !refused(form, err) {
 			return err
 		}
 	}
@@ -282,16 +267,8 @@ func (s *Enrollment) askRevoke(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.desk.Confirm(w, r, &admin.Confirm{
-		Page: page("Revoke", view.Link{Label: "Links", URL: linksPath}, view.Link{Label: l.Label(), URL: l.URL()}), Heading: "Revoke " + l.Label() + "?",
+		Page: page("Revoke", linksLink, view.Link{Label: l.Label(), URL: l.URL()}), Heading: "Revoke " + l.Label() + "?",
 		Text:   []string{"Nobody can begin with this link any more, and who is on the way can’t go on. Devices that are enrolled stay so."},
 		Button: "Revoke the link", Danger: true, Action: l.URL() + "/revoke", Back: l.URL(),
 	})
-}
-
-func (s *Enrollment) revoke(w http.ResponseWriter, r *http.Request) error {
-	at := "/api/v1/enrollment-links/" + url.PathEscape(r.PathValue("id"))
-	if err := s.desk.Send(r.Context(), http.MethodDelete, at, nil, nil); err != nil {
-		return err
-	}
-	return admin.Redirect(w, r, linksPath+"/"+url.PathEscape(r.PathValue("id")), "revoked")
 }

@@ -394,7 +394,7 @@ func (s *People) actionsFor(r *http.Request, u user, sessions int) (all []view.L
 	}
 	all = append(all, view.Link{Label: "Edit", URL: u.URL() + "/edit"})
 	if u.CanEnroll && !u.Disabled && s.desk.May(r.Context(), "POST /api/v1/enrollment-invitations") {
-		all = append(all, view.Link{Label: "Invite to enroll", URL: "/admin/enrollment/invitations/new?" + url.Values{"user": {u.Login()}}.Encode()})
+		all = append(all, view.Link{Label: "Enroll a device", URL: "/admin/enrollment/people/new?" + url.Values{"email": {u.Login()}}.Encode()})
 	}
 	if u.Provider == "local" {
 		all = append(all, view.Link{Label: "Set a password", URL: u.URL() + "/password"})

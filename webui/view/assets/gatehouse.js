@@ -111,7 +111,7 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
     while (at) { const next = at.nextSibling; at.remove(); at = next; }
   }
 
-  function keeps(e, name) { return name === "open" || name === "data-marked" || name === "hidden" && e.matches("[data-copy], [data-open]"); }
+  function keeps(e, name) { return name === "open" || name === "data-marked" || name === "hidden" && e.matches("[data-copy], [data-open], [data-print]"); }
 
   function tick() {
     clearInterval(ticker);
@@ -161,7 +161,7 @@ const plain = (text) => text.normalize("NFKC").toLowerCase().replace(/[^\p{L}\p{
 
 // Forms of filters send themselves; typed confirmations open their button; copies copy.
 function enhance() {
-  for (const button of all("[data-copy], [data-open]")) button.hidden = false;
+  for (const button of all("[data-copy], [data-open], [data-print]")) button.hidden = false;
   for (const field of all("[data-typed]")) {
     const button = field.form && find("button[type=submit]", field.form);
     const word = plain(field.dataset.typed);
