@@ -5,6 +5,7 @@ package business
 import (
 	"bytes"
 	"embed"
+	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -151,11 +152,36 @@ func (s *Business) certificate(w http.ResponseWriter, r *http.Request) error {
 	return s.desk.Forward(w, r, apiBusiness+"/certificate", nil)
 }
 
-// again shows the page with what Apple, or the API, refused.
+// refused notes at a form what Apple, or the API, has against it, and what to do: titles
+// say the one, and details the other. That Apple can't be asked is no fault of the form, and
+// said at it all the same: the page is where to try again.
+func refused(form *admin.Form, err error) bool {
+	var p *admin.Problem
+	if !errors.As(err, &p) {
+		return false
+	}
+	away := p.Status == http.StatusBadGateway || p.Status == http.StatusServiceUnavailable
+	if !away && !form.Refused(err) {
+		return false
+	}
+	if len(form.Errors) == 0 {
+		form.Error = p.Title + "."
+		if p.Detail != "" {
+			form.Error += " " + p.Detail
+		}
+	}
+	return true
+}
+
+// again shows the page with what was refused.
 func (s *Business) again(w http.ResponseWriter, r *http.Request, form *admin.Form, err error) error {
-	if !form.Refused(err) {
+	if !refused(form, err) {
 		return err
 	}
+	return s.askAgain(w, r, form)
+}
+
+func (s *Business) askAgain(w http.ResponseWriter, r *http.Request, form *admin.Form) error {
 	p, err := s.page(r, form)
 	if err != nil {
 		return err
@@ -189,20 +215,29 @@ func (s *Business) storeToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(file) == 0 {
 		form.Fail("token", "Choose the file that Apple gave you: its name ends in .p7m.")
-		p, err := s.page(r, form)
-		if err != nil {
-			return err
-		}
-		return s.desk.WriteStatus(w, r, http.StatusUnprocessableEntity, s.pages, "apple.html", p)
+		return s.askAgain(w, r, form)
 	}
 	if _, err := s.desk.Do(r.Context(), http.MethodPut, apiBusiness+"/token", "application/pkcs7-mime", bytes.NewReader(file), nil); err != nil {
-		return s.again(w, r, form, err)
+		if !refused(form, err) {
+			return err
+		}
+		if form.Error != "" {
+			form.Fail("token", "%s", form.Error)
+			form.Error = ""
+		}
+		return s.askAgain(w, r, form)
 	}
 	return admin.Redirect(w, r, home, "uploaded")
 }
 
+// check asks Apple whether the token is good, and where it leads devices.
 func (s *Business) check(w http.ResponseWriter, r *http.Request) error {
-	if err := s.desk.Send(r.Context(), http.MethodPost, apiBusiness+"/check", nil, nil); err != nil {
+	var b connection
+	err := s.desk.Send(r.Context(), http.MethodPost, apiBusiness+"/check", nil, &b)
+	if err == nil && b.Trouble == nil {
+		err = s.desk.Get(r.Context(), apiBusiness+"/discovery-url", nil, &struct{}{})
+	}
+	if err != nil {
 		return s.again(w, r, admin.NewForm(), err)
 	}
 	return admin.Redirect(w, r, home, "tested")
@@ -251,7 +286,7 @@ func (s *Business) remove(w http.ResponseWriter, r *http.Request) error {
 		path += "?force=true"
 	}
 	if err := s.desk.Send(r.Context(), http.MethodDelete, path, nil, nil); err != nil {
-		if !form.Refused(err) {
+		if !refused(form, err) {
 			return err
 		}
 		return s.confirmRemoval(w, r, form)
