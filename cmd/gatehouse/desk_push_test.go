@@ -29,6 +29,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/apns/standin"
 	"github.com/gatehouse-mdm/gatehouse/enroll/business/businesstest"
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/storage/guard"
 )
 
@@ -212,6 +213,23 @@ func TestTheDesksPushWizard(t *testing.T) {
 
 	t.Run("nothing yet says what to do", func(t *testing.T) {
 		d.get(t, at).says(t, "No push certificate yet", "Get a push certificate")
+	})
+	t.Run("whoever misses it is led here", func(t *testing.T) {
+		if to := d.get(t, "/admin/commands").link(t, "Push certificates"); to != at {
+			t.Errorf("the empty list of commands leads to %s", to)
+		}
+		must(t, d.phone(t, mdmtest.Options{}).Enroll(t.Context(), d.newLink(t)+"/profile"))
+		var devices struct{ Items []struct{ ID string } }
+		d.call(t, "GET", "/api/v1/devices", nil, &devices)
+		of := "/admin/devices/" + devices.Items[0].ID
+		if got := d.ask(t, "POST", of+"/push", nil); !strings.Contains(got.text(), "There is no push certificate") {
+			t.Errorf("a push = %d\n%s", got.status, got.text())
+		}
+		page := d.get(t, of)
+		page.says(t, "What to do: add the push certificate")
+		if to := page.link(t, "Push certificates"); to != at {
+			t.Errorf("the device’s page leads to %s", to)
+		}
 	})
 	t.Run("mistakes of the first step are at their fields", func(t *testing.T) {
 		got := d.ask(t, "POST", at+"/new", url.Values{"kind": {"mdmcert"}, "country": {"Germany"}, "email": {"it@example.com"}, "apple_account": {hostile}})

@@ -262,6 +262,9 @@ func (s *Commands) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(found.Items) == 0 {
 		page.Empty = s.nothing(filtered, found.NextCursor != "", page.New)
+		if !filtered && found.NextCursor == "" && s.desk.May(r.Context(), "GET /api/v1/push-certificates") {
+			page.Empty.Actions = append(page.Empty.Actions, view.Link{Label: "Push certificates", URL: "/admin/settings/push"})
+		}
 	}
 	return s.desk.Write(w, r, s.pages, "list.html", page)
 }

@@ -19,7 +19,14 @@ type head struct {
 	Does     []control // what takes a click
 	More     []control // what takes another thought
 	Problem  string    // what was refused
-	Warnings []string
+	Warnings []warning
+}
+
+// warning is something wrong with a device. Fix leads to where that can be mended; it is nil
+// where nothing can be done here, or not by who looks.
+type warning struct {
+	Text string
+	Fix  *view.Link
 }
 
 // control is something that can be done with a device. Why is set where it can't.
@@ -82,7 +89,7 @@ func (s *Devices) headOf(r *http.Request, part string) (head, error) {
 			h.Title = d.Name() + " · " + t.label
 		}
 	}
-	h.Warnings = s.warnings(d)
+	h.Warnings = s.warnings(r, d)
 	return h, s.controls(r, &h)
 }
 
@@ -176,32 +183,40 @@ func (s *Devices) controls(r *http.Request, h *head) error {
 }
 
 // warnings says what is wrong with the device, and what to do about it.
-func (s *Devices) warnings(d device) (all []string) {
+func (s *Devices) warnings(r *http.Request, d device) (all []warning) {
+	say := func(text string) { all = append(all, warning{Text: text}) }
 	if d.State == "enrolled" && d.LastSeenAt == nil {
-		all = append(all, "It has never been heard of since it enrolled. Usually it is switched off, or its network keeps Apple’s pushes (port 5223 or 443 to 17.0.0.0/8) or this server away.")
+		say("It has never been heard of since it enrolled. Usually it is switched off, or its network keeps Apple’s pushes (port 5223 or 443 to 17.0.0.0/8) or this server away.")
 	}
 	if d.Push != nil {
 		switch next := map[string]string{
 			"token_dead":          " What to do: check whether the device still has the management profile, and enroll it again if it does not.",
-			"no_certificate":      " What to do: add the push certificate under Settings, Push.",
-			"certificate_refused": " What to do: renew the push certificate under Settings, Push, with the Apple Account that made it.",
-			"refused":             " What to do: compare the push certificate’s topic with the one in the device’s profile, under Settings, Push.",
+			"no_certificate":      " What to do: add the push certificate under Settings, Push certificates.",
+			"certificate_refused": " What to do: renew the push certificate under Settings, Push certificates, with the Apple Account that made it.",
+			"refused":             " What to do: compare the push certificate’s topic with the one in the device’s profile, under Settings, Push certificates.",
 			"unreachable":         " What to do: let this server reach api.push.apple.com on port 443 or 2197.",
 		}; {
 		case next[d.Push.State] != "":
-			all = append(all, d.Push.Reason+next[d.Push.State])
+			w := warning{Text: d.Push.Reason + next[d.Push.State]}
+			switch d.Push.State {
+			case "no_certificate", "certificate_refused", "refused":
+				if s.desk.May(r.Context(), "GET /api/v1/push-certificates") {
+					w.Fix = &view.Link{Label: "Push certificates", URL: "/admin/settings/push"}
+				}
+			}
+			all = append(all, w)
 		case d.Push.State == "no_token" && !d.IsChannel():
-			all = append(all, d.Push.Reason)
+			say(d.Push.Reason)
 		}
 		if d.Push.Silent && d.LastSeenAt != nil {
-			all = append(all, fmt.Sprintf("It was last heard of %s. Usual causes: it is switched off or off the network; it was erased; its management was removed while it could not say so.", s.desk.Moment(d.LastSeenAt).Ago()))
+			say(fmt.Sprintf("It was last heard of %s. Usual causes: it is switched off or off the network; it was erased; its management was removed while it could not say so.", s.desk.Moment(d.LastSeenAt).Ago()))
 		}
 	}
 	if d.SignInRequiredAt != nil {
-		all = append(all, "Its user must sign in again: until then it gets no commands. The device asks for that in Settings.")
+		say("Its user must sign in again: until then it gets no commands. The device asks for that in Settings.")
 	}
 	if d.Identity != nil && d.Identity.Stuck {
-		all = append(all, fmt.Sprintf("The certificate by which it speaks ends on %s and could not be renewed so far. Once it has ended, the device can still renew it when it next connects.", d.Identity.NotAfter.Format("2 January 2006")))
+		say(fmt.Sprintf("The certificate by which it speaks ends on %s and could not be renewed so far. Once it has ended, the device can still renew it when it next connects.", d.Identity.NotAfter.Format("2 January 2006")))
 	}
 	return all
 }
