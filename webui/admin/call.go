@@ -160,7 +160,10 @@ func (d *Desk) Forward(w http.ResponseWriter, r *http.Request, path string, quer
 	}
 	through := &through{ResponseWriter: w}
 	d.API.As(Principal(r.Context())).ServeHTTP(through, ask)
-	if through.refused != nil {
+	switch {
+	case through.broken:
+		panic(http.ErrAbortHandler) // nobody shall take half a file for all of it
+	case through.refused != nil:
 		return through.refused.problem()
 	}
 	return nil
@@ -170,6 +173,7 @@ func (d *Desk) Forward(w http.ResponseWriter, r *http.Request, path string, quer
 type through struct {
 	http.ResponseWriter
 	begun   bool
+	broken  bool // it failed after it had begun
 	refused *answer
 }
 
@@ -178,6 +182,7 @@ func (t *through) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 func (t *through) WriteHeader(status int) {
 	switch {
 	case t.begun:
+		t.broken = t.broken || status >= http.StatusBadRequest
 	case status >= http.StatusBadRequest:
 		t.refused = &answer{header: t.Header(), status: status}
 		for _, name := range []string{"Content-Type", "Content-Length", "Content-Disposition"} {
@@ -193,7 +198,10 @@ func (t *through) Write(b []byte) (int, error) {
 	if !t.begun {
 		t.WriteHeader(http.StatusOK)
 	}
-	if t.refused != nil {
+	switch {
+	case t.broken:
+		return len(b), nil
+	case t.refused != nil:
 		return t.refused.body.Write(b)
 	}
 	return t.ResponseWriter.Write(b)
