@@ -224,8 +224,12 @@ func TestTheDesk(t *testing.T) {
 		d.call(t, "POST", "/api/v1/users", map[string]any{"email": "person@example.com", "password": "another long password"}, &struct{}{})
 		person := &deskClient{d.running, d.newClient(t)}
 		person.signIn(t, "person@example.com", "another long password")
-		if got := person.ask(t, "GET", "/admin/devices", nil); got.status != http.StatusForbidden {
+		got = person.ask(t, "GET", "/admin/devices", nil)
+		if got.status != http.StatusForbidden {
 			t.Errorf("without a role: %d", got.status)
+		}
+		if at := got.link(t, "second factor"); person.get(t, at).status != http.StatusOK {
+			t.Errorf("a second factor is set up at %s", at)
 		}
 	})
 	t.Run("what is not there says so inside of the frame", func(t *testing.T) {

@@ -110,8 +110,9 @@ var errNoRole = &webui.Refusal{
 	},
 	Page: view.Message{
 		Heading: "You may not see this",
-		Text:    "Your account has no administrator’s role, or must have a second factor before it counts.",
-		Action:  view.Link{Label: "Sign in as somebody else", URL: "/admin/login?switch=1"},
+		Text:    "Your account has no administrator’s role; an owner of this server can give it one. If it had one until now, it may need a second factor before it counts again: then set one up.",
+		Action:  view.Link{Label: "Set up a second factor", URL: "/me/security"},
+		Other:   view.Link{Label: "Sign in as somebody else", URL: "/admin/login?switch=1"},
 		Code:    "GH-E215",
 	},
 }

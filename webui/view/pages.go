@@ -27,6 +27,7 @@ type Message struct {
 	Text      string
 	Command   string // to be typed by the operator; may be empty
 	Action    Link   // may be empty
+	Other     Link   // for who is in the other case; may be empty
 	Code      string // GH-…; may be empty
 	RequestID string // may be empty
 	Details   string // may be empty
