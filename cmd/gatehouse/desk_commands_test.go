@@ -275,6 +275,19 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 		d.get(t, "/admin/commands").says(t, "Security info", "acknowledged", "1 of 1")
 		d.get(t, "/admin/commands?who=me&state=failed&since=1h&type=SecurityInfo")
 	})
+	t.Run("who goes back and changes the form is asked, and then believed", func(t *testing.T) {
+		fields := with(d.get(t, to(mac, "DeviceLock")).fields(t), "do", "queue", "params.PIN", "482913", "typed", "Ben’s Mac")
+		d.post(t, form, fields)
+		got := d.ask(t, "POST", form, with(fields, "params.PIN", "482914"))
+		if got.status != http.StatusUnprocessableEntity {
+			t.Fatalf("= %d", got.status)
+		}
+		got.says(t, "This form was sent before, with something else in it")
+		d.post(t, form, with(got.fields(t), "do", "queue", "params.PIN", "482914", "typed", "Ben’s Mac"))
+		if _, err := devices[1].Poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("a raw command says at which line it is wrong", func(t *testing.T) {
 		raw := "/admin/commands/raw"
 		page := d.get(t, raw+"?device_id="+mac)
@@ -286,7 +299,11 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 		erase := strings.Replace(plist, "ProfileList", "EraseDevice", 1)
 		got = d.ask(t, "POST", raw, url.Values{"device_id": {mac}, "plist": {erase}})
 		got.says(t, "To go on, type the device’s name")
-		d.post(t, raw, url.Values{"device_id": {mac}, "plist": {plist}}).says(t, "Profile list", "Queued")
+		queued := d.post(t, raw, url.Values{"device_id": {mac}, "plist": {plist}})
+		queued.says(t, "Profile list", "Queued")
+		if again := d.post(t, raw, url.Values{"device_id": {mac}, "plist": {plist}}); again.path != queued.path {
+			t.Errorf("sent twice, it is two commands: %s and %s", queued.path, again.path)
+		}
 	})
 	t.Run("a file is taken, and is there again", func(t *testing.T) {
 		var body bytes.Buffer

@@ -50,6 +50,7 @@ func TestTheDeskOfPeople(t *testing.T) {
 		for _, form := range ends {
 			if action := attributeOf(form, "action"); strings.HasSuffix(action, "/end") {
 				d.post(t, action, nil).says(t, "Ended.", "Signed in nowhere")
+				d.post(t, action, nil).says(t, "it had gone already")
 			}
 		}
 		if got := bea.ask(t, "GET", "/admin/account", nil); got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/admin/login") {
@@ -88,6 +89,7 @@ func TestTheDeskOfPeople(t *testing.T) {
 		revoke := list.link(t, "Revoke")
 		d.get(t, revoke).says(t, "refused from now on")
 		d.post(t, revoke, nil).says(t, "Revoked.")
+		d.post(t, revoke, nil).says(t, "it had gone already")
 	})
 	t.Run("identity providers", func(t *testing.T) {
 		d.get(t, "/admin/users/sources").says(t, "Accounts of this server")

@@ -141,6 +141,9 @@ func (a *answer) problem() error {
 	if err := json.Unmarshal(a.body.Bytes(), p); err != nil || p.Code == "" {
 		return fmt.Errorf("admin: the API answers %d and no problem", a.status)
 	}
+	if p.Code == "idempotency_key_reused" { // of a form on the way back to it
+		p.Title, p.Detail = "This form was sent before, with something else in it", "That was done, and nothing else was now. If you mean this as well, send it once more."
+	}
 	return p
 }
 

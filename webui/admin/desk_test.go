@@ -47,10 +47,10 @@ func TestAFormKeepsWhatWasTyped(t *testing.T) {
 	if !form.Refused(refused, "params.PIN", "pin") || form.OK() {
 		t.Fatal("a refusal of the API is not the form's")
 	}
-	if form.Get("name") != "x" || form.Errors["name"] != "must not be empty" || form.Errors["pin"] != "must be six digits" {
+	if form.Get("name") != "x" || form.Errors["name"] != "It must not be empty." || form.Errors["pin"] != "It must be six digits." {
 		t.Errorf("%+v", form)
 	}
-	if !strings.Contains(form.Error, "elsewhere is wrong") {
+	if !strings.Contains(form.Error, "“Elsewhere” is wrong.") {
 		t.Errorf("what is wrong with no field of the form is not said: %q", form.Error)
 	}
 	for _, status := range []int{401, 403, 404, 500, 503} {
@@ -87,6 +87,31 @@ func TestANameIsTypedAsAKeyboardHasIt(t *testing.T) {
 		if got := form.Typed(tt.word); got != tt.want || got != (form.Errors["typed"] == "") {
 			t.Errorf("%q for %q = %v, errors %v", tt.typed, tt.word, got, form.Errors)
 		}
+	}
+}
+
+func TestWhatNoFieldShowsIsSaidInWordsOfThePage(t *testing.T) {
+	for _, tt := range []struct{ field, detail, want string }{
+		{"group_id", "names no group", "There is no such group any more. Choose another."},
+		{"group_id", "names a group without enrolled devices", "What was chosen is a group without enrolled devices."},
+		{"device_ids[3]", "is not an id", "The device is not an id."},
+		{"settings.base_dn", "is required", "“Base dn” is required."},
+		{"x", "Apple says no.", "Apple says no."},
+	} {
+		if got := (FieldError{tt.field, tt.detail}).Sentence(); got != tt.want {
+			t.Errorf("%s %s = %q, want %q", tt.field, tt.detail, got, tt.want)
+		}
+	}
+}
+
+func TestAFormThatWasRefusedIsSentAsSomethingNew(t *testing.T) {
+	form := NewForm("once", "first")
+	if got := once(form); got != "first" {
+		t.Errorf("a form that is shown again has the key %q, want its own", got)
+	}
+	form.Fail("name", "It is wrong.")
+	if got := once(form); got == "first" || got == "" {
+		t.Errorf("a form that was refused has the key %q, want another", got)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 
@@ -131,12 +132,12 @@ func (f *Form) Refused(err error, renamed ...string) bool {
 			}
 		}
 		if _, ok := f.Values[name]; ok && name == e.Field || name != e.Field {
-			f.Errors[name] = e.Detail
+			f.Errors[name] = sentence("It", e.Detail)
 			continue
 		}
 		// A field that the form does not have, or left out: said above it.
-		f.Errors[name] = e.Detail
-		f.Error = strings.TrimSpace(f.Error + " " + e.Field + " " + e.Detail + ".")
+		f.Errors[name] = sentence("It", e.Detail)
+		f.Error = strings.TrimSpace(f.Error + " " + e.Sentence())
 	}
 	if len(p.Errors) == 0 {
 		f.Error = p.Title + "."
@@ -147,9 +148,41 @@ func (f *Form) Refused(err error, renamed ...string) bool {
 	return true
 }
 
-// once is the template function that makes the key of a form that does something once.
+// Sentence says what is wrong with a field in words of the pages, where no control of the
+// field shows it.
+func (e FieldError) Sentence() string {
+	name, _, _ := strings.Cut(e.Field, "[")
+	name = name[strings.LastIndex(name, ".")+1:]
+	thing, ok := map[string]string{"group_id": "group", "group_ids": "group", "device_id": "device", "device_ids": "device", "filter": "filter", "user": "user"}[name]
+	switch what, names := strings.CutPrefix(e.Detail, "names "); {
+	case ok && strings.HasPrefix(what, "no "):
+		return "There is no such " + thing + " any more. Choose another."
+	case ok && names:
+		return sentence("What was chosen is", what)
+	case ok:
+		return sentence("The "+thing, e.Detail)
+	}
+	return sentence("“"+Words(name)+"”", e.Detail)
+}
+
+// sentence is what the API says of a field, as “must not be empty”, with a subject.
+func sentence(subject, detail string) string {
+	if detail == "" {
+		return ""
+	}
+	if c, _ := utf8.DecodeRuneInString(detail); unicode.IsLower(c) {
+		detail = subject + " " + detail
+	}
+	if !strings.HasSuffix(detail, ".") {
+		detail += "."
+	}
+	return detail
+}
+
+// once is the template function that makes the key of a form that does something once. What
+// was refused has done nothing, and is sent again as something new.
 func once(f *Form) string {
-	if f != nil && f.Get("once") != "" {
+	if f != nil && f.OK() && f.Get("once") != "" {
 		return f.Get("once")
 	}
 	return rand.Text()

@@ -283,6 +283,7 @@ var done = map[string]string{
 	"disabled":     "Switched off.",
 	"found":        "The device is no longer reported lost.",
 	"ended":        "Ended.",
+	"gone":         "There was nothing left to do: it had gone already.",
 	"reset":        "Reset.",
 	"uploaded":     "Uploaded.",
 	"restored":     "Restored.",

@@ -494,7 +494,7 @@ func (r *reading) refused(p *admin.Problem) {
 		name, rest := r.field(e.Field)
 		switch {
 		case name == "":
-			r.form.Error = join(r.form.Error, strings.TrimPrefix(e.Field, "params.")+" "+e.Detail+".")
+			r.form.Error = join(r.form.Error, e.Sentence())
 		case rest != "":
 			r.form.Fail(name, "%s %s.", rest, e.Detail)
 		default:

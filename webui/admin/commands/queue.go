@@ -37,7 +37,7 @@ func aboutTargets(err error) string {
 	}
 	for _, e := range p.Errors {
 		if name, _, _ := strings.Cut(e.Field, "["); slices.Contains([]string{"device_ids", "group_id", "filter"}, name) {
-			return capital(strings.ReplaceAll(name, "_", " ") + " " + e.Detail + ".")
+			return e.Sentence()
 		}
 	}
 	return ""

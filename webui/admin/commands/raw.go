@@ -166,7 +166,7 @@ func reasons(p *admin.Problem) string {
 		all = append(all, r.DeviceID+": "+r.Reason)
 	}
 	for _, e := range p.Errors {
-		all = append(all, e.Field+" "+e.Detail+".")
+		all = append(all, e.Sentence())
 	}
 	return strings.Join(all, " ")
 }

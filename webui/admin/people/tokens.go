@@ -198,7 +198,10 @@ func (s *People) askRevoke(w http.ResponseWriter, r *http.Request) error {
 
 func (s *People) revoke(w http.ResponseWriter, r *http.Request) error {
 	err := s.desk.Send(r.Context(), http.MethodDelete, "/api/v1/tokens/"+url.PathEscape(r.PathValue("id")), nil, nil)
-	if err != nil && !notFound(err) {
+	switch {
+	case notFound(err):
+		return admin.Redirect(w, r, tokensPath, "gone")
+	case err != nil:
 		return err
 	}
 	return admin.Redirect(w, r, tokensPath, "revoked")

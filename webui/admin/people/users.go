@@ -541,7 +541,10 @@ func (s *People) endSession(w http.ResponseWriter, r *http.Request) error {
 func (s *People) end(w http.ResponseWriter, r *http.Request, path, back string) error {
 	var ended struct{ Current bool }
 	err := s.desk.Send(r.Context(), http.MethodDelete, path+url.PathEscape(r.PathValue("session")), nil, &ended)
-	if err != nil && !notFound(err) { // it has ended meanwhile: just as well
+	switch {
+	case notFound(err): // it has ended meanwhile: just as well
+		return admin.Redirect(w, r, back, "gone")
+	case err != nil:
 		return err
 	}
 	return admin.Redirect(w, r, back, "ended")

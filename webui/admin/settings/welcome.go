@@ -3,7 +3,6 @@ package settings
 import (
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/webui"
@@ -125,9 +124,6 @@ func (s *Settings) makeAccount(w http.ResponseWriter, r *http.Request) error {
 		}
 		if !f.Refused(err) {
 			return err
-		}
-		for name, text := range f.Errors { // "must have at least 8 characters"
-			f.Errors[name] = strings.ToUpper(text[:1]) + text[1:] + "."
 		}
 	}
 	return s.writeWelcome(w, r, http.StatusUnprocessableEntity, f, nil, nil)
