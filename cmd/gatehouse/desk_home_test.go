@@ -8,7 +8,7 @@ import (
 func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 	d := startDesk(t)
 	p := d.get(t, "/admin")
-	p.says(t, "There is no push certificate", "Set up this server", "Enroll the first device", "Add a second owner", "No devices yet.", "What ends when", ownerEmail+" signed in.")
+	p.says(t, "There is no push certificate", "Set up this server", "Enroll the first device", "Add a second owner", "No devices yet.", "What ends when", ownerEmail+" signed in from 127.0.0.1, with a password.")
 	if got := p.link(t, "Get it"); got != "/admin/settings/push" {
 		t.Errorf("the push certificate is to be had at %s", got)
 	}

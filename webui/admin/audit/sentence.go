@@ -22,9 +22,9 @@ func (e Event) Sentence(text string) template.HTML {
 		return s.say(s.finished()...)
 	case "user.login":
 		if e.Outcome == "ok" {
-			return s.say(s.person(), " signed in.")
+			return s.say(s.person(), " signed in", s.from(), s.proof(), ".")
 		}
-		return s.say(s.person(), " wanted to sign in and was refused", s.times(), ".")
+		return s.say(s.person(), " wanted to sign in", s.from(), " and was refused", s.times(), ".")
 	case "user.password_changed":
 		if e.Outcome == "ok" {
 			return s.say(s.person(), " changed their password.")
@@ -90,6 +90,27 @@ func (s sentence) person() any {
 		return "somebody at " + s.Peer
 	}
 	return "somebody"
+}
+
+// from is where somebody was whose name is told.
+func (s sentence) from() any {
+	if s.User == "" || s.Peer == "" {
+		return ""
+	}
+	return " from " + s.Peer
+}
+
+// proof is how somebody proved to be who they are.
+func (s sentence) proof() any {
+	switch provider := s.Details["name"]; {
+	case provider != "":
+		return s.say(", at ", name(provider))
+	case s.Details["provider"] != "":
+		return ", at an identity provider"
+	case s.Details["second_factor"] != "":
+		return ", with a password and a second factor"
+	}
+	return ", with a password"
 }
 
 // device is what the device is called, as far as anybody knows.
