@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
 	"github.com/makiuchi-d/gozxing"
 	"github.com/makiuchi-d/gozxing/qrcode"
 
@@ -81,6 +82,8 @@ func TestAPersonIsEnrolledByTheQRCodeOnTheScreen(t *testing.T) {
 			desk.Screen(tt.width, tt.height, tt.dark)
 			d.signInBy(desk, ownerEmail, ownerPassword)
 
+			desk.Submit(`nav.sections a[href="/admin/devices"]`)
+			sound() // one of the two finds the list empty
 			desk.Submit(`nav.sections a[href="/admin/enrollment"]`)
 			if got, want := scan(t, desk), d.url+"/enroll"; got != want {
 				t.Errorf("the portal’s QR code says %q, want %q", got, want)
@@ -97,6 +100,11 @@ func TestAPersonIsEnrolledByTheQRCodeOnTheScreen(t *testing.T) {
 			says("not opened yet")
 			sound()
 			code := scan(t, desk)
+			link := browsertest.Eval[string](desk, `document.querySelector("main img.qr").src.replace(/.qr.svg$/, "")`)
+			desk.Go(link)
+			sound()
+			desk.Do(chromedp.NavigateBack())
+			desk.Await(`(window.watched = true) && location.pathname.startsWith("/admin/enrollment/people/")`)
 			if !strings.HasPrefix(code, d.url+"/enroll/l/") {
 				t.Fatalf("the QR code says %q", code)
 			}
