@@ -72,7 +72,7 @@ func TestTheDeskOfPeople(t *testing.T) {
 	})
 	t.Run("a token is shown once", func(t *testing.T) {
 		d.get(t, "/admin/tokens/new").escapes(t) // the group
-		got := d.ask(t, "POST", "/admin/tokens/new", url.Values{"name": {hostile}, "scopes": {"read_only"}, "group_ids": {group}})
+		got := d.ask(t, "POST", "/admin/tokens/new", url.Values{"name": {hostile}, "scopes": {"read_only"}, "group_ids": {group}, "expires_at": {"7"}})
 		if got.status != http.StatusOK || len(got.all("pre", "id", "token")) != 1 {
 			t.Fatalf("%d\n%s", got.status, got.text())
 		}
@@ -82,6 +82,11 @@ func TestTheDeskOfPeople(t *testing.T) {
 		list.escapes(t)
 		if strings.Contains(list.body, secret) {
 			t.Error("the list has the token")
+		}
+		list.says(t, "Expires in 7 days")
+		d.get(t, "/admin").says(t, "1 API token expires in the next 14 days")
+		if bad := d.ask(t, "POST", "/admin/tokens/new", url.Values{"name": {"x"}, "scopes": {"read_only"}, "expires_at": {"soon"}}); bad.status != http.StatusUnprocessableEntity {
+			t.Errorf("an end that is none: %d", bad.status)
 		}
 		if bad := d.ask(t, "POST", "/admin/tokens/new", url.Values{"name": {"x"}}); bad.status != http.StatusUnprocessableEntity {
 			t.Errorf("a token that may nothing: %d", bad.status)

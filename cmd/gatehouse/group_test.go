@@ -10,8 +10,9 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
-// TestGroupsOnTheCommandLine has a real server keep groups of its device.
-func TestGroupsOnTheCommandLine(t *testing.T) {
+// TestGroupsAndTokensOnTheCommandLine has a real server keep groups of its device, and tokens
+// that are limited to them.
+func TestGroupsAndTokensOnTheCommandLine(t *testing.T) {
 	storagetest.AnyEngine(t)
 	s := start(t, t.TempDir())
 	phone := s.phone(t, mdmtest.Options{})
@@ -72,6 +73,27 @@ func TestGroupsOnTheCommandLine(t *testing.T) {
 	call(exitFailed, "group", "update", "Shop", "-f", "platform=ios")
 	one, _ := call(exitDone, "group", "get", "shop")
 	says(one, "In town")
+	// A token that is limited to the group, and has an end.
+	secret, _ := call(exitDone, "token", "create", "monitoring", "-s", "read_only", "--group", "Shop", "--expires", "90d", "-o", "token")
+	if !strings.HasPrefix(secret, "gtk_") || strings.Count(secret, "\n") != 1 {
+		t.Errorf("token create -o token: %q", secret)
+	}
+	made, said := call(exitDone, "token", "create", "ci", "-s", "cert:self", "--user", "ana@example.com")
+	says(made, "never")
+	says(said, "shown this once")
+	list, _ = call(exitDone, "token", "list")
+	says(list, "monitoring")
+	if strings.Contains(list, strings.TrimSpace(secret)) {
+		t.Error("the list tells a token")
+	}
+	_, refused = call(exitUsage, "token", "create", "x", "-s", "root")
+	says(refused, `"root"`)
+	call(exitDone, "token", "create", "ci", "-s", "read_only")
+	_, refused = call(exitUsage, "token", "revoke", "ci")
+	says(refused, `2 tokens are called "ci"`)
+	call(exitDone, "token", "revoke", "monitoring")
+	_, refused = call(exitNotFound, "token", "revoke", "monitoring")
+	says(refused, "gatehouse token list")
 	removed, _ := call(exitDone, "group", "remove", "Shop", id)
 	says(removed, "1 device removed; 0 devices in the group.")
 	_, refused = call(exitUsage, "command", "send", "ProfileList", "--group", "Shop")

@@ -37,6 +37,7 @@ type commands struct {
 	Events    eventsCommand    `cmd:"" help:"Show what happened, and with --follow what happens."`
 	Audit     auditCommand     `cmd:"" help:"Export the audit log, and verify that nothing in it was changed."`
 	Pushcert  pushcertCommand  `cmd:"" help:"Push certificates: request, upload, renew and watch them."`
+	Token     tokenCommand     `cmd:"" help:"API tokens, by which scripts sign in."`
 	Webhook   webhookCommand   `cmd:"" help:"Servers that are told what happens."`
 	Import    importCommand    `cmd:"" help:"Take over devices of another MDM server."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`

@@ -122,6 +122,8 @@ func refusalOf(err error) (answer *refusal, ours bool) {
 		return &refusal{status: http.StatusBadRequest, text: "The certificate request is not granted: " + field.Error() + "."}, false
 	case errors.As(err, &tooLarge):
 		return &refusal{status: http.StatusRequestEntityTooLarge, text: "The certificate request is too large."}, false
+	case errors.Is(err, identity.ErrTokenExpired):
+		return &refusal{status: http.StatusUnauthorized, header: challenges(), text: "The token has expired. Ask an administrator of this server for another."}, false
 	case errors.Is(err, identity.ErrUnauthenticated):
 		return &refusal{status: http.StatusUnauthorized, header: challenges(), text: "The token is not valid."}, false
 	case errors.Is(err, identity.ErrBadLogin):

@@ -25,6 +25,9 @@ var (
 	// ErrUnauthenticated means that a token is unknown or revoked.
 	ErrUnauthenticated = errors.New("the token is not valid")
 
+	// ErrTokenExpired is ErrUnauthenticated of a token that would be valid, had it not expired.
+	ErrTokenExpired = fmt.Errorf("%w: it has expired", ErrUnauthenticated)
+
 	// ErrBadLogin means that there is no such user, or another password, or that
 	// the user is disabled: whoever asks doesn't learn which.
 	ErrBadLogin = errors.New("wrong user name or password")

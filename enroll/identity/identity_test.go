@@ -81,6 +81,38 @@ func TestTokenAuthenticatesUntilItIsRevoked(t *testing.T) {
 	}
 }
 
+func TestATokenOpensNothingOnceItHasExpired(t *testing.T) {
+	s, _, at := open(t)
+	ctx := context.Background()
+	end := at.Now().Add(90 * 24 * time.Hour)
+	made, secret, err := s.CreateToken(ctx, identity.Local(), identity.NewToken{Name: "ci", Scopes: []identity.Scope{identity.ScopeReadOnly}, ExpiresAt: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Token(ctx, made.ID); err != nil || !got.ExpiresAt.Equal(end) || got.Name != "ci" {
+		t.Errorf("Token = %+v, %v; want one that expires at %s", got, err, end)
+	}
+	expiring := func(want int) {
+		t.Helper()
+		if n, err := s.TokensExpiring(ctx, at.Now().Add(14*24*time.Hour)); err != nil || n != want {
+			t.Errorf("TokensExpiring = %d, %v; want %d", n, err, want)
+		}
+	}
+	expiring(0)
+	at.Advance(90*24*time.Hour - time.Second)
+	expiring(1)
+	if _, err := s.Authenticate(ctx, secret.Reveal()); err != nil {
+		t.Errorf("a second before its end: %v", err)
+	}
+	at.Advance(time.Second)
+	_, err = s.Authenticate(ctx, secret.Reveal())
+	if !errors.Is(err, identity.ErrTokenExpired) || !errors.Is(err, identity.ErrUnauthenticated) {
+		t.Errorf("at its end: %v, want ErrTokenExpired", err)
+	}
+	at.Advance(time.Second)
+	expiring(0)
+}
+
 // holds reports whether text stands anywhere in our buckets.
 func holds(t *testing.T, db storage.DB, text string) (found bool) {
 	t.Helper()

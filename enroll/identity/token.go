@@ -29,8 +29,12 @@ type Token struct {
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
 	GroupIDs  []string  `json:"group_ids,omitempty"` // of devices, that the scopes are limited to; none: they are not
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // from when on it opens nothing; zero: never
 	LastUsed  time.Time `json:"-"`                   // from a record of its own, about a second late; zero: never
 }
+
+// Expired reports whether t opens nothing any more at now.
+func (t Token) Expired(now time.Time) bool { return !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) }
 
 // tokenUse is when a token was last used. It changes often, so it has a small
 // record of its own.
@@ -42,14 +46,24 @@ type tokenUse struct {
 const (
 	tokensByHash  = "hash"
 	tokensByGroup = "group"
+	tokensByEnd   = "end"
 )
 
 var (
 	tokens = storage.NewCollection("identity.tokens", 1, func(t Token) string { return t.ID },
 		storage.Index[Token]{Name: tokensByHash, Unique: true, Values: func(t Token) []string { return []string{t.Hash} }},
-		storage.Index[Token]{Name: tokensByGroup, Values: func(t Token) []string { return t.GroupIDs }})
+		storage.Index[Token]{Name: tokensByGroup, Values: func(t Token) []string { return t.GroupIDs }},
+		storage.Index[Token]{Name: tokensByEnd, Values: func(t Token) []string {
+			if t.ExpiresAt.IsZero() {
+				return nil
+			}
+			return []string{endKey(t.ExpiresAt)}
+		}})
 	tokenUses = storage.NewCollection("identity.token_uses", 1, func(u tokenUse) string { return u.ID })
 )
+
+// endKey is the end of a token as tokensByEnd has it.
+func endKey(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
 // Secret is a text that must not be seen: it prints as [secret].
 type Secret string
@@ -73,7 +87,13 @@ type NewToken struct {
 	User   string
 
 	GroupIDs []string // of devices, that the scopes are limited to; none: they are not
+
+	ExpiresAt time.Time // from when on it opens nothing; zero: never
 }
+
+// maxTokenLife is how far ahead a token may expire: what is meant to last for longer has no
+// end.
+const maxTokenLife = 10 * 365 * 24 * time.Hour
 
 // tokenPrefix lets scanners for leaked secrets find ours.
 const tokenPrefix = "gtk_"
@@ -83,7 +103,7 @@ var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithP
 // CreateToken makes an API token. The secret is returned here and never again. by
 // must be an administrator, and can't give more rights than it has.
 func (s *Service) CreateToken(ctx context.Context, by Principal, n NewToken) (Token, Secret, error) {
-	if err := n.check(); err != nil {
+	if err := n.check(s.now()); err != nil {
 		return Token{}, "", fmt.Errorf("create token: %w", err)
 	}
 	for _, scope := range n.Scopes {
@@ -120,6 +140,7 @@ func (s *Service) newToken(by Principal, n NewToken, secret string) Token {
 		CreatedAt: s.now().UTC(),
 		CreatedBy: by.String(),
 		GroupIDs:  normalGroups(n.GroupIDs),
+		ExpiresAt: n.ExpiresAt.UTC().Truncate(time.Second),
 	}
 }
 
@@ -132,7 +153,7 @@ func (s *Service) putNewToken(tx storage.Tx, by Principal, t Token) error {
 	if err := tokenUses.Put(tx, tokenUse{ID: t.ID}); err != nil {
 		return err
 	}
-	return s.record(tx, by.fact("token.created", t.User, t.details()))
+	return s.record(tx, by.fact("token.created", t.User, t.details()).changing(nil, t.audited()))
 }
 
 // details are what the audit log says of t.
@@ -148,7 +169,17 @@ func (t Token) details() map[string]string {
 	return details
 }
 
-func (n NewToken) check() error {
+// audited is t as the audit log tells of it: as the API spells it, and never by what it opens
+// doors with.
+func (t Token) audited() map[string]any {
+	fields := map[string]any{"name": t.Name, "user": t.User, "scopes": t.Scopes, "group_ids": t.GroupIDs}
+	if !t.ExpiresAt.IsZero() {
+		fields["expires_at"] = t.ExpiresAt
+	}
+	return fields
+}
+
+func (n NewToken) check(now time.Time) error {
 	if err := checkText("name", n.Name, 1, 100); err != nil {
 		return err
 	}
@@ -174,11 +205,20 @@ func (n NewToken) check() error {
 	if len(n.GroupIDs) > 0 && slices.ContainsFunc(n.Scopes, func(s Scope) bool { return !slices.Contains(ladder[:], s) }) {
 		return &FieldError{"group_ids", "limit a role; the cert scopes can’t be limited"}
 	}
+	if !n.ExpiresAt.IsZero() {
+		switch left := n.ExpiresAt.Truncate(time.Second).Sub(now); {
+		case left <= 0:
+			return &FieldError{"expires_at", "must be in the future"}
+		case left > maxTokenLife:
+			return &FieldError{"expires_at", "must be within ten years; without it, the token does not expire"}
+		}
+	}
 	return checkGroups(n.GroupIDs, seen[ScopeOwner])
 }
 
 // Authenticate returns who presents secret, or ErrUnauthenticated, also where it acts
-// for a user who is disabled, or whose provider is switched off or deleted.
+// for a user who is disabled, or whose provider is switched off or deleted. What has expired
+// is ErrTokenExpired, which is ErrUnauthenticated, too.
 func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, error) {
 	if secret == "" || len(secret) > 200 {
 		return Principal{}, ErrUnauthenticated
@@ -188,6 +228,9 @@ func (s *Service) Authenticate(ctx context.Context, secret string) (Principal, e
 	err := s.db.View(ctx, func(tx storage.Tx) (err error) {
 		if t, err = tokens.One(tx, tokensByHash, hashSecret(secret)); err != nil {
 			return err
+		}
+		if t.Expired(s.now()) {
+			return ErrTokenExpired
 		}
 		user, err = t.actsFor(tx)
 		return err
@@ -231,12 +274,13 @@ func (s *Service) Tokens(ctx context.Context, cursor string, limit int) (list []
 		if list, next, err = storage.Page(tx, tokens, cursor, limit); err != nil {
 			return err
 		}
+		for _, t := range list {
+			tx.Prefetch(tokenUses.Read(t.ID))
+		}
 		for i := range list {
-			use, err := tokenUses.Get(tx, list[i].ID)
-			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			if err := list[i].readUse(tx); err != nil {
 				return err
 			}
-			list[i].LastUsed = use.At
 		}
 		return nil
 	})
@@ -244,6 +288,49 @@ func (s *Service) Tokens(ctx context.Context, cursor string, limit int) (list []
 		return nil, "", fmt.Errorf("list tokens: %w", err)
 	}
 	return list, next, nil
+}
+
+// Token returns a token by its ID, or an error that wraps storage.ErrNotFound.
+func (s *Service) Token(ctx context.Context, id string) (t Token, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
+		tx.Prefetch(tokenUses.Read(id))
+		if t, err = tokens.Get(tx, id); err != nil {
+			return err
+		}
+		return t.readUse(tx)
+	})
+	if err != nil {
+		return Token{}, fmt.Errorf("get token: %w", err)
+	}
+	return t, nil
+}
+
+// TokensExpiring counts the tokens that expire from now on and before a time.
+func (s *Service) TokensExpiring(ctx context.Context, before time.Time) (n int, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		n = 0
+		for _, err := range tokens.Ascend(tx, tokensByEnd, endKey(s.now()), endKey(before), 0) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count tokens that expire: %w", err)
+	}
+	return n, nil
+}
+
+// readUse reads when t was last used.
+func (t *Token) readUse(tx storage.Tx) error {
+	use, err := tokenUses.Get(tx, t.ID)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	t.LastUsed = use.At
+	return nil
 }
 
 // RevokeToken removes a token: it opens nothing from now on. An unknown one is
@@ -260,7 +347,7 @@ func (s *Service) RevokeToken(ctx context.Context, by Principal, id string) erro
 		if err := tokens.Delete(tx, id); err != nil {
 			return err
 		}
-		return s.record(tx, by.fact("token.revoked", t.User, t.details()))
+		return s.record(tx, by.fact("token.revoked", t.User, t.details()).changing(t.audited(), nil))
 	})
 	if err != nil {
 		return fmt.Errorf("revoke token: %w", err)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 )
@@ -50,6 +51,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"count attempts":              {"GET", "/api/v1/enrollment-funnel", nil, readers},
 		"read certificates":           {"GET", "/api/v1/certificates", nil, append([]string{"cert:manage"}, readers...)},
 		"read tokens":                 {"GET", "/api/v1/tokens", nil, readers[:2]},
+		"read a token":                {"GET", "/api/v1/tokens/none", nil, readers[:2]},
 		"make a link":                 {"POST", "/api/v1/enrollment-links", map[string]any{}, readers[:3]},
 		"make one that speaks":        {"POST", "/api/v1/enrollment-links", map[string]any{"login": "none", "user": "nobody@example.com"}, readers[:2]},
 		"invite":                      {"POST", "/api/v1/enrollment-invitations", map[string]any{"login": "none", "emails": []string{"guest@example.com"}, "send": false}, readers[:3]},
@@ -254,6 +256,7 @@ func TestARevokedTokenOpensNothing(t *testing.T) {
 	h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: map[string]any{"name": "ci", "scopes": []string{"read_only"}, "user": "ana@example.com"}}).want(t, 201, &made)
 	h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).want(t, 200, nil)
 
+	h.do(t, exchange{method: "GET", path: "/api/v1/tokens/" + made.ID}).want(t, 200, &made)
 	list := h.do(t, exchange{method: "GET", path: "/api/v1/tokens"})
 	list.want(t, 200, nil)
 	if s := string(list.answer); !strings.Contains(s, made.ID) || strings.Contains(s, made.Token) {
@@ -262,6 +265,30 @@ func TestARevokedTokenOpensNothing(t *testing.T) {
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/tokens/" + made.ID}).want(t, 204, nil)
 	h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).wantProblem(t, 401, "unauthenticated")
 	h.do(t, exchange{method: "DELETE", path: "/api/v1/tokens/" + made.ID}).wantProblem(t, 404, "not_found")
+}
+
+func TestAnExpiredTokenSaysSo(t *testing.T) {
+	h := newHouse(t)
+	end := h.now().Add(time.Hour).UTC().Truncate(time.Second)
+	var made struct {
+		ID, Token string
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+	h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: map[string]any{"name": "ci", "scopes": []string{"read_only"}, "expires_at": end}}).want(t, 201, &made)
+	if !made.ExpiresAt.Equal(end) {
+		t.Errorf("it expires at %s, want %s", made.ExpiresAt, end)
+	}
+	h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).want(t, 200, nil)
+	var sum struct{ Trouble []struct{ Code, Text string } }
+	h.do(t, exchange{method: "GET", path: "/api/v1/summary"}).want(t, 200, &sum)
+	if !strings.Contains(fmt.Sprint(sum.Trouble), "tokens_expiring 1 API token expires in the next 14 days") {
+		t.Errorf("the summary warns of %v", sum.Trouble)
+	}
+	h.pass(time.Hour)
+	p := h.do(t, exchange{method: "GET", path: "/api/v1/devices", token: made.Token}).wantProblem(t, 401, "token_expired")
+	if !strings.Contains(p.Detail, "Make another") {
+		t.Errorf("detail is %q", p.Detail)
+	}
 }
 
 func TestTokensThatAreNotMade(t *testing.T) {
@@ -273,6 +300,9 @@ func TestTokensThatAreNotMade(t *testing.T) {
 		"with a scope twice":    `{"name":"x","scopes":["owner","owner"]}`,
 		"cert:self for nobody":  `{"name":"x","scopes":["cert:self"]}`,
 		"with a line in a name": `{"name":"a\nb","scopes":["owner"]}`,
+		"with an end long ago":  `{"name":"x","scopes":["owner"],"expires_at":"2020-01-01T00:00:00Z"}`,
+		"with an end far ahead": `{"name":"x","scopes":["owner"],"expires_at":"2199-01-01T00:00:00Z"}`,
+		"with no time as end":   `{"name":"x","scopes":["owner"],"expires_at":"90d"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := h.do(t, exchange{method: "POST", path: "/api/v1/tokens", body: body, wild: true}).wantProblem(t, 400, "invalid_request")

@@ -298,6 +298,7 @@ func (a *API) routes() []route {
 
 		{pattern: "POST /api/v1/tokens", scopes: managing, reach: whole, handle: a.createToken},
 		{pattern: "GET /api/v1/tokens", scopes: managing, reach: whole, handle: a.listTokens},
+		{pattern: "GET /api/v1/tokens/{id}", scopes: managing, reach: whole, handle: a.getToken},
 		{pattern: "DELETE /api/v1/tokens/{id}", scopes: owning, reach: whole, handle: a.revokeToken},
 
 		{pattern: "POST /api/v1/users", scopes: managing, reach: whole, handle: a.createUser},

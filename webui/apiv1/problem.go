@@ -193,6 +193,13 @@ func problemOf(err error) *problem {
 		return invalid(ofUser.Field, ofUser.Reason)
 	case errors.Is(err, command.ErrUnknownType):
 		return invalid("request_type", "must be one that /api/v1/command-types lists; others go to /api/v1/commands/raw")
+	case errors.Is(err, identity.ErrTokenExpired):
+		return &problem{
+			Problem: webui.Problem{
+				Status: http.StatusUnauthorized, Code: "token_expired", Title: "The token has expired", Detail: "Make another one: under Users, API tokens, or with gatehouse token create.",
+			},
+			challenge: realm + `, error="invalid_token"`,
+		}
 	case errors.Is(err, identity.ErrUnauthenticated):
 		return &problem{
 			Problem:   webui.Problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "Not authenticated", Detail: "The token is not valid."},

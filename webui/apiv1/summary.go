@@ -129,6 +129,7 @@ const (
 	pushPage    = "/admin/settings/push"
 	tlsPage     = "/admin/settings/server"
 	webhookPage = "/admin/settings/webhooks"
+	tokenPage   = "/admin/tokens"
 	caPage      = "/admin/certificates/authorities"
 	certPage    = "/admin/certificates"
 	lostPage    = "/admin/devices?lost=true"
@@ -317,6 +318,15 @@ func (a *API) summarizeServer(ctx context.Context, out *serverSummary, renewals 
 	if err != nil {
 		return err
 	}
+	ending, err := a.identity.TokensExpiring(ctx, now.Add(14*day))
+	if err != nil {
+		return err
+	}
+	expire := "expire"
+	if ending == 1 {
+		expire = "expires"
+	}
+	out.addTrouble(ending > 0, "tokens_expiring", "warning", tokenPage, "%s %s in the next 14 days: what uses it is refused then.", many(ending, "API token"), expire)
 	setup.Device = out.Devices.ByState[string(mdm.Enrolled)] > out.Devices.Simulated
 	setup.SecondOwner, setup.PublicTLS = owners > 1, publicTLS
 	slices.SortStableFunc(out.Expiries, func(a, b expiryJSON) int { return a.NotAfter.Compare(b.NotAfter) })

@@ -14,6 +14,8 @@ type tokenRequest struct {
 	User   string   `json:"user"`
 
 	GroupIDs []string `json:"group_ids"` // that the scopes are limited to; none: they are not
+
+	ExpiresAt *string `json:"expires_at"` // nil: never
 }
 
 type tokenJSON struct {
@@ -26,13 +28,15 @@ type tokenJSON struct {
 	LastUsedAt *time.Time       `json:"last_used_at"` // to about a minute
 
 	GroupIDs []string `json:"group_ids"` // that the scopes are limited to; empty: they are not
+
+	ExpiresAt *time.Time `json:"expires_at"` // null: never
 }
 
 func token(t identity.Token) tokenJSON {
 	return tokenJSON{
 		ID: t.ID, Name: t.Name, Scopes: t.Scopes, User: t.User,
 		CreatedAt: t.CreatedAt.UTC(), CreatedBy: t.CreatedBy, LastUsedAt: timestamp(t.LastUsed),
-		GroupIDs: orEmpty(t.GroupIDs),
+		GroupIDs: orEmpty(t.GroupIDs), ExpiresAt: timestamp(t.ExpiresAt),
 	}
 }
 
@@ -47,6 +51,13 @@ func (a *API) createToken(w http.ResponseWriter, r *http.Request) error {
 	n := identity.NewToken{Name: in.Name, User: in.User, GroupIDs: in.GroupIDs}
 	for _, scope := range in.Scopes {
 		n.Scopes = append(n.Scopes, identity.Scope(scope))
+	}
+	if in.ExpiresAt != nil {
+		at, err := time.Parse(time.RFC3339, *in.ExpiresAt)
+		if err != nil {
+			return invalid("expires_at", "must be a time such as 2026-12-31T12:00:00Z")
+		}
+		n.ExpiresAt = at
 	}
 	t, secret, err := a.identity.CreateToken(r.Context(), principal(r), n)
 	if err != nil {
@@ -68,6 +79,18 @@ func (a *API) listTokens(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return webui.WriteJSON(w, http.StatusOK, newPage(tokens, next, token))
+}
+
+func (a *API) getToken(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	t, err := a.identity.Token(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, token(t))
 }
 
 func (a *API) revokeToken(w http.ResponseWriter, r *http.Request) error {

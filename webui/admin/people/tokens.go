@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
+	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
 // token is an API token as the API lists it.
@@ -20,6 +22,33 @@ type token struct {
 	CreatedBy  string     `json:"created_by"`
 	LastUsedAt *time.Time `json:"last_used_at"`
 	GroupIDs   []string   `json:"group_ids"`
+	ExpiresAt  *time.Time `json:"expires_at"`
+}
+
+// endsSoon is how long before its end a token is warned of.
+const endsSoon = 14 * 24 * time.Hour
+
+// End says when the token expires, in words, and whether somebody should care. Its text is
+// empty where it never does.
+func (t token) End(now time.Time) view.State {
+	if t.ExpiresAt == nil {
+		return view.State{}
+	}
+	const day = 24 * time.Hour
+	left := t.ExpiresAt.Sub(now)
+	words := "in " + admin.Count(int(left.Round(day)/day), "day", "days")
+	switch {
+	case left <= 0:
+		return view.State{Text: "Expired", Tone: view.Bad}
+	case left < time.Hour:
+		words = "in " + admin.Count(max(1, int(left.Minutes())), "minute", "minutes")
+	case left < 2*day:
+		words = "in " + admin.Count(int(left.Hours()), "hour", "hours")
+	}
+	if left < endsSoon {
+		return view.State{Text: "Expires " + words, Tone: view.Waiting}
+	}
+	return view.State{Text: words, Tone: view.Neutral}
 }
 
 // ScopeNames are the scopes in words.
@@ -61,10 +90,16 @@ func problemOf(err error) *admin.Problem {
 type tokensPage struct {
 	admin.Page
 	Tabs   []admin.NavItem
-	Items  []token
+	Items  []listedToken
 	Pager  admin.Pager
 	Empty  *admin.Empty
 	Revoke bool
+}
+
+// listedToken is a token with the state of its end.
+type listedToken struct {
+	token
+	Life view.State
 }
 
 func (s *People) tokens(w http.ResponseWriter, r *http.Request) error {
@@ -78,7 +113,11 @@ func (s *People) tokens(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := &tokensPage{
 		Page: admin.Page{Title: "API tokens", Section: section, Watch: "token."}, Tabs: s.tabs(r, tokensPath),
-		Items: found.Items, Pager: admin.NewPager(r, found.NextCursor), Revoke: s.desk.May(r.Context(), "DELETE /api/v1/tokens/{id}"),
+		Pager: admin.NewPager(r, found.NextCursor), Revoke: s.desk.May(r.Context(), "DELETE /api/v1/tokens/{id}"),
+	}
+	now := s.desk.Now()
+	for _, t := range found.Items {
+		page.Items = append(page.Items, listedToken{t, t.End(now)})
 	}
 	if len(found.Items) == 0 {
 		page.Empty = &admin.Empty{
@@ -94,10 +133,14 @@ type tokenForm struct {
 	Form    *admin.Form
 	Scopes  []admin.Option
 	Choices []admin.Option
+	Lives   []admin.Option
 }
 
+// lives are for how long a token may be good, by days; empty: for ever.
+var lives = admin.Options("", "It does not expire", "7", "A week", "30", "30 days", "90", "90 days", "365", "A year")
+
 func (s *People) showTokenForm(w http.ResponseWriter, r *http.Request, form *admin.Form) error {
-	page := &tokenForm{Page: admin.Page{Title: "New API token", Section: section, Crumbs: links("API tokens", tokensPath)}, Form: form}
+	page := &tokenForm{Page: admin.Page{Title: "New API token", Section: section, Crumbs: links("API tokens", tokensPath)}, Form: form, Lives: lives}
 	var err error
 	if page.Choices, err = s.groupChoices(r, form.Values["group_ids"]); err != nil {
 		return err
@@ -137,6 +180,14 @@ func (s *People) createToken(w http.ResponseWriter, r *http.Request) error {
 		"name": form.Get("name"), "scopes": append([]string{}, form.Values["scopes"]...), "user": form.Get("user"),
 		"group_ids": append([]string{}, form.Values["group_ids"]...),
 	}
+	if life := form.Get("expires_at"); life != "" {
+		days, err := strconv.Atoi(life)
+		if err != nil || days < 1 {
+			form.Errors["expires_at"] = "must be one of those"
+			return s.showTokenForm(w, r, form)
+		}
+		in["expires_at"] = s.desk.Now().AddDate(0, 0, days).UTC().Format(time.RFC3339)
+	}
 	var made struct {
 		token
 		Secret string `json:"token"`
@@ -156,35 +207,12 @@ func (s *People) createToken(w http.ResponseWriter, r *http.Request) error {
 	return s.desk.Write(w, r, s.pages, "tokenmade.html", page)
 }
 
-// tokenOf finds a token among all: there are few, and the API reads none by itself.
-func (s *People) tokenOf(r *http.Request) (token, error) {
-	query := url.Values{"limit": {"200"}}
-	for range 20 {
-		var found admin.List[token]
-		if err := s.desk.Get(r.Context(), "/api/v1/tokens", query, &found); err != nil {
-			return token{}, err
-		}
-		for _, t := range found.Items {
-			if t.ID == r.PathValue("id") {
-				return t, nil
-			}
-		}
-		if found.NextCursor == "" {
-			break
-		}
-		query.Set("cursor", found.NextCursor)
-	}
-	p := &admin.Problem{}
-	p.Status, p.Code, p.Title = http.StatusNotFound, "not_found", "There is nothing here"
-	return token{}, p
-}
-
 func (s *People) askRevoke(w http.ResponseWriter, r *http.Request) error {
 	if !s.desk.May(r.Context(), "DELETE /api/v1/tokens/{id}") {
 		return &webui.Problem{Status: http.StatusForbidden, Code: "forbidden", Title: "Owners revoke tokens", Detail: "Ask one of them. What a token of a user may do also ends when that user is disabled."}
 	}
-	t, err := s.tokenOf(r)
-	if err != nil {
+	var t token
+	if err := s.desk.Get(r.Context(), "/api/v1/tokens/"+url.PathEscape(r.PathValue("id")), nil, &t); err != nil {
 		return err
 	}
 	used := s.desk.Moment(t.LastUsedAt)
