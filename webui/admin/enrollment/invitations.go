@@ -121,7 +121,6 @@ func (s *Enrollment) writeInvite(w http.ResponseWriter, r *http.Request, status 
 	if err := s.desk.Get(ctx, "/api/v1/portal-texts", nil, &list); err != nil {
 		return err
 	}
-	form.Values.Del("once") // what it asks for is another thing from now on
 	out := &inviteForm{
 		Form: form, Ownerships: now.ownerships(), Logins: logins, Lives: lives, Languages: []admin.Option{{Label: "As the organisation’s"}}, Why: s.why(ctx, routeInvite),
 	}

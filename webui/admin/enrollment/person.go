@@ -46,7 +46,6 @@ func (s *Enrollment) personLogins(ctx context.Context) []admin.Option {
 
 func (s *Enrollment) writePerson(w http.ResponseWriter, r *http.Request, status int, now settings, form *admin.Form) error {
 	ctx := r.Context()
-	form.Values.Del("once") // what it asks for is another thing from now on
 	return s.desk.WriteStatus(w, r, status, s.pages, "newperson.html", &personForm{
 		Page: admin.Page{Title: "Enroll a person", Section: section, Crumbs: []view.Link{{Label: "Enrollment", URL: section}}},
 		Form: form, Ownerships: now.ownerships(), Logins: s.personLogins(ctx), Lives: lives,
