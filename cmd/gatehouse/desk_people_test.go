@@ -1,10 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"html"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity/ldap/ldaptest"
 )
 
 func TestTheDeskOfPeople(t *testing.T) {
@@ -113,6 +117,22 @@ func TestTheDeskOfPeople(t *testing.T) {
 		}
 		page.says(t, "One is set")
 		at, _, _ := strings.Cut(page.path, "?")
+		made := strings.TrimPrefix(at, "/admin")
+		d.call(t, "PATCH", "/api/v1"+made, map[string]any{
+			"settings": map[string]any{"attributes": []string{"employeeType"}, "page_size": 250, "timeout": "7s"},
+			"mapping":  map[string]any{"managed_apple_accounts": map[string]string{"ana": "ana@appleid.example.com"}},
+		}, &struct{}{})
+		full := d.get(t, at).filled()
+		full.Set("settings.timeout", "") // back to the default
+		d.post(t, at, full).says(t, "Saved.")
+		var kept struct {
+			Settings, Mapping map[string]any
+		}
+		d.call(t, "GET", "/api/v1"+made, nil, &kept)
+		if _, set := kept.Settings["timeout"]; set || kept.Settings["page_size"] != 250.0 || fmt.Sprint(kept.Settings["attributes"]) != "[employeeType]" ||
+			kept.Settings["has_bind_password"] != true || fmt.Sprint(kept.Mapping["managed_apple_accounts"]) != "map[ana:ana@appleid.example.com]" {
+			t.Errorf("a form that was saved as it is leaves %v, %v", kept.Settings, kept.Mapping)
+		}
 		delete(form, "settings.bind_password")
 		form.Set("settings.base_dn", "dc=example,dc=org")
 		d.post(t, at, form).says(t, "Saved.", "One is set")
@@ -120,7 +140,7 @@ func TestTheDeskOfPeople(t *testing.T) {
 		if tested.status != http.StatusOK {
 			t.Fatalf("a test: %d\n%s", tested.status, tested.text())
 		}
-		tested.says(t, "It does not work")
+		tested.says(t, "It does not work", "Look at the address of the provider")
 		tested.escapes(t)
 		d.post(t, at+"/switch", url.Values{"on": {"false"}}).says(t, "Off", "Switch on")
 		d.get(t, "/admin/users/sources").escapes(t)
@@ -129,6 +149,67 @@ func TestTheDeskOfPeople(t *testing.T) {
 		}
 		d.post(t, at+"/delete", url.Values{"typed": {hostile}}).says(t, "Deleted.")
 		d.post(t, "/admin/identity-providers/local", url.Values{"name": {"Our accounts"}, "uses": {"institutional", "personal", "user", "account_device"}}).says(t, "Our accounts")
+	})
+	t.Run("rare settings of OpenID Connect", func(t *testing.T) {
+		form := url.Values{
+			"name": {"Example ID"}, "uses": {"institutional"}, "settings.issuer": {"https://login.example.com"}, "settings.client_id": {"gatehouse"}, "settings.client_secret": {"hunter2-of-the-client"},
+			"settings.required_claims": {"tid = 3f2a\nno pair"}, "settings.extra_authorization_parameters": {"domain_hint = example.com=x"}, "settings.trust_email": {"true"},
+		}
+		bad := d.ask(t, "POST", "/admin/identity-providers/new?kind=oidc", form)
+		if bad.status != http.StatusUnprocessableEntity || len(bad.all("textarea", "name", "settings.required_claims", "aria-invalid", "true")) != 1 {
+			t.Errorf("a line that is no pair: %d\n%s", bad.status, bad.text())
+		}
+		form.Set("settings.required_claims", "tid = 3f2a\nhd=example.com")
+		at, _, _ := strings.Cut(d.post(t, "/admin/identity-providers/new?kind=oidc", form).path, "?")
+		full := d.get(t, at).filled()
+		full.Set("forget.client_secret", "true")
+		d.post(t, at, full).says(t, "hd = example.com tid = 3f2a")
+		var kept struct{ Settings map[string]any }
+		d.call(t, "GET", "/api/v1"+strings.TrimPrefix(at, "/admin"), nil, &kept)
+		if fmt.Sprint(kept.Settings["required_claims"]) != "map[hd:example.com tid:3f2a]" || fmt.Sprint(kept.Settings["extra_authorization_parameters"]) != "map[domain_hint:example.com=x]" ||
+			kept.Settings["trust_email"] != true || kept.Settings["userinfo"] != false || kept.Settings["has_client_secret"] != false {
+			t.Errorf("= %v", kept.Settings)
+		}
+		d.post(t, at+"/delete", url.Values{"typed": {"Example ID"}})
+	})
+	t.Run("a sign-in is tried at a directory", func(t *testing.T) {
+		dir := ldaptest.Open(t)
+		var p struct{ ID string }
+		d.call(t, "POST", "/api/v1/identity-providers", map[string]any{"kind": "ldap", "name": "Example directory", "uses": []string{"institutional"}, "settings": dir.Settings(nil)}, &p)
+		at := "/admin/identity-providers/" + p.ID
+		try := func(login, password string) deskPage {
+			return d.ask(t, "POST", at+"/test", url.Values{"login": {login}, "password": {password}})
+		}
+		if got := try("", ""); got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "login", "aria-invalid", "true")) != 1 {
+			t.Errorf("with nothing: %d\n%s", got.status, got.text())
+		}
+		try("ana", "a guess").says(t, "It does not work", "wrong password", "Look at the password")
+		try("nobody", "a guess").says(t, "It does not work", "Look at “Search below”")
+		try("ana", ldaptest.Password("ana")).says(t, "It does not work", "another user logs in as "+ownerEmail, "Look at what people are called")
+		good := try("ben", ldaptest.Password("ben"))
+		good.says(t, "It works", "Who they would be here", "ben@example.com", "Would be a new user", "cn=staff,"+ldaptest.GroupsDN, "Portal, the organisation’s devices", "What they may not use", "entryuuid")
+		if strings.Contains(good.body, html.EscapeString(ldaptest.Password("ben"))) {
+			t.Error("the page has the password")
+		}
+		d.call(t, "PATCH", "/api/v1"+strings.TrimPrefix(at, "/admin"), map[string]any{"groups": []string{"nobody is in it"}}, &struct{}{})
+		try("ben", ldaptest.Password("ben")).says(t, "Look at what the provider is used for, and at the groups")
+		d.call(t, "PATCH", "/api/v1"+strings.TrimPrefix(at, "/admin"), map[string]any{"settings": map[string]any{"bind_password": "another"}}, &struct{}{})
+		try("ben", ldaptest.Password("ben")).says(t, "It does not work", "Look at the account by which this server searches")
+		d.post(t, at+"/delete", url.Values{"typed": {"Example directory"}})
+	})
+	t.Run("a sign-in is tried at an OpenID provider", func(t *testing.T) {
+		idp, p := d.openID(t, nil)
+		at := "/admin/identity-providers/" + p.ID
+		d.get(t, at).says(t, p.CallbackURL)
+		begun := d.ask(t, "POST", at+"/test", url.Values{})
+		begun.says(t, "Go on at the provider")
+		back := idp.SignIn(t, begun.link(t, "Sign in at the provider"), p.CallbackURL, "ana", "right")
+		page := d.ask(t, "GET", strings.TrimPrefix(p.CallbackURL, d.url)+"?"+back.Encode(), nil)
+		page.says(t, "This sign-in works", "a new user would be made: ana", "Ana Example", "preferred_username", "staff")
+		d.get(t, "/admin/account").says(t, ownerEmail) // still
+		d.call(t, "PATCH", "/api/v1"+strings.TrimPrefix(at, "/admin"), map[string]any{"settings": map[string]any{"issuer": "http://127.0.0.1:9", "client_secret": "another"}}, &struct{}{})
+		d.ask(t, "POST", at+"/test", url.Values{}).says(t, "It does not work", "Look at the address of the provider")
+		d.post(t, at+"/delete", url.Values{"typed": {"Example ID"}})
 	})
 	t.Run("groups are listed", func(t *testing.T) { d.get(t, "/admin/groups").escapes(t) })
 	t.Run("the audit log tells all of it", func(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -144,6 +145,51 @@ func textOf(n *html.Node) string {
 		}
 	}
 	return strings.Join(strings.Fields(out.String()), " ")
+}
+
+// filled is what the form of the main part that has most fields would send as it is.
+func (p deskPage) filled() url.Values {
+	most := url.Values{}
+	for _, form := range p.all("form") {
+		values := url.Values{}
+		for n := range form.Descendants() {
+			name := attributeOf(n, "name")
+			switch {
+			case n.Type != html.ElementNode || name == "" || has(n, "disabled"):
+			case n.Data == "textarea":
+				values.Add(name, textIn(n))
+			case n.Data == "select":
+				chosen := ""
+				for o := range n.Descendants() {
+					if o.Data == "option" && has(o, "selected") {
+						chosen = attributeOf(o, "value")
+					}
+				}
+				values.Add(name, chosen)
+			case n.Data == "input" && (attributeOf(n, "type") != "checkbox" && attributeOf(n, "type") != "radio" || has(n, "checked")):
+				values.Add(name, attributeOf(n, "value"))
+			}
+		}
+		if len(values) > len(most) {
+			most = values
+		}
+	}
+	return most
+}
+
+func has(n *html.Node, key string) bool {
+	return slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == key })
+}
+
+// textIn is the text in n as it is.
+func textIn(n *html.Node) string {
+	var out strings.Builder
+	for c := range n.Descendants() {
+		if c.Type == html.TextNode {
+			out.WriteString(c.Data)
+		}
+	}
+	return out.String()
 }
 
 // text is what is read in the main part of the page.
