@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -626,29 +627,61 @@ func TestTokensAndTheSetupLinkAreWrittenDown(t *testing.T) {
 	}
 }
 
-func TestUsersAreListedInPages(t *testing.T) {
+func TestUsersAreListedInPagesByWhatTheyAreCalled(t *testing.T) {
 	w := newTown(t)
-	for i := range 5 {
-		w.create(t, identity.NewUser{Username: fmt.Sprint("user-", i)})
+	for _, n := range []identity.NewUser{
+		{Username: "zoe"}, {Username: "aaa", Email: "Mia@example.com"}, {Email: "bea@example.com"}, {Username: "zz", Email: "anton@example.com"},
+		{Username: "mia"}, {Email: "Cyd@example.com", Role: identity.RoleHelpdesk}, {Username: "ana@corp.example", Email: "y@example.com"},
+	} {
+		w.create(t, n)
 	}
-	seen := map[string]bool{}
-	cursor := ""
-	for range 10 {
-		list, next, err := w.Users(ctx, cursor, 2)
-		if err != nil || len(list) > 2 {
-			t.Fatalf("Users = %d users, %v", len(list), err)
-		}
-		for _, u := range list {
-			seen[u.ID] = true
-		}
-		if cursor = next; next == "" {
-			break
+	everybody := []string{"anton@example.com", "bea@example.com", "Cyd@example.com", "mia", "Mia@example.com", w.owner.Login(), "y@example.com", "zoe"}
+	slices.SortFunc(everybody, func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
+	for _, tt := range []struct {
+		filter identity.UserFilter
+		want   []string
+	}{
+		{identity.UserFilter{}, everybody},
+		{identity.UserFilter{Role: identity.RoleHelpdesk}, []string{"Cyd@example.com"}},
+		{identity.UserFilter{Text: "mia"}, []string{"mia", "Mia@example.com"}},
+		{identity.UserFilter{Text: "zz"}, []string{"anton@example.com"}},
+	} {
+		for _, limit := range []int{1, 2, 3, 100} {
+			var got []string
+			for cursor, pages := "", 0; pages < 20; pages++ {
+				list, next, err := w.FindUsers(ctx, tt.filter, cursor, limit)
+				if err != nil || len(list) > limit {
+					t.Fatalf("FindUsers(%+v, %q, %d) = %d users, %v", tt.filter, cursor, limit, len(list), err)
+				}
+				for _, u := range list {
+					got = append(got, u.Login())
+				}
+				if cursor = next; next == "" {
+					break
+				}
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("FindUsers(%+v) by %d lists %q, want %q", tt.filter, limit, got, tt.want)
+			}
 		}
 	}
-	if len(seen) != 6 {
-		t.Errorf("%d users in all pages, want 6", len(seen))
+
+	// Who comes and goes shifts nothing, not even whoever the cursor is behind.
+	list, next, err := w.Users(ctx, "", 2)
+	if err != nil || len(list) != 2 {
+		t.Fatal(list, err)
 	}
-	if _, _, err := w.Users(ctx, "x", 2); !errors.Is(err, storage.ErrBadCursor) {
-		t.Errorf("Users with a strange cursor = %v, want ErrBadCursor", err)
+	email := "zzz@example.com"
+	if _, err := w.UpdateUser(ctx, w.owner.Principal(), list[1].ID, identity.UserChange{Email: &email}); err != nil {
+		t.Fatal(err)
+	}
+	w.create(t, identity.NewUser{Email: "aaa@example.com"})
+	if list, _, err = w.Users(ctx, next, 1); err != nil || len(list) != 1 || list[0].Login() != everybody[2] {
+		t.Errorf("behind %s is %v, %v; want %s", everybody[1], list, err, everybody[2])
+	}
+	for _, bad := range []string{"x", "Zm9v", "bA"} {
+		if _, _, err := w.Users(ctx, bad, 2); !errors.Is(err, storage.ErrBadCursor) {
+			t.Errorf("Users with the cursor %q = %v, want ErrBadCursor", bad, err)
+		}
 	}
 }
