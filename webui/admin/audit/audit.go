@@ -87,6 +87,9 @@ type Event struct {
 	users bool // who looks may see users
 }
 
+// itself is the actor of what the server does for reasons of its own.
+const itself = "server"
+
 // Who is the actor in words, and what kind of actor it is.
 func (e Event) Who() (who struct{ Name, Kind string }) {
 	kind, name, ok := strings.Cut(e.Actor, ":")
@@ -98,15 +101,22 @@ func (e Event) Who() (who struct{ Name, Kind string }) {
 	case kind == "token" && ok:
 		who.Name, who.Kind = name, "API token"
 	case kind == "device" && ok:
-		who.Name, who.Kind = "A device", ""
+		who.Name = "A device"
+		if name == e.DeviceID {
+			who.Name = cmp.Or(e.DeviceName, who.Name)
+		}
 	case kind == "local":
 		who.Name, who.Kind = "Command line", "on the server’s machine"
 	case kind == "setup":
 		who.Name = "Setup link"
 	case kind == "provider" && ok:
 		who.Name, who.Kind = name, "identity provider"
-	case e.Actor == "gatehouse":
+	case e.Actor == itself:
 		who.Name, who.Kind = "The server", "by itself"
+	case e.Actor == "scep" || e.Actor == "est":
+		who.Name, who.Kind = "A device", "by "+strings.ToUpper(e.Actor)
+	case e.Actor == "demo":
+		who.Name = "The demo"
 	default:
 		who.Name = e.Actor
 	}
@@ -144,9 +154,9 @@ func (e Event) About() (all []view.Link) {
 		all = append(all, view.Link{Label: e.Template, URL: "/admin/certificate-templates/" + url.PathEscape(e.Template)})
 	}
 	if uuid := e.Details["command_uuid"]; uuid != "" {
-		label := e.Details["request_type"]
-		if label == "" {
-			label = "command"
+		label := "command"
+		if kind := e.Details["request_type"]; kind != "" {
+			label = admin.Words(kind)
 		}
 		all = append(all, view.Link{Label: label, URL: "/admin/commands/" + url.PathEscape(uuid)})
 	}
@@ -235,7 +245,7 @@ func (s *Audit) queryOf(r *http.Request) (query url.Values, form *admin.Form, fi
 		}
 		form.Values.Set(name, v)
 		filtered = true
-		if name == "actor" && !strings.Contains(v, ":") && v != "gatehouse" && v != "scep" {
+		if name == "actor" && !strings.Contains(v, ":") && v != itself && v != "scep" && v != "est" {
 			v = "user:" + v // as people say it
 		}
 		query.Set(name, v)

@@ -73,7 +73,7 @@ func (s sentence) who() any {
 		return "The command line"
 	case kind == "setup":
 		return "The setup link"
-	case s.Actor == "gatehouse":
+	case s.Actor == itself:
 		return "The server"
 	case s.Actor == "demo":
 		return "The demo"

@@ -17,7 +17,7 @@ func TestAnEventIsToldWithItsNames(t *testing.T) {
 		"what nobody known did": {
 			Event{}, "Somebody blocked a device.", "Somebody blocked a device.",
 		},
-		"what the server did":          {Event{Actor: "gatehouse"}, "Somebody blocked a device.", "The server blocked a device."},
+		"what the server did":          {Event{Actor: "server"}, "Somebody blocked a device.", "The server blocked a device."},
 		"what a device is":             {phone, "A device is enrolled: commands reach it.", "<bdi>Bea’s iPhone</bdi> is enrolled: commands reach it."},
 		"a device that is gone":        {Event{DeviceID: "abcdefghijkl"}, "A device is not managed any more.", "The device abcdefghij… is not managed any more."},
 		"another sort of device":       {phone, "A device of another server came and was told to stay there.", "A device of another server came and was told to stay there."},

@@ -144,8 +144,10 @@ type happened struct {
 // Bounds of the page's lists.
 const (
 	mostFlying = "5"
-	mostEvents = "10"
-	daysOfWork = 30 // that commands are drawn of
+	mostEvents = "12" // that are asked for
+
+	shownEvents = 10
+	daysOfWork  = 30 // that commands are drawn of
 )
 
 func (s *Home) home(w http.ResponseWriter, r *http.Request) error {
@@ -322,6 +324,9 @@ func (s *Home) happened(ctx context.Context, p *page) error {
 		return err
 	}
 	for _, e := range found.Items {
+		if e.Action == "audit.anchored" || len(p.Events) == shownEvents {
+			continue // an anchor is for who verifies the log
+		}
 		at := e.At
 		h := happened{ID: e.ID, Text: e.Sentence(texts[e.Action]), At: s.desk.Moment(&at), URL: "/admin/audit#e-" + url.PathEscape(e.ID)}
 		if e.DeviceID != "" {
