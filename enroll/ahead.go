@@ -62,7 +62,7 @@ func (s *Service) readAhead(tx storage.Tx, p Peer, id mdm.AppleID) {
 	if tap, ok := s.tap.(foretold); ok {
 		tx.Prefetch(tap.Reads()...)
 	}
-	tx.Prefetch(s.depot.Read(depot.FingerprintOf(p.Certificate)), mdm.ReadDevice(e.device), mdm.ReadQueue(e.channel))
+	tx.Prefetch(s.depot.Read(depot.FingerprintOf(p.Certificate)), mdm.ReadDevice(e.device), mdm.ReadQueue(e.channel), mdm.ReadWakeup(e.channel))
 	if id.UserID != "" {
 		tx.Prefetch(mdm.ReadFindDevice(id), mdm.ReadDevice(e.channel))
 	}

@@ -96,6 +96,7 @@ type Entry struct {
 	Identifier  string       `json:"identifier,omitempty"`
 	State       CommandState `json:"state"`
 	CreatedAt   time.Time    `json:"created_at"`
+	PushedAt    time.Time    `json:"pushed_at,omitzero"` // the push that the device came for, once it has; zero: none is known
 	DeliveredAt time.Time    `json:"delivered_at,omitzero"`
 	FinishedAt  time.Time    `json:"finished_at,omitzero"`
 	NotNowCount int          `json:"not_now_count,omitempty"`
@@ -230,6 +231,26 @@ func (e *Entry) expired(now time.Time) bool {
 	return !e.ExpiresAt.IsZero() && !now.Before(e.ExpiresAt)
 }
 
+// notePush notes the newest push between the queueing of e and its delivery, as long as that
+// is known: the device's wake-up is forgotten when it has finished all. It is for who is about
+// to write e.
+func (e *Entry) notePush(tx storage.Tx) error {
+	if e.NoPush {
+		return nil
+	}
+	w, err := GetWakeup(tx, e.DeviceID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("push for command %s: %w", e.UUID, err)
+	}
+	if !w.PushedAt.Before(e.CreatedAt) && !w.PushedAt.After(e.DeliveredAt) {
+		e.PushedAt = w.PushedAt
+	}
+	return nil
+}
+
 // Delivery is a command on its way to a device: [Service.Plist] makes what is sent.
 type Delivery struct {
 	Entry          Entry
@@ -252,6 +273,9 @@ func (s *Service) Deliver(tx storage.Tx, e *Entry) (*Delivery, error) {
 	if e.State != Delivered {
 		e.State = Delivered
 		e.DeliveredAt = s.now().UTC()
+		if err := e.notePush(tx); err != nil {
+			return nil, err
+		}
 		if err := queue.Put(tx, *e); err != nil {
 			return nil, fmt.Errorf("deliver command %s: %w", e.UUID, err)
 		}
@@ -320,6 +344,9 @@ func (s *Service) Record(tx storage.Tx, id DeviceID, r Report) (*Entry, error) {
 			return nil, fmt.Errorf("record NotNow of %s: %w", e.UUID, err)
 		}
 		return e, nil
+	}
+	if err := e.notePush(tx); err != nil { // Apple may have been slower to say that it took the push than the device to come
+		return nil, err
 	}
 	e.ErrorChain, e.Result = r.ErrorChain, r.Result
 	if e.UserEnrolled && e.Result != nil {

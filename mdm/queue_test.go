@@ -510,3 +510,48 @@ func TestCommandsAreSealedAtRest(t *testing.T) {
 		t.Errorf("%d payloads, %v; want 1", n, err)
 	}
 }
+
+func TestAFinishedCommandKeepsThePushThatItsDeviceCameFor(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before, after time.Duration // since the command was queued, the push that is known at its delivery and at its answer; negative: none
+		want          time.Duration // negative: none
+	}{
+		"known when it is delivered": {before: time.Second, after: time.Hour, want: time.Second},
+		"known only at the answer":   {before: -1, after: time.Second, want: time.Second},
+		"of an older command":        {before: -time.Minute, after: -time.Minute, want: -1},
+		"for a later one":            {before: -1, after: time.Hour, want: -1},
+		"none":                       {before: -1, after: -1, want: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			id := b.device(t, "a")
+			queued := b.now
+			b.enqueue(t, "1", id)
+			push := func(after time.Duration) {
+				if after == -1 {
+					return
+				}
+				b.update(t, func(tx storage.Tx) error {
+					return mdm.PutWakeup(tx, mdm.Wakeup{DeviceID: id, State: mdm.WakeSent, PushedAt: queued.Add(after)})
+				})
+			}
+			push(tt.before)
+			b.now = queued.Add(time.Minute)
+			b.next(t, id, true)
+			b.now = queued.Add(2 * time.Hour)
+			push(tt.after)
+			b.report(t, id, "1", mdm.Acknowledged)
+			_, e, err := b.DeviceCommand(t.Context(), id, "1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := time.Time{}
+			if tt.want >= 0 {
+				want = queued.Add(tt.want)
+			}
+			if !e.PushedAt.Equal(want) {
+				t.Errorf("pushed at %v, want %v", e.PushedAt, want)
+			}
+		})
+	}
+}

@@ -122,7 +122,7 @@ type progress struct {
 	DeliveredAt  *time.Time       `json:"delivered_at"`
 	FinishedAt   *time.Time       `json:"finished_at"`
 	ExpiresAt    *time.Time       `json:"expires_at"`
-	PushedAt     *time.Time       `json:"pushed_at"` // null: not yet, or the device has finished
+	PushedAt     *time.Time       `json:"pushed_at"` // null: not yet, or of a finished command none is known
 	NotNowCount  int              `json:"not_now_count"`
 	WaitingFor   *waitsForJSON    `json:"waiting_for"`   // null once it is finished
 	SupersededBy string           `json:"superseded_by"` // UUID of the command that took its place
@@ -150,6 +150,9 @@ func progressOf(e mdm.Entry, w mdm.Waiting) progress {
 	p := progress{
 		State: string(e.State), Priority: priorityJSON(e.Priority), DeliveredAt: timestamp(e.DeliveredAt), FinishedAt: timestamp(e.FinishedAt),
 		ExpiresAt: timestamp(e.ExpiresAt), PushedAt: timestamp(w.PushedAt), NotNowCount: e.NotNowCount, SupersededBy: e.SupersededBy, ErrorChain: make([]chainedError, len(e.ErrorChain)),
+	}
+	if e.State.Final() {
+		p.PushedAt = timestamp(e.PushedAt)
 	}
 	for i, link := range e.ErrorChain {
 		p.ErrorChain[i] = chainedError(link)
