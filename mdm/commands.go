@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"time"
@@ -302,6 +303,9 @@ type BatchStatus struct {
 	Batch
 	Tally Tally // of all of its commands and their devices
 	Each  []CommandStatus
+	// Counted is false where there were too many devices to count for a list: ask for that
+	// batch by itself.
+	Counted bool
 }
 
 // QueuedCommand is what became of one command of a batch when it was queued.
@@ -369,57 +373,75 @@ func (l Limited) Batch(ctx context.Context, id string) (bs BatchStatus, err erro
 		if err != nil {
 			return fmt.Errorf("batch %s: %w", id, err)
 		}
-		bs = BatchStatus{Batch: b}
-		for c, err := range commands.Lookup(tx, commandsByBatch, id) {
-			if err != nil {
-				return err
-			}
-			if c, err = scope.narrow(c); err != nil {
-				return err
-			}
-			if len(c.Targets) == 0 {
-				continue
-			}
-			t, err := tally(tx, c)
-			if err != nil {
-				return err
-			}
-			bs.Each = append(bs.Each, CommandStatus{c, t, true})
-			bs.Tally.addAll(t)
+		most := math.MaxInt
+		if bs, err = scope.batch(tx, b, &most); err != nil {
+			return err
 		}
-		sort.Slice(bs.Each, func(i, j int) bool {
-			return slices.Index(b.Commands, bs.Each[i].UUID) < slices.Index(b.Commands, bs.Each[j].UUID)
-		})
-		if l.groups == nil {
-			return nil
-		}
-		if len(bs.Each) == 0 {
+		if l.groups != nil && len(bs.Each) == 0 {
 			return fmt.Errorf("batch %s: %w", id, storage.ErrNotFound)
-		}
-		bs.Commands = nil
-		for _, c := range bs.Each {
-			bs.Commands = append(bs.Commands, c.UUID)
 		}
 		return nil
 	})
 	return bs, err
 }
 
+// batch returns how far b is with devices in scope, and of its commands those that have any.
+// It reads up to most entries of devices that were not counted before, and takes those off
+// most.
+func (c *Scope) batch(tx storage.Tx, b Batch, most *int) (bs BatchStatus, err error) {
+	bs = BatchStatus{Batch: b, Counted: true}
+	for cmd, err := range commands.Lookup(tx, commandsByBatch, b.ID) {
+		if err != nil {
+			return BatchStatus{}, err
+		}
+		if cmd, err = c.narrow(cmd); err != nil {
+			return BatchStatus{}, err
+		}
+		if len(cmd.Targets) == 0 {
+			continue
+		}
+		cs := CommandStatus{Command: cmd}
+		if known := cmd.Closed && cmd.Tally != (Tally{}); known || len(cmd.Targets) <= *most {
+			if !known {
+				*most -= len(cmd.Targets)
+			}
+			if cs.Tally, err = tally(tx, cmd); err != nil {
+				return BatchStatus{}, err
+			}
+			cs.Counted = true
+		}
+		bs.Each = append(bs.Each, cs)
+		bs.Tally.addAll(cs.Tally)
+		bs.Counted = bs.Counted && cs.Counted
+	}
+	sort.Slice(bs.Each, func(i, j int) bool {
+		return slices.Index(b.Commands, bs.Each[i].UUID) < slices.Index(b.Commands, bs.Each[j].UUID)
+	})
+	if c.all {
+		return bs, nil
+	}
+	bs.Commands = nil
+	for _, cs := range bs.Each {
+		bs.Commands = append(bs.Commands, cs.UUID)
+	}
+	return bs, nil
+}
+
 // Batches returns a page of batches, the newest first, and the cursor of the next page,
 // empty at the end.
-func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page []Batch, next string, err error) {
+func (s *Service) Batches(ctx context.Context, cursor string, limit int) (page []BatchStatus, next string, err error) {
 	return s.In(nil).Batches(ctx, cursor, limit)
 }
 
 // Batches is [Service.Batches] within the limit. A page may hold fewer than limit, even none,
 // and yet not be the last.
-func (l Limited) Batches(ctx context.Context, cursor string, limit int) (page []Batch, next string, err error) {
+func (l Limited) Batches(ctx context.Context, cursor string, limit int) (page []BatchStatus, next string, err error) {
 	err = l.s.ViewScope(ctx, l.groups, func(tx storage.Tx, scope *Scope) error {
 		page, next = nil, ""
 		if cursor != "" && len(cursor) != len(seqAt(0)) {
 			return storage.ErrBadCursor
 		}
-		looked, last := 0, ""
+		looked, last, most := 0, "", countMost
 		for b, err := range storage.Descend(tx, batches, batchesByAge, cursor, l.look(limit)+1) {
 			if err != nil {
 				return err
@@ -429,11 +451,12 @@ func (l Limited) Batches(ctx context.Context, cursor string, limit int) (page []
 				return nil
 			}
 			looked, last = looked+1, seqAt(b.CreatedAt.UnixNano())
-			if b.Commands, err = scope.commands(tx, b.Commands); err != nil {
+			bs, err := scope.batch(tx, b, &most)
+			if err != nil {
 				return err
 			}
-			if len(b.Commands) > 0 || l.groups == nil {
-				page = append(page, b)
+			if len(bs.Commands) > 0 || l.groups == nil {
+				page = append(page, bs)
 			}
 		}
 		return nil

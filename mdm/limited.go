@@ -2,9 +2,7 @@ package mdm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -94,25 +92,4 @@ func (c *Scope) entries(all []Entry) (in []Entry, err error) {
 		}
 	}
 	return in, nil
-}
-
-// commands returns those of uuids that have devices in scope.
-func (c *Scope) commands(tx storage.Tx, uuids []string) (in []string, err error) {
-	if c.all {
-		return uuids, nil
-	}
-	for _, uuid := range uuids {
-		tx.Prefetch(commands.Read(uuid))
-	}
-	for _, uuid := range uuids {
-		_, err := c.command(tx, uuid)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		in = append(in, uuid)
-	}
-	return slices.Clip(in), nil
 }

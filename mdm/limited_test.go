@@ -87,7 +87,7 @@ func TestBatchesOfWhoIsLimited(t *testing.T) {
 	hidden := order("hidden", newCommand("hidden-1", "ProfileList", "out"))
 	limited := b.In([]mdm.GroupID{g})
 	list, next, err := limited.Batches(ctx, "", 10)
-	if err != nil || next != "" || len(list) != 1 || list[0].ID != mixed || !slices.Equal(list[0].Commands, []string{"mixed-1"}) {
+	if err != nil || next != "" || len(list) != 1 || list[0].ID != mixed || list[0].Tally.Total() != 1 || !slices.Equal(list[0].Commands, []string{"mixed-1"}) {
 		t.Errorf("Batches = %+v, %q, %v", list, next, err)
 	}
 	one, err := limited.Batch(ctx, mixed)

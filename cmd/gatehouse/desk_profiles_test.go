@@ -143,6 +143,11 @@ func TestThePagesOfProfiles(t *testing.T) {
 			t.Errorf("sent twice, it is %d %s", again.status, again.header.Get("Location"))
 		}
 		d.get(t, first+"/devices").says(t, "Demo")
+		list := d.get(t, "/admin/commands/batches")
+		list.says(t, "Progress", " of ")
+		if bars := list.all("svg", "role", "img"); len(bars) == 0 {
+			t.Error("the batches have no bars")
+		}
 	})
 	t.Run("it is removed before it is deleted", func(t *testing.T) {
 		if got := d.ask(t, "POST", first+"/delete", url.Values{"typed": {"Office"}}); got.status != http.StatusUnprocessableEntity {

@@ -53,15 +53,20 @@ type queuedInside struct {
 }
 
 type batchJSON struct {
-	BatchID      string    `json:"batch_id"`
-	Name         string    `json:"name"`
-	CreatedAt    time.Time `json:"created_at"`
-	CreatedBy    string    `json:"created_by"`
-	CommandUUIDs []string  `json:"command_uuids"`
+	BatchID      string     `json:"batch_id"`
+	Name         string     `json:"name"`
+	CreatedAt    time.Time  `json:"created_at"`
+	CreatedBy    string     `json:"created_by"`
+	CommandUUIDs []string   `json:"command_uuids"`
+	Progress     *tallyJSON `json:"progress"` // of all commands and their devices; null: not counted
 }
 
-func batch(b mdm.Batch) batchJSON {
-	return batchJSON{b.ID, b.Name, b.CreatedAt.UTC(), b.CreatedBy, append([]string{}, b.Commands...)}
+func batch(b mdm.BatchStatus) batchJSON {
+	out := batchJSON{b.ID, b.Name, b.CreatedAt.UTC(), b.CreatedBy, append([]string{}, b.Commands...), nil}
+	if b.Counted {
+		out.Progress = tally(b.Tally)
+	}
+	return out
 }
 
 func (a *API) queueBatch(w http.ResponseWriter, r *http.Request) error {
@@ -287,7 +292,6 @@ func (a *API) getBatch(w http.ResponseWriter, r *http.Request) error {
 	}
 	return webui.WriteJSON(w, http.StatusOK, struct {
 		batchJSON
-		Progress *tallyJSON       `json:"progress"` // of all commands and their devices
 		Commands []commandSummary `json:"commands"`
-	}{batch(b.Batch), tally(b.Tally), summaries})
+	}{batch(b), summaries})
 }

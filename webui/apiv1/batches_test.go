@@ -90,7 +90,8 @@ func TestABatchGoesToItsDevicesInOrder(t *testing.T) {
 	h.batch(t, "", "", map[string]any{"device_ids": []string{"mac"}, "commands": []any{order("ProfileList")}}).want(t, 202, nil)
 	var list struct {
 		Items []struct {
-			BatchID string `json:"batch_id"`
+			BatchID  string `json:"batch_id"`
+			Progress counts
 		}
 		NextCursor string `json:"next_cursor"`
 	}
@@ -99,7 +100,7 @@ func TestABatchGoesToItsDevicesInOrder(t *testing.T) {
 		t.Fatalf("the newest batches are %+v", list)
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/batches?cursor=" + list.NextCursor}).want(t, 200, &list)
-	if len(list.Items) != 1 || list.Items[0].BatchID != b.BatchID {
+	if len(list.Items) != 1 || list.Items[0].BatchID != b.BatchID || list.Items[0].Progress["acknowledged"] != 2 || list.Items[0].Progress["total"] != 5 {
 		t.Errorf("the older ones are %+v", list)
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/batches/none"}).wantProblem(t, 404, "not_found")
