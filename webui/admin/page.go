@@ -114,6 +114,7 @@ func (d *Desk) Templates(files fs.FS) (*Templates, error) {
 		"bytes":  view.Fingerprint,
 		"state":  func(text, tone string) view.State { return view.State{Text: text, Tone: view.Tone(tone)} },
 		"words":  Words,
+		"actor":  Actor,
 		"list":   func(items ...any) []any { return items },
 	}).ParseFS(templateFiles, parts...)
 	if err != nil {
@@ -198,6 +199,28 @@ func Words(name string) string {
 		}
 	}
 	return out.String()
+}
+
+// Actor names who did something, which the API spells as “user:ana@example.com”.
+func Actor(by string) string {
+	kind, name, _ := strings.Cut(by, ":")
+	switch {
+	case kind == "local":
+		return "the command line"
+	case kind == "setup":
+		return "the setup link"
+	case by == "", by == "gatehouse":
+		return "the server"
+	case by == "demo":
+		return "the demo"
+	case kind == "device":
+		return "the device"
+	case name == "":
+		return by
+	case kind == "token":
+		return "token " + name
+	}
+	return name
 }
 
 // Write sends a page of a section. To the script that patches live parts it sends the main

@@ -409,7 +409,7 @@ func (b batch) Label() string {
 	return admin.Count(len(b.UUIDs), "command", "commands")
 }
 func (b batch) URL() string { return section + "/batches/" + url.PathEscape(b.ID) }
-func (b batch) By() string  { return who(b.CreatedBy) }
+func (b batch) By() string  { return admin.Actor(b.CreatedBy) }
 
 type batchesPage struct {
 	admin.Page

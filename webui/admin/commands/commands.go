@@ -164,7 +164,7 @@ func (c summary) URL() string  { return section + "/" + url.PathEscape(c.UUID) }
 func (c summary) For() string { return named(c.DeviceName, c.DeviceID) }
 
 // By is who queued it.
-func (c summary) By() string { return who(c.CreatedBy) }
+func (c summary) By() string { return admin.Actor(c.CreatedBy) }
 
 // moves reports whether something is about to happen of which no event tells. What waits for
 // longer waits for a device that is away, and its answer is an event.
@@ -285,20 +285,6 @@ func (s *Commands) nothing(filtered, more bool, queue string) *admin.Empty {
 		e.Actions = append(e.Actions, view.Link{Label: "Queue a command", URL: queue})
 	}
 	return e
-}
-
-// who names the one who queued a command, as "user:ana@example.com" is said.
-func who(by string) string {
-	kind, name, ok := strings.Cut(by, ":")
-	switch {
-	case by == "":
-		return "the server"
-	case !ok:
-		return by
-	case kind == "token":
-		return "token " + name
-	}
-	return name
 }
 
 // stateWord is a state in words.

@@ -151,7 +151,7 @@ func (d device) EnrollmentShort() string {
 
 // OwnershipWords says whose the device is.
 func (d device) OwnershipWords() string {
-	return map[string]string{"institutional": "The organization’s", "personal": "Personal"}[d.Ownership]
+	return map[string]string{"institutional": "The organisation’s", "personal": "Personal"}[d.Ownership]
 }
 
 // StateWords is the device's state without its hint, for lists.

@@ -28,7 +28,7 @@ var choices = []choice{
 	{"state", "State", admin.Options("enrolled", "Enrolled", "pending", "Pending", "unenrolled", "Unenrolled", "blocked", "Blocked")},
 	{"platform", "Platform", admin.Options("ios", "iOS and iPadOS", "macos", "macOS", "tvos", "tvOS", "visionos", "visionOS", "watchos", "watchOS")},
 	{"enrollment_type", "Enrollment", append(typeOptions(), admin.Options(withChannels, "All, with user channels")...)},
-	{"ownership", "Ownership", admin.Options("institutional", "The organization’s", "personal", "Personal")},
+	{"ownership", "Ownership", admin.Options("institutional", "The organisation’s", "personal", "Personal")},
 	{"supervised", "Supervised", admin.Options("true", "Yes", "false", "No", "unknown", "Not known")},
 	{"last_seen_before", "Last seen", admin.Options("1d", "More than a day ago", "7d", "More than a week ago", "30d", "More than 30 days ago", "90d", "More than 90 days ago", "never", "Never")},
 	{"pending_commands", "Commands", admin.Options("true", "Some are pending", "false", "None is pending")},

@@ -206,7 +206,7 @@ func (s *Enrollment) invitation(w http.ResponseWriter, r *http.Request) error {
 		Page: page(in.Label(), invitationsLink), Invitation: in, Open: in.RevokedAt == nil, Failed: in.Counts["failed"] > 0,
 		Facts: []admin.Fact{
 			{Label: "Devices become", Value: ownershipWords[in.Ownership]}, {Label: "Signing in", Value: link{Login: in.Login}.Signing()},
-			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + in.CreatedBy},
+			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + admin.Actor(in.CreatedBy)},
 		},
 	}
 	out.Watch = "invitation. device."

@@ -194,7 +194,7 @@ func (s *Enrollment) link(w http.ResponseWriter, r *http.Request) error {
 		Page: page(l.Label(), linksLink), Link: l, Attempts: list.Items, Active: l.State == "active", PortalHost: s.desk.ServerURL.Host,
 		Facts: []admin.Fact{
 			{Label: "Devices become", Value: l.Whose()}, {Label: "Signing in", Value: l.Signing()}, {Label: "Uses left", Value: l.Left()},
-			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + l.CreatedBy},
+			{Label: "Ends", Moment: ends}, {Label: "Made", Moment: made, Hint: "by " + admin.Actor(l.CreatedBy)},
 		},
 	}
 	if l.User != "" {

@@ -298,7 +298,7 @@ func (s *Home) flying(ctx context.Context, p *page) error {
 	}
 	for _, c := range found.Items {
 		at := c.CreatedAt
-		f := flying{ID: c.CommandUUID, Name: admin.Words(c.RequestType), URL: "/admin/commands/" + url.PathEscape(c.CommandUUID), By: who(c.CreatedBy), At: s.desk.Moment(&at)}
+		f := flying{ID: c.CommandUUID, Name: admin.Words(c.RequestType), URL: "/admin/commands/" + url.PathEscape(c.CommandUUID), By: admin.Actor(c.CreatedBy), At: s.desk.Moment(&at)}
 		if n := c.Progress; n != nil {
 			done := n.Acknowledged + n.Error + n.Cancelled + n.Expired
 			f.Words = admin.Number(done) + " of " + admin.Number(n.Total)
@@ -341,17 +341,4 @@ func (s *Home) happened(ctx context.Context, p *page) error {
 		p.Events = append(p.Events, h)
 	}
 	return nil
-}
-
-// who is an actor without its kind: "user:ana@example.com".
-func who(actor string) string {
-	for _, kind := range []string{"user:", "token:"} {
-		if name, ok := strings.CutPrefix(actor, kind); ok {
-			return name
-		}
-	}
-	if strings.HasPrefix(actor, "device:") {
-		return "the device"
-	}
-	return actor
 }

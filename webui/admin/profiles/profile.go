@@ -113,7 +113,7 @@ func by(who string) string {
 	if who == "" {
 		return ""
 	}
-	return "by " + who
+	return "by " + admin.Actor(who)
 }
 
 type contentsPage struct {
