@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -269,23 +270,37 @@ func readInput(p *process, name string) ([]byte, error) {
 type commandRawCommand struct {
 	apiServer
 	sending
-	File   string   `arg:"" help:"The property list; - reads it from standard input."`
-	Device []string `required:"" placeholder:"ID" help:"Id of a device. Repeatable."`
+	File string `arg:"" help:"The property list; - reads it from standard input."`
+	deviceArguments
 }
 
 // Run sends the command.
 func (c *commandRawCommand) Run(ctx context.Context, p *process) error {
+	return wrappedIf("command raw", c.send(ctx, p))
+}
+
+func (c *commandRawCommand) send(ctx context.Context, p *process) error {
+	if err := c.given(); err != nil {
+		return err
+	}
+	if c.File == "-" && slices.Contains(c.Device, "-") {
+		return usageError(errors.New("standard input holds the command or the ids, not both: name a file for one"))
+	}
 	raw, err := readInput(p, c.File)
 	if err != nil {
-		return wrapped("command raw", usageError(err))
+		return usageError(err)
 	}
-	err = c.queue(ctx, p, c.apiServer, apiRequest{
-		path: "/api/v1/commands/raw", query: url.Values{"device_ids": c.Device}, body: raw, contentType: "application/xml",
-	})
-	if err != nil {
-		return wrapped("command raw", err)
+	query := url.Values{}
+	if c.Group != "" {
+		id, err := findGroup(ctx, p, c.apiServer, c.Group)
+		if err != nil {
+			return err
+		}
+		query.Set("group_id", id)
+	} else if query["device_ids"], err = readIDs(p, c.Device); err != nil {
+		return err
 	}
-	return nil
+	return c.queue(ctx, p, c.apiServer, apiRequest{path: "/api/v1/commands/raw", query: query, body: raw, contentType: "application/xml"})
 }
 
 // commandListCommand lists commands.

@@ -305,6 +305,14 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 			t.Errorf("sent twice, it is two commands: %s and %s", queued.path, again.path)
 		}
 	})
+	t.Run("a raw command is for a group, or for all that match", func(t *testing.T) {
+		raw := "/admin/commands/raw?" + url.Values{"filter": {"state=enrolled"}}.Encode()
+		page := d.get(t, raw)
+		page.says(t, "all that match")
+		fields := url.Values{"plist": {textOf(page.all("textarea", "name", "plist")[0])}}
+		fields.Set("filter", attributeOf(page.all("input", "name", "filter")[0], "value"))
+		d.post(t, "/admin/commands/raw", fields).says(t, "Profile list", "Queued")
+	})
 	t.Run("a file is taken, and is there again", func(t *testing.T) {
 		var body bytes.Buffer
 		w := multipart.NewWriter(&body)

@@ -35,4 +35,11 @@ func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 			t.Errorf("who only reads is led to %s", href)
 		}
 	}
+
+	var group struct{ ID string }
+	d.call(t, "POST", "/api/v1/groups", map[string]any{"name": "Sales"}, &group)
+	d.call(t, "POST", "/api/v1/users", map[string]any{"email": "sales@example.com", "password": "another long password", "role": "helpdesk", "group_ids": []string{group.ID}}, &struct{}{})
+	limited := &deskClient{d.running, d.newClient(t)}
+	limited.signIn(t, "sales@example.com", "another long password")
+	limited.get(t, "/admin").says(t, "Day by day", "there are no such pictures of your groups")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -162,11 +163,11 @@ func (a *API) queueRawCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var ids []string
-	for _, list := range r.URL.Query()["device_ids"] {
-		ids = append(ids, strings.Split(list, ",")...)
+	to, err := rawTargets(r.URL.Query())
+	if err != nil {
+		return err
 	}
-	targets, outside, err := a.chosen(r, ids, "")
+	targets, outside, err := a.targets(r, to)
 	if err != nil {
 		return err
 	}
@@ -178,12 +179,30 @@ func (a *API) queueRawCommand(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := a.reserve(r, plist, uuid); err != nil {
+	again, _, err := a.reserve(r, plist, uuid)
+	if err != nil {
 		return err
+	}
+	if again {
+		if targets, err = a.chosenBefore(r, to, uuid, targets); err != nil {
+			return err
+		}
 	}
 	return a.enqueue(w, r, wait, true, mdm.NewCommand{
 		UUID: uuid, RequestType: requestType, Identifier: profileOf(requestType, plist), Plist: plist, Targets: targets,
 	}, outside...)
+}
+
+// rawTargets reads which devices a raw command is for: its body has no room for that.
+func rawTargets(query url.Values) (to commandTargets, err error) {
+	for _, list := range query["device_ids"] {
+		to.DeviceIDs = append(to.DeviceIDs, strings.Split(list, ",")...)
+	}
+	if to.GroupID, err = textOf(query, "group_id"); err != nil {
+		return commandTargets{}, err
+	}
+	to.Filter, err = textOf(query, "filter")
+	return to, err
 }
 
 // targetsOf checks ids of devices, and leaves out repeated ones.

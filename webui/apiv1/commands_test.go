@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -301,6 +302,30 @@ func TestRawCommands(t *testing.T) {
 	send("", raw("raw-2", "ProfileList")).wantField(t, "device_ids")
 	send("device_ids=", raw("raw-2", "ProfileList")).wantField(t, "device_ids[0]")
 	send("device_ids=none", raw("raw-2", "ProfileList")).wantProblem(t, 422, "command_rejected")
+
+	// A group and a filter are as of other commands.
+	var group struct{ ID string }
+	h.do(t, exchange{method: "POST", path: "/api/v1/groups", body: map[string]any{"name": "one"}}).want(t, 201, &group)
+	h.do(t, exchange{method: "PUT", path: "/api/v1/groups/" + group.ID + "/devices", body: map[string]any{"device_ids": []string{"d2"}}}).want(t, 200, nil)
+	send("group_id="+group.ID, raw("raw-4", "ProfileList")).want(t, 202, &q)
+	if len(q.Devices) != 1 || q.Devices[0].DeviceID != "d2" {
+		t.Errorf("queued for the group: %+v", q)
+	}
+	all := "filter=" + url.QueryEscape("state=enrolled&enrollment_type=device")
+	once := func(query string) exchange {
+		return h.do(t, exchange{method: "POST", path: "/api/v1/commands/raw?" + query, body: raw("raw-5", "ProfileList"), wild: true, header: map[string]string{"Idempotency-Key": "once"}})
+	}
+	once(all).want(t, 202, &q)
+	if len(q.Devices) != 2 {
+		t.Errorf("queued for those that match: %+v", q)
+	}
+	h.device(t, "d3", nil)
+	if once(all).want(t, 202, &q); len(q.Devices) != 2 {
+		t.Errorf("the same request again is for others: %+v", q)
+	}
+	once("group_id="+group.ID).wantProblem(t, 422, "idempotency_key_reused")
+	send("device_ids=d1&group_id="+group.ID, raw("raw-6", "ProfileList")).wantField(t, "group_id")
+	send("filter=colour%3Dred", raw("raw-6", "ProfileList")).wantField(t, "filter")
 }
 
 func TestARepeatedRequestQueuesNothingTwice(t *testing.T) {

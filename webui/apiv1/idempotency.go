@@ -52,7 +52,12 @@ func (a *API) reserve(r *http.Request, body []byte, uuid string) (again bool, re
 		return false, "", invalid("Idempotency-Key", "must be one header of 1 to 255 visible ASCII characters")
 	}
 	p := principal(r)
-	plain := hash(r.URL.Path, strings.Join(r.URL.Query()["device_ids"], ","), string(body)) // what records had before
+	query := r.URL.Query()
+	asked := []string{r.URL.Path, strings.Join(query["device_ids"], ","), string(body)}
+	if query.Has("group_id") || query.Has("filter") { // of raw commands
+		asked = append(asked, query.Get("group_id"), query.Get("filter"))
+	}
+	plain := hash(asked...) // what records had before
 	want := reservation{
 		Key:         hash(string(p.Kind), p.ID, keys[0]),
 		Request:     hex.EncodeToString(a.box.MAC("apiv1/idempotency", []byte(plain))),

@@ -135,9 +135,12 @@ func (s *Commands) queueRaw(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	query := url.Values{}
-	if t.GroupID != "" {
+	switch {
+	case t.GroupID != "":
 		query.Set("group_id", t.GroupID)
-	} else {
+	case t.Filter != "":
+		query.Set("filter", t.Filter)
+	default:
 		query.Set("device_ids", strings.Join(t.DeviceIDs, ","))
 	}
 	var queued struct {
