@@ -1,6 +1,12 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -62,6 +68,45 @@ func TestThePagesOfCertificates(t *testing.T) {
 		if got := reader.ask(t, "POST", "/admin/certificate-templates/wifi/edit", filled(nil)); got.status != http.StatusForbidden {
 			t.Errorf("a reader changes it: %d", got.status)
 		}
+	})
+	t.Run("one is issued by hand", func(t *testing.T) {
+		const at = "/admin/certificates/issue"
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(t, err)
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		must(t, err)
+		csr := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+		order := func(more url.Values) url.Values {
+			form := url.Values{"template": {"wifi"}, "who": {"device"}, "device": {device}, "format": {"csr"}, "csr": {csr}, "step": {"issue"}}
+			maps.Copy(form, more)
+			return form
+		}
+		d.get(t, "/admin/certificates").link(t, "Issue by hand")
+		if got := d.get(t, at+"?device_id="+device); len(got.all("input", "name", "device", "value", device)) != 1 {
+			t.Error("the form does not know for which device it is")
+		}
+		for field, wrong := range map[string]url.Values{
+			"template": {"template": {""}}, "user": {"who": {"user"}, "user": {"nobody@example.com"}}, "device": {"device": {"no such device"}},
+			"csr": {"csr": {"no request"}}, "password": {"format": {"pkcs12"}}, "subject": {"who": {"other"}, "subject": {"no subject"}},
+		} {
+			got := d.ask(t, "POST", at, order(wrong))
+			if got.status != http.StatusUnprocessableEntity || len(got.all("", "name", field, "aria-invalid", "true")) != 1 {
+				t.Errorf("with a wrong %s = %d\n%s", field, got.status, got.text())
+			}
+		}
+		d.ask(t, "POST", at, order(url.Values{"step": {"preview"}})).says(t, "What it would be like", "CN="+device, "Signing in as a client", "Nothing was issued yet", "BEGIN CERTIFICATE REQUEST")
+		d.post(t, at, order(nil)).says(t, "Issued.", "CN="+device, "issued by hand")
+		file := d.ask(t, "POST", at, order(url.Values{"format": {"pkcs12"}, "password": {"correct horse"}}))
+		if file.status != http.StatusOK || !strings.Contains(file.header.Get("Content-Disposition"), ".p12") || !strings.Contains(file.header.Get("Cache-Control"), "no-store") {
+			t.Errorf("a file with the key = %d %v", file.status, file.header)
+		}
+		if got := d.ask(t, "POST", at, order(url.Values{"format": {"pem"}})); !strings.Contains(got.body, "BEGIN PRIVATE KEY") || strings.Count(got.body, "BEGIN CERTIFICATE") < 2 {
+			t.Errorf("a PEM file = %d\n%.200s", got.status, got.body)
+		}
+		if got := reader.ask(t, "POST", at, order(nil)); got.status != http.StatusForbidden {
+			t.Errorf("a reader issues: %d", got.status)
+		}
+		reader.get(t, at).says(t, "takes the role of an admin")
 	})
 	t.Run("a challenge for all is shown once", func(t *testing.T) {
 		page := d.ask(t, "POST", "/admin/certificates/new-template", filled(url.Values{"name": {"printers"}, "challenge_type": {"static"}}))

@@ -66,22 +66,48 @@ func (s *Service) IssueByHand(ctx context.Context, p identity.Principal, o Order
 	return d, nil
 }
 
-func (s *Service) issueByHand(ctx context.Context, p identity.Principal, o Order) (d Delivery, err error) {
-	if !p.Allows(identity.ScopeAdmin) && !p.Allows(identity.ScopeCertAny) {
-		return Delivery{}, fmt.Errorf("%w: that takes the scope admin or cert:any", ErrForbidden)
+// PreviewByHand returns what IssueByHand would have signed, and issues nothing. Its errors
+// are those of IssueByHand, which is not bound by it: what a key must be like is known of a
+// certificate only when it is signed.
+func (s *Service) PreviewByHand(ctx context.Context, p identity.Principal, o Order) (c depot.Contents, err error) {
+	asked, err := askedByHand(p, o)
+	if err == nil {
+		err = s.db.View(ctx, func(tx storage.Tx) error {
+			g, err := s.grantByHand(tx, o, asked)
+			c = g.contents
+			return err
+		})
 	}
-	asked, err := template.Asked(o.Subject, o.SANs)
 	if err != nil {
-		return Delivery{}, err
+		return depot.Contents{}, fmt.Errorf("preview by hand: %w", err)
+	}
+	return c, nil
+}
+
+// askedByHand returns the names that o asks for, if p may ask for anybody's certificate.
+func askedByHand(p identity.Principal, o Order) (asked guard.Asked, err error) {
+	if !p.Allows(identity.ScopeAdmin) && !p.Allows(identity.ScopeCertAny) {
+		return asked, fmt.Errorf("%w: that takes the scope admin or cert:any", ErrForbidden)
+	}
+	if asked, err = template.Asked(o.Subject, o.SANs); err != nil {
+		return asked, err
 	}
 	named := len(asked.Subject) > 0 || asked.Names.Count() > 0
 	switch {
 	case o.DeviceID != "" && o.User != "":
-		return Delivery{}, &template.FieldError{Field: "user", Reason: "must not be there with device_id: a device has its user"}
+		return asked, &template.FieldError{Field: "user", Reason: "must not be there with device_id: a device has its user"}
 	case named && (o.DeviceID != "" || o.User != ""):
-		return Delivery{}, &template.FieldError{Field: "subject", Reason: "and sans must not be there with device_id or user: the template names those itself"}
+		return asked, &template.FieldError{Field: "subject", Reason: "and sans must not be there with device_id or user: the template names those itself"}
 	case !named && o.CSR != nil:
 		asked = o.CSR.Asked
+	}
+	return asked, nil
+}
+
+func (s *Service) issueByHand(ctx context.Context, p identity.Principal, o Order) (d Delivery, err error) {
+	asked, err := askedByHand(p, o)
+	if err != nil {
+		return Delivery{}, err
 	}
 	if err := s.count(ctx, counterKey("hand", string(p.Kind), p.ID), maxByHand, quotaWindow); err != nil {
 		return Delivery{}, err

@@ -316,6 +316,7 @@ var done = map[string]string{
 	"unassigned":   "Taken from the device.",
 	"rolling":      "The rollover has begun.",
 	"retired":      "Retired. Nothing that it issued is trusted any more.",
+	"issued":       "Issued. It can be downloaded here.",
 	"imported":     "Imported. It is next: roll over to it when you are ready.",
 	"redelivering": "Delivered again as soon as the target answers.",
 }

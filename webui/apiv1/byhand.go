@@ -3,11 +3,15 @@ package apiv1
 import (
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -57,6 +61,13 @@ func (a *API) createCertificate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	preview, err := flag(r.URL.Query(), "preview")
+	if err != nil {
+		return err
+	}
+	if preview {
+		return a.previewCertificate(w, r, order)
+	}
 	order.Peer = principal(r).Peer
 	made, err := a.issuance.IssueByHand(r.Context(), principal(r), order)
 	if err != nil {
@@ -97,6 +108,36 @@ func (a *API) createCertificate(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Location", "/api/v1/certificates/"+out.Certificate.Serial)
 	return webui.WriteJSON(w, http.StatusCreated, out)
+}
+
+// orderPreviewJSON is what a certificate would be like.
+type orderPreviewJSON struct {
+	Subject     string    `json:"subject"`
+	SANs        sansJSON  `json:"sans"`
+	KeyUsage    []string  `json:"key_usage"`
+	ExtKeyUsage []string  `json:"ext_key_usage"`
+	NotAfter    time.Time `json:"not_after"` // if it is issued now
+}
+
+// previewCertificate says what an order would come to. It makes nothing.
+func (a *API) previewCertificate(w http.ResponseWriter, r *http.Request, order issuance.Order) error {
+	c, err := a.issuance.PreviewByHand(r.Context(), principal(r), order)
+	if err != nil {
+		return err
+	}
+	var subject pkix.RDNSequence
+	if _, err := asn1.Unmarshal(c.RawSubject, &subject); err != nil {
+		return fmt.Errorf("subject of a preview: %w", err)
+	}
+	uses := detailsOf(&x509.Certificate{KeyUsage: c.KeyUsage, ExtKeyUsage: c.ExtKeyUsage, UnknownExtKeyUsage: c.ExtKeyUsageOIDs})
+	return webui.WriteJSON(w, http.StatusOK, orderPreviewJSON{
+		Subject: subject.String(),
+		SANs: sansJSON{
+			RFC822Name: list(c.EmailAddresses), DNSName: list(c.DNSNames), UniformResourceIdentifier: list(c.URIs),
+			NTPrincipalName: strings.Join(c.UserPrincipalNames, " "),
+		},
+		KeyUsage: uses.KeyUsage, ExtKeyUsage: uses.ExtKeyUsage, NotAfter: c.NotAfter.UTC(),
+	})
 }
 
 // order reads what in asks for, and sets what it leaves open to its default.

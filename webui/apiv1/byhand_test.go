@@ -98,6 +98,33 @@ func TestAFileWithKeyAndCertificate(t *testing.T) {
 	}
 }
 
+func TestAPreviewByHandMakesNothing(t *testing.T) {
+	h := newHouse(t)
+	h.ana(t)
+	h.template(t, map[string]any{"name": "mail", "subject": "/O=Example/CN=$FULLNAME", "sans": map[string]any{"rfc822Name": "$EMAIL"}})
+	const path = "/api/v1/certificates?preview=true"
+	var got struct {
+		Subject string
+		SANs    struct {
+			RFC822Name []string `json:"rfc822Name"`
+		}
+		ExtKeyUsage []string  `json:"ext_key_usage"`
+		NotAfter    time.Time `json:"not_after"`
+	}
+	h.do(t, exchange{method: "POST", path: path, body: map[string]any{"template": "mail", "user": "ana"}}).want(t, 200, &got)
+	if got.Subject != "CN=Ana Bee,O=Example" || strings.Join(got.SANs.RFC822Name, " ") != "ana@example.com" || strings.Join(got.ExtKeyUsage, " ") != "clientAuth" || got.NotAfter.IsZero() {
+		t.Errorf("the preview is %+v", got)
+	}
+	h.do(t, exchange{method: "POST", path: path, body: map[string]any{"template": "mail", "user": "nobody"}}).wantField(t, "user")
+	h.do(t, exchange{method: "POST", path: path, body: map[string]any{"template": "mail", "user": "ana", "device_id": "d1"}}).wantField(t, "user")
+	h.do(t, exchange{method: "POST", path: path, body: map[string]any{"template": "none", "user": "ana"}}).wantProblem(t, 404, "not_found")
+	var all struct{ Items []certificate }
+	h.do(t, exchange{method: "GET", path: "/api/v1/certificates?template=mail"}).want(t, 200, &all)
+	if len(all.Items) != 0 {
+		t.Errorf("previews made %d certificates", len(all.Items))
+	}
+}
+
 func TestAKeyInPEM(t *testing.T) {
 	h := newHouse(t)
 	h.ana(t)

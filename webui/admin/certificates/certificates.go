@@ -44,6 +44,8 @@ func New(desk *admin.Desk) (*Certificates, error) {
 // Mount implements [admin.Section].
 func (s *Certificates) Mount(r, _ webui.Router) {
 	r.Handle("GET /admin/certificates", s.list)
+	r.Handle("GET /admin/certificates/issue", s.askIssue)
+	r.Handle("POST /admin/certificates/issue", s.issue)
 	r.Handle("GET /admin/certificates/{serial}", s.certificate)
 	r.Handle("GET /admin/certificates/{serial}/download", s.download)
 	r.Handle("GET /admin/certificates/{serial}/revoke", s.askRevoke)
