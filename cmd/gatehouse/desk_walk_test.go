@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -124,8 +125,27 @@ func (d *deskClient) pages(t *testing.T) (all []string) {
 // deceiving is a name that would run a script, and turn around what stands beside it.
 const deceiving = hostile + "\u202eenohPi s’anA\u200d!"
 
+// deceivers are the ends of names that fill gives: each must be shown somewhere.
+var deceivers = []string{"phone", "Mac", "lobby", "link", "Bea", "invitation", "token", "webhook", "organisation", "directory", "OpenID", "profile", "batch", "app", "failure"}
+
 // confidences are secrets of a server: what they are, by what they say.
 type confidences map[string]string
+
+// lies is a device whose apps and errors have names that deceive.
+func lies(_ context.Context, _ *mdmtest.Channel, cmd *mdmtest.Command, own func() mdmtest.Result) mdmtest.Result {
+	switch cmd.RequestType {
+	case "InstalledApplicationList":
+		return mdmtest.Result{Status: mdmtest.StatusAcknowledged, Keys: mdmtest.Dict{"InstalledApplicationList": []any{
+			mdmtest.Dict{"Identifier": "com.example.app", "Name": deceiving + " app", "Version": deceiving},
+		}}}
+	case "RestartDevice":
+		text := deceiving + " failure"
+		return mdmtest.Result{Status: mdmtest.StatusError, Keys: mdmtest.Dict{"ErrorChain": []any{
+			mdmtest.Dict{"ErrorCode": 1, "ErrorDomain": "X", "LocalizedDescription": text, "USEnglishDescription": text},
+		}}}
+	}
+	return own()
+}
 
 // fill gives a server something of each kind that pages show, with names that deceive and
 // with all the secrets that there are.
@@ -148,7 +168,7 @@ func (d *deskClient) fill(t *testing.T) (secrets confidences, group string) {
 		return cmp.Or(made.ID, made.UUID)
 	}
 	devices, ids := d.enrolled(t,
-		mdmtest.Options{Name: deceiving + "\nphone", Serial: "PHONE00001", OSVersion: "26.1"},
+		mdmtest.Options{Name: deceiving + "\nphone", Serial: "PHONE00001", OSVersion: "26.1", Supervised: true, Handler: lies},
 		mdmtest.Options{Model: mdmtest.Mac, Name: deceiving + " Mac", Serial: "MAC000001", OSVersion: "26.1"},
 	)
 	secrets[base64.StdEncoding.EncodeToString(devices[0].UnlockToken())] = "unlock token"
@@ -186,6 +206,7 @@ func (d *deskClient) fill(t *testing.T) (secrets confidences, group string) {
 	create("certificate-templates/wifi/send", map[string]any{"device_ids": ids[:1]})
 	create("commands", map[string]any{"request_type": "DeviceLock", "device_ids": ids[1:], "params": map[string]any{"PIN": "482913", "Message": deceiving}, "confirm": true})
 	secrets["482913"] = "PIN of a lock"
+	create("commands", map[string]any{"request_type": "RestartDevice", "device_ids": ids[:1]})
 	create("batches", map[string]any{"name": hostile + " batch", "device_ids": ids, "commands": []any{map[string]any{"request_type": "SecurityInfo"}}})
 	d.poll(t, devices...)
 	create("commands", map[string]any{"request_type": "DeviceInformation", "device_ids": ids, "params": map[string]any{"Queries": []string{"DeviceName"}}})
@@ -342,7 +363,7 @@ func TestEveryPageOfTheDesk(t *testing.T) {
 			}
 		})
 	}
-	for _, what := range []string{"phone", "Mac", "lobby", "link", "Bea", "invitation", "token", "webhook", "organisation", "directory", "OpenID", "profile", "batch", "MDM Vendor"} {
+	for _, what := range append(slices.Clone(deceivers), "MDM Vendor") {
 		if !shown[what] {
 			t.Errorf("no page shows the name of the %s", what)
 		}
@@ -477,7 +498,7 @@ func (p linkedPage) isPlain(t *testing.T, shown map[string]bool) {
 			t.Errorf("%s turns around its text in %s: %q", p.path, n.Parent.Data, n.Data)
 		}
 		if _, name, ok := strings.Cut(n.Data, hostile); ok {
-			for _, what := range []string{"phone", "Mac", "lobby", "link", "Bea", "invitation", "token", "webhook", "organisation", "directory", "OpenID", "profile", "batch"} {
+			for _, what := range deceivers {
 				shown[what] = shown[what] || strings.Contains(name, what)
 			}
 			shown["MDM Vendor"] = shown["MDM Vendor"] || strings.Contains(n.Data, "MDM Vendor")
