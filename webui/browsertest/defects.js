@@ -66,7 +66,8 @@
     if (style.position === "static" && style.display !== "inline" && parseFloat(style.marginRight) >= 0 && box.right > parent.right + 1 && !e.closest("pre")) found.push(`${name(e)} sticks out of its parent`);
   }
 
-  // Words that were broken for want of room: those of letters only, and short enough to fit anywhere.
+  // Words that were broken for want of room: those of letters only, of a script that
+  // has spaces, and short enough to fit anywhere from 320 px on (WCAG 2.2, 1.4.10).
   const texts = (visit) => {
     const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walk.nextNode(); node; node = walk.nextNode()) {
@@ -75,9 +76,9 @@
     }
   };
   const range = document.createRange();
-  texts((node, e) => {
+  if (width >= 320) texts((node, e) => {
     if (e.closest("pre, code, textarea, svg, .mono")) return;
-    for (const word of node.nodeValue.matchAll(/(?<![^\s(“"])\p{L}{2,16}(?![^\s.,;:)”"!?…])/gu)) {
+    for (const word of node.nodeValue.matchAll(/(?<![^\s(“"])\p{Script=Latin}{2,16}(?![^\s.,;:)”"!?…])/gu)) {
       range.setStart(node, word.index);
       range.setEnd(node, word.index + word[0].length);
       const lines = new Set([...range.getClientRects()].filter((box) => box.width > 0).map((box) => Math.round(box.top)));
