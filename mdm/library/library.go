@@ -203,6 +203,7 @@ func (s *Service) add(ctx context.Context, id string, u Upload) (a Added, err er
 	err = s.DB.Update(ctx, func(tx storage.Tx) error {
 		now := s.Now().UTC()
 		a = Added{Findings: findings, New: true}
+		var before map[string]any
 		rec, err := s.named(tx, id, p.Identifier)
 		switch {
 		case errors.Is(err, storage.ErrNotFound) && id == "":
@@ -220,6 +221,7 @@ func (s *Service) add(ctx context.Context, id string, u Upload) (a Added, err er
 				a.Profile, a.Version, a.New = rec, latest, false
 				return nil
 			}
+			before = audited(rec, latest)
 		}
 		if rec.Latest == maxVersions {
 			return ErrTooManyVersions
@@ -232,7 +234,10 @@ func (s *Service) add(ctx context.Context, id string, u Upload) (a Added, err er
 			profiles.Put(tx, rec),
 			versions.Put(tx, v),
 			tx.Put(contentBucket, []byte(versionKey(v.ProfileID, v.Number)), s.Box.Seal(contentPurpose(v.ProfileID, v.Number), p.XML)),
-			s.record(tx, u.By, "profile.saved", rec, "", map[string]string{"version": fmt.Sprint(v.Number)}),
+			event.Record(tx, event.Event{
+				At: now, Actor: u.By, Action: "profile.saved", Changes: event.Changes(before, audited(rec, v)),
+				Details: map[string]string{"profile": rec.ID, "identifier": rec.Identifier, "version": fmt.Sprint(v.Number)},
+			}),
 		)
 	})
 	if err != nil {
@@ -259,6 +264,16 @@ func (s *Service) named(tx storage.Tx, id, identifier string) (Profile, error) {
 		return profiles.Get(tx, id)
 	}
 	return profiles.One(tx, profilesByIdentifier, identifier)
+}
+
+// audited is what the audit log tells of a profile and its latest version: what it is about,
+// and nothing that its payloads hold, which may be secret, nor a digest to guess that by.
+func audited(p Profile, v Version) map[string]any {
+	return map[string]any{
+		"name": p.Name, "identifier": p.Identifier, "latest_version": v.Number, "note": v.Note, "description": v.Description,
+		"organization": v.Organization, "scope": v.Scope, "payload_types": v.PayloadTypes, "variables": v.Variables,
+		"certificate_templates": v.Certificates, "literal": v.Literal, "size": v.Size,
+	}
 }
 
 func (s *Service) record(tx storage.Tx, by, action string, p Profile, device mdm.DeviceID, details map[string]string) error {

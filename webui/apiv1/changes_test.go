@@ -39,6 +39,11 @@ func TestTheAuditLogTellsChanges(t *testing.T) {
 	do("PATCH", "/api/v1/webhooks/"+hook, object{"name": "other", "headers": object{"X-Key": sentinel}})
 	do("PUT", "/api/v1/account-driven", object{"domains": []object{{"domain": "example.com", "policy": object{"iPhone": "byod"}}}, "method": "apple-as-web"})
 	do("PATCH", "/api/v1/portal-texts/en", object{"texts": object{"portal.complete.message": "Hello"}})
+	wifi := func(network string) string {
+		return mobileconfig("com.example.wifi", `<key>PayloadType</key><string>com.apple.wifi.managed</string><key>SSID_STR</key><string>`+network+`</string><key>EncryptionType</key><string>WPA2</string><key>Password</key><string>`+sentinel+`</string>`)
+	}
+	h.upload(t, wifi("Office"))
+	h.upload(t, wifi("Other"))
 
 	var log struct{ Items []changedEvent }
 	all := h.do(t, exchange{method: "GET", path: "/api/v1/audit?limit=100"})
@@ -56,7 +61,8 @@ func TestTheAuditLogTellsChanges(t *testing.T) {
 		"user.created password:  -> set", "user.updated role: user -> helpdesk", "user.updated full_name:  -> Bea", "user.updated password:  -> changed",
 		"token.created scopes:  -> read_only", "token.created expires_at:  -> 2026-12-31T12:00:00Z", "token.revoked name: ci -> ",
 		"link.changed name: old -> new", "webhook.created secret:  -> set", "webhook.created url:  -> set", "webhook.changed name: hook -> other", "webhook.changed headers:  -> set",
-		"account_driven.changed domains.example.com.policy.iPhone:  -> byod", "portal_texts.changed portal.complete.message:  -> Hello",
+		"account_driven.changed domains.example.com.policy.iPhone:  -> byod", "profile.saved identifier:  -> com.example.wifi", "profile.saved latest_version: 1 -> 2", "profile.saved payload_types:  -> com.apple.wifi.managed",
+		"portal_texts.changed portal.complete.message:  -> Hello",
 	} {
 		if !slices.ContainsFunc(log.Items, func(e changedEvent) bool { return slices.Contains(e.told(), want) }) {
 			t.Errorf("the audit log does not tell %q", want)

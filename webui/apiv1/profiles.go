@@ -305,11 +305,15 @@ type oneProfile struct {
 	Latest   profileVersionJSON `json:"latest"`
 	Payloads []payloadBrief     `json:"payloads"` // of the latest version, like Findings
 	Findings []findingJSON      `json:"findings"`
-	Devices  map[string]int     `json:"devices"` // how many have it in which state
+	Devices  map[string]int     `json:"devices"` // how many have it in which state; nil: nobody asked
 }
 
 func (a *API) getProfile(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	uncounted, err := flag(r.URL.Query(), "uncounted")
 	if err != nil {
 		return err
 	}
@@ -321,11 +325,15 @@ func (a *API) getProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	out := oneProfile{profileOfLibrary(rec), profileVersion(v), payloadsOf(p), findingsOf(a.library.Lint(p, v.Literal)), nil}
+	if uncounted {
+		return webui.WriteJSON(w, http.StatusOK, out)
+	}
 	sum, err := a.library.Summary(r.Context(), id)
 	if err != nil {
 		return err
 	}
-	out := oneProfile{profileOfLibrary(rec), profileVersion(v), payloadsOf(p), findingsOf(a.library.Lint(p, v.Literal)), make(map[string]int, len(sum))}
+	out.Devices = make(map[string]int, len(sum))
 	for state, n := range sum {
 		out.Devices[string(state)] = n
 	}

@@ -582,6 +582,11 @@ func TestAProfileGoesToWhomItMay(t *testing.T) {
 	if want := map[string]int{"sent": 1, "installed": 1}; !reflect.DeepEqual(one.Devices, want) {
 		t.Errorf("devices are %v, want %v", one.Devices, want)
 	}
+	h.do(t, exchange{method: "GET", path: path + "?uncounted=true"}).want(t, 200, &one)
+	if one.Devices != nil {
+		t.Errorf("uncounted, the devices are %v", one.Devices)
+	}
+	h.do(t, exchange{method: "GET", path: path + "?uncounted=maybe", wild: true}).wantField(t, "uncounted")
 	h.answer(t, "own", mdm.Report{CommandUUID: h.installations(t, path+"/devices?state=sent")[0].CommandUUID, State: mdm.Failed, ErrorChain: []command.ChainedError{{ErrorCode: 4001, ErrorDomain: "MCInstallationErrorDomain", USEnglishDescription: "no"}}})
 	for _, i := range h.installations(t, path+"/devices") {
 		if i.DeviceID == "own" && (i.State != "failed" || i.Reason == "" || !i.Reduced || i.InstalledVersion != nil) ||

@@ -47,10 +47,18 @@ type base struct {
 	Tabs    []admin.NavItem
 }
 
+// uncounted asks for a profile without how many devices have it: a page that does not say how many
+// there are is not to wait for that.
+var uncounted = url.Values{"uncounted": {"true"}}
+
 // base reads the profile that r is about.
 func (s *Profiles) base(r *http.Request, tab string) (base, error) {
+	query := uncounted
+	if tab == "Overview" || tab == "Devices" {
+		query = nil
+	}
 	var p full
-	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), nil, &p); err != nil {
+	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), query, &p); err != nil {
 		return base{}, err
 	}
 	b := base{
@@ -382,7 +390,7 @@ func (s *Profiles) delete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var p brief
-	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), nil, &p); err != nil {
+	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), uncounted, &p); err != nil {
 		return err
 	}
 	if !form.Typed(p.Name) {

@@ -243,7 +243,7 @@ func (s *Profiles) removeFrom(w http.ResponseWriter, r *http.Request) error {
 		return s.showRemove(w, r, form)
 	}
 	var p brief
-	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), nil, &p); err != nil {
+	if err := s.desk.Get(r.Context(), brief{ID: r.PathValue("id")}.path(), uncounted, &p); err != nil {
 		return err
 	}
 	devices, err := s.having(r, form, p)

@@ -36,7 +36,7 @@ func (s *Profiles) showUpload(w http.ResponseWriter, r *http.Request, status int
 	}
 	if id := form.Get("profile"); id != "" {
 		page.Profile = &brief{}
-		if err := s.desk.Get(r.Context(), brief{ID: id}.path(), nil, page.Profile); err != nil {
+		if err := s.desk.Get(r.Context(), brief{ID: id}.path(), uncounted, page.Profile); err != nil {
 			return err
 		}
 		page.Title = "New version"
