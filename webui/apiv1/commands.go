@@ -389,3 +389,26 @@ func deviceAndCommand(r *http.Request) (id mdm.DeviceID, uuid string, err error)
 	uuid, err = pathID(r, "uuid")
 	return mdm.DeviceID(device), uuid, err
 }
+
+func rejections(all []mdm.Rejection) []rejection {
+	out := make([]rejection, len(all))
+	for i, no := range all {
+		out[i] = rejection{DeviceID: string(no.DeviceID), Code: no.Code, Reason: no.Reason}
+	}
+	return out
+}
+
+// commandExpiry reads expires_in; 0 if there is none.
+func commandExpiry(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Minute || d > maxExpiry {
+		return 0, invalid("expires_in", fmt.Sprintf("must be a duration such as 72h, from 1m to %dh", maxExpiry/time.Hour))
+	}
+	return d, nil
+}
+
+// maxExpiry is for how long a command may wait at most: as long as one without expires_in.
+const maxExpiry = 90 * 24 * time.Hour

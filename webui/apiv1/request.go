@@ -292,3 +292,15 @@ func pathID(r *http.Request, name string) (string, error) {
 	}
 	return id, nil
 }
+
+// flag reads a parameter that is true or false; without it, false.
+func flag(query url.Values, name string) (bool, error) {
+	if !query.Has(name) {
+		return false, nil
+	}
+	v, err := strconv.ParseBool(query.Get(name))
+	if err != nil {
+		return false, invalid(name, "must be true or false")
+	}
+	return v, nil
+}
