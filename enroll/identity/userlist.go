@@ -33,13 +33,13 @@ func (f UserFilter) matches(u User, words []string) bool {
 	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(all, word) })
 }
 
-// maxLooked is how many users are looked at for one page of those that are wanted.
+// maxLooked is how many logins are looked at for one page of users.
 const maxLooked = 5000
 
 // FindUsers lists the users that are wanted, in the order of [User.Login], in any case, from
 // where the page ended that handed out cursor; "" is the beginning. Where few are wanted of
-// many, a page comes out short, or even empty, before the end. Who comes or goes between two
-// pages shifts nothing. The error wraps storage.ErrBadCursor when cursor is not of this list.
+// many, or thousands of usernames stand between two addresses, a page comes out short, or even
+// empty, before the end. Who comes or goes between two pages shifts nothing. The error wraps storage.ErrBadCursor when cursor is not of this list.
 func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, limit int) (list []User, next string, err error) {
 	after, err := afterLogin(cursor)
 	if err != nil {
@@ -52,13 +52,14 @@ func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, li
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		list, next = nil, ""
 		looked, last := 0, after
-		return usersByName(tx, after, some, func(login string, u User) (more bool) {
-			if len(list) == limit || looked == maxLooked {
+		return walkLogins(tx, after, some, func(login string, u User) (more bool) {
+			called := login == normalLogin(u.Login()) // else it is their other name
+			if called && len(list) == limit || looked == maxLooked {
 				next = loginCursor(last)
 				return false
 			}
 			looked, last = looked+1, login
-			if f.matches(u, words) {
+			if called && f.matches(u, words) {
 				list = append(list, u)
 			}
 			return true
@@ -70,12 +71,10 @@ func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, li
 	return list, next, nil
 }
 
-// usersByName calls fn for each user in the order of what they are called, which is login,
-// behind one whom after names, until it returns false. It expects to be stopped after some.
-//
-// It walks over the index of logins, in which most users stand once, and those with a username
-// beside their address twice: they count where they stand with what they are called.
-func usersByName(tx storage.Tx, after string, some int, fn func(login string, u User) (more bool)) error {
+// walkLogins calls fn for each login behind after, in order, with whose it is, until it returns
+// false. It expects to be stopped after some. A user with a username beside their address comes
+// by either.
+func walkLogins(tx storage.Tx, after string, some int, fn func(login string, u User) (more bool)) error {
 	for {
 		read, from := 0, after
 		if from != "" {
@@ -96,7 +95,7 @@ func usersByName(tx storage.Tx, after string, some int, fn func(login string, u 
 				return fmt.Errorf("login of user %s: %w", u.ID, storage.ErrCorrupt)
 			}
 			after = login
-			if login == normalLogin(u.Login()) && !fn(login, u) {
+			if !fn(login, u) {
 				return nil
 			}
 		}
