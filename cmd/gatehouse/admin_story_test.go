@@ -68,9 +68,6 @@ func TestEveryPageOfTheDeskIsSound(t *testing.T) {
 					browser.Screen(screen.widths[0], 900, screen.dark)
 					d.signInBy(browser, ownerEmail, ownerPassword)
 				}
-				if screen.widths[0] > 1000 && strings.Count(at, "/") > 3 {
-					continue // what fits a phone fits a desktop, and time is short
-				}
 				browser.Go(d.url + at)
 				for _, width := range screen.widths {
 					browser.Screen(width, 900, screen.dark)

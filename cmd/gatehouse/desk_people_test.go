@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/identity/ldap/ldaptest"
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity/oidc/oidctest"
 )
 
 func TestTheDeskOfPeople(t *testing.T) {
@@ -201,11 +202,17 @@ func TestTheDeskOfPeople(t *testing.T) {
 		idp, p := d.openID(t, nil)
 		at := "/admin/identity-providers/" + p.ID
 		d.get(t, at).says(t, p.CallbackURL)
-		begun := d.ask(t, "POST", at+"/test", url.Values{})
-		begun.says(t, "Go on at the provider")
-		back := idp.SignIn(t, begun.link(t, "Sign in at the provider"), p.CallbackURL, "ana", "right")
-		page := d.ask(t, "GET", strings.TrimPrefix(p.CallbackURL, d.url)+"?"+back.Encode(), nil)
-		page.says(t, "This sign-in works", "a new user would be made: ana", "Ana Example", "preferred_username", "staff")
+		idp.SetAccount(t, "ben", oidctest.Account{Password: "right", Claims: map[string]any{
+			"sub": "5a2d", "preferred_username": "ben", "name": "Ben Example", "email": "ben@example.com", "email_verified": true, "groups": []string{"staff"},
+		}})
+		try := func(login string) deskPage {
+			begun := d.ask(t, "POST", at+"/test", url.Values{})
+			begun.says(t, "Go on at the provider")
+			back := idp.SignIn(t, begun.link(t, "Sign in at the provider"), p.CallbackURL, login, "right")
+			return d.ask(t, "GET", strings.TrimPrefix(p.CallbackURL, d.url)+"?"+back.Encode(), nil)
+		}
+		try("ben").says(t, "This sign-in works", "a new user would be made: ben", "Ben Example", "preferred_username", "staff")
+		try("ana").says(t, "This sign-in does not work yet", "another user logs in as "+ownerEmail)
 		d.get(t, "/admin/account").says(t, ownerEmail) // still
 		d.call(t, "PATCH", "/api/v1"+strings.TrimPrefix(at, "/admin"), map[string]any{"settings": map[string]any{"issuer": "http://127.0.0.1:9", "client_secret": "another"}}, &struct{}{})
 		d.ask(t, "POST", at+"/test", url.Values{}).says(t, "It does not work", "Look at the address of the provider")

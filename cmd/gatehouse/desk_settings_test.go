@@ -229,7 +229,7 @@ func TestTheFirstRun(t *testing.T) {
 	if again.status != http.StatusUnprocessableEntity {
 		t.Fatalf("a short password = %d, want 422", again.status)
 	}
-	again.says(t, "Must have at least 8 characters.")
+	again.says(t, "It must have at least 8 characters.")
 	again.escapes(t)
 	if strings.Contains(again.body, `"short"`) {
 		t.Error("the password is shown again")

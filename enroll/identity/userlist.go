@@ -39,7 +39,8 @@ const maxLooked = 5000
 // FindUsers lists the users that are wanted, in the order of [User.Login], in any case, from
 // where the page ended that handed out cursor; "" is the beginning. Where few are wanted of
 // many, or thousands of usernames stand between two addresses, a page comes out short, or even
-// empty, before the end. Who comes or goes between two pages shifts nothing. The error wraps storage.ErrBadCursor when cursor is not of this list.
+// empty, before the end. Who comes or goes between two pages shifts nothing. The error wraps
+// storage.ErrBadCursor when cursor is not of this list.
 func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, limit int) (list []User, next string, err error) {
 	after, err := afterLogin(cursor)
 	if err != nil {
