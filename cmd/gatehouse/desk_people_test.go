@@ -162,7 +162,11 @@ func TestTheDeskOfPeople(t *testing.T) {
 		}
 		form.Set("settings.required_claims", "tid = 3f2a\nhd=example.com")
 		at, _, _ := strings.Cut(d.post(t, "/admin/identity-providers/new?kind=oidc", form).path, "?")
-		full := d.get(t, at).filled()
+		source := d.get(t, at)
+		if len(source.all("input", "name", "disable_missing")) != 0 {
+			t.Error("a provider that is no directory is offered to be asked who is gone from it")
+		}
+		full := source.filled()
 		full.Set("forget.client_secret", "true")
 		d.post(t, at, full).says(t, "hd = example.com tid = 3f2a")
 		var kept struct{ Settings map[string]any }
