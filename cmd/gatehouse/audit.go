@@ -73,7 +73,7 @@ func auditedTemplate(t template.Template) map[string]any {
 
 // auditPush writes what happens to push certificates and requests for them into the audit log.
 func auditPush(ctx context.Context, tx storage.Tx, c apns.Change) error {
-	e := event.Event{At: c.At, Actor: "gatehouse", Action: c.Action, Reason: c.Reason, Details: maps.Clone(c.Details), Changes: event.Changes(c.Before, c.After)}
+	e := event.Event{At: c.At, Actor: "server", Action: c.Action, Reason: c.Reason, Details: maps.Clone(c.Details), Changes: event.Changes(c.Before, c.After)}
 	if p, ok := identity.PrincipalFrom(ctx); ok {
 		e.Actor, e.Peer = p.String(), p.Peer
 	}

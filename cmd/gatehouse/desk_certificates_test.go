@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"maps"
 	"net/http"
@@ -95,6 +96,7 @@ func TestThePagesOfCertificates(t *testing.T) {
 			}
 		}
 		d.ask(t, "POST", at, order(url.Values{"step": {"preview"}})).says(t, "What it would be like", "CN="+device, "Signing in as a client", "Nothing was issued yet", "BEGIN CERTIFICATE REQUEST")
+		d.upload(t, at, order(url.Values{"csr": {""}, "step": {"preview"}}), map[string][]byte{"file": der}).says(t, "Nothing was issued yet", base64.StdEncoding.EncodeToString(der))
 		d.post(t, at, order(nil)).says(t, "Issued.", "CN="+device, "issued by hand")
 		file := d.ask(t, "POST", at, order(url.Values{"format": {"pkcs12"}, "password": {"correct horse"}}))
 		if file.status != http.StatusOK || !strings.Contains(file.header.Get("Content-Disposition"), ".p12") || !strings.Contains(file.header.Get("Cache-Control"), "no-store") {

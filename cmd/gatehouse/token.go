@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -141,7 +142,7 @@ func tokenEnd(text string, now time.Time) (time.Time, error) {
 	units := map[byte]time.Duration{'h': time.Hour, 'd': day, 'w': 7 * day}
 	if text != "" {
 		n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
-		if unit := units[text[len(text)-1]]; err == nil && n > 0 && unit > 0 {
+		if unit := units[text[len(text)-1]]; err == nil && n > 0 && unit > 0 && time.Duration(n) <= math.MaxInt64/unit {
 			return now.Add(time.Duration(n) * unit), nil
 		}
 	}

@@ -19,7 +19,7 @@ func TestWhenATokenIsToExpire(t *testing.T) {
 			t.Errorf("tokenEnd(%q) = %s, %v; want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "d", "0d", "-1d", "90", "90 days", "tomorrow", "99999999d"} {
+	for _, text := range []string{"", "d", "0d", "-1d", "90", "90 days", "tomorrow", "99999999d", "30501w"} {
 		if got, err := tokenEnd(text, now); err == nil || !strings.Contains(err.Error(), "such as 90d") {
 			t.Errorf("tokenEnd(%q) = %s, %v; want an error with an example", text, got, err)
 		}

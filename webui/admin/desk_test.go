@@ -70,7 +70,7 @@ func TestAFormKeepsWhatWasTyped(t *testing.T) {
 func TestWhoDidItIsSaidInWords(t *testing.T) {
 	for by, want := range map[string]string{
 		"user:ana@example.com": "ana@example.com", "token:ci": "token ci", "local:local": "the command line", "setup": "the setup link", "setup:setup link": "the setup link",
-		"": "the server", "gatehouse": "the server", "device:abc": "the device", "provider:Entra": "Entra", "scep": "scep",
+		"": "the server", "server": "the server", "device:abc": "the device", "provider:Entra": "Entra", "scep": "scep",
 	} {
 		if got := Actor(by); got != want {
 			t.Errorf("Actor(%q) = %q, want %q", by, got, want)

@@ -209,7 +209,7 @@ func Actor(by string) string {
 		return "the command line"
 	case kind == "setup":
 		return "the setup link"
-	case by == "", by == "gatehouse":
+	case by == "", by == "server":
 		return "the server"
 	case by == "demo":
 		return "the demo"

@@ -301,6 +301,7 @@ func TestTokensThatAreNotMade(t *testing.T) {
 		"cert:self for nobody":  `{"name":"x","scopes":["cert:self"]}`,
 		"with a line in a name": `{"name":"a\nb","scopes":["owner"]}`,
 		"with an end long ago":  `{"name":"x","scopes":["owner"],"expires_at":"2020-01-01T00:00:00Z"}`,
+		"with a zero end":       `{"name":"x","scopes":["owner"],"expires_at":"0001-01-01T00:00:00Z"}`,
 		"with an end far ahead": `{"name":"x","scopes":["owner"],"expires_at":"2199-01-01T00:00:00Z"}`,
 		"with no time as end":   `{"name":"x","scopes":["owner"],"expires_at":"90d"}`,
 	} {

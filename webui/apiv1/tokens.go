@@ -57,6 +57,9 @@ func (a *API) createToken(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return invalid("expires_at", "must be a time such as 2026-12-31T12:00:00Z")
 		}
+		if at.IsZero() { // as some clients write a time that they don't have: it is no word for never
+			return invalid("expires_at", "must be in the future")
+		}
 		n.ExpiresAt = at
 	}
 	t, secret, err := a.identity.CreateToken(r.Context(), principal(r), n)

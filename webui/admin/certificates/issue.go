@@ -1,10 +1,12 @@
 package certificates
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
@@ -118,10 +120,11 @@ func (s *Certificates) order(r *http.Request, form *admin.Form) (map[string]any,
 		if err != nil {
 			return nil, err
 		}
-		text := string(csr)
-		if text == "" {
-			text = form.Get("csr")
-		} else if strings.Contains(text, "-----BEGIN") {
+		text := form.Get("csr")
+		if len(csr) > 0 {
+			if text = string(csr); !strings.Contains(text, "-----BEGIN") && strings.ContainsFunc(text, func(c rune) bool { return c > unicode.MaxASCII }) {
+				text = base64.StdEncoding.EncodeToString(csr) // DER
+			}
 			form.Values.Set("csr", text) // a file can't be put back into a form
 		}
 		if in["csr"] = text; text == "" {
