@@ -89,7 +89,7 @@ func (s *Service) EnrollByAccount(ctx context.Context, r AccountRequest) (signed
 	})
 	if check != SignatureOff && vouched != nil {
 		level := slog.LevelWarn
-		if s.demo {
+		if s.demo() {
 			level = slog.LevelDebug // nobody vouches for its devices
 		}
 		s.log.Log(ctx, level, "nobody vouches for a device", "mode", r.Mode, "product", m.Product, "attempt", a.ID, "err", vouched)

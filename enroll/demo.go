@@ -17,13 +17,13 @@ func DemoDomain(mode AccountMode) string {
 // played says whether an address is of somebody whom the demo plays.
 func (s *Service) played(address string) bool {
 	_, domain, _ := strings.Cut(strings.ToLower(address), "@")
-	return s.demo && (domain == DemoDomain(ModeBYOD) || domain == DemoDomain(ModeADDE))
+	return s.demo() && (domain == DemoDomain(ModeBYOD) || domain == DemoDomain(ModeADDE))
 }
 
 // withDemo is c with what holds for the demo beside it. It is in no record, so that the
 // operator finds there what the operator wrote.
 func (s *Service) withDemo(c AccountDriven) AccountDriven {
-	if !s.demo {
+	if !s.demo() {
 		return c
 	}
 	c.Domains = slices.Clone(c.Domains)

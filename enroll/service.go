@@ -94,10 +94,10 @@ type Config struct {
 	// DeviceCAs are who issues identities to devices; nil: Apple.
 	DeviceCAs *machineinfo.Authorities
 
-	ServerURL    *url.URL // what devices reach this server by; no path, no query
-	Organisation string   // shown on the device where the settings name none
-	IncludeRoot  bool     // put the organisation root in the profile, as TLS needs it in own-CA mode
-	Demo         bool     // devices of the demo enrol by account, at DemoDomain
+	ServerURL    *url.URL    // what devices reach this server by; no path, no query
+	Organisation string      // shown on the device where the settings name none
+	IncludeRoot  bool        // put the organisation root in the profile, as TLS needs it in own-CA mode
+	Demo         func() bool // devices of the demo enrol by account now, at DemoDomain; nil: they never do
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -123,7 +123,7 @@ type Service struct {
 	serverURL    *url.URL
 	organisation string
 	includeRoot  bool
-	demo         bool
+	demo         func() bool
 
 	log *slog.Logger
 	now func() time.Time
@@ -148,6 +148,9 @@ func New(c Config) (*Service, error) {
 	}
 	if c.Refusals == nil {
 		c.Refusals = noRefusals{}
+	}
+	if c.Demo == nil {
+		c.Demo = func() bool { return false }
 	}
 	if c.DeviceCAs == nil {
 		apple, err := machineinfo.Apple()

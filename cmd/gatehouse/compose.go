@@ -135,7 +135,7 @@ type server struct {
 	enroll     *enroll.Service
 	payloads   *issuance.Service
 	devices    *mdm.Service
-	demoPushes *demoPusher // nil without --demo
+	demo       *demo // runs once it is told how devices get here
 	health     *webui.Health
 	metrics    http.Handler // for --metrics-listen
 	setupLinks *setupLinks
@@ -211,14 +211,11 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	if err != nil {
 		return nil, err
 	}
-	var simulated wake.Pusher // an interface that holds nil is none
-	var demoPushes *demoPusher
-	if cfg.demo > 0 {
-		if demoPushes, err = newDemoPusher(s.db, log, now); err != nil {
-			return nil, err
-		}
-		simulated = demoPushes
+	simulated, err := newDemo(ctx, cfg, s, log, now)
+	if err != nil {
+		return nil, err
 	}
+	simulated.people, simulated.devices, simulated.real = people, devices, pusher
 	waker, err := wake.New(wake.Config{
 		DB: s.db, MDM: devices, Pusher: pusher, Demo: simulated, Certificates: pushCertificates, Count: counted.Pushed, Log: log, Now: now,
 	})
@@ -258,12 +255,13 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 	enrollment, err = enroll.New(enroll.Config{
 		DB: s.db, Box: s.box, Depot: s.depot, MDM: devices, Topics: pushCertificates, Payloads: payloads, Inventory: stock, Refusals: events, Tokens: organisation, Tap: webhooks,
 		Sign:      sign,
-		ServerURL: serverURL, IncludeRoot: ownCA, Demo: cfg.demo > 0,
+		ServerURL: serverURL, IncludeRoot: ownCA, Demo: simulated.On,
 		Log: log, Now: now,
 	})
 	if err != nil {
 		return nil, err
 	}
+	simulated.enroll = enrollment
 
 	// The HTTP edge.
 	pages, err := webui.NewPages(log)
@@ -344,7 +342,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	api, err := apiv1.New(apiv1.Config{
-		Business: organisation, Server: serverFacts(cfg, cert, now),
+		Business: organisation, Server: serverFacts(cfg, cert, simulated.On, now), Demo: simulated,
 		Mail: mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper, Sessions: sessions,
 		ServerURL: serverURL, Log: log, Now: now,
@@ -353,7 +351,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	desk, err := admin.New(admin.Config{
-		API: api, Assets: pages.Assets(), Pages: pages, ServerURL: serverURL, Log: log, Now: now, Demo: cfg.demo > 0,
+		API: api, Assets: pages.Assets(), Pages: pages, ServerURL: serverURL, Log: log, Now: now, Demo: simulated.On,
 		LastEvent: func(ctx context.Context) (last uint64, err error) {
 			err = s.db.View(ctx, func(tx storage.Tx) (err error) {
 				last, err = event.LastSeq(tx)
@@ -480,7 +478,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		enroll:     enrollment,
 		payloads:   payloads,
 		devices:    devices,
-		demoPushes: demoPushes,
+		demo:       simulated,
 		health:     health,
 		metrics:    onlyMetrics(counted),
 		setupLinks: links,

@@ -54,12 +54,10 @@ func (p *demoPusher) Push(ctx context.Context, _ string, pushes []apns.Push, don
 	p.client.Push(ctx, demoTopic, pushes, done)
 }
 
-// Run is there to close the push service when ctx ends.
-func (p *demoPusher) Run(ctx context.Context) error {
-	<-ctx.Done()
-	err := p.client.Close()
+// close ends the push service; pushes after it are to be tried again.
+func (p *demoPusher) close() {
+	_ = p.client.Close() // it ends a connection within this process
 	p.service.Close()
-	return err
 }
 
 // deliver takes a push to the device of a fleet, and answers as Apple would.

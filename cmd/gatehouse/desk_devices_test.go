@@ -24,7 +24,7 @@ func TestTheDeskOfDevices(t *testing.T) {
 
 	t.Run("without devices it says how to get one", func(t *testing.T) {
 		got := d.get(t, "/admin/devices")
-		got.says(t, "No devices yet", "gatehouse serve --demo")
+		got.says(t, "No devices yet", "Enroll a person")
 		if href := got.link(t, "New enrollment link"); !strings.HasPrefix(href, "/admin/enrollment") {
 			t.Errorf("the way on leads to %s", href)
 		}

@@ -222,7 +222,7 @@ func TestTheFirstRun(t *testing.T) {
 	if got.path != at {
 		t.Fatalf("the setup link leads to %s, want %s", got.path, at)
 	}
-	got.says(t, "Make yourself an account", "0 of 5", s.url, "gatehouse serve --demo 5")
+	got.says(t, "Make yourself an account", "0 of 5", s.url)
 
 	account := url.Values{"email": {"ana@example.com"}, "full_name": {hostile}, "password": {"short"}, "again": {"short"}}
 	again := d.ask(t, "POST", at+"/account", account)

@@ -159,15 +159,8 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) 
 	if cfg.tuneCollector {
 		srv.background = append(srv.background, runner{"garbage collector", tuneCollector})
 	}
-	if cfg.demo > 0 {
-		simulated := &demo{
-			n: cfg.demo, enroll: srv.enroll, people: srv.identity, devices: srv.devices, pusher: srv.demoPushes,
-			address: listener.Addr(), url: serverURL, roots: demoRoots(s, cert),
-			seed: webui.Fingerprint(s.depot.Root().Certificate()),
-			log:  log, now: now,
-		}
-		srv.background = append(srv.background, runner{"demo", simulated.Run}, runner{"demo's push service", srv.demoPushes.Run})
-	}
+	srv.demo.way = demoWay{listener.Addr(), serverURL, demoRoots(s, cert)}
+	srv.background = append(srv.background, runner{"demo", srv.demo.Run})
 	wait := patience
 	if cfg.tls == tlsProxy {
 		// Longer than proxies keep their connections to us, or they would send requests
@@ -336,16 +329,18 @@ func newCertificate(ctx context.Context, cfg config, s *state, manager *acme.Man
 	return cert, names, nil
 }
 
-// demoRoots is what the demo's devices trust: our authority and the certificate in
+// demoRoots returns what the demo's devices trust: our authority and the certificate in
 // use, wherever it is from. Without TLS it is nil.
-func demoRoots(s *state, cert *certificate) *x509.CertPool {
+func demoRoots(s *state, cert *certificate) func() *x509.CertPool {
 	if cert == nil {
 		return nil
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(s.depot.Root().Certificate())
-	roots.AddCert(cert.current.Load().Leaf)
-	return roots
+	return func() *x509.CertPool {
+		roots := x509.NewCertPool()
+		roots.AddCert(s.depot.Root().Certificate())
+		roots.AddCert(cert.current.Load().Leaf)
+		return roots
+	}
 }
 
 // explainListen says why an address can't be had, and what to do.

@@ -347,8 +347,8 @@ func (c *serveCommand) checkTLS(cfg *config) error {
 }
 
 func (c *serveCommand) checkFirstStart(cfg *config) error {
-	if cfg.demo < 0 || cfg.demo > 10_000 {
-		return invalid("demo", "must be 0 to 10000")
+	if cfg.demo < 0 || cfg.demo > maxDemo {
+		return invalid("demo", "must be 0 to %d", maxDemo)
 	}
 	if (c.AdminEmail == "") != (c.AdminPasswordFile == "") {
 		return invalid("admin-email", "and --admin-password-file go together")

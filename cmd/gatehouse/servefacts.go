@@ -13,7 +13,7 @@ import (
 
 // serverFacts returns what the API tells of how this process was started. What it names is
 // no secret: not where the database is, nor any key.
-func serverFacts(cfg config, cert *certificate, now func() time.Time) func() apiv1.Server {
+func serverFacts(cfg config, cert *certificate, demoOn func() bool, now func() time.Time) func() apiv1.Server {
 	yes := func(b bool) string {
 		if b {
 			return "yes"
@@ -33,7 +33,7 @@ func serverFacts(cfg config, cert *certificate, now func() time.Time) func() api
 		}
 		return strings.Join(texts, ", ")
 	}
-	facts := apiv1.Server{Version: readBuildInfo().Version, Store: "bolt", Demo: cfg.demo > 0, TLSMode: string(cfg.tls)}
+	facts := apiv1.Server{Version: readBuildInfo().Version, Store: "bolt", TLSMode: string(cfg.tls)}
 	if cfg.store.shared() {
 		facts.Store = "postgres"
 	}
@@ -61,6 +61,7 @@ func serverFacts(cfg config, cert *certificate, now func() time.Time) func() api
 	}
 	return func() apiv1.Server {
 		out := facts
+		out.Demo = demoOn()
 		if cert == nil {
 			return out
 		}

@@ -23,9 +23,6 @@ func TestTheDemosPushesFindItsDevicesOnly(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	p, err := newDemoPusher(storagetest.Open(t), log, time.Now)
 	must(t, err)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
 	push := func(token []byte, magic string) (result apns.Result) {
 		p.Push(t.Context(), "demo", []apns.Push{{Token: token, Magic: magic}}, func(_ int, r apns.Result) { result = r })
 		return result
@@ -43,8 +40,7 @@ func TestTheDemosPushesFindItsDevicesOnly(t *testing.T) {
 	if r := push([]byte("of an earlier start"), "m"); r.Outcome != apns.TokenInvalid || r.Timestamp.IsZero() {
 		t.Errorf("a push to nobody: %+v, want the token dead", r)
 	}
-	stop()
-	must(t, <-ended)
+	p.close()
 	if r := push(token, magic); r.Outcome != apns.Retry {
 		t.Errorf("a push after the end: %+v", r)
 	}

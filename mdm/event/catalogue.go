@@ -55,6 +55,8 @@ var types = []Type{
 	newType("command.cancelled", "Somebody cancelled a command.", byWhom, "command_uuid batch request_type devices"),
 	newType("command.finished", "A command came to its end on a device: it was acknowledged, failed, expired or was cancelled.", "actor reason device_id user", "command_uuid request_type state error_code error_domain superseded_by"),
 	newType("command.queued", "Somebody, or the server for a reason of its own, queued a command.", "actor device_id", "command_uuid batch request_type devices"),
+	newType("demo.added", "Somebody had simulated devices enroll, to look around.", byWhom, "devices"),
+	newType("demo.removed", "Somebody removed the simulated devices.", byWhom, "devices"),
 	newType("device.blocked", "Somebody blocked a device.", ofDevice, ""),
 	newType("device.checked_in", "A device came for the first time of an enrollment.", ofDevice, "attempt enrollment_type serial_number model os_version again"),
 	newType("device.enrolled", "A device is enrolled: commands reach it.", ofDevice, "attempt parent enrollment_type serial_number model os_version again"),

@@ -42,7 +42,7 @@ type Config struct {
 	// LastEvent returns the place of the newest event, from which on a page is live.
 	LastEvent func(context.Context) (uint64, error)
 
-	Demo bool // the server makes simulated devices
+	Demo func() bool // the server makes simulated devices now; nil: it never does
 }
 
 // Desk is what the pages of administrators have in common.
@@ -55,6 +55,9 @@ type Desk struct {
 func New(c Config) (*Desk, error) {
 	if c.API == nil || c.Assets == nil || c.Pages == nil || c.ServerURL == nil || c.Log == nil || c.Now == nil || c.LastEvent == nil {
 		return nil, errors.New("admin: API, Assets, Pages, ServerURL, Log, Now and LastEvent are required")
+	}
+	if c.Demo == nil {
+		c.Demo = func() bool { return false }
 	}
 	d := &Desk{Config: c}
 	var err error

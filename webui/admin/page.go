@@ -260,7 +260,7 @@ func (d *Desk) WriteStatus(w http.ResponseWriter, r *http.Request, status int, t
 // frame fills what the desk knows of a page.
 func (d *Desk) frame(r *http.Request, p *Page) error {
 	p.desk, p.ctx = d, r.Context()
-	p.Demo, p.Theme = d.Demo, theme(r)
+	p.Demo, p.Theme = d.Demo(), theme(r)
 	p.Here = r.URL.RequestURI()
 	if r.Method != http.MethodGet {
 		p.Here = r.URL.Path
@@ -318,6 +318,8 @@ var done = map[string]string{
 	"retired":      "Retired. Nothing that it issued is trusted any more.",
 	"issued":       "Issued. It can be downloaded here.",
 	"imported":     "Imported. It is next: roll over to it when you are ready.",
+	"demo":         "Simulated devices are on their way: they enroll as real ones do, which takes some seconds.",
+	"demo_removed": "The simulated devices are leaving. They stay in the list as unenrolled.",
 	"redelivering": "Delivered again as soon as the target answers.",
 }
 
@@ -379,4 +381,5 @@ type Empty struct {
 	Heading, Text string
 	Command       string      // to be typed; may be empty
 	Actions       []view.Link // the first is the page's primary one
+	Demo          bool        // offer simulated devices, to look around
 }

@@ -75,6 +75,7 @@ type Config struct {
 	Sessions Sessions
 
 	Server func() Server // what the process knows of itself, as of now
+	Demo   Demo
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -109,6 +110,7 @@ type API struct {
 	push     *apns.Keeper
 	sessions Sessions
 	server   func() Server
+	demo     Demo
 
 	recounts recounts
 
@@ -130,12 +132,12 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
 	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil || c.Sessions == nil:
 		return nil, errors.New("apiv1: Inventory, Wake, Webhooks, PushCertificates and Sessions are required")
-	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Log == nil || c.Now == nil:
-		return nil, errors.New("apiv1: Texts, ServerURL, Server, Log and Now are required")
+	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Demo == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("apiv1: Texts, ServerURL, Server, Demo, Log and Now are required")
 	}
 	a := &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, sessions: c.Sessions, server: c.Server,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, sessions: c.Sessions, server: c.Server, demo: c.Demo,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}
@@ -365,6 +367,10 @@ func (a *API) routes() []route {
 
 		{pattern: "GET /api/v1/server", scopes: reading, reach: whole, handle: a.getServer},
 		{pattern: "POST /api/v1/server/check", scopes: managing, reach: whole, handle: a.checkServer},
+
+		{pattern: "GET /api/v1/demo-devices", scopes: reading, reach: whole, handle: a.getDemo},
+		{pattern: "POST /api/v1/demo-devices", scopes: managing, reach: whole, handle: a.addDemo},
+		{pattern: "DELETE /api/v1/demo-devices", scopes: managing, reach: whole, handle: a.removeDemo},
 
 		// Those that ask Apple may take as long as Apple does.
 		{pattern: "GET /api/v1/apple-business", scopes: managing, reach: whole, handle: a.getBusiness},

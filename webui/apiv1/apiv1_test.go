@@ -50,6 +50,7 @@ import (
 
 // house is a whole server as far as the API sees it, on a real store, over HTTP.
 type house struct {
+	demo     demo
 	url      string
 	handler  http.Handler
 	db       storage.DB
@@ -215,8 +216,8 @@ func newHouse(t testing.TB) *house {
 				Options: []apiv1.Option{{Flag: "--listen", Value: ":8443"}},
 			}
 		},
-		Business: link,
-		Mail:     h.mail, Letters: letters, Invitations: h.invitations,
+		Demo: &h.demo, Business: link,
+		Mail: h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, Sessions: h.sessions, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,
 	})

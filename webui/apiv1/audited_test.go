@@ -45,6 +45,8 @@ var audited = map[string]string{
 	"POST /api/v1/batches":                                       "command.queued",
 	"POST /api/v1/profiles":                                      "profile.saved",
 	"POST /api/v1/server/check":                                  "(a question)",
+	"POST /api/v1/demo-devices":                                  "demo.added",
+	"DELETE /api/v1/demo-devices":                                "demo.removed",
 	"POST /api/v1/profiles/lint":                                 "(a question)",
 	"PUT /api/v1/profiles/{id}":                                  "profile.saved",
 	"DELETE /api/v1/profiles/{id}":                               "profile.deleted",

@@ -155,13 +155,11 @@ func (s *Devices) empty(r *http.Request, page *listPage) (none *admin.Empty, por
 		Heading: "No devices yet", Text: "Enroll a person, and show them the QR code: their device is here a few minutes later.",
 		Actions: []view.Link{{Label: "Enroll a person", URL: "/admin/enrollment/people/new"}, {Label: "New enrollment link", URL: "/admin/enrollment/links/new"}},
 	}
-	if s.desk.Demo {
-		none.Text += " The simulated devices that this server was started with are on their way."
-	} else {
-		none.Text += " To look around first, start the server with simulated devices:"
-		none.Command = "gatehouse serve --demo 5"
+	if s.desk.Demo() {
+		none.Text += " The simulated devices are on their way: they will be here in a few seconds."
 	}
-	return none, portal, nil
+	none.Demo, err = s.desk.OffersDemo(ctx)
+	return none, portal, err
 }
 
 // export sends the list as a table.

@@ -74,7 +74,7 @@ func (s *Settings) push(w http.ResponseWriter, r *http.Request) error {
 	}
 	page := &pushPage{
 		Page:         admin.Page{Title: "Push certificates", Section: section, Crumbs: crumbs(), Watch: "push_"},
-		pushOverview: o, MayEdit: s.desk.May(r.Context(), "POST /api/v1/push-certificate-requests"), Demo: s.desk.Demo,
+		pushOverview: o, MayEdit: s.desk.May(r.Context(), "POST /api/v1/push-certificate-requests"), Demo: s.desk.Demo(),
 	}
 	if page.MayEdit {
 		var requests admin.List[pushRequest]

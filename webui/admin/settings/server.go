@@ -96,6 +96,7 @@ type serverPage struct {
 	Phone          string
 	Check          *Check
 	Set, Defaulted []admin.Fact
+	Simulated      demo
 }
 
 func (s *Settings) facts(r *http.Request) (f serverFacts, err error) {
@@ -168,6 +169,9 @@ func (s *Settings) writeServer(w http.ResponseWriter, r *http.Request, check *Ch
 		} else {
 			page.Set = append(page.Set, fact)
 		}
+	}
+	if page.Simulated, err = s.demo(r); err != nil {
+		return err
 	}
 	return s.desk.Write(w, r, s.pages, "server.html", page)
 }

@@ -67,6 +67,7 @@ func (s *Settings) Mount(r, uploads webui.Router) {
 	s.mountPush(r, uploads)
 	s.mountWebhooks(r)
 	s.mountWelcome(r)
+	s.mountDemo(r)
 }
 
 // crumbs lead to a page of the section.

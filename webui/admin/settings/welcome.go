@@ -33,6 +33,7 @@ type welcomePage struct {
 	Push         view.State
 	HasPush      bool
 	HasDevice    bool
+	OffersDemo   bool
 	MinPassword  int
 }
 
@@ -84,8 +85,13 @@ func (s *Settings) writeWelcome(w http.ResponseWriter, r *http.Request, status i
 	if err := s.desk.Get(r.Context(), "/api/v1/devices", url.Values{"limit": {"1"}}, &devices); err != nil {
 		return err
 	}
+	offers, err := s.desk.OffersDemo(r.Context())
+	if err != nil {
+		return err
+	}
 	page := &welcomePage{
-		Page: admin.Page{Title: "Welcome", Section: "/admin"}, Organisation: organisation, Name: d.Organisation.Name,
+		OffersDemo: offers,
+		Page:       admin.Page{Title: "Welcome", Section: "/admin"}, Organisation: organisation, Name: d.Organisation.Name,
 		Server: f, ServerState: f.stands(), Mode: modes[f.TLS.Mode].name, Check: check,
 		Push: push.State, HasPush: push.State.Tone == view.Good, HasDevice: len(devices.Items) > 0, MinPassword: identity.MinPassword,
 	}
