@@ -63,12 +63,7 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
 	browser := browsertest.Open(t)
-	dir, args := t.TempDir(), []string(nil)
-	shared := len(storeArgs(t, dir)) > 0
-	if shared { // there, devices can't be added while it runs
-		args = []string{"--demo", "5"}
-	}
-	s := start(t, dir, args...)
+	s := start(t, t.TempDir())
 	browser.Screen(1280, 900, false)
 
 	browser.Go(s.url + "/")
@@ -80,11 +75,9 @@ func TestBrowserFromTheSetupLinkToSigningOut(t *testing.T) {
 	browser.Await(`location.pathname === "/admin/welcome"`)
 	browser.Check()
 	browser.Go(s.url + "/admin/devices")
-	if !shared {
-		browser.Check()
-		browser.Click("button[form=add-demo]")
-		browser.Await(`document.querySelector("main").innerText.includes("Simulated devices are on their way")`)
-	}
+	browser.Check()
+	browser.Click("button[form=add-demo]")
+	browser.Await(`document.querySelector("main").innerText.includes("Simulated devices are on their way")`)
 
 	// All five come in while one watches, and nobody reloads.
 	browser.Await(`(window.watched = true) && document.querySelector("h1").textContent === "Devices"`)

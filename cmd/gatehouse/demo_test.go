@@ -38,19 +38,6 @@ func TestDemoDevicesComeAndGo(t *testing.T) {
 	d.client = d.newClient(t)
 	d.signIn(t, ownerEmail, ownerPassword)
 
-	if len(storeArgs(t, dir)) > 0 { // servers may share it
-		if got := d.get(t, "/admin/devices"); len(got.all("form", "action", server+"/demo")) > 0 {
-			t.Error("devices are offered that can’t be added")
-		}
-		d.get(t, server).says(t, "Several servers share this database.")
-		if got := d.ask(t, "POST", server+"/demo", nil); got.status != http.StatusConflict {
-			t.Errorf("adding them = %d, want 409", got.status)
-		} else {
-			got.says(t, "Start one of them with --demo 5.")
-		}
-		return
-	}
-
 	got := d.get(t, "/admin/devices")
 	got.says(t, "No devices yet", "Only looking around?")
 	if len(got.all("form", "action", server+"/demo")) != 1 {
@@ -106,9 +93,6 @@ func TestDemoDevicesLeftBehind(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
 	dir := t.TempDir()
-	if len(storeArgs(t, dir)) > 0 {
-		t.Skip("on a database that servers share, simulated devices are not removed from another server")
-	}
 	s := start(t, dir, "--demo", "2")
 	eventually(t, "two devices enroll", func() bool { return s.simulatedDevices(t)["enrolled"] == 2 })
 	s.end(t)
@@ -118,4 +102,24 @@ func TestDemoDevicesLeftBehind(t *testing.T) {
 	}
 	s.call(t, "DELETE", "/api/v1/demo-devices", nil, &struct{}{})
 	eventually(t, "they leave", func() bool { return s.simulatedDevices(t)["enrolled"] == 0 })
+}
+
+func TestDemoDevicesOfASharedDatabase(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if len(storeArgs(t, dir)) == 0 {
+		t.Skip("servers don't share this engine")
+	}
+	const server = "/admin/settings/server"
+	d := &deskClient{running: start(t, dir, ownerArgs(t)...)}
+	d.client = d.newClient(t)
+	d.signIn(t, ownerEmail, ownerPassword)
+	if got := d.get(t, "/admin/devices"); len(got.all("form", "action", server+"/demo")) > 0 {
+		t.Error("devices are offered that can’t be added")
+	}
+	d.get(t, server).says(t, "Several servers share this database.")
+	got := d.ask(t, "POST", server+"/demo", nil)
+	if got.says(t, "Start one of them with --demo 5."); got.status != http.StatusConflict {
+		t.Errorf("adding them = %d, want 409", got.status)
+	}
 }
