@@ -47,10 +47,14 @@ func AccessLog(log *slog.Logger, now func() time.Time) Middleware {
 				if !log.Enabled(ctx, level) {
 					return
 				}
+				peer := "local" // the Unix socket has no addresses
+				if addr := Peer(ctx); addr.IsValid() {
+					peer = addr.String()
+				}
 				log.Log(ctx, level, "request",
 					"request", RequestID(ctx), "method", r.Method, "route", route,
 					"status", answer.status, "bytes", answer.bytes,
-					"peer", Peer(ctx).String(), "duration", now().Sub(start))
+					"peer", peer, "duration", now().Sub(start))
 			}()
 			next.ServeHTTP(answer, r.WithContext(ctx))
 		})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -42,6 +43,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui/compat"
 	"github.com/gatehouse-mdm/gatehouse/webui/frame"
 	"github.com/gatehouse-mdm/gatehouse/webui/letter"
+	"github.com/gatehouse-mdm/gatehouse/webui/logtail"
 	"github.com/gatehouse-mdm/gatehouse/webui/me"
 	"github.com/gatehouse-mdm/gatehouse/webui/portal"
 	"github.com/gatehouse-mdm/gatehouse/webui/signin"
@@ -342,7 +344,7 @@ func compose(ctx context.Context, cfg config, s *state, cert *certificate, serve
 		return nil, err
 	}
 	api, err := apiv1.New(apiv1.Config{
-		Business: organisation, Server: serverFacts(cfg, cert, simulated.On, now), Demo: simulated,
+		Business: organisation, Server: serverFacts(cfg, cert, simulated.On, now), Demo: simulated, Tail: cmp.Or(cfg.tail, new(logtail.Tail)),
 		Mail: mails, Letters: letters, Invitations: invitations,
 		DB: s.db, MDM: devices, Inventory: stock, Enroll: enrollment, Depot: s.depot, Templates: templates, Issuance: payloads, Identity: people, Texts: texts, Library: shelf, Box: s.box, Wake: waker, Webhooks: webhooks, PushCertificates: pushKeeper, Sessions: sessions,
 		ServerURL: serverURL, Log: log, Now: now,

@@ -167,6 +167,8 @@ func (d *deskClient) fill(t *testing.T) (secrets confidences, group string) {
 		d.call(t, "POST", "/api/v1/"+path, in, &made)
 		return cmp.Or(made.ID, made.UUID)
 	}
+	// Nothing shall be asked of devices by itself while the pages are walked over.
+	d.call(t, "PATCH", "/api/v1/settings", map[string]any{"inventory": map[string]any{"first_after": "168h"}}, &made)
 	devices, ids := d.enrolled(t,
 		mdmtest.Options{Name: deceiving + "\nphone", Serial: "PHONE00001", OSVersion: "26.1", Supervised: true, Handler: lies},
 		mdmtest.Options{Model: mdmtest.Mac, Name: deceiving + " Mac", Serial: "MAC000001", OSVersion: "26.1"},

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
 )
 
 func TestMain(m *testing.M) {
@@ -37,9 +39,10 @@ func (m tidy) Run() int {
 
 // TestScripts runs testdata/script: what the program says on the command line.
 func TestScripts(t *testing.T) {
+	storagetest.AnyEngine(t)
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata/script",
-		Deadline: time.Now().Add(time.Minute), // a server that starts where it should not never ends
+		Deadline: time.Now().Add(15 * time.Minute), // a server that starts where it should not never ends
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/share")

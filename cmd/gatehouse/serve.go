@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/gatehouse-mdm/gatehouse/webui/logtail"
 )
 
 // serveCommand is the configuration of the server. Every field is a flag, an
@@ -116,6 +118,7 @@ type config struct {
 
 	logFormat string
 	logLevel  slog.Level
+	tail      *logtail.Tail
 
 	probe string // URL of the trust probe, once it listens; "": there is none
 
@@ -155,7 +158,8 @@ func (c *serveCommand) Run(ctx context.Context, p *process, kctx *kong.Context) 
 		return usageError(fmt.Errorf("serve: %w", p.settings.explain(err)))
 	}
 	cfg.elsewhere, cfg.thrift = p.elsewhere, p.thrift
-	log := newLogger(p.stderr, cfg.logFormat, cfg.logLevel)
+	cfg.tail = new(logtail.Tail)
+	log := slog.New(cfg.tail.Handler(newLogger(p.stderr, cfg.logFormat, cfg.logLevel).Handler()))
 	for _, warning := range p.settings.strangers(kctx.Flags()) {
 		log.WarnContext(ctx, warning)
 	}

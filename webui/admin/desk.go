@@ -139,6 +139,7 @@ type failure struct {
 	Fields    []FieldError
 	Code      string
 	RequestID string
+	Log       string // what the server logged of it; empty where there is nothing to look up
 	Back      string // empty: to the first page
 }
 
@@ -184,6 +185,9 @@ func (d *Desk) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if page.Back == r.URL.RequestURI() {
 		page.Back = ""
+	}
+	if problem.Status >= http.StatusInternalServerError && d.May(r.Context(), "GET /api/v1/log") {
+		page.Log = "/admin/audit/log?" + url.Values{"q": {page.RequestID}}.Encode()
 	}
 	if page.Text == "" {
 		page.Text = "Try again in a minute. If it stays, give the request below to who runs this server."

@@ -34,6 +34,7 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/seal"
 	"github.com/gatehouse-mdm/gatehouse/webui"
+	"github.com/gatehouse-mdm/gatehouse/webui/logtail"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
@@ -76,6 +77,7 @@ type Config struct {
 
 	Server func() Server // what the process knows of itself, as of now
 	Demo   Demo
+	Tail   *logtail.Tail // of the log of this process
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -111,6 +113,7 @@ type API struct {
 	sessions Sessions
 	server   func() Server
 	demo     Demo
+	tail     *logtail.Tail
 
 	recounts recounts
 
@@ -132,12 +135,12 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("apiv1: Mail, Letters, Invitations, Business, Library and Box are required")
 	case c.Inventory == nil || c.Wake == nil || c.Webhooks == nil || c.PushCertificates == nil || c.Sessions == nil:
 		return nil, errors.New("apiv1: Inventory, Wake, Webhooks, PushCertificates and Sessions are required")
-	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Demo == nil || c.Log == nil || c.Now == nil:
-		return nil, errors.New("apiv1: Texts, ServerURL, Server, Demo, Log and Now are required")
+	case c.Texts == nil || c.ServerURL == nil || c.Server == nil || c.Demo == nil || c.Tail == nil || c.Log == nil || c.Now == nil:
+		return nil, errors.New("apiv1: Texts, ServerURL, Server, Demo, Tail, Log and Now are required")
 	}
 	a := &API{
 		db: c.DB, mdm: c.MDM, inventory: c.Inventory, enroll: c.Enroll, depot: c.Depot, templates: c.Templates, issuance: c.Issuance, identity: c.Identity, texts: c.Texts,
-		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, sessions: c.Sessions, server: c.Server, demo: c.Demo,
+		mail: c.Mail, letters: c.Letters, invitations: c.Invitations, business: c.Business, library: c.Library, box: c.Box, wake: c.Wake, webhooks: c.Webhooks, push: c.PushCertificates, sessions: c.Sessions, server: c.Server, demo: c.Demo, tail: c.Tail,
 		serverURL: c.ServerURL, log: c.Log, now: c.Now, unknown: webui.FailWithProblem(c.Log),
 		streamAlive: cmp.Or(c.StreamAlive, streamAlive),
 	}
@@ -367,6 +370,8 @@ func (a *API) routes() []route {
 
 		{pattern: "GET /api/v1/server", scopes: reading, reach: whole, handle: a.getServer},
 		{pattern: "POST /api/v1/server/check", scopes: managing, reach: whole, handle: a.checkServer},
+
+		{pattern: "GET /api/v1/log", scopes: managing, reach: whole, handle: a.listLog},
 
 		{pattern: "GET /api/v1/demo-devices", scopes: reading, reach: whole, handle: a.getDemo},
 		{pattern: "POST /api/v1/demo-devices", scopes: managing, reach: whole, handle: a.addDemo},

@@ -45,11 +45,13 @@ import (
 	"github.com/gatehouse-mdm/gatehouse/webui"
 	"github.com/gatehouse-mdm/gatehouse/webui/apiv1"
 	"github.com/gatehouse-mdm/gatehouse/webui/letter"
+	"github.com/gatehouse-mdm/gatehouse/webui/logtail"
 	"github.com/gatehouse-mdm/gatehouse/webui/text"
 )
 
 // house is a whole server as far as the API sees it, on a real store, over HTTP.
 type house struct {
+	tail     logtail.Tail
 	demo     demo
 	url      string
 	handler  http.Handler
@@ -216,7 +218,7 @@ func newHouse(t testing.TB) *house {
 				Options: []apiv1.Option{{Flag: "--listen", Value: ":8443"}},
 			}
 		},
-		Demo: &h.demo, Business: link,
+		Demo: &h.demo, Tail: &h.tail, Business: link,
 		Mail: h.mail, Letters: letters, Invitations: h.invitations,
 		DB: h.db, MDM: h.mdm, Inventory: stock, Enroll: h.enroll, Depot: h.depot, Templates: templates, Issuance: h.issuance, Identity: h.identity, Texts: texts,
 		Library: h.library, Box: box, Wake: waker, Webhooks: h.webhooks, PushCertificates: h.push, Sessions: h.sessions, ServerURL: serverURL, Log: log, Now: h.now, StreamAlive: 50 * time.Millisecond,

@@ -44,6 +44,7 @@ func (s *Audit) Mount(r, _ webui.Router) {
 	r.Handle("GET "+section, s.list)
 	r.Handle("GET "+section+"/export", s.export)
 	r.Handle("GET "+section+"/verify", s.verify)
+	r.Handle("GET "+logPath, s.log)
 }
 
 // change is a field that somebody changed.
@@ -218,6 +219,7 @@ type listed struct {
 
 type listPage struct {
 	admin.Page
+	Tabs     []admin.NavItem
 	Form     *admin.Form
 	Areas    []admin.Option
 	Outcomes []admin.Option
@@ -263,7 +265,7 @@ func (s *Audit) queryOf(r *http.Request) (query url.Values, form *admin.Form, fi
 func (s *Audit) list(w http.ResponseWriter, r *http.Request) error {
 	query, form, filtered := s.queryOf(r)
 	page := &listPage{
-		Page: admin.Page{Title: "Audit", Section: section}, Form: form,
+		Page: admin.Page{Title: "Audit", Section: section}, Tabs: s.tabs(r, section), Form: form,
 		Outcomes: admin.Options("", "Any", "ok", "Done", "refused", "Refused", "failed", "Failed"),
 		Periods:  admin.Options("", "Any time"),
 		Export:   section + "/export", Verify: s.desk.May(r.Context(), "GET /api/v1/audit/verify"),
