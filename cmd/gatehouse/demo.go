@@ -193,7 +193,7 @@ func (d *demo) Run(ctx context.Context) error {
 			}
 			// Those that somebody wanted to look at are no reason to end a server.
 			d.log.WarnContext(ctx, "simulated devices ended", "err", err)
-			d.wanted.Store(0)
+			d.wanted.CompareAndSwap(int64(n), 0)
 		}
 	}
 }
