@@ -90,31 +90,41 @@ type RolloverStatus struct {
 	Unfinished []Progress // the first hundred
 }
 
-// Rollovers returns the latest rollover of each authority. It looks at all devices
-// for those that are under way.
-func (s *Service) Rollovers(ctx context.Context) (list []RolloverStatus, err error) {
+// LatestRollovers returns the latest rollover of each authority, and nothing of devices.
+func (s *Service) LatestRollovers(ctx context.Context) (list []RolloverStatus, err error) {
 	for _, name := range []string{identityAuthority, rootAuthority, payloadAuthority} {
 		r, err := s.rollover(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if r == nil {
+		if r != nil {
+			list = append(list, RolloverStatus{Rollover: *r, Counts: map[RolloverStage]int{}})
+		}
+	}
+	return list, nil
+}
+
+// Rollovers returns the latest rollover of each authority. It looks at all devices
+// for those that are under way.
+func (s *Service) Rollovers(ctx context.Context) (list []RolloverStatus, err error) {
+	if list, err = s.LatestRollovers(ctx); err != nil {
+		return nil, err
+	}
+	for i := range list {
+		status := &list[i]
+		if !status.FinishedAt.IsZero() {
 			continue
 		}
-		status := RolloverStatus{Rollover: *r, Counts: map[RolloverStage]int{}}
-		if r.FinishedAt.IsZero() {
-			err = s.eachStep(ctx, *r, func(p step) error {
-				status.Counts[p.Stage]++
-				if p.Stage != RolledOver && len(status.Unfinished) < maxUnfinished {
-					status.Unfinished = append(status.Unfinished, p.Progress)
-				}
-				return nil
-			})
-			if err != nil {
-				return nil, fmt.Errorf("progress of rollover: %w", err)
+		err := s.eachStep(ctx, status.Rollover, func(p step) error {
+			status.Counts[p.Stage]++
+			if p.Stage != RolledOver && len(status.Unfinished) < maxUnfinished {
+				status.Unfinished = append(status.Unfinished, p.Progress)
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("progress of rollover: %w", err)
 		}
-		list = append(list, status)
 	}
 	return list, nil
 }

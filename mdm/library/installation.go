@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
@@ -150,6 +151,40 @@ func (s *Service) SummaryUpTo(ctx context.Context, id string, most int) (sum Sum
 		return nil
 	})
 	return sum, more, err
+}
+
+// readAtOnce is how many devices are asked for together.
+const readAtOnce = 500
+
+// On returns how profiles stand on devices, in the order of the devices. A profile that was never sent to
+// one is left out there.
+func (s *Service) On(ctx context.Context, devices []mdm.DeviceID, profiles ...string) (all []Installation, err error) {
+	err = s.DB.View(ctx, func(tx storage.Tx) error {
+		all = nil
+		for part := range slices.Chunk(devices, readAtOnce) {
+			var keys []string
+			for _, device := range part {
+				for _, profile := range profiles {
+					keys = append(keys, installationKey(device, profile))
+				}
+			}
+			for _, key := range keys {
+				tx.Prefetch(installations.Read(key))
+			}
+			for _, key := range keys {
+				i, err := installations.Get(tx, key)
+				if errors.Is(err, storage.ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				all = append(all, i)
+			}
+		}
+		return nil
+	})
+	return all, err
 }
 
 // OnDevice is a profile with how it stands on a device.

@@ -245,9 +245,9 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/command-types/{name}", scopes: reading, reach: filtered, handle: a.getCommandType},
 
 		{pattern: "POST /api/v1/profiles", scopes: managing, reach: whole, handle: a.addProfile, profile: true},
-		{pattern: "GET /api/v1/profiles", scopes: reading, reach: shared, handle: a.listProfiles},
+		{pattern: "GET /api/v1/profiles", scopes: reading, reach: filtered, handle: a.listProfiles},
 		{pattern: "POST /api/v1/profiles/lint", scopes: reading, reach: shared, handle: a.lintProfile, profile: true},
-		{pattern: "GET /api/v1/profiles/{id}", scopes: reading, reach: shared, handle: a.getProfile},
+		{pattern: "GET /api/v1/profiles/{id}", scopes: reading, reach: filtered, handle: a.getProfile},
 		{pattern: "PUT /api/v1/profiles/{id}", scopes: managing, reach: whole, handle: a.replaceProfile, profile: true},
 		{pattern: "DELETE /api/v1/profiles/{id}", scopes: managing, reach: whole, handle: a.deleteProfile},
 		{pattern: "GET /api/v1/profiles/{id}/versions", scopes: reading, reach: shared, handle: a.listProfileVersions},
@@ -289,7 +289,7 @@ func (a *API) routes() []route {
 		{pattern: "GET /api/v1/certificate-assignments", scopes: reading, reach: filtered, handle: a.listAssignments},
 		{pattern: "DELETE /api/v1/certificate-assignments/{name}/{device_id}", scopes: managing, reach: ofDeviceID, handle: a.deleteAssignment},
 
-		{pattern: "GET /api/v1/ca", scopes: reading, reach: shared, handle: a.getCA},
+		{pattern: "GET /api/v1/ca", scopes: reading, reach: filtered, handle: a.getCA},
 		{pattern: "POST /api/v1/ca/{role}/import", scopes: owning, reach: whole, handle: a.importCA},
 		{pattern: "POST /api/v1/ca/{role}/rollover", scopes: owning, reach: whole, handle: a.startRollover},
 		{pattern: "GET /api/v1/ca/{role}/rollover", scopes: reading, reach: whole, handle: a.listProgress},

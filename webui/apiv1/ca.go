@@ -26,7 +26,7 @@ type authorityJSON struct {
 	NotAfter   time.Time  `json:"not_after"`
 	SHA256     string     `json:"sha256"` // of the certificate, lower-case hexadecimal
 	Key        keyJSON    `json:"key"`
-	InForce    int        `json:"certificates_in_force"`
+	InForce    *int       `json:"certificates_in_force"` // null for who is limited to groups
 
 	// Where anybody may ask about its certificates, and get its own; empty where the server
 	// has no such addresses.
@@ -48,7 +48,7 @@ func authority(a enroll.AuthorityStatus) authorityJSON {
 		ID: a.ID(), Role: a.Name(), Generation: a.Generation(), State: string(a.State()), StateSince: timestamp(a.Since()),
 		Imported: a.Imported(), Subject: cert.Subject.String(), Issuer: cert.Issuer.String(), Serial: string(depot.SerialOf(cert)),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(), SHA256: string(depot.FingerprintOf(cert)),
-		InForce: a.InForce, Warnings: []string{},
+		InForce: &a.InForce, Warnings: []string{},
 	}
 	out.Key = publicKey(cert)
 	out.CRLURL, out.OCSPURL, out.CertificateURL = a.URLs()
@@ -108,13 +108,19 @@ func rollover(r enroll.RolloverStatus) rolloverJSON {
 	return out
 }
 
-// getCA shows the authorities, and how far their rollovers are.
+// getCA shows the authorities, and how far their rollovers are. Who is limited to groups is
+// told of no number of certificates or devices.
 func (a *API) getCA(w http.ResponseWriter, r *http.Request) error {
+	limited := principal(r).Limited()
 	all, err := a.enroll.Authorities(r.Context())
 	if err != nil {
 		return err
 	}
-	moves, err := a.enroll.Rollovers(r.Context())
+	rollovers := a.enroll.Rollovers
+	if limited {
+		rollovers = a.enroll.LatestRollovers
+	}
+	moves, err := rollovers(r.Context())
 	if err != nil {
 		return err
 	}
@@ -124,6 +130,9 @@ func (a *API) getCA(w http.ResponseWriter, r *http.Request) error {
 	}{make([]authorityJSON, len(all)), make([]rolloverJSON, len(moves))}
 	for i, one := range all {
 		out.Authorities[i] = authority(one)
+		if limited {
+			out.Authorities[i].InForce = nil
+		}
 	}
 	for i, one := range moves {
 		out.Rollovers[i] = rollover(one)

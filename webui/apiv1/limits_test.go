@@ -3,6 +3,7 @@ package apiv1_test
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -365,13 +366,52 @@ func TestCertificatesAndProfilesOfWhoIsLimited(t *testing.T) {
 	if len(delivered.Devices) != 1 || delivered.Devices[0].DeviceID != "in" || len(delivered.Rejected) != 1 || delivered.Rejected[0].Code != "outside_scope" {
 		t.Errorf("send = %+v", delivered)
 	}
-	var list struct{ Items []installation }
-	h.do(t, exchange{method: "GET", path: path + "/devices", token: admin}).want(t, http.StatusOK, &list)
-	if len(list.Items) != 1 || list.Items[0].DeviceID != "in" {
-		t.Errorf("the profile is on %+v", list.Items)
+	var list struct {
+		Items      []installation
+		NextCursor string `json:"next_cursor"`
+	}
+	h.do(t, exchange{method: "GET", path: path + "/devices?limit=1", token: admin}).want(t, http.StatusOK, &list)
+	if len(list.Items) != 1 || list.Items[0].DeviceID != "in" || list.NextCursor != "" {
+		t.Errorf("the profile is on %+v, and a next page at %q", list.Items, list.NextCursor)
+	}
+	var counted struct{ Devices map[string]int }
+	for token, want := range map[string]map[string]int{admin: {"sent": 1}, "": {"sent": 2}, h.limited(t, "read_only", h.group(t, "Nobody", "q=nothing")): {}} {
+		h.do(t, exchange{method: "GET", path: path, token: token}).want(t, http.StatusOK, &counted)
+		if !maps.Equal(counted.Devices, want) {
+			t.Errorf("the profile is on %v, want %v", counted.Devices, want)
+		}
+		var all struct {
+			Items []struct {
+				Devices     map[string]int
+				MoreDevices bool `json:"more_devices"`
+			}
+		}
+		h.do(t, exchange{method: "GET", path: profilesPath + "?details=true", token: token}).want(t, http.StatusOK, &all)
+		if len(all.Items) != 1 || all.Items[0].MoreDevices || !maps.Equal(all.Items[0].Devices, want) {
+			t.Errorf("the list has %+v, want %v", all.Items, want)
+		}
+		counted.Devices = nil
 	}
 	h.do(t, exchange{method: "POST", path: path + "/remove", body: map[string]any{"device_ids": []string{"out"}}, token: admin}).wantProblem(t, http.StatusUnprocessableEntity, "profile_rejected")
 	h.do(t, exchange{method: "DELETE", path: path, token: admin}).wantProblem(t, http.StatusForbidden, "outside_scope")
+
+	// Authorities, without how many certificates and devices there are.
+	h.do(t, exchange{method: "POST", path: "/api/v1/ca/identity/rollover", body: map[string]any{}}).want(t, http.StatusAccepted, nil)
+	for token, told := range map[string]bool{"": true, admin: false} {
+		var ca struct {
+			Authorities []struct {
+				InForce *int `json:"certificates_in_force"`
+			}
+			Rollovers []rollover
+		}
+		h.do(t, exchange{method: "GET", path: "/api/v1/ca", token: token}).want(t, http.StatusOK, &ca)
+		if len(ca.Authorities) == 0 || (ca.Authorities[0].InForce != nil) != told {
+			t.Errorf("authorities are %+v", ca.Authorities)
+		}
+		if len(ca.Rollovers) != 1 || (len(ca.Rollovers[0].Counts) > 0) != told || (len(ca.Rollovers[0].Unfinished) > 0) != told {
+			t.Errorf("rollovers are %+v", ca.Rollovers)
+		}
+	}
 
 	// Attempts: of one that has brought no device, there is nothing.
 	var link struct{ ID, Code string }

@@ -3,6 +3,7 @@ package apiv1
 import (
 	"net/http"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/library"
 	"github.com/gatehouse-mdm/gatehouse/mdm/profile"
 	"github.com/gatehouse-mdm/gatehouse/webui"
 )
@@ -143,7 +144,8 @@ func severities(findings []profile.Finding) map[string]int {
 	return out
 }
 
-// mostCounted is up to how many devices a list of profiles counts for each.
+// mostCounted is up to how many devices a list of profiles counts for each; for who is limited
+// to groups, of how many of their devices it counts.
 const mostCounted = 1000
 
 // maxDetailed is how many profiles a list describes in detail at most: each is read whole.
@@ -158,21 +160,22 @@ type detailedProfile struct {
 	MoreDevices bool           `json:"more_devices"` // only the first of them were counted
 }
 
+// detailedProfile describes a profile, but for the devices.
 func (a *API) detailedProfile(r *http.Request, p profileJSON) (detailedProfile, error) {
 	v, content, err := a.library.Content(r.Context(), p.ID, p.Version)
 	if err != nil {
 		return detailedProfile{}, err
 	}
-	out := detailedProfile{profileJSON: p, Payloads: payloadsOf(content), Findings: severities(a.library.Lint(content, v.Literal)), Devices: map[string]int{}}
-	sum, more, err := a.library.SummaryUpTo(r.Context(), p.ID, mostCounted)
-	if err != nil {
-		return detailedProfile{}, err
-	}
+	return detailedProfile{profileJSON: p, Payloads: payloadsOf(content), Findings: severities(a.library.Lint(content, v.Literal))}, nil
+}
+
+// byState is a summary with the names of its states.
+func byState(sum library.Summary) map[string]int {
+	out := make(map[string]int, len(sum))
 	for state, n := range sum {
-		out.Devices[string(state)] = n
+		out[string(state)] = n
 	}
-	out.MoreDevices = more
-	return out, nil
+	return out
 }
 
 // placeJSON is how a profile stands on a device, with what people call that.

@@ -73,33 +73,96 @@ func (a *API) listProfileDevices(w http.ResponseWriter, r *http.Request) error {
 	}))
 }
 
-// installations returns a page of how a profile stands on devices that whoever asks may see. It
-// may have fewer than limit, even none, and yet not be the last.
+// installations returns a page of how a profile stands on devices that whoever asks may see.
 func (a *API) installations(r *http.Request, id string, states []library.State, cursor string, limit int) (list []library.Installation, next string, err error) {
-	for looked := 0; ; {
-		part, next, err := a.library.Installations(r.Context(), id, states, cursor, limit-len(list))
+	devices, limited, err := a.ownDevices(r)
+	if err != nil {
+		return nil, "", err
+	}
+	if !limited {
+		return a.library.Installations(r.Context(), id, states, cursor, limit)
+	}
+	if _, _, err := a.library.Profile(r.Context(), id); err != nil {
+		return nil, "", err
+	}
+	from, found := slices.BinarySearch(devices, mdm.DeviceID(cursor))
+	if found {
+		from++
+	}
+	for part := range slices.Chunk(devices[from:], 1000) {
+		on, err := a.library.On(r.Context(), part, id)
 		if err != nil {
 			return nil, "", err
 		}
-		ids := make([]mdm.DeviceID, len(part))
-		for i, one := range part {
-			ids[i] = one.DeviceID
+		for _, one := range on {
+			if len(states) > 0 && !slices.Contains(states, one.State) {
+				continue
+			}
+			if len(list) == limit {
+				return list, string(list[limit-1].DeviceID), nil
+			}
+			list = append(list, one)
 		}
-		in, _, err := a.inReach(r, ids)
-		if err != nil {
-			return nil, "", err
-		}
-		for _, one := range part {
-			if slices.Contains(in, one.DeviceID) {
-				list = append(list, one)
+	}
+	return list, "", nil
+}
+
+// ownDevices returns all that somebody is limited to, in the order of ids; of who is not
+// limited, nothing.
+func (a *API) ownDevices(r *http.Request) (ids []mdm.DeviceID, limited bool, err error) {
+	scope := limitOf(principal(r))
+	if scope == nil {
+		return nil, false, nil
+	}
+	ids, err = a.mdm.Select(r.Context(), mdm.Query{Scope: scope})
+	return ids, true, ofQuery(err)
+}
+
+// countDevices counts how a profile stands on the devices that whoever asks may see.
+func (a *API) countDevices(r *http.Request, id string) (library.Summary, error) {
+	devices, limited, err := a.ownDevices(r)
+	if err != nil {
+		return nil, err
+	}
+	if !limited {
+		return a.library.Summary(r.Context(), id)
+	}
+	on, err := a.library.On(r.Context(), devices, id)
+	sum := library.Summary{}
+	for _, one := range on {
+		sum[one.State]++
+	}
+	return sum, err
+}
+
+// countSome counts how each of profiles stands on the first devices that whoever asks may
+// see; more are the profiles, or all, of which there are others.
+func (a *API) countSome(r *http.Request, profiles []string) (sums map[string]library.Summary, more map[string]bool, err error) {
+	sums, more = make(map[string]library.Summary), make(map[string]bool)
+	devices, limited, err := a.ownDevices(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !limited {
+		for _, id := range profiles {
+			if sums[id], more[id], err = a.library.SummaryUpTo(r.Context(), id, mostCounted); err != nil {
+				return nil, nil, err
 			}
 		}
-		looked += len(part) + 1
-		if next == "" || looked >= maxLooked || 2*len(list) >= limit {
-			return list, next, nil
-		}
-		cursor = next
+		return sums, more, nil
 	}
+	rest := len(devices) > mostCounted
+	on, err := a.library.On(r.Context(), devices[:min(len(devices), mostCounted)], profiles...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range profiles {
+		sums[id], more[id] = library.Summary{}, rest
+	}
+	for _, one := range on {
+		sums[one.ProfileID][one.State]++
+	}
+	return sums, more, nil
 }
 
 func (a *API) listDeviceProfiles(w http.ResponseWriter, r *http.Request) error {

@@ -149,11 +149,20 @@ func (a *API) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	if !details {
 		return webui.WriteJSON(w, http.StatusOK, newPage(found, next, profileOfLibrary))
 	}
+	ids := make([]string, len(found))
+	for i, one := range found {
+		ids[i] = one.ID
+	}
+	sums, more, err := a.countSome(r, ids)
+	if err != nil {
+		return err
+	}
 	out := page[detailedProfile]{Items: make([]detailedProfile, len(found)), NextCursor: next}
 	for i, one := range found {
 		if out.Items[i], err = a.detailedProfile(r, profileOfLibrary(one)); err != nil {
 			return err
 		}
+		out.Items[i].Devices, out.Items[i].MoreDevices = byState(sums[one.ID]), more[one.ID]
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
 }
@@ -188,14 +197,11 @@ func (a *API) getProfile(w http.ResponseWriter, r *http.Request) error {
 	if uncounted {
 		return webui.WriteJSON(w, http.StatusOK, out)
 	}
-	sum, err := a.library.Summary(r.Context(), id)
+	sum, err := a.countDevices(r, id)
 	if err != nil {
 		return err
 	}
-	out.Devices = make(map[string]int, len(sum))
-	for state, n := range sum {
-		out.Devices[string(state)] = n
-	}
+	out.Devices = byState(sum)
 	return webui.WriteJSON(w, http.StatusOK, out)
 }
 

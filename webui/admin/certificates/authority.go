@@ -31,7 +31,7 @@ type authority struct {
 	NotAfter       time.Time  `json:"not_after"`
 	SHA256         string     `json:"sha256"`
 	Key            key        `json:"key"`
-	InForce        int        `json:"certificates_in_force"`
+	InForce        *int       `json:"certificates_in_force"` // nil: not to be told
 	CRLURL         string     `json:"crl_url"`
 	OCSPURL        string     `json:"ocsp_url"`
 	CertificateURL string     `json:"certificate_url"`
@@ -160,9 +160,12 @@ func (c ca) byRole() []ofRole {
 
 type authoritiesPage struct {
 	admin.Page
-	Tabs    []admin.NavItem
-	Roles   []ofRole
-	Owner   bool
+	Tabs  []admin.NavItem
+	Roles []ofRole
+	Owner bool
+
+	MayFollow bool // how far devices are in a rollover
+
 	Trust   string // the profile that has devices trust the root
 	RootPEM string
 }
@@ -174,8 +177,9 @@ func (s *Certificates) authorities(w http.ResponseWriter, r *http.Request) error
 	}
 	page := &authoritiesPage{
 		Page: admin.Page{Title: "Certificate authorities", Section: section, Watch: "ca."}, Tabs: tabs("Authorities"), Roles: c.byRole(),
-		Owner: s.desk.May(r.Context(), "POST /api/v1/ca/{role}/rollover"),
-		Trust: s.desk.ServerURL.JoinPath("ca.mobileconfig").String(), RootPEM: s.desk.ServerURL.JoinPath("ca.pem").String(),
+		Owner:     s.desk.May(r.Context(), "POST /api/v1/ca/{role}/rollover"),
+		MayFollow: s.desk.May(r.Context(), "GET /api/v1/ca/{role}/rollover"),
+		Trust:     s.desk.ServerURL.JoinPath("ca.mobileconfig").String(), RootPEM: s.desk.ServerURL.JoinPath("ca.pem").String(),
 	}
 	if slices.ContainsFunc(page.Roles, func(o ofRole) bool { return o.Moving }) {
 		page.Every = 10

@@ -45,6 +45,7 @@ type base struct {
 	admin.Page
 	Profile full
 	Tabs    []admin.NavItem
+	Limited bool // to groups: devices are counted of those alone
 }
 
 // uncounted asks for a profile without how many devices have it: a page that does not say how many
@@ -65,7 +66,7 @@ func (s *Profiles) base(r *http.Request, tab string) (base, error) {
 		Page: admin.Page{
 			Title: p.Name, Section: section, Crumbs: []view.Link{{Label: "Profiles", URL: section}}, Watch: "profile. command.finished",
 		},
-		Profile: p,
+		Profile: p, Limited: admin.Principal(r.Context()).Limited(),
 	}
 	for _, t := range []admin.NavItem{
 		{Label: "Overview", URL: p.URL()}, {Label: "Contents", URL: p.URL() + "/contents"},
@@ -355,6 +356,9 @@ func (s *Profiles) devices(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(found.Items) == 0 && page.Pager.First == "" {
 		page.Empty = &admin.Empty{Heading: "No device has it", Text: "It is in the library only, until it is sent to devices."}
+		if b.Limited {
+			page.Empty = &admin.Empty{Heading: "None of your devices has it", Text: "It was not sent to devices in your groups."}
+		}
 		if state != "" {
 			page.Empty = &admin.Empty{Heading: "No device stands so", Text: "Look at all devices instead.", Actions: []view.Link{{Label: "Show all", URL: b.Profile.URL() + "/devices"}}}
 		}
