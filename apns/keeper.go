@@ -27,9 +27,9 @@ type Change struct {
 	Reason       string            // a sentence; mostly empty
 	Details      map[string]string // no secrets
 
-	// Before and After are what was and is known of the topic; nil: nothing. Of what changes
-	// no topic both are nil.
-	Before, After *Facts
+	// Before and After are what was and is known of the topic, or of the vendor certificate, in
+	// the words of the API; nil: nothing. Of what changes neither, both are nil.
+	Before, After any
 }
 
 // Facts are what is known of a topic, in the words of the API. No key is among them.
@@ -253,11 +253,12 @@ func (k *Keeper) Upload(ctx context.Context, u Upload) (Standing, error) {
 }
 
 // tellOf tells of a change to a topic that has been stored; before is what was.
-func (k *Keeper) tellOf(ctx context.Context, tx storage.Tx, c Change, before *Facts) (err error) {
-	c.Before = before
-	if c.After, err = k.facts(tx, c.Topic); err != nil {
+func (k *Keeper) tellOf(ctx context.Context, tx storage.Tx, c Change, before *Facts) error {
+	after, err := k.facts(tx, c.Topic)
+	if err != nil {
 		return err
 	}
+	c.Before, c.After = before, after
 	return k.tell(ctx, tx, c)
 }
 

@@ -39,6 +39,18 @@ type vendor struct {
 	PutAt     time.Time `json:"put_at"`
 }
 
+// facts are what the audit log tells of it; nil: there is none.
+func (v vendor) facts() *PairFacts {
+	if len(v.Chain) == 0 {
+		return nil
+	}
+	leaf, err := x509.ParseCertificate(v.Chain[0])
+	if err != nil {
+		return nil // it was read before it was kept
+	}
+	return &PairFacts{leaf.NotAfter.UTC(), fingerprint(leaf)}
+}
+
 const (
 	vendorID      = "vendor"
 	vendorPurpose = "apns/vendor"
@@ -81,10 +93,17 @@ func (k *Keeper) PutVendor(ctx context.Context, f File) (Vendor, error) {
 		rec.Chain = append(rec.Chain, c.Raw)
 	}
 	err = k.db.Update(ctx, func(tx storage.Tx) error {
+		before, err := vendors.Get(tx, vendorID)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
 		if err := vendors.Put(tx, rec); err != nil {
 			return err
 		}
-		return k.tell(ctx, tx, Change{Action: "push_vendor.stored", Details: map[string]string{"sha256": fingerprint(b.leaf), "not_after": b.leaf.NotAfter.UTC().Format(time.RFC3339)}})
+		return k.tell(ctx, tx, Change{
+			Action: "push_vendor.stored", Details: map[string]string{"sha256": fingerprint(b.leaf), "not_after": b.leaf.NotAfter.UTC().Format(time.RFC3339)},
+			Before: before.facts(), After: rec.facts(),
+		})
 	})
 	if err != nil {
 		return Vendor{}, fmt.Errorf("vendor certificate: %w", err)
@@ -152,13 +171,14 @@ func (k *Keeper) Vendor(ctx context.Context) (v Vendor, err error) {
 // storage.ErrNotFound.
 func (k *Keeper) DeleteVendor(ctx context.Context) error {
 	err := k.db.Update(ctx, func(tx storage.Tx) error {
-		if _, err := vendors.Get(tx, vendorID); err != nil {
+		before, err := vendors.Get(tx, vendorID)
+		if err != nil {
 			return err
 		}
 		if err := vendors.Delete(tx, vendorID); err != nil {
 			return err
 		}
-		return k.tell(ctx, tx, Change{Action: "push_vendor.deleted"})
+		return k.tell(ctx, tx, Change{Action: "push_vendor.deleted", Before: before.facts()})
 	})
 	if err != nil {
 		return fmt.Errorf("vendor certificate: %w", err)

@@ -138,11 +138,17 @@ func (s *Service) SetFormerProfile(ctx context.Context, p FormerProfile, accessR
 		return &FieldError{"access_rights", fmt.Sprintf("must be from 0 to %d", AllRights)}
 	}
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
-		if err := movings.Put(tx, moving{Profile: p, AccessRights: accessRights}); err != nil {
+		before, err := maybe(movings.Get(tx, settingsKey))
+		if err != nil {
+			return err
+		}
+		now := moving{Profile: p, AccessRights: accessRights}
+		if err := movings.Put(tx, now); err != nil {
 			return err
 		}
 		return event.Record(tx, event.Event{
 			At: s.now().UTC(), Actor: actor(ctx), Action: "migration.profile_set", Details: map[string]string{"identifier": p.Identifier},
+			Changes: event.Changes(before, now),
 		})
 	})
 	if err != nil {

@@ -89,6 +89,7 @@ func (s *Service) Unblock(ctx context.Context, id mdm.DeviceID) (d mdm.Device, e
 		}
 		return event.Record(tx, event.Event{
 			At: s.now().UTC(), Actor: actor(ctx), Action: "device.unblocked", DeviceID: string(id), User: d.User,
+			Changes: stateChange(mdm.Blocked, d.State),
 		})
 	})
 	if err != nil {
@@ -223,6 +224,7 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by, why stri
 	now := s.now().UTC()
 	err := event.Record(tx, event.Event{
 		At: now, Actor: by, Action: "device." + string(state), Reason: why, DeviceID: string(d.ID), User: d.User,
+		Changes: stateChange(d.State, state),
 	})
 	if err != nil {
 		return err

@@ -226,7 +226,7 @@ func (s *Service) createLink(tx storage.Tx, l Link) error {
 	if err := links.Create(tx, l); err != nil {
 		return err
 	}
-	return s.tellLink(tx, "link.created", cmp.Or(l.CreatedBy, ourselves), l)
+	return s.tellLink(tx, "link.created", cmp.Or(l.CreatedBy, ourselves), nil, l)
 }
 
 // link returns the link that n describes, or a *FieldError.
@@ -276,11 +276,12 @@ func (s *Service) RevokeLink(ctx context.Context, id string) error {
 		if !l.RevokedAt.IsZero() {
 			return nil
 		}
+		before := l
 		l.RevokedAt = s.now().UTC()
 		if err := links.Put(tx, l); err != nil {
 			return err
 		}
-		if err := s.tellLink(tx, "link.revoked", actor(ctx), l); err != nil {
+		if err := s.tellLink(tx, "link.revoked", actor(ctx), &before, l); err != nil {
 			return err
 		}
 		return s.failOpenAttempts(tx, l.ID, codeOf(ErrLinkRevoked))

@@ -37,7 +37,7 @@ func (s *Service) UpdateLink(ctx context.Context, id string, c LinkChange) (l Li
 		if err := links.Put(tx, l); err != nil {
 			return err
 		}
-		return s.tellLink(tx, "link.changed", actor(ctx), l, before)
+		return s.tellLink(tx, "link.changed", actor(ctx), &before, l)
 	})
 	if err != nil {
 		return Link{}, fmt.Errorf("change enrollment link %s: %w", id, err)

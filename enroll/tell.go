@@ -30,15 +30,15 @@ func (s *Service) tellDevice(tx storage.Tx, action string, d mdm.Device, peer st
 }
 
 // tellLink writes into the audit log what somebody has done with an enrollment link.
-// Of one that was changed, before is what it was.
-func (s *Service) tellLink(tx storage.Tx, action, by string, l Link, before ...Link) error {
-	var changes []event.Change
-	for _, b := range before {
-		changes = event.Changes(b.audited(), l.audited())
+// before is what it was; nil: there was none.
+func (s *Service) tellLink(tx storage.Tx, action, by string, before *Link, l Link) error {
+	var was map[string]any
+	if before != nil {
+		was = before.audited()
 	}
 	return event.Record(tx, event.Event{
 		At: s.now().UTC(), Actor: by, Action: action, User: l.User, Details: map[string]string{"link": l.ID, "name": l.Name},
-		Changes: changes,
+		Changes: event.Changes(was, l.audited()),
 	})
 }
 
@@ -47,6 +47,11 @@ func (s *Service) tellLink(tx storage.Tx, action, by string, l Link, before ...L
 func (l Link) audited() map[string]any {
 	return map[string]any{
 		"name": l.Name, "ownership": l.Ownership, "login": l.Login, "user": l.User, "uses": l.Uses, "unlimited": l.Unlimited,
-		"serial_numbers": l.SerialNumbers, "expires_at": l.ExpiresAt,
+		"serial_numbers": l.SerialNumbers, "expires_at": l.ExpiresAt, "revoked": !l.RevokedAt.IsZero(),
 	}
+}
+
+// stateChange is that of a device, as the audit log tells it.
+func stateChange(before, after mdm.State) []event.Change {
+	return event.Changes(map[string]any{"state": before}, map[string]any{"state": after})
 }

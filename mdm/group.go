@@ -198,7 +198,7 @@ func (s *Service) CreateGroup(ctx context.Context, by string, n NewGroup) (g Gro
 		if err := groups.Create(tx, g); err != nil {
 			return err
 		}
-		return s.tellGroup(tx, by, "group.created", g, nil)
+		return s.tellGroup(tx, by, "group.created", g, nil, event.Changes(nil, g.audited()))
 	})
 	if err != nil {
 		return Group{}, fmt.Errorf("create group: %w", err)
@@ -258,7 +258,7 @@ func (s *Service) UpdateGroup(ctx context.Context, by string, id GroupID, c Grou
 		if g.Rule != old.Rule {
 			details["rule"], details["rule_before"] = g.Rule, old.Rule
 		}
-		return s.tellGroup(tx, by, "group.changed", g, details)
+		return s.tellGroup(tx, by, "group.changed", g, details, event.Changes(old.audited(), g.audited()))
 	})
 	if err != nil {
 		return Group{}, fmt.Errorf("update group %s: %w", id, err)
@@ -287,7 +287,7 @@ func (s *Service) DeleteGroup(tx storage.Tx, by string, id GroupID) error {
 	if err := errors.Join(groups.Delete(tx, string(id)), countGroups(tx, -1)); err != nil {
 		return fmt.Errorf("delete group %s: %w", id, err)
 	}
-	return s.tellGroup(tx, by, "group.deleted", g, map[string]string{"devices": strconv.Itoa(g.Members)})
+	return s.tellGroup(tx, by, "group.deleted", g, map[string]string{"devices": strconv.Itoa(g.Members)}, event.Changes(g.audited(), nil))
 }
 
 // Membership is what became of devices that were to be put into a group, or taken out.
@@ -374,23 +374,32 @@ func (s *Service) regroupPart(tx storage.Tx, by string, id GroupID, devices []De
 	if err := blocks.write(); err != nil {
 		return Membership{}, err
 	}
-	before := g.Members
+	before := g
 	if g.Members += m.Changed; !in {
-		g.Members = before - m.Changed
+		g.Members = before.Members - m.Changed
 	}
 	if err := groups.Put(tx, g); err != nil {
 		return Membership{}, err
 	}
-	change := map[string]string{"changed": "devices", "devices": strconv.Itoa(g.Members), "devices_before": strconv.Itoa(before)}
+	change := map[string]string{"changed": "devices", "devices": strconv.Itoa(g.Members), "devices_before": strconv.Itoa(before.Members)}
 	if m.Changed == 1 {
 		change[map[bool]string{true: "added", false: "removed"}[in]] = string(last)
 	}
-	return m, s.tellGroup(tx, by, "group.changed", g, change)
+	return m, s.tellGroup(tx, by, "group.changed", g, change, event.Changes(before.audited(), g.audited()))
+}
+
+// audited is g as the audit log tells of changes.
+func (g Group) audited() map[string]any {
+	fields := map[string]any{"name": g.Name, "description": g.Description, "rule": g.Rule}
+	if g.Rule == "" {
+		fields["devices"] = g.Members
+	}
+	return fields
 }
 
 // tellGroup writes into the audit log what became of a group.
-func (s *Service) tellGroup(tx storage.Tx, by, action string, g Group, more map[string]string) error {
-	e := event.Event{At: s.now().UTC(), Actor: cmp.Or(by, ourselves), Action: action, Details: map[string]string{"group": string(g.ID), "name": g.Name}}
+func (s *Service) tellGroup(tx storage.Tx, by, action string, g Group, more map[string]string, changes []event.Change) error {
+	e := event.Event{At: s.now().UTC(), Actor: cmp.Or(by, ourselves), Action: action, Changes: changes, Details: map[string]string{"group": string(g.ID), "name": g.Name}}
 	for name, value := range more {
 		e.Details[name] = value
 	}

@@ -72,6 +72,7 @@ func (s *Service) SetNote(ctx context.Context, by string, id DeviceID, text stri
 		return event.Record(tx, event.Event{
 			At: s.now(), Actor: by, Action: "device.noted", DeviceID: string(id), User: d.User,
 			Details: map[string]string{"note": text, "note_before": before.Text},
+			Changes: event.Changes(map[string]any{"note": before.Text}, map[string]any{"note": text}),
 		})
 	})
 	if err != nil {

@@ -46,6 +46,8 @@ func auditTemplate(tx storage.Tx, c template.Change) error {
 		e.Changes = event.Changes(nil, auditedTemplate(c.Template))
 	case "changed":
 		e.Changes = event.Changes(auditedTemplate(c.Before), auditedTemplate(c.Template))
+	case "deleted":
+		e.Changes = event.Changes(auditedTemplate(c.Template), nil)
 	}
 	return event.Record(tx, e)
 }
@@ -58,8 +60,12 @@ func auditedTemplate(t template.Template) map[string]any {
 		sum := sha256.Sum256(der)
 		roots[i] = hex.EncodeToString(sum[:])
 	}
+	note := "" // the last: those before it stay as they are
+	if n := len(t.Notes); n > 0 {
+		note = t.Notes[n-1].Text
+	}
 	return map[string]any{
-		"subject": t.Subject, "sans": t.SANs, "key_type": t.KeyType, "key_size": t.KeySize, "key_usage": t.KeyUsage, "ext_key_usage": t.ExtKeyUsage,
+		"notes": note, "subject": t.Subject, "sans": t.SANs, "key_type": t.KeyType, "key_size": t.KeySize, "key_usage": t.KeyUsage, "ext_key_usage": t.ExtKeyUsage,
 		"validity": t.Validity, "renew_before": t.RenewBefore, "retries": t.Retries, "retry_delay": t.RetryDelay.String(),
 		"key_extractable": t.KeyExtractable, "allow_all_apps_access": t.AllowAllAppsAccess, "include_root": t.IncludeRoot, "roots": roots,
 		"challenge_type": t.ChallengeType, "challenge": string(t.Challenge), "issuer": t.Issuer,

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -66,6 +67,7 @@ func (s *Service) StoreToken(ctx context.Context, file []byte) (Link, error) {
 		if r, err = load(tx); err != nil {
 			return err
 		}
+		before := r.audited()
 		r.Proven = false
 		if of != nil && !r.prove(of.Certificate) {
 			return &TokenError{OtherCertificate, "The certificate that the token is for was replaced meanwhile.", uploadIt}
@@ -87,7 +89,7 @@ func (s *Service) StoreToken(ctx context.Context, file []byte) (Link, error) {
 		if r.Account != nil {
 			details["server"], details["organisation"] = r.Account.ServerName, r.Account.OrgName
 		}
-		return s.tell(ctx, tx, action, details)
+		return s.tell(ctx, tx, action, details, event.Changes(before, r.audited()))
 	})
 	if err != nil {
 		return Link{}, err

@@ -252,13 +252,34 @@ func (s *Service) Remove(ctx context.Context, force bool) error {
 		if err := records.Delete(tx, recordKey); err != nil {
 			return err
 		}
-		return s.tell(ctx, tx, "apple_business.removed", nil)
+		return s.tell(ctx, tx, "apple_business.removed", nil, event.Changes(r.audited(), nil))
 	})
 }
 
+// audited is r as the audit log tells of changes.
+func (r record) audited() map[string]any {
+	fields := map[string]any{}
+	if r.Current != nil {
+		fields["certificate"] = fingerprint(r.Current.Certificate)
+	}
+	if r.Next != nil {
+		fields["next_certificate"] = fingerprint(r.Next.Certificate)
+	}
+	if r.Token != nil {
+		fields["expires"] = r.Token.Expires
+	}
+	if r.Account != nil {
+		fields["server"], fields["organisation"] = r.Account.ServerName, r.Account.OrgName
+	}
+	if r.Discovery != nil {
+		fields["discovery_url"] = r.Discovery.URL
+	}
+	return fields
+}
+
 // tell records what whoever acts in ctx has done.
-func (s *Service) tell(ctx context.Context, tx storage.Tx, action string, details map[string]string) error {
-	e := event.Event{At: s.now().UTC(), Actor: ourselves, Action: action, Details: details}
+func (s *Service) tell(ctx context.Context, tx storage.Tx, action string, details map[string]string, changes []event.Change) error {
+	e := event.Event{At: s.now().UTC(), Actor: ourselves, Action: action, Details: details, Changes: changes}
 	if p, ok := identity.PrincipalFrom(ctx); ok {
 		e.Actor, e.Peer = p.String(), p.Peer
 	}

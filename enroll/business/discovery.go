@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -112,6 +113,7 @@ func (s *Service) found(ctx context.Context, c credentials, d Discovery, action 
 		if err != nil {
 			return err
 		}
+		before := r.audited()
 		if r.Token != nil && r.Token.Server == c.server() {
 			r.Discovery = &d
 			r.heard(nil, nil, s.now())
@@ -122,7 +124,7 @@ func (s *Service) found(ctx context.Context, c credentials, d Discovery, action 
 		if action == "" {
 			return nil
 		}
-		return s.tell(ctx, tx, action, map[string]string{"url": s.discovery})
+		return s.tell(ctx, tx, action, map[string]string{"url": s.discovery}, event.Changes(before, r.audited()))
 	})
 	if err != nil {
 		return Discovery{}, err

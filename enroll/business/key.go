@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/event"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
@@ -104,6 +105,7 @@ func (s *Service) MakeKey(ctx context.Context, replace bool) (cert *x509.Certifi
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		made = false
 		r, err := load(tx)
+		before := r.audited()
 		switch {
 		case err != nil:
 			return err
@@ -121,7 +123,7 @@ func (s *Service) MakeKey(ctx context.Context, replace bool) (cert *x509.Certifi
 		if err := records.Put(tx, r); err != nil {
 			return err
 		}
-		return s.tell(ctx, tx, "apple_business.key_created", map[string]string{"sha256": fingerprint(fresh.Certificate)})
+		return s.tell(ctx, tx, "apple_business.key_created", map[string]string{"sha256": fingerprint(fresh.Certificate)}, event.Changes(before, r.audited()))
 	})
 	if err != nil {
 		return nil, false, err

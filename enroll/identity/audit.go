@@ -53,6 +53,9 @@ func (u User) audited() map[string]any {
 	}
 }
 
+// disabled is whether a user is, as the audit log tells of changes.
+func disabled(is bool) map[string]any { return map[string]any{"disabled": is} }
+
 // audited is p as the audit log tells of changes, and which fields are secret.
 func (p Provider) audited() (fields map[string]any, secret []string) {
 	settings := map[string]any{}
@@ -62,7 +65,7 @@ func (p Provider) audited() (fields map[string]any, secret []string) {
 		secret = append(secret, "settings."+name)
 	}
 	return map[string]any{
-		"name": p.Name, "enabled": p.Enabled, "uses": p.Uses, "groups": p.Groups, "mapping": p.Mapping, "settings": settings,
+		"name": p.Name, "kind": p.Kind, "enabled": p.Enabled, "uses": p.Uses, "groups": p.Groups, "mapping": p.Mapping, "settings": settings,
 		"position": p.Position, "disable_missing": p.DisableMissing, "require_second_factor": p.RequireSecondFactor,
 	}, secret
 }

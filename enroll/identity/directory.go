@@ -207,7 +207,7 @@ func (s *Service) disableMissing(ctx context.Context, p Provider, id string, beg
 			}
 		}
 		done = true
-		fact := p.principal().fact("user.disabled", u.Login(), p.named())
+		fact := p.principal().fact("user.disabled", u.Login(), p.named()).changing(disabled(false), disabled(true))
 		fact.Reason = "the user is gone from the directory, or inactive there"
 		return s.record(tx, fact)
 	})

@@ -193,7 +193,7 @@ func (s *Service) ResetSecondFactor(ctx context.Context, by Principal, userID st
 		if err := secondFactors.Delete(tx, userID); err != nil {
 			return err
 		}
-		return s.record(tx, by.fact("user.second_factor_reset", u.Login(), nil))
+		return s.record(tx, by.fact("user.second_factor_reset", u.Login(), nil).changing(map[string]any{"second_factor": true}, map[string]any{"second_factor": false}))
 	})
 	if err != nil {
 		return User{}, fmt.Errorf("reset second factor: %w", err)

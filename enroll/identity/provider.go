@@ -342,7 +342,8 @@ func (s *Service) DeleteProvider(ctx context.Context, by Principal, id string, f
 		if err := checks.Delete(tx, id); err != nil {
 			return err
 		}
-		return s.record(tx, by.fact("identity_provider.deleted", "", p.details()))
+		before, secret := p.audited()
+		return s.record(tx, by.fact("identity_provider.deleted", "", p.details()).changing(before, nil, secret...))
 	})
 	if err != nil {
 		return fmt.Errorf("delete identity provider: %w", err)

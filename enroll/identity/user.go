@@ -534,9 +534,9 @@ func (s *Service) recordChange(tx storage.Tx, by Principal, old, u User, changed
 	}
 	switch {
 	case u.Disabled && !old.Disabled:
-		return s.record(tx, by.fact("user.disabled", u.Login(), nil))
+		return s.record(tx, by.fact("user.disabled", u.Login(), nil).changing(disabled(false), disabled(true)))
 	case !u.Disabled && old.Disabled:
-		return s.record(tx, by.fact("user.enabled", u.Login(), nil))
+		return s.record(tx, by.fact("user.enabled", u.Login(), nil).changing(disabled(true), disabled(false)))
 	}
 	return nil
 }

@@ -21,15 +21,13 @@ type Change struct {
 // maxChanges is the most changes that an event has; what is left out is counted in the last.
 const maxChanges = 40
 
-// untold are fields that say nothing of what somebody changed: they tell of the change.
-var untold = []string{"id", "created_at", "updated_at", "version", "revision", "updated_by"}
-
 // alwaysSecret are fields that are secret wherever they are.
 var alwaysSecret = []string{"password", "secret", "challenge", "token", "private_key", "headers"}
 
 // Changes returns what differs between two things that JSON can be made of, field by field,
 // in the order of the names. nil is a thing that is not there: what is created has changed
-// from it. secret are fields, as dots lead to them, that are never told, nor what is in
+// from it. All their fields are told: callers leave out what nobody decides, such as an id or
+// when it was changed. secret are fields, as dots lead to them, that are never told, nor what is in
 // them: of those, and of all that are called password and the like, a thing may hold
 // whatever changes when the secret does.
 func Changes(before, after any, secret ...string) []Change {
@@ -90,8 +88,6 @@ func flat(v any, secret []string) map[string]leaf {
 				at := name
 				if path != "" {
 					at = path + "." + name
-				} else if slices.Contains(untold, name) {
-					continue
 				}
 				walk(at, member, slices.Contains(secret, at) || slices.Contains(alwaysSecret, name))
 			}

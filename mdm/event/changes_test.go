@@ -36,7 +36,8 @@ func TestChanges(t *testing.T) {
 		before, after any
 		want          []event.Change
 	}{
-		"nothing differs":        {thing{Name: "a"}, thing{Name: "a", ID: "2", Version: 7}, nil},
+		"nothing differs":        {thing{Name: "a"}, thing{Name: "a"}, nil},
+		"a field of any name":    {thing{Version: 1}, thing{ID: "2", Version: 7}, []event.Change{{"id", "", "2"}, {"version", "1", "7"}}},
 		"fields of all types":    {thing{Name: "a", Port: 1}, thing{Name: "b", Port: 2, On: true}, []event.Change{{"name", "a", "b"}, {"on", "false", "true"}, {"port", "1", "2"}}},
 		"lists":                  {thing{Roles: []string{"a"}}, thing{Roles: []string{"a", "b"}}, []event.Change{{"roles", "a", "a, b"}}},
 		"objects, by their path": {thing{Mail: &mail{Host: "a"}}, thing{Mail: &mail{Host: "b"}}, []event.Change{{"mail.host", "a", "b"}}},

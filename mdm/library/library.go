@@ -408,13 +408,20 @@ func (s *Service) Delete(ctx context.Context, by, id string) error {
 				return err
 			}
 		}
+		latest, err := versions.Get(tx, versionKey(id, p.Latest))
+		if err != nil {
+			return err
+		}
 		for number := range p.Latest {
 			key := versionKey(id, number+1)
 			if err := errors.Join(versions.Delete(tx, key), tx.Delete(contentBucket, []byte(key))); err != nil {
 				return err
 			}
 		}
-		return errors.Join(profiles.Delete(tx, id), s.record(tx, by, "profile.deleted", p, "", nil))
+		return errors.Join(profiles.Delete(tx, id), event.Record(tx, event.Event{
+			At: s.Now().UTC(), Actor: by, Action: "profile.deleted", Changes: event.Changes(audited(p, latest), nil),
+			Details: map[string]string{"profile": id, "identifier": p.Identifier},
+		}))
 	})
 	if err != nil {
 		return fmt.Errorf("delete profile %s: %w", id, err)

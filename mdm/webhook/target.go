@@ -245,7 +245,7 @@ func (s *Service) Delete(ctx context.Context, by, id string) error {
 		if err := remains.Put(tx, remain{Target: id, Since: s.now().UTC()}); err != nil {
 			return err
 		}
-		return s.settleTargets(tx, t, by, "webhook.deleted", "", nil)
+		return s.settleTargets(tx, t, by, "webhook.deleted", "", event.Changes(t.audited(), nil, "url"))
 	})
 	if err != nil {
 		return fmt.Errorf("delete webhook: %w", err)
@@ -314,7 +314,7 @@ func (s *Service) settleTargets(tx storage.Tx, t Target, by, action, what string
 // are never told; nor is the url to be, whose path is a secret often, but for its host.
 func (t Target) audited() map[string]any {
 	return map[string]any{
-		"name": t.Name, "host": t.Host(), "url": t.URL, "events": t.Events, "device_ids": t.DeviceIDs, "raw_payloads": t.RawPayloads,
+		"name": t.Name, "format": t.Format, "host": t.Host(), "url": t.URL, "events": t.Events, "device_ids": t.DeviceIDs, "raw_payloads": t.RawPayloads,
 		"allow_private": t.AllowPrivate, "enabled": t.Enabled, "secret": t.Secret, "headers": t.Headers,
 	}
 }

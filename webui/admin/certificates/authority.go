@@ -41,6 +41,14 @@ type authority struct {
 // Pairs is the fingerprint as other tools write it.
 func (a authority) Pairs() string { return pairs(a.SHA256) }
 
+// InUse says how many certificates of it are in force, where that is told.
+func (a authority) InUse() string {
+	if a.InForce == nil {
+		return ""
+	}
+	return admin.Count(*a.InForce, "certificate of it is", "certificates of it are") + " in force."
+}
+
 // Standing is its state in words.
 func (a authority) Standing() view.State {
 	switch a.State {
