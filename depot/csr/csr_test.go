@@ -101,6 +101,16 @@ func open(t *testing.T) *site {
 		}
 		s.tokens[name] = secret.Reveal()
 	}
+	past := func() time.Time { return time.Now().Add(-time.Hour) }
+	before, err := identity.New(identity.Config{DB: db, Log: log, Now: past, HashMemory: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, secret, err := before.CreateToken(t.Context(), identity.Local(), identity.NewToken{Name: "old", Scopes: []identity.Scope{identity.ScopeCertAny}, ExpiresAt: past().Add(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tokens["expired"] = secret.Reveal()
 	h, err := csr.New(csr.Config{
 		Issuer: s.policy, Identity: people, Audit: s.notes, Depot: d, Log: log,
 		Peer: func(context.Context) string { return "192.0.2.1" }, RequestID: webui.RequestID,
@@ -259,6 +269,7 @@ func TestRefusals(t *testing.T) {
 		"no token":              {token: "none", body: good, status: 401, code: "unauthenticated", header: [2]string{"WWW-Authenticate", "Bearer"}},
 		"a token in the query":  {token: "none", query: "?access_token=" + s.tokens["any"] + "&token=" + s.tokens["any"], body: good, status: 401, code: "unauthenticated", header: [2]string{"WWW-Authenticate", "Bearer"}},
 		"a token that is none":  {token: "none", headers: []string{"Authorization", "Bearer gtk_x"}, body: good, status: 401, code: "unauthenticated", header: [2]string{"WWW-Authenticate", `Bearer realm="gatehouse", error="invalid_token"`}},
+		"a token of before":     {token: "expired", body: good, status: 401, code: "token_expired", header: [2]string{"WWW-Authenticate", `Bearer realm="gatehouse", error="invalid_token"`}},
 		"basic authentication":  {token: "none", headers: []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("x:"+s.tokens["any"]))}, body: good, status: 401, code: "unauthenticated", header: [2]string{"WWW-Authenticate", "Bearer"}},
 		"two tokens":            {token: "any", headers: []string{"Authorization", "Bearer " + s.tokens["self"]}, body: good, status: 401, code: "unauthenticated"},
 		"an owner's token":      {token: "owner", body: good, status: 403, code: "forbidden", header: [2]string{"WWW-Authenticate", "Bearer"}, noted: true},

@@ -60,6 +60,11 @@ var (
 		Detail: "The token is not valid.",
 		header: http.Header{"Www-Authenticate": {realm + `, error="invalid_token"`}},
 	}
+	errExpired = &problem{
+		Title: "The token has expired", Status: http.StatusUnauthorized, Code: "token_expired",
+		Detail: "Ask an administrator of this server for another.",
+		header: errBadToken.header,
+	}
 	errScope = &problem{
 		Title: "Not allowed", Status: http.StatusForbidden, Code: "forbidden",
 		Detail: fmt.Sprintf("This needs a token with the scope %s or %s.", identity.ScopeCertSelf, identity.ScopeCertAny),
@@ -84,6 +89,9 @@ func problemOf(err error) *problem {
 		return invalid(http.StatusBadRequest, "invalid_request", "template", "names one whose certificates another authority issues")
 	case errors.Is(err, storage.ErrNotFound):
 		return invalid(http.StatusNotFound, "not_found", "template", "names no certificate template")
+	case errors.Is(err, identity.ErrTokenExpired):
+		own := *errExpired
+		return &own
 	case errors.Is(err, identity.ErrUnauthenticated):
 		own := *errBadToken
 		return &own

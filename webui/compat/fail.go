@@ -62,11 +62,21 @@ func (c *Compat) logFailure(r *http.Request, err error) {
 	c.Log.ErrorContext(r.Context(), "request failed", "request", webui.RequestID(r.Context()), "err", err)
 }
 
+// unauthorized is what both projects say to whoever is not let in. Whose token has expired is
+// told so: nobody else has it.
+func unauthorized(err error) string {
+	text := http.StatusText(http.StatusUnauthorized)
+	if errors.Is(err, identity.ErrTokenExpired) {
+		text += ": the token has expired"
+	}
+	return text
+}
+
 // failNano answers as NanoMDM does where it has no result to show.
 func (c *Compat) failNano(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, identity.ErrUnauthenticated) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+userNano+`"`)
-		http.Error(w, http.StatusText(http.StatusUnauthorized), http.StatusUnauthorized)
+		http.Error(w, unauthorized(err), http.StatusUnauthorized)
 		return
 	}
 	status, text := c.describe(w, r, err)
@@ -77,7 +87,7 @@ func (c *Compat) failNano(w http.ResponseWriter, r *http.Request, err error) {
 func (c *Compat) failMicro(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, identity.ErrUnauthenticated) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+userMicro+`"`)
-		_ = writeMicro(w, http.StatusUnauthorized, errorJSON{http.StatusText(http.StatusUnauthorized)})
+		_ = writeMicro(w, http.StatusUnauthorized, errorJSON{unauthorized(err)})
 		return
 	}
 	status, text := c.describe(w, r, err)

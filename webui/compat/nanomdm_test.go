@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -483,6 +484,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 	for name, user := range map[string]string{"nobody": "", "a user of another project": "fleet", "the token’s owner": "ana@example.com"} {
 		if got := h.call(t, user, "GET", "/v1/push/MAC-1", ""); got.status != 401 {
 			t.Errorf("%s passes: %d %s", name, got.status, got.body)
+		}
+	}
+	past := func() time.Time { return time.Now().Add(-time.Hour) }
+	before, err := identity.New(identity.Config{DB: h.db, Log: slog.New(slog.DiscardHandler), Now: past, HashMemory: 64})
+	must(t, err)
+	_, expired, err := before.CreateToken(t.Context(), identity.Local(), identity.NewToken{Name: "old", Scopes: []identity.Scope{identity.ScopeOwner}, ExpiresAt: past().Add(time.Minute)})
+	must(t, err)
+	for user, path := range map[string]string{"nanomdm": "/v1/pushcert", "micromdm": "/v1/config/certificate"} {
+		if got := h.callWith(t, user, expired.Reveal(), "GET", path, ""); got.status != 401 || !strings.Contains(got.body, "Unauthorized: the token has expired") || got.header.Get("WWW-Authenticate") == "" {
+			t.Errorf("a token of before, by %s: %d %s", user, got.status, got.body)
+		}
+		if got := h.callWith(t, user, "gtk_none", "GET", path, ""); got.status != 401 || strings.Contains(got.body, "expired") {
+			t.Errorf("no token, by %s: %d %s", user, got.status, got.body)
 		}
 	}
 	req, err := http.NewRequestWithContext(t.Context(), "GET", h.url+"/v1/push/MAC-1", nil)
