@@ -384,15 +384,48 @@ func TestEveryPageOfTheDesk(t *testing.T) {
 		}
 		differs(t, before, d.holds(t))
 	})
+	for _, is := range who[1:] {
+		t.Run("what is not shown to "+is.name+" is refused", func(t *testing.T) {
+			before, refused := d.holds(t), 0
+			shown := map[string]bool{}
+			for _, p := range seen[is.name] {
+				for _, form := range p.all("form", "method", "post") {
+					if slices.ContainsFunc(within(form, "button"), isEnabled) {
+						shown[kindOf(actionOf(t, form))] = true
+					}
+				}
+			}
+			for _, p := range seen["owner"] {
+				for _, form := range p.all("form", "method", "post") {
+					action := actionOf(t, form)
+					if shown[kindOf(action)] || len(within(form, "button")) == 0 {
+						continue
+					}
+					values := filledIn(form)
+					for _, input := range within(form, "input") {
+						if word := attributeOf(input, "data-typed"); word != "" {
+							values.Set(attributeOf(input, "name"), word)
+						}
+					}
+					refused++
+					if got := is.desk.ask(t, "POST", action.RequestURI(), values); got.status < 400 || got.status >= 500 {
+						t.Errorf("the form of %s to %s answers %s with %d:\n%.300s", p.path, action, is.name, got.status, got.text())
+					}
+				}
+			}
+			if refused == 0 {
+				t.Errorf("%s is shown all forms", is.name)
+			}
+			differs(t, before, d.holds(t))
+		})
+	}
 	// From here on things change: whoever is shown a button presses it, the mightiest last.
 	for i := len(who) - 1; i >= 0; i-- {
 		t.Run("no button is refused to "+who[i].name, func(t *testing.T) {
 			pressed := map[string]bool{}
 			for _, p := range seen[who[i].name] {
 				for _, form := range p.all("form", "method", "post") {
-					action := attributeOf(form, "action")
-					at, err := url.Parse(action)
-					must(t, err)
+					action, at := attributeOf(form, "action"), actionOf(t, form)
 					if pressed[kindOf(at)] || !slices.ContainsFunc(within(form, "button"), isEnabled) || strings.HasSuffix(action, "/logout") || strings.HasSuffix(action, "/end") || strings.HasSuffix(action, "/disable") {
 						continue
 					}
@@ -415,6 +448,14 @@ func TestEveryPageOfTheDesk(t *testing.T) {
 			}
 		}
 	})
+}
+
+// actionOf is where a form is sent to.
+func actionOf(t *testing.T, form *html.Node) *url.URL {
+	t.Helper()
+	at, err := url.Parse(attributeOf(form, "action"))
+	must(t, err)
+	return at
 }
 
 // within are the elements of a name below one.

@@ -131,6 +131,17 @@ func (d *Desk) May(ctx context.Context, pattern string) bool {
 	return d.API.May(Principal(ctx), pattern)
 }
 
+// Only shows a page to who may use a route of the API, for pages whose first steps ask
+// nothing of it that others may not.
+func (d *Desk) Only(pattern string, page webui.HandlerFunc) webui.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if !d.May(r.Context(), pattern) {
+			return &Problem{Problem: webui.Problem{Status: http.StatusForbidden, Code: "forbidden"}}
+		}
+		return page(w, r)
+	}
+}
+
 // failure is a page that says what went wrong.
 type failure struct {
 	Page

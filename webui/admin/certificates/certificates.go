@@ -57,8 +57,8 @@ func (s *Certificates) Mount(r, _ webui.Router) {
 	r.Handle("GET /admin/certificate-templates/{name}", s.template)
 	r.Handle("GET /admin/certificate-templates/{name}/edit", s.editTemplate)
 	r.Handle("POST /admin/certificate-templates/{name}/edit", s.changeTemplate)
-	r.Handle("GET /admin/certificate-templates/{name}/send", s.send)
-	r.Handle("POST /admin/certificate-templates/{name}/send", s.sendTo)
+	r.Handle("GET /admin/certificate-templates/{name}/send", s.desk.Only("POST "+templateAPI+"/{name}/send", s.send))
+	r.Handle("POST /admin/certificate-templates/{name}/send", s.desk.Only("POST "+templateAPI+"/{name}/send", s.sendTo))
 	r.Handle("GET /admin/certificate-templates/{name}/delete", s.askDelete)
 	r.Handle("POST /admin/certificate-templates/{name}/delete", s.delete)
 

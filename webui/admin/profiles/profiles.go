@@ -21,6 +21,7 @@ var templates embed.FS
 const (
 	section = "/admin/profiles"
 	api     = "/api/v1/profiles"
+	removal = "POST /api/v1/profiles/{id}/remove"
 )
 
 // Profiles is the section.
@@ -52,8 +53,8 @@ func (s *Profiles) Mount(r, uploads webui.Router) {
 	r.Handle("GET /admin/profiles/{id}/devices", s.devices)
 	r.Handle("GET /admin/profiles/{id}/send", s.send)
 	r.Handle("POST /admin/profiles/{id}/send", s.sendTo)
-	r.Handle("GET /admin/profiles/{id}/remove", s.remove)
-	r.Handle("POST /admin/profiles/{id}/remove", s.removeFrom)
+	r.Handle("GET /admin/profiles/{id}/remove", s.desk.Only(removal, s.remove))
+	r.Handle("POST /admin/profiles/{id}/remove", s.desk.Only(removal, s.removeFrom))
 	r.Handle("GET /admin/profiles/{id}/delete", s.askDelete)
 	r.Handle("POST /admin/profiles/{id}/delete", s.delete)
 }
