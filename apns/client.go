@@ -71,7 +71,8 @@ type Client struct {
 	log          *slog.Logger
 	now          func() time.Time
 
-	requestTime, lookEvery time.Duration
+	lookEvery time.Duration
+	limit     func(context.Context) (context.Context, context.CancelFunc) // how long an answer is waited for
 
 	mu      sync.Mutex
 	lines   map[string]*line // by topic
@@ -97,7 +98,10 @@ func NewClient(c ClientConfig) (*Client, error) {
 	}
 	return &Client{
 		db: c.DB, certificates: c.Certificates, address: net.JoinHostPort(u.Hostname(), port), host: "https://" + u.Host,
-		roots: c.Roots, log: c.Log, now: c.Now, requestTime: requestTime, lookEvery: lookEvery, lines: make(map[string]*line),
+		roots: c.Roots, log: c.Log, now: c.Now, lookEvery: lookEvery, lines: make(map[string]*line),
+		limit: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, requestTime)
+		},
 	}, nil
 }
 

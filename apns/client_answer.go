@@ -153,7 +153,7 @@ func (l *line) send(ctx context.Context, conn *connection, p Push) sent {
 	if len(p.Token) == 0 || p.Magic == "" {
 		return sent{result: Result{Outcome: Refused, Reason: ReasonNoToken, Detail: "the push has no token or no magic", Ours: true}}
 	}
-	limited, cancel := context.WithTimeout(ctx, l.client.requestTime)
+	limited, cancel := l.client.limit(ctx)
 	defer cancel()
 	var a answer
 	before := conn.answers.Load()
@@ -172,7 +172,7 @@ func (l *line) unanswered(ctx, limited context.Context, conn *connection, err er
 	case ctx.Err() != nil:
 		return sent{result: *ended(ctx)}
 	case limited.Err() != nil:
-		r := Result{Outcome: Retry, Reason: ReasonTimeout, Detail: fmt.Sprintf("no answer within %s", l.client.requestTime), Whole: silent}
+		r := Result{Outcome: Retry, Reason: ReasonTimeout, Detail: fmt.Sprintf("no answer within %s", requestTime), Whole: silent}
 		return sent{result: r, over: silent, leave: silent}
 	}
 	r := failure(err)

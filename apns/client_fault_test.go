@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -37,6 +36,16 @@ func (w *world) until(t testing.TB, what string, so func(apnstest.Stats) bool) {
 	if err := w.server.Until(ctx, so); err != nil {
 		t.Fatalf("%s: %v; %+v", what, err, w.server.Stats())
 	}
+}
+
+// whenAnotherComes calls then once the server has got the next push.
+func (w *world) whenAnotherComes(t *testing.T, then func()) {
+	n := w.server.Count()
+	go func() {
+		if _, err := w.server.After(t.Context(), n); err == nil {
+			then()
+		}
+	}()
 }
 
 func outcomes(results []apns.Result) map[apns.Outcome]int {
@@ -118,17 +127,16 @@ func TestWhatBreaksAroundAPushIsNamed(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t, apnstest.Options{})
 				w.certificate(t, topic)
-				patience := 30 * time.Second
-				if tt.first.Reason == apns.ReasonTimeout {
-					patience = 500 * time.Millisecond
-				}
-				w.client.Hasten(patience, time.Minute)
+				timeUp := w.client.WaitUntilTold()
 				want := tt.first
 				if warm {
 					want = tt.warm
 					w.push(t, many(1)...)
 				}
 				tt.break_(w)
+				if want.Reason == apns.ReasonTimeout {
+					w.whenAnotherComes(t, timeUp)
+				}
 				r := w.push(t, apns.Push{Token: []byte("it"), Magic: "m"})[0]
 				if r.Outcome != want.Outcome || r.Reason != want.Reason || r.Whole != want.Whole || r.Ours {
 					t.Errorf("got %+v, want %+v", r, want)
@@ -150,12 +158,6 @@ func TestWhatKeepsUsFromConnectingIsNamed(t *testing.T) {
 	plain.TLS = &tls.Config{NextProtos: []string{"http/1.1"}}
 	plain.StartTLS()
 	defer plain.Close()
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := "https://" + silent.Addr().String()
-	silent.Close()
 	other, err := apnstest.New(apnstest.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +218,7 @@ func TestWhatKeepsUsFromConnectingIsNamed(t *testing.T) {
 			want:    apns.Result{Outcome: apns.Retry, Reason: apns.ReasonTransport},
 		},
 		"nobody there": {
-			config:  func(c *apns.ClientConfig) { c.URL = nobody },
+			config:  func(c *apns.ClientConfig) { c.URL = "https://127.0.0.1:1" },
 			prepare: func(t *testing.T, w *world) { w.certificate(t, topic) },
 			want:    apns.Result{Outcome: apns.Retry, Reason: apns.ReasonTransport}, detail: "connection refused",
 		},
@@ -420,16 +422,35 @@ func TestAServerThatBreaksEveryConnectionIsGivenUp(t *testing.T) {
 
 func TestSlowAnswersHoldUpNobodyElse(t *testing.T) {
 	storagetest.AnyEngine(t)
+	const slow, prompt = 39, 360
+	var hang atomic.Int32
+	allHang := make(chan struct{})
 	w := newWorld(t, apnstest.Options{OnPush: func(r apnstest.Received) apnstest.Answer {
 		if r.Token[len(r.Token)-1] == '0' {
+			if hang.Add(1) == slow {
+				close(allHang)
+			}
 			return apnstest.Answer{Hang: true}
+		}
+		if string(r.Token) != "token-000001" { // the first, which the others wait for
+			<-allHang
 		}
 		return apnstest.Answer{}
 	}})
 	w.certificate(t, topic)
-	w.client.Hasten(time.Second, time.Minute)
-	pushes := many(400)
-	for i, r := range w.push(t, pushes[1:]...) {
+	timeUp := w.client.WaitUntilTold()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	results, answered := make([]apns.Result, slow+prompt), 0
+	w.client.Push(ctx, topic, many(400)[1:], func(i int, r apns.Result) {
+		results[i] = r
+		if r.Outcome == apns.Sent {
+			if answered++; answered == prompt {
+				timeUp()
+			}
+		}
+	})
+	for i, r := range results {
 		hangs := (i+1)%10 == 0
 		if !hangs && r.Outcome != apns.Sent || hangs && (r.Outcome != apns.Retry || r.Reason != apns.ReasonTimeout || r.Whole) {
 			t.Errorf("push %d: %+v", i+1, r)
@@ -444,7 +465,8 @@ func TestAServerThatHangsCostsOneWait(t *testing.T) {
 	storagetest.AnyEngine(t)
 	w := newWorld(t, apnstest.Options{OnPush: func(apnstest.Received) apnstest.Answer { return apnstest.Answer{Hang: true} }})
 	w.certificate(t, topic)
-	w.client.Hasten(500*time.Millisecond, time.Minute)
+	timeUp := w.client.WaitUntilTold()
+	w.whenAnotherComes(t, timeUp)
 	for i, r := range w.push(t, many(500)...) {
 		if r.Outcome != apns.Retry || r.Reason != apns.ReasonTimeout || !r.Whole {
 			t.Fatalf("push %d: %+v", i, r)
@@ -565,7 +587,7 @@ func (quiet) Watch(string) (<-chan struct{}, func()) { return nil, func() {} }
 
 func TestAnotherCertificateIsFoundWithoutNews(t *testing.T) {
 	w := newWorld(t, apnstest.Options{}, func(c *apns.ClientConfig) { c.DB = quiet{c.DB} })
-	w.client.Hasten(30*time.Second, 50*time.Millisecond)
+	w.client.LookEvery(50 * time.Millisecond)
 	w.certificate(t, topic)
 	w.push(t, many(1)...)
 	w.certificate(t, topic)
@@ -655,13 +677,16 @@ func TestTokensAndMagicsStayOutOfLogsAndResults(t *testing.T) {
 		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
 	w.certificate(t, topic)
-	w.client.Hasten(200*time.Millisecond, time.Minute)
+	timeUp := w.client.WaitUntilTold()
 	token, magic := []byte("secret-token"), "secret-magic"
 	for _, a := range []apnstest.Answer{
 		{}, {Reset: internalError}, {Close: true}, {Hang: true}, {Status: 307, Header: map[string]string{"Location": "https://127.0.0.1:1/"}},
 		{GoAway: &apnstest.GoAway{Close: true, Debug: "x"}}, {Status: 500}, {Status: 400, Reason: "BadTopic"},
 	} {
 		w.server.Script(token, a)
+		if a.Hang {
+			w.whenAnotherComes(t, timeUp)
+		}
 		r := w.push(t, apns.Push{Token: token, Magic: magic})[0]
 		fmt.Fprintf(&log, "%+v\n", r)
 	}

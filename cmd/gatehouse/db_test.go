@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -136,10 +135,7 @@ func TestAnInstallationMovesToPostgreSQLAndBack(t *testing.T) {
 	first, second, third := filepath.Join(root, "first"), filepath.Join(root, "second"), filepath.Join(root, "third")
 	token := filepath.Join(root, "token")
 	must(t, os.WriteFile(token, []byte(apiToken), 0o600))
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	addr := listener.Addr().String()
-	must(t, listener.Close())
+	addr := lastingAddress(t)
 	serveOn := func(dir, store string, args ...string) *running {
 		t.Helper()
 		return start(t, dir, append([]string{"--store", store, "--listen", addr, "--server-url", "http://" + addr,

@@ -49,15 +49,6 @@ type program struct {
 	out       *lockedBuffer
 }
 
-// freeAddress is an address of this machine that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // startReleased starts a program at an address, which trusts the server s and calls it by the
 // token of the tests.
 func startReleased(t *testing.T, s *running, name, address string, args ...string) *program {
@@ -136,7 +127,7 @@ func (p *program) call(t *testing.T, method, path string, body []byte) []byte {
 func TestTheFieldsDeclarativeServer(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
-	address := freeAddress(t)
+	address := lastingAddress(t)
 	token := fileOf(t, "token", []byte(apiToken))
 	s := start(t, t.TempDir(), "--bootstrap-token-file", token, "--declarative-management-url", "http://"+address+"/")
 	ddm := startReleased(t, s, "kmfddm", address, "-enqueue", s.url+"/v1/enqueue/", "-enqueue-key", apiToken)
@@ -256,7 +247,7 @@ func TestTheFieldsWorkflowEngine(t *testing.T) {
 	t.Parallel()
 	token := fileOf(t, "token", []byte(apiToken))
 	s := start(t, t.TempDir(), "--bootstrap-token-file", token)
-	address := freeAddress(t)
+	address := lastingAddress(t)
 	engine := startReleased(t, s, "nanocmd", address,
 		"-enqueue-url", s.url+"/v1/enqueue/", "-push-url", s.url+"/v1/push/", "-enqueue-api", apiToken)
 	s.call(t, "POST", "/api/v1/webhooks", map[string]any{

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,6 +221,30 @@ func dial(t *testing.T, addr net.Addr, secure bool, text string) net.Conn {
 	return conn
 }
 
+// simulate runs gatehouse simulate, and interrupts it once a device has enrolled, or n were refused.
+func simulate(t *testing.T, n int, args ...string) ran {
+	t.Helper()
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	var out, errs bytes.Buffer
+	enrolled := writerFunc(func(p []byte) (int, error) {
+		if !bytes.HasPrefix(p, []byte("0 of ")) {
+			interrupt()
+		}
+		return out.Write(p)
+	})
+	refused := writerFunc(func(p []byte) (int, error) { // a line at a time
+		defer func() {
+			if strings.Count(errs.String(), "could not enrol") == n {
+				interrupt()
+			}
+		}()
+		return errs.Write(p)
+	})
+	code := run(ctx, append([]string{"simulate", "-n", strconv.Itoa(n)}, args...), nil, nil, enrolled, refused)
+	return ran{code, out.String(), errs.String()}
+}
+
 func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
 	storagetest.AnyEngine(t)
 	t.Parallel()
@@ -252,25 +277,23 @@ func TestSimulateSaysOnceWhatIsWrong(t *testing.T) {
 		"a domain unknown there":                {account("ana@example.org", secret, "--ca", ca), exitFailed, "can’t be used"},
 		"an authority unknown here":             {[]string{"--url", link}, exitFailed, "is not trusted here; save " + s.url + "/ca.pem"},
 		"a link unknown there":                  {[]string{"--url", s.url + "/enroll/l/nosuchcode", "--ca", ca}, exitFailed, "No enrollment link has this code"},
-		"nothing":                               {[]string{"--url", link, "--ca", ca, "-n", "1", "--for", "3s"}, exitDone, ""},
+		"nothing":                               {[]string{"--url", link, "--ca", ca}, exitDone, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var errs bytes.Buffer
-			code := run(t.Context(), append([]string{"simulate"}, tt.args...), nil, nil, io.Discard, &errs)
-			if code != tt.code || !strings.Contains(errs.String(), tt.want) || strings.Count(errs.String(), "\n") > 1 {
-				t.Errorf("exit code %d, want %d and one line with %q:\n%s", code, tt.code, tt.want, &errs)
+			r := simulate(t, 1, tt.args...)
+			if r.code != tt.code || !strings.Contains(r.stderr, tt.want) || strings.Count(r.stderr, "\n") > 1 {
+				t.Errorf("exit code %d, want %d and one line with %q:\n%s", r.code, tt.code, tt.want, r.stderr)
 			}
 		})
 	}
 	t.Run("a wrong password is typed once", func(t *testing.T) {
 		for _, try := range []struct {
-			password, n, life string
-			code              int
-		}{{wrong, "8", "3s", exitFailed}, {secret, "1", "8s", exitDone}} { // the account is not locked
-			args := append([]string{"simulate"}, account("ana@example.com", try.password, "--ca", ca, "-n", try.n, "--for", try.life)...)
-			var errs bytes.Buffer
-			if code := run(t.Context(), args, nil, nil, io.Discard, &errs); code != try.code {
-				t.Errorf("exit code %d, want %d:\n%s", code, try.code, &errs)
+			password string
+			n, code  int
+		}{{wrong, 8, exitFailed}, {secret, 1, exitDone}} { // the account is not locked
+			r := simulate(t, try.n, account("ana@example.com", try.password, "--ca", ca)...)
+			if r.code != try.code {
+				t.Errorf("exit code %d, want %d:\n%s", r.code, try.code, r.stderr)
 			}
 		}
 	})

@@ -5,24 +5,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/freeport"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/postgrestest"
 )
 
@@ -85,32 +81,15 @@ func newProcess(t testing.TB, dir string, args ...string) *serverProcess {
 	return s
 }
 
-// lastingPorts are the ports that lastingAddress gave out.
-var lastingPorts sync.Map
-
-// lastingAddress returns an address for a server that will be killed and started again:
-// its port is none that systems give to whoever connects to another.
+// lastingAddress returns an address for a server that is stopped and started again, or that must
+// be known before there is a server.
 func lastingAddress(t testing.TB) string {
 	t.Helper()
-	const first, last = 10_000, 15_000
-	for {
-		port := first + rand.IntN(last-first)
-		if _, given := lastingPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		listener, err := net.Listen("tcp", addr)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			continue
-		}
-		if err == nil {
-			err = listener.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return addr
+	port, err := freeport.Find()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return freeport.Address(port)
 }
 
 // storesOfDirs has the database of each data directory, so that a server that starts

@@ -693,12 +693,7 @@ func TestOwnCertificateFilesAreServedAndLoadedAgain(t *testing.T) {
 	}
 
 	third := writeKeyPair(t, certFile, keyFile)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := lastingAddress(t)
 	start(t, dir, "--listen", addr, "--server-url", "https://"+addr, "--tls-mode", "files", "--tls-cert", certFile, "--tls-key", keyFile)
 	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
 	if err != nil {

@@ -88,10 +88,10 @@ func TestASimulatedPushServiceIsKnownAgain(t *testing.T) {
 func TestSimulatedDevicesAreWoken(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	service, err := newPushService("127.0.0.1:0", filepath.Join(dir, "apns"))
+	addr := lastingAddress(t)
+	service, err := newPushService(addr, filepath.Join(dir, "apns"))
 	must(t, err)
-	addr := strings.TrimPrefix(service.URL(), "https://")
-	service.Close() // it has written its files, and had a port that is free
+	service.Close() // it has written its files
 
 	s := start(t, t.TempDir(), "--apns-url", "https://"+addr, "--apns-ca", filepath.Join(dir, "apns", apnsCAFile))
 	certificate, err := os.ReadFile(filepath.Join(dir, "apns", apnsPushFile))

@@ -595,14 +595,7 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 		at   func(*testing.T) string
 		want string
 	}{
-		"nobody there": {func(t *testing.T) string {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			return l.Addr().String()
-		}, "connect_refused"},
+		"nobody there": {func(*testing.T) string { return "127.0.0.1:1" }, "connect_refused"},
 		"plain HTTP": {func(t *testing.T) string {
 			return listen(t, func(c net.Conn) { io.WriteString(c, "HTTP/1.0 400 Bad Request\r\n\r\n"); c.Close() })
 		}, "not_tls"},

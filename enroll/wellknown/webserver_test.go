@@ -17,6 +17,7 @@ import (
 
 	"github.com/gatehouse-mdm/gatehouse/enroll/wellknown"
 	"github.com/gatehouse-mdm/gatehouse/storage/storagetest"
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/freeport"
 )
 
 // program finds a web server, also where Debian keeps those. CI must have it.
@@ -61,12 +62,11 @@ func newSite(t *testing.T) *site {
 	}
 	s.cert = s.write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
 	s.key = s.write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	s.address = l.Addr().String()
+	s.address = freeport.Address(port)
 	return s
 }
 
@@ -104,7 +104,7 @@ func (s *site) start(t *testing.T, name string, args ...string) {
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	for range 200 {
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); {
 		conn, err := net.DialTimeout("tcp", s.address, time.Second)
 		if err == nil {
 			conn.Close()

@@ -370,8 +370,6 @@ func TestWhatMayBeOtherwiseNextTime(t *testing.T) {
 		_, err = roundTrip(clientOver(http.DefaultTransport), req)
 		return err
 	}
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
 	for name, tt := range map[string]struct {
 		err  error
 		want bool
@@ -380,7 +378,7 @@ func TestWhatMayBeOtherwiseNextTime(t *testing.T) {
 		"a proxy without a server":  {fmt.Errorf("Idle: %w", status(502)), true},
 		"a server that is too busy": {status(429), true},
 		"a refusal":                 {status(403), false},
-		"a refused connection":      {request(gone.URL), true},
+		"a refused connection":      {request("http://127.0.0.1:1"), true},
 		"a connection that breaks":  {request(broken.URL), true},
 		"a broken protocol":         {fmt.Errorf("the server sends a command again"), false},
 	} {

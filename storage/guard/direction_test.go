@@ -81,7 +81,7 @@ var composed = []struct {
 }{
 	{"storage/bolt", []string{"cmd", "storage/storagetest"}},
 	{"storage/postgres", []string{"cmd", "storage/storagetest"}},
-	{"storage/storagetest", nil},
+	{"storage/storagetest", []string{"enroll/identity/ldap/ldaptest"}}, // for a free port
 	{"enroll/identity/local", []string{"cmd"}},
 	{"enroll/identity/ldap", []string{"cmd"}},
 	{"enroll/identity/ldap/ldaptest", nil},

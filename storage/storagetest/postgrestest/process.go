@@ -11,7 +11,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -21,6 +20,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/freeport"
 )
 
 // errNotInstalled means that this machine has no PostgreSQL.
@@ -116,7 +117,7 @@ func startProcess(k kind) (_ *process, err error) {
 		return nil, fmt.Errorf("make a PostgreSQL server: %w", err)
 	}
 	for attempt := 1; ; attempt++ {
-		if p.port, err = freePort(); err != nil {
+		if p.port, err = freeport.Find(); err != nil {
 			return nil, err
 		}
 		if err = p.start(); err == nil {
@@ -223,25 +224,6 @@ func programs(root string, lookPath func(string) (string, error)) (string, error
 		return "", err
 	}
 	return filepath.Dir(initdb), nil
-}
-
-// freePort returns a port of 127.0.0.1 that systems don't give to whoever asks for any,
-// so that it's still free when a stopped server starts again.
-func freePort() (int, error) {
-	const first, last = 15000, 32000
-	var err error
-	for range 20 {
-		n, randErr := rand.Int(rand.Reader, big.NewInt(last-first))
-		if randErr != nil {
-			return 0, randErr
-		}
-		port := first + int(n.Int64())
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
 // scramVerifier returns what PostgreSQL keeps of a password (RFC 5803).

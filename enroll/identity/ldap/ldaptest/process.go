@@ -22,6 +22,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/gatehouse-mdm/gatehouse/storage/storagetest/freeport"
 )
 
 // errNotInstalled means that this machine has no slapd.
@@ -108,11 +110,11 @@ func startAt(slapd, schema, modules string) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	plain, err := freePort()
+	plain, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}
-	encrypted, err := freePort()
+	encrypted, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}
@@ -207,25 +209,6 @@ func fill(text string, c content) ([]byte, error) {
 	var out bytes.Buffer
 	err = t.Execute(&out, c)
 	return out.Bytes(), err
-}
-
-// freePort returns a port of 127.0.0.1 that systems don't give to whoever asks for any, so
-// that slapd most likely still finds it free.
-func freePort() (int, error) {
-	const first, last = 15000, 32000
-	var err error
-	for range 20 {
-		n, randErr := rand.Int(rand.Reader, big.NewInt(last-first))
-		if randErr != nil {
-			return 0, randErr
-		}
-		port := first + int(n.Int64())
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
 // certificates returns an authority's certificate, and a server's with its key, in PEM.
