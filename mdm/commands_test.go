@@ -511,7 +511,7 @@ func TestAForecastWaitsForNobodyAndKeepsNothing(t *testing.T) {
 		})
 	}()
 	<-writing
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	accepted, rejected, err := b.Forecast(ctx, newCommand("asked", "DeviceLock", mac, "none"))
 	close(written)

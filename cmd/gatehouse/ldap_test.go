@@ -259,7 +259,7 @@ func TestADirectoryThatIsDownLetsNobodyIn(t *testing.T) {
 	if status, _ := c.signIn(t, c.browser(t), login, ldaptest.Password(login)); status != http.StatusServiceUnavailable {
 		t.Errorf("while it is down: %d", status)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("the answer took %v", took)
 	}
 	if _, err := c.identity.Login(t.Context(), login, ldaptest.Password(login), "192.0.2.1"); !errors.Is(err, identity.ErrSource) {

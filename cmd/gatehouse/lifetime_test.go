@@ -130,8 +130,8 @@ func TestWaitingRequestsEndWithTheServer(t *testing.T) {
 	if code := s.end(t); code != exitDone {
 		t.Errorf("exit code %d, want 0:\n%s", code, s.out)
 	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the server took %v to end, want less than 10 s", took)
+	if took := time.Since(began); took > 25*time.Second {
+		t.Errorf("the server took %v to end, want less than the 30 s of the wait", took)
 	}
 	if got := <-answered; got.err != nil || got.state != "queued" {
 		t.Errorf("the request that waited = %+v, want its state so far", got)
@@ -140,6 +140,7 @@ func TestWaitingRequestsEndWithTheServer(t *testing.T) {
 
 func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 	storagetest.AnyEngine(t)
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +151,7 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const soon = 300 * time.Millisecond
+	const soon = 2 * time.Second // enough for a handshake on a busy machine
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			http.Error(w, "slow", http.StatusRequestTimeout)
@@ -166,7 +167,7 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		<-ended
 	})
 
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, Timeout: time.Minute}
 	for name, slow := range map[string]func(t *testing.T) net.Conn{
 		"no handshake": func(t *testing.T) net.Conn { return dial(t, listener.Addr(), false, "") },
 		"half a header": func(t *testing.T) net.Conn {
@@ -182,7 +183,7 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var conns []net.Conn
-			for range 50 {
+			for range 25 {
 				conns = append(conns, slow(t))
 			}
 			began := time.Now()

@@ -225,12 +225,14 @@ func idempotencyElsewhere(t *testing.T, rs replicas) {
 }
 
 // waitElsewhere waits for answers at one replica that come to the other. Whoever is not
-// told of them looks by himself after 5 s: so nobody may have waited for that.
+// told of them looks by himself after 5 s: so not everybody may have waited for that. A busy
+// machine may take as long for some of them.
 func waitElsewhere(t *testing.T, rs replicas) {
 	const times, looks = 6, 5 * time.Second
 	d, id := rs.enrolledBy(t, rs.only(1))
-	began := time.Now()
+	least := time.Hour
 	for range times {
+		began := time.Now()
 		type outcome struct {
 			Devices []struct {
 				State string `json:"state"`
@@ -253,9 +255,10 @@ func waitElsewhere(t *testing.T, rs replicas) {
 		if got.err != nil || len(got.Devices) != 1 || got.Devices[0].State != "acknowledged" {
 			t.Fatalf("POST /commands?wait=30s = %+v, want it acknowledged", got)
 		}
+		least = min(least, time.Since(began))
 	}
-	if took := time.Since(began); took > times*looks/2 {
-		t.Errorf("%d commands that were answered at once took %v: the waiting replica was not told", times, took)
+	if least > looks*4/5 {
+		t.Errorf("%d commands that were answered at once took at least %v each: the waiting replica was not told", times, least)
 	}
 }
 

@@ -52,7 +52,7 @@ func TestWebhooksOnTheCommandLine(t *testing.T) {
 			select {
 			case body := <-posts:
 				told = append(told, body)
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("nobody was told of %s", what)
 			}
 		}

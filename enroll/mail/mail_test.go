@@ -157,7 +157,7 @@ func TestEachFailureNamesItsStep(t *testing.T) {
 	}{
 		"no such name":                   {settings: func(s *mail.Settings) { s.Host = "no-such-host.invalid" }, step: mail.StepResolve},
 		"nobody listens":                 {settings: func(s *mail.Settings) { s.Port = 1 }, step: mail.StepConnect, says: "refused"},
-		"it never speaks":                {server: mailtest.Config{Reply: reply("CONNECT", mailtest.Hang)}, settings: quick, step: mail.StepGreeting, says: "no answer within 1s"},
+		"it never speaks":                {server: mailtest.Config{Reply: reply("CONNECT", mailtest.Hang)}, settings: quick, step: mail.StepGreeting, says: "no answer within 3s"},
 		"it is busy":                     {server: mailtest.Config{Reply: reply("CONNECT", "421 too busy")}, step: mail.StepGreeting, code: 421, says: "too busy"},
 		"it wants nothing of us":         {server: mailtest.Config{Reply: reply("CONNECT", "554 no")}, step: mail.StepGreeting, code: 554},
 		"it offers no STARTTLS":          {settings: starttls, step: mail.StepTLS, says: "does not offer STARTTLS"},
@@ -214,7 +214,7 @@ func TestEachFailureNamesItsStep(t *testing.T) {
 	}
 }
 
-func quick(s *mail.Settings)     { s.Timeout = time.Second }
+func quick(s *mail.Settings)     { s.Timeout = 3 * time.Second }
 func starttls(s *mail.Settings)  { s.Encryption = mail.StartTLS }
 func encrypted(s *mail.Settings) { s.Encryption = mail.TLS }
 func login(s *mail.Settings) {

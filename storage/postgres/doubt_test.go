@@ -101,7 +101,6 @@ func TestADatabaseThatFallsSilentAtTheEndOfAView(t *testing.T) {
 	if err := put(db, "k"); err != nil {
 		t.Fatal(err)
 	}
-	db.SetPatience(200 * time.Millisecond)
 	silent := make(chan struct{})
 	w.Answer(func(said []byte) []byte {
 		if bytes.Contains(said, []byte("COMMIT\x00")) {
@@ -111,7 +110,11 @@ func TestADatabaseThatFallsSilentAtTheEndOfAView(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() {
-		done <- db.View(ctx, func(tx storage.Tx) error { _, err := tx.Get("b", []byte("k")); return err })
+		done <- db.View(ctx, func(tx storage.Tx) error {
+			_, err := tx.Get("b", []byte("k"))
+			db.SetPatience(200 * time.Millisecond)
+			return err
+		})
 	}()
 	select {
 	case err := <-done:
@@ -127,7 +130,7 @@ func TestADatabaseThatFallsSilentAtTheEndOfAView(t *testing.T) {
 
 func TestAStatementThatTakesTooLongIsGivenUp(t *testing.T) {
 	dsn := postgrestest.DSN(t)
-	db := open(t, with(t, dsn, func(u *url.URL) { u.RawQuery += "&statement_timeout=200" }))
+	db := open(t, with(t, dsn, func(u *url.URL) { u.RawQuery += "&statement_timeout=3000" }))
 	if err := put(db, "k"); err != nil {
 		t.Fatal(err)
 	}

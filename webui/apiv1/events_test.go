@@ -77,7 +77,7 @@ func (h *house) stream(t testing.TB, token, query, last string) <-chan sse {
 // next returns the next event that has data.
 func next(t testing.TB, stream <-chan sse) sse {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case e, ok := <-stream:

@@ -61,7 +61,7 @@ func TestWhatADeviceIsTold(t *testing.T) {
 				t.Fatal(err)
 			}
 			mux := webui.NewMux(d.Fail)
-			d.Mount(mux.Group(webui.Group{BodyLimit: portal.MaxDeliveryBody, Timeout: time.Second, Fail: d.Fail}))
+			d.Mount(mux.Group(webui.Group{BodyLimit: portal.MaxDeliveryBody, Timeout: time.Minute, Fail: d.Fail}))
 			w := httptest.NewRecorder()
 			mux.ServeHTTP(w, httptest.NewRequest("POST", enroll.PathOTA+"token", strings.NewReader("body")))
 			if w.Code != tt.status || !strings.HasPrefix(w.Body.String(), tt.code) || strings.Contains(w.Body.String(), "xyzzy") {

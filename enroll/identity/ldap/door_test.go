@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"strings"
@@ -100,7 +101,7 @@ func (d *door) url() string { return "ldap://" + d.Addr().String() }
 // settings lead to the door, with short timeouts.
 func (d *door) settings(changes map[string]any) map[string]any {
 	settings := map[string]any{
-		"urls": []string{d.url()}, "allow_plaintext": true, "timeout": "300ms",
+		"urls": []string{d.url()}, "allow_plaintext": true, "timeout": "9s",
 		"bind_dn": ldaptest.ReaderDN, "bind_password": ldaptest.ReaderPassword, "base_dn": ldaptest.PeopleDN,
 	}
 	for name, value := range changes {
@@ -224,10 +225,10 @@ func TestABrokenDirectoryIsNotAvailable(t *testing.T) {
 		settings map[string]any
 		want     []string // in the error
 	}{
-		"it says nothing":              {silence, nil, []string{"bind", "no answer within 300ms"}},
-		"it says nothing to TLS":       {silence, map[string]any{"start_tls": true}, []string{"tls", "no answer within 300ms"}},
-		"it says nothing to a search":  {asSearch(func(*peer, int64) {}), nil, []string{"search", "no answer within 300ms"}},
-		"it says nothing to a person":  {asPerson(func(*peer, int64) {}), nil, []string{"sign in", "no answer within 300ms"}},
+		"it says nothing":              {silence, nil, []string{"bind", "no answer within 2s"}},
+		"it says nothing to TLS":       {silence, map[string]any{"start_tls": true}, []string{"tls", "no answer within 2s"}},
+		"it says nothing to a search":  {asSearch(func(*peer, int64) {}), nil, []string{"search", "no answer within 2s"}},
+		"it says nothing to a person":  {asPerson(func(*peer, int64) {}), nil, []string{"sign in", "no answer within 2s"}},
 		"it goes at once":              {func(*peer) {}, nil, []string{"bind"}},
 		"it goes in the middle of TLS": {func(p *peer) { p.request() }, map[string]any{"start_tls": true}, []string{"tls"}},
 		"it goes in the middle of a bind": {func(p *peer) {
@@ -259,8 +260,10 @@ func TestABrokenDirectoryIsNotAvailable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			settings := map[string]any{"timeout": "2s"}
+			maps.Copy(settings, tt.settings)
 			began := time.Now()
-			_, known, err := open(t, listen(t, tt.serve).settings(tt.settings)).SignIn(t.Context(), "ana", ldaptest.Password("ana"))
+			_, known, err := open(t, listen(t, tt.serve).settings(settings)).SignIn(t.Context(), "ana", ldaptest.Password("ana"))
 			if !errors.Is(err, identity.ErrSource) || errors.Is(err, identity.ErrBadLogin) || known {
 				t.Fatalf("SignIn = %v, %v, want ErrSource", known, err)
 			}
@@ -269,7 +272,7 @@ func TestABrokenDirectoryIsNotAvailable(t *testing.T) {
 					t.Errorf("SignIn = %q, want %q in it", err, want)
 				}
 			}
-			if took := time.Since(began); took > 8*time.Second {
+			if took := time.Since(began); took > 18*time.Second {
 				t.Errorf("SignIn took %v", took)
 			}
 		})

@@ -508,7 +508,7 @@ func TestAProviderThatIsNoneOrIsDown(t *testing.T) {
 			if tt.settings["issuer"] == "SLASH" {
 				tt.settings["issuer"] = p.Issuer + "/"
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			source := open(t, p, c.now, tt.settings)
 			to, keep, err := source.Begin(ctx, redirect)
