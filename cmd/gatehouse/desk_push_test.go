@@ -209,7 +209,8 @@ func TestTheDesksPushWizard(t *testing.T) {
 		}
 		return d.upload(t, request.path+"/certificate", url.Values{"apple_account": {"it@example.com"}}, map[string][]byte{"file": apple.certify(t, []byte(csr.body), topic, until)})
 	}
-	soon, later := time.Now().AddDate(0, 0, 20), time.Now().AddDate(1, 0, 0)
+	now := time.Now().UTC()
+	soon, later := now.AddDate(0, 0, 20), now.AddDate(0, 0, 365)
 
 	t.Run("nothing yet says what to do", func(t *testing.T) {
 		d.get(t, at).says(t, "No push certificate yet", "Get a push certificate")

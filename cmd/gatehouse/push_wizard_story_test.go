@@ -78,7 +78,7 @@ func TestAnOwnerRenewsThePushCertificate(t *testing.T) {
 
 	// Last year's certificate ends in ten days, and two devices were enrolled by it.
 	const topic, other = "com.apple.mgmt.External.story", "com.apple.mgmt.External.other"
-	chain, key, err := service.Issue(apnstest.Identity{Topic: topic, NotAfter: time.Now().AddDate(0, 0, 10).Add(time.Hour)})
+	chain, key, err := service.Issue(apnstest.Identity{Topic: topic, NotAfter: time.Now().UTC().AddDate(0, 0, 10).Add(time.Hour)})
 	must(t, err)
 	d.call(t, "POST", "/api/v1/push-certificates/import", map[string]any{"file": chain, "key": key, "apple_account": "it@example.com"}, &struct{}{})
 	came := &woken{byToken: map[string]*mdmtest.Device{}, pushed: map[string]int{}, polled: make(chan struct{}, 1)}
@@ -104,7 +104,7 @@ func TestAnOwnerRenewsThePushCertificate(t *testing.T) {
 		}
 	}
 	d.call(t, "GET", "/api/v1/devices?sort=-last_seen_at", nil, &devices)
-	year := time.Now().AddDate(1, 0, 0)
+	year := time.Now().UTC().AddDate(0, 0, 365)
 
 	t.Run("on a desktop", func(t *testing.T) {
 		o := &owner{browsertest.Open(t), t, d}

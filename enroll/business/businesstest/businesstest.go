@@ -89,7 +89,7 @@ func (a *Apple) NewServer() {
 
 // PlainToken is what the token file says inside, for a token of a year, and makes those
 // before it invalid.
-func (a *Apple) PlainToken() []byte { return a.TokenUntil(a.now().AddDate(1, 0, 0)) }
+func (a *Apple) PlainToken() []byte { return a.TokenUntil(a.now().AddDate(0, 0, 365)) }
 
 // TokenUntil is PlainToken for a token that ends at expires.
 func (a *Apple) TokenUntil(expires time.Time) []byte {
