@@ -56,12 +56,50 @@ func TestThePagesOfCertificates(t *testing.T) {
 			t.Errorf("with words for a number = %d", got.status)
 		}
 	})
-	t.Run("a template is made, looked at and changed", func(t *testing.T) {
+	t.Run("a template is looked at before it is made", func(t *testing.T) {
+		const at = "/admin/certificates/new-template"
+		look := func(change url.Values) deskPage {
+			change.Set("step", "preview")
+			return d.ask(t, "POST", at, filled(change))
+		}
+		page := look(url.Values{"notes": {"for the office"}, "subject": {"/O=Office/CN=$DEVICE_ID"}, "validity": {"90d"}})
+		page.says(t, "it would be", "/O=Office/CN="+device, "The profile", "com.apple.security.scep", "Nothing was saved yet.", "for the office")
+		if strings.Contains(page.text(), "type them again") || page.filled().Get("validity") != "90d" {
+			t.Errorf("after a look the form has %v", page.filled())
+		}
+		page = look(url.Values{"challenge_type": {"static"}, "challenge": {"a long challenge for all"}})
+		page.says(t, "type them again before you save")
+		if strings.Contains(page.body, "a long challenge for all") {
+			t.Error("a look shows the challenge")
+		}
+		look(url.Values{"preview_for": {"nobody’s phone"}}).says(t, "No enrolled device has that")
+		for field, change := range map[string]url.Values{
+			"subject": {"subject": {"/CN=$EMAIL"}}, "validity": {"validity": {"soon"}}, "key_usage": {"key_usage": nil},
+		} {
+			page := look(change)
+			if page.status != http.StatusUnprocessableEntity || len(page.all("", "aria-invalid", "true")) == 0 {
+				t.Errorf("%s: %d\n%s", field, page.status, page.text())
+			}
+			for _, wrong := range page.all("", "aria-invalid", "true") {
+				if len(page.all("", "id", attributeOf(wrong, "aria-describedby"))) == 0 && !strings.Contains(attributeOf(wrong, "aria-describedby"), " ") {
+					t.Errorf("%s: an error is tied to nothing", field)
+				}
+			}
+		}
 		d.get(t, "/admin/certificates/templates").says(t, "No templates yet")
+	})
+	t.Run("a template is made, looked at and changed", func(t *testing.T) {
 		page := d.post(t, "/admin/certificates/new-template", filled(nil))
 		page.says(t, "Created.", "365 days", "/scep/wifi", "Fingerprint of the authority")
 		d.get(t, "/admin/certificate-templates/wifi?device_id="+device).says(t, "For Demo", "CN="+device)
 		form := d.get(t, "/admin/certificate-templates/wifi/edit")
+		change := form.filled()
+		change.Set("subject", "/O=Changed/CN=$DEVICE_ID")
+		change.Set("step", "preview")
+		d.ask(t, "POST", "/admin/certificate-templates/wifi/edit", change).says(t, "it would be", "/O=Changed/CN="+device)
+		if got := d.get(t, "/admin/certificate-templates/wifi"); strings.Contains(got.text(), "Changed/") {
+			t.Error("a look changed the template")
+		}
 		if len(form.all("input", "name", "ext_key_usage", "value", "clientAuth")) != 1 {
 			t.Error("the form lacks its purposes")
 		}

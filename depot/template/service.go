@@ -131,6 +131,21 @@ func (s *Service) Replace(ctx context.Context, by string, t Template, note *stri
 	return stored, fresh, nil
 }
 
+// Draft returns t as Create would store it, or, if replaces, Replace in place of the
+// template of its name; it stores nothing. Errors are theirs.
+func (s *Service) Draft(tx storage.Tx, t Template, replaces bool) (Template, error) {
+	switch old, err := s.Get(tx, t.Name); {
+	case err == nil && !replaces:
+		return Template{}, fmt.Errorf("draft of template %s: %w", t.Name, ErrNameTaken)
+	case err == nil:
+		t.inherit(old)
+	case replaces || !errors.Is(err, storage.ErrNotFound):
+		return Template{}, err
+	}
+	t = s.prepare("", t, nil)
+	return t, t.Check()
+}
+
 // inherit takes over what a template keeps from the one that it replaces.
 func (t *Template) inherit(old Template) {
 	t.CreatedAt, t.Notes = old.CreatedAt, slices.Clone(old.Notes)

@@ -83,25 +83,6 @@ func (f Filter) scan(tx storage.Tx, after []byte) iter.Seq2[Assignment, error] {
 	}
 }
 
-// MayHave says why a device may not be sent a template's certificate, nil if it may. Its
-// error wraps storage.ErrNotFound if there is no such template.
-func (s *Service) MayHave(ctx context.Context, name string, id mdm.DeviceID) (no *Rejection, err error) {
-	err = s.db.View(ctx, func(tx storage.Tx) error {
-		no = nil
-		t, err := s.templates.Get(tx, name)
-		if err != nil {
-			return err
-		}
-		_, _, err = s.mayHave(tx, t, id)
-		var rejected *rejection
-		if errors.As(err, &rejected) {
-			no, err = &rejected.Rejection, nil
-		}
-		return err
-	})
-	return no, err
-}
-
 // Counts is how many assignments there are.
 type Counts struct {
 	ByState map[State]int

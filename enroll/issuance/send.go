@@ -27,7 +27,8 @@ type Rejection struct {
 type Preview struct {
 	Template template.Template
 	Expanded template.Expanded
-	Profile  []byte // the configuration profile, unsigned, without a challenge that is good for anything
+	Profile  []byte     // the configuration profile, unsigned, without a challenge that is good for anything
+	No       *Rejection // why the device may not have it all the same; nil if it may
 }
 
 // previewChallenge stands where a device would find its challenge.
@@ -35,17 +36,33 @@ const previewChallenge = "made-when-it-is-sent"
 
 // Preview returns what a template comes to for a device. Errors are a
 // *template.FieldError, or wrap storage.ErrNotFound.
-func (s *Service) Preview(ctx context.Context, name string, id mdm.DeviceID) (p Preview, err error) {
+func (s *Service) Preview(ctx context.Context, name string, id mdm.DeviceID) (Preview, error) {
+	return s.preview(ctx, id, func(tx storage.Tx) (template.Template, error) { return s.templates.Get(tx, name) })
+}
+
+// PreviewDraft is Preview for a template that is not stored: a new one, or, if replaces, one
+// in place of that of its name. Errors are also those of [template.Service.Draft].
+func (s *Service) PreviewDraft(ctx context.Context, t template.Template, replaces bool, id mdm.DeviceID) (Preview, error) {
+	return s.preview(ctx, id, func(tx storage.Tx) (template.Template, error) { return s.templates.Draft(tx, t, replaces) })
+}
+
+func (s *Service) preview(ctx context.Context, id mdm.DeviceID, of func(storage.Tx) (template.Template, error)) (p Preview, err error) {
 	var d mdm.Device
 	err = s.db.View(ctx, func(tx storage.Tx) (err error) {
 		p = Preview{}
-		if p.Template, err = s.templates.Get(tx, name); err != nil {
+		if p.Template, err = of(tx); err != nil {
 			return err
 		}
 		if d, err = mdm.GetDevice(tx, id); err != nil {
 			return err
 		}
-		p.Expanded, err = s.expand(tx, p.Template, d)
+		if p.Expanded, err = s.expand(tx, p.Template, d); err != nil {
+			return err
+		}
+		var rejected *rejection
+		if _, _, err = s.mayHave(tx, p.Template, id); errors.As(err, &rejected) {
+			p.No, err = &rejected.Rejection, nil
+		}
 		return err
 	})
 	if err != nil {

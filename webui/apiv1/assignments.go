@@ -227,6 +227,33 @@ func (a *API) previewTemplate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return a.writePreview(w, id, p)
+}
+
+// draftOf reads whether a template that is sent is only to be looked at, and for which
+// device; it is empty where it is to be stored.
+func draftOf(r *http.Request) (device string, err error) {
+	query := r.URL.Query()
+	preview, err := flag(query, "preview")
+	if err != nil || !preview {
+		return "", err
+	}
+	if device, err = textOf(query, "device_id"); err == nil && device == "" {
+		err = invalid("device_id", "is required for a preview")
+	}
+	return device, err
+}
+
+// previewDraft says what a template would come to for a device. It stores nothing.
+func (a *API) previewDraft(w http.ResponseWriter, r *http.Request, t template.Template, replaces bool, device string) error {
+	p, err := a.issuance.PreviewDraft(r.Context(), t, replaces, mdm.DeviceID(device))
+	if err != nil {
+		return err
+	}
+	return a.writePreview(w, device, p)
+}
+
+func (a *API) writePreview(w http.ResponseWriter, id string, p issuance.Preview) error {
 	t, e, now := p.Template, p.Expanded, a.now().UTC()
 	notAfter := now.Add(t.ValidFor())
 	out := previewJSON{
@@ -241,10 +268,8 @@ func (a *API) previewTemplate(w http.ResponseWriter, r *http.Request) error {
 	for _, warning := range t.Warnings(now) {
 		out.Warnings = append(out.Warnings, fieldError{warning.Field, warning.Detail})
 	}
-	if no, err := a.issuance.MayHave(r.Context(), name, mdm.DeviceID(id)); err != nil {
-		return err
-	} else if no != nil {
-		out.Warnings = append(out.Warnings, fieldError{"device_id", no.Reason})
+	if p.No != nil {
+		out.Warnings = append(out.Warnings, fieldError{"device_id", p.No.Reason})
 	}
 	return webui.WriteJSON(w, http.StatusOK, out)
 }

@@ -321,6 +321,36 @@ func TestAPreview(t *testing.T) {
 	}
 	h.do(t, exchange{method: "GET", path: templatesPath + "/wifi/preview?device_id=nobody"}).wantField(t, "subject.CN")
 	h.do(t, exchange{method: "GET", path: templatesPath + "/wifi/preview", wild: true}).wantField(t, "device_id")
+
+	// A draft comes to the same, and is stored nowhere.
+	var draft struct {
+		Template, Subject string
+		Warnings          []struct{ Field string }
+	}
+	const of = "?preview=true&device_id=d1"
+	h.do(t, exchange{method: "POST", path: templatesPath + of, body: map[string]any{"name": "draft", "subject": "/O=Draft/CN=$EMAIL", "key_extractable": true}}).want(t, 200, &draft)
+	if draft.Template != "draft" || !strings.HasPrefix(draft.Subject, "/O=Draft/CN=") || strings.Contains(draft.Subject, "$") || len(draft.Warnings) == 0 || draft.Warnings[0].Field != "key_extractable" {
+		t.Errorf("the preview of a draft is %+v", draft)
+	}
+	h.do(t, exchange{method: "GET", path: templatesPath + "/draft"}).want(t, 404, nil)
+	before := h.do(t, exchange{method: "GET", path: templatesPath + "/wifi"}).answer
+	h.do(t, exchange{method: "PUT", path: templatesPath + "/wifi" + of, body: map[string]any{"subject": "/O=Other/CN=$EMAIL"}}).want(t, 200, &draft)
+	if draft.Template != "wifi" || !strings.HasPrefix(draft.Subject, "/O=Other/CN=") {
+		t.Errorf("the preview of a change is %+v", draft)
+	}
+	if after := h.do(t, exchange{method: "GET", path: templatesPath + "/wifi"}).answer; string(after) != string(before) {
+		t.Errorf("a preview changed the template:\n%s\n%s", before, after)
+	}
+	for path, field := range map[string]string{"?preview=true": "device_id", "?preview=maybe": "preview", of: "key_size", "?preview=true&device_id=nobody": "subject.CN"} {
+		body := map[string]any{"name": "draft", "subject": "/CN=$EMAIL"}
+		if field == "key_size" {
+			body["key_size"] = 3
+		}
+		h.do(t, exchange{method: "POST", path: templatesPath + path, body: body, wild: true}).wantField(t, field)
+	}
+	h.do(t, exchange{method: "POST", path: templatesPath + of, body: wifi(nil)}).wantProblem(t, 409, "template_exists")
+	h.do(t, exchange{method: "POST", path: templatesPath + "?preview=true&device_id=none", body: wifi(map[string]any{"name": "draft"})}).wantProblem(t, 404, "not_found")
+	h.do(t, exchange{method: "PUT", path: templatesPath + "/none" + of, body: map[string]any{"subject": "/CN=$EMAIL"}}).wantProblem(t, 404, "not_found")
 	h.do(t, exchange{method: "GET", path: templatesPath + "/wifi/preview?device_id=none"}).wantProblem(t, 404, "not_found")
 	h.do(t, exchange{method: "GET", path: templatesPath + "/vpn/preview?device_id=d1"}).wantProblem(t, 404, "not_found")
 }

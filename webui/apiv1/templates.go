@@ -227,9 +227,16 @@ func (a *API) createTemplate(w http.ResponseWriter, r *http.Request) error {
 	if in.Name == nil {
 		return invalid("name", "is required")
 	}
+	device, err := draftOf(r)
+	if err != nil {
+		return err
+	}
 	t, err := in.template(*in.Name)
 	if err != nil {
 		return err
+	}
+	if device != "" {
+		return a.previewDraft(w, r, t, false, device)
 	}
 	t, err = a.templates.Create(r.Context(), principal(r).String(), t, in.Notes)
 	if err != nil {
@@ -251,9 +258,16 @@ func (a *API) replaceTemplate(w http.ResponseWriter, r *http.Request) error {
 	if in.Name != nil && *in.Name != name {
 		return invalid("name", "must be that in the path: a template keeps its name, which stands in profiles and certificates")
 	}
+	device, err := draftOf(r)
+	if err != nil {
+		return err
+	}
 	t, err := in.template(name)
 	if err != nil {
 		return err
+	}
+	if device != "" {
+		return a.previewDraft(w, r, t, true, device)
 	}
 	t, fresh, err := a.templates.Replace(r.Context(), principal(r).String(), t, in.Notes)
 	if err != nil {

@@ -1,6 +1,7 @@
 package certificates
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -289,23 +290,31 @@ func (s *Certificates) preview(r *http.Request, page *templatePage) error {
 	if p.Wrong == "" {
 		// What is so for every device is said above.
 		p.Warnings = slices.DeleteFunc(p.Warnings, func(w admin.FieldError) bool { return slices.Contains(page.Template.Warnings, w) })
-		ends, renews := s.desk.Moment(&p.NotAfter), s.desk.Moment(&p.RenewAt)
-		p.Facts = []admin.Fact{
-			{Label: "Subject", Value: p.Subject}, {Label: "Alternative names", Value: p.SANs.all()},
-			{Label: "Valid until, if issued now", Moment: &ends}, {Label: "Renewed", Moment: &renews},
-		}
-		if p.SANs.all() == "" {
-			p.Facts = slices.Delete(p.Facts, 1, 2)
-		}
+		p.Facts = s.previewFacts(p)
 	}
 	page.Preview = p
 	return nil
+}
+
+// previewFacts are what a certificate would say, but for its usages.
+func (s *Certificates) previewFacts(p *preview) []admin.Fact {
+	ends, renews := s.desk.Moment(&p.NotAfter), s.desk.Moment(&p.RenewAt)
+	facts := []admin.Fact{
+		{Label: "Subject", Value: p.Subject}, {Label: "Alternative names", Value: p.SANs.all()},
+		{Label: "Valid until, if issued now", Moment: &ends}, {Label: "Renewed", Moment: &renews},
+	}
+	if p.SANs.all() == "" {
+		facts = slices.Delete(facts, 1, 2)
+	}
+	return facts
 }
 
 type templateForm struct {
 	admin.Page
 	Form       *admin.Form
 	Template   *certTemplate // nil: a new one
+	Preview    *preview      // what it would come to as it is in the form; nil: not asked for
+	Secrets    bool          // some were typed, which the page does not say again
 	Action     string
 	Purposes   []admin.Option
 	Usages     []admin.Option
@@ -331,7 +340,7 @@ func (s *Certificates) newTemplate(w http.ResponseWriter, r *http.Request) error
 		"validity", "365d", "retries", "3", "retry_delay", "10", "challenge_type", "one_time", "issuer", "builtin", "include_root", "true",
 		"upstream.challenge_type", "none",
 	)
-	return s.showTemplateForm(w, r, form, nil)
+	return s.showTemplateForm(w, r, form, nil, nil)
 }
 
 func (s *Certificates) editTemplate(w http.ResponseWriter, r *http.Request) error {
@@ -370,14 +379,16 @@ func (s *Certificates) editTemplate(w http.ResponseWriter, r *http.Request) erro
 			form.Values.Set("upstream."+name, value)
 		}
 	}
-	return s.showTemplateForm(w, r, form, &t)
+	return s.showTemplateForm(w, r, form, &t, nil)
 }
 
-func (s *Certificates) showTemplateForm(w http.ResponseWriter, r *http.Request, form *admin.Form, t *certTemplate) error {
+// showTemplateForm shows the form, with what it would come to if that was asked for.
+func (s *Certificates) showTemplateForm(w http.ResponseWriter, r *http.Request, form *admin.Form, t *certTemplate, of *preview) error {
 	page := &templateForm{
 		Page: admin.Page{Title: "New template", Section: section, Crumbs: []view.Link{crumb, {Label: "Templates", URL: section + "/templates"}}},
-		Form: form, Template: t, Action: section + "/new-template",
-		Sizes: admin.Options("2048", "2048 bits", "4096", "4096 bits"),
+		Form: form, Template: t, Action: section + "/new-template", Preview: of,
+		Secrets: form.Get("challenge")+form.Get("upstream.challenge")+form.Get("upstream.password") != "",
+		Sizes:   admin.Options("2048", "2048 bits", "4096", "4096 bits"),
 		Challenges: []admin.Option{
 			{Value: "one_time", Label: "One for each device", Hint: "Made when the profile is sent, and good for one certificate. The safe choice."},
 			{Value: "static", Label: "One for all", Hint: "For devices of other servers, and for things that are no devices. Whoever knows it gets certificates."},
@@ -483,12 +494,15 @@ func (s *Certificates) putTemplate(w http.ResponseWriter, r *http.Request, metho
 		in["name"] = form.Get("name")
 	}
 	if !form.OK() {
-		return s.showTemplateForm(w, r, form, t)
+		return s.showTemplateForm(w, r, form, t, nil)
+	}
+	if form.Get("step") == "preview" {
+		return s.previewDraft(w, r, method, path, in, form, t)
 	}
 	var saved certTemplate
 	if err := s.desk.Send(r.Context(), method, path, in, &saved); err != nil {
 		if form.Refused(err) {
-			return s.showTemplateForm(w, r, form, t)
+			return s.showTemplateForm(w, r, form, t, nil)
 		}
 		return err
 	}
@@ -501,6 +515,44 @@ func (s *Certificates) putTemplate(w http.ResponseWriter, r *http.Request, metho
 		what = "created"
 	}
 	return admin.Redirect(w, r, saved.URL(), what)
+}
+
+// previewDraft shows the form again, with what it would come to for the device that was
+// named, or for the first that is enrolled.
+func (s *Certificates) previewDraft(w http.ResponseWriter, r *http.Request, method, path string, in map[string]any, form *admin.Form, t *certTemplate) error {
+	query := url.Values{"state": {"enrolled"}, "limit": {"1"}}
+	if q := form.Get("preview_for"); q != "" {
+		query.Set("q", q)
+	}
+	var found admin.List[targets.Device]
+	if err := s.desk.Get(r.Context(), "/api/v1/devices", query, &found); err != nil {
+		return err
+	}
+	if len(found.Items) == 0 {
+		form.Fail("preview_for", "No enrolled device has that in its name, its serial number or its owner.")
+		if form.Get("preview_for") == "" {
+			form.Fail("preview_for", "There is no enrolled device yet, for which it could be shown.")
+		}
+		return s.showTemplateForm(w, r, form, t, nil)
+	}
+	of := &preview{Device: found.Items[0]}
+	at := path + "?" + url.Values{"preview": {"true"}, "device_id": {of.Device.ID}}.Encode()
+	if err := s.desk.Send(r.Context(), method, at, in, of); err != nil {
+		var refused *admin.Problem
+		if errors.As(err, &refused) {
+			for i, e := range refused.Errors { // of one attribute of the subject, which is one field here
+				if attribute, ok := strings.CutPrefix(e.Field, "subject."); ok {
+					refused.Errors[i] = admin.FieldError{Field: "subject", Detail: "can’t be made for " + of.Device.Name() + ": in " + attribute + ", " + e.Detail}
+				}
+			}
+		}
+		if form.Refused(err) {
+			return s.showTemplateForm(w, r, form, t, nil)
+		}
+		return err
+	}
+	of.Facts = s.previewFacts(of)
+	return s.showTemplateForm(w, r, form, t, of)
 }
 
 type sendPage struct {
