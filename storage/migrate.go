@@ -85,3 +85,33 @@ func schemaVersion(tx Tx, known int) (int, error) {
 	}
 	return done.Version, nil
 }
+
+// Reindex writes the entries of an index that was declared when there were records already, for
+// a [Migration]. Entries that are there stay.
+func Reindex[T any](tx Tx, c *Collection[T], index string) error { return c.reindexAll(tx, index) }
+
+func (c *records) reindexAll(tx Tx, index string) error {
+	ix := c.index(index)
+	if ix == nil {
+		return fmt.Errorf("%s has no index %q", c.name, index)
+	}
+	for item, err := range tx.Scan(c.name, Range{}) {
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		v, err := c.decode(item.Key, item.Value)
+		if err != nil {
+			return err
+		}
+		for _, value := range ix.values(v) {
+			var to []byte
+			if ix.unique {
+				to = item.Key
+			}
+			if err := tx.Put(ix.bucket, ix.entry(value, item.Key), to); err != nil {
+				return c.fail(item.Key, err)
+			}
+		}
+	}
+	return nil
+}

@@ -79,6 +79,9 @@ func openState(ctx context.Context, cfg config, serverURL *url.URL, log *slog.Lo
 			err = errors.Join(err, db.Close())
 		}
 	}(s.db)
+	if err := storage.Migrate(ctx, s.db, now, migrations); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.store.describe(cfg.dataDir), err)
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "gatehouse"

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gatehouse-mdm/gatehouse/enroll/identity"
 	"github.com/gatehouse-mdm/gatehouse/storage"
 	"github.com/gatehouse-mdm/gatehouse/storage/bolt"
 	"github.com/gatehouse-mdm/gatehouse/storage/postgres"
@@ -71,6 +72,11 @@ func (s *state) openFile(ctx context.Context, cfg config, log *slog.Logger) erro
 	}
 	s.db = db
 	return nil
+}
+
+// migrations lead from what older programs have stored to what this one reads.
+var migrations = []storage.Migration{
+	{Version: 1, Name: "users are indexed by their names in lists", Apply: identity.IndexNames},
 }
 
 // checkFinished refuses a database that holds a part of another one.

@@ -2,8 +2,11 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
+
+	"github.com/gatehouse-mdm/gatehouse/storage"
 )
 
 // For tests of what the RFC has as examples.
@@ -14,6 +17,14 @@ var (
 
 // PruneSignIns is what Run does from time to time.
 func (s *Service) PruneSignIns(ctx context.Context) error { return s.pruneSignIns(ctx) }
+
+// PutUsers stores users as they are.
+func PutUsers(tx storage.Tx, all ...User) (err error) {
+	for _, u := range all {
+		err = errors.Join(err, users.Put(tx, u))
+	}
+	return err
+}
 
 // DecoyHash is what the password of nobody is checked against.
 func (s *Service) DecoyHash() string { return s.decoyHash() }

@@ -288,6 +288,9 @@ func (s *Service) letIn(tx storage.Tx, c checked, a loginAttempt) (in SignedIn, 
 
 // recordLogin writes down that somebody is in.
 func (s *Service) recordLogin(tx storage.Tx, in SignedIn, peer string, details map[string]string) error {
+	if err := lastSignIns.Put(tx, lastSignIn{UserID: in.User.ID, At: s.now().UTC()}); err != nil {
+		return err
+	}
 	by := in.User.Principal()
 	by.Peer = peer
 	if in.Provider != LocalProvider {
@@ -328,4 +331,38 @@ func (s *Service) Acting(ctx context.Context, id string) (u User, by Principal, 
 		by.Scopes = nil
 	}
 	return u, by, nil
+}
+
+// lastSignIn is when a user last signed in, here or at their provider. It is kept beside the user, whose
+// record is not to change with it.
+type lastSignIn struct {
+	UserID string    `json:"user_id"`
+	At     time.Time `json:"at"`
+}
+
+var lastSignIns = storage.NewCollection("identity.last_sign_in", 1, func(s lastSignIn) string { return s.UserID })
+
+// LastSignIns returns when users last signed in. Who never did is not among them.
+func (s *Service) LastSignIns(ctx context.Context, ids ...string) (last map[string]time.Time, err error) {
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		last = make(map[string]time.Time, len(ids))
+		for _, id := range ids {
+			tx.Prefetch(lastSignIns.Read(id))
+		}
+		for _, id := range ids {
+			in, err := lastSignIns.Get(tx, id)
+			if errors.Is(err, storage.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			last[id] = in.At
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read sign-ins: %w", err)
+	}
+	return last, nil
 }

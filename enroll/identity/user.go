@@ -73,6 +73,7 @@ func (u User) equal(o User) bool {
 
 const (
 	usersByLogin        = "login"
+	usersByName         = "name" // in lists
 	usersByAppleAccount = "apple_account"
 	usersBySubject      = "subject"
 	usersByProvider     = "provider"
@@ -86,6 +87,7 @@ func subjectKey(provider, subject string) string { return string(storage.Key(pro
 // be another user's address.
 var users = storage.NewCollection("identity.users", 1, func(u User) string { return u.ID },
 	storage.Index[User]{Name: usersByLogin, Unique: true, Values: User.Logins},
+	storage.Index[User]{Name: usersByName, Unique: true, Values: func(u User) []string { return []string{u.listedAs()} }},
 	storage.Index[User]{Name: usersByAppleAccount, Unique: true, Values: func(u User) []string {
 		if u.ManagedAppleAccount == "" {
 			return nil
@@ -120,6 +122,9 @@ func (u User) Logins() []string {
 	}
 	return logins
 }
+
+// listedAs is where u stands in lists: one of their logins.
+func (u User) listedAs() string { return normalLogin(u.Login()) }
 
 // Login is what u is called where one name must do: the e-mail address, else the username.
 func (u User) Login() string {

@@ -685,3 +685,87 @@ func TestUsersAreListedInPagesByWhatTheyAreCalled(t *testing.T) {
 		}
 	}
 }
+
+// TestAPageOfManyUsersIsFull is about a town whose usernames all stand between two addresses.
+func TestAPageOfManyUsersIsFull(t *testing.T) {
+	w := newTown(t)
+	many := make([]identity.User, 12_000)
+	for i := range many {
+		many[i] = identity.User{ID: fmt.Sprintf("u%05d", i), Username: fmt.Sprintf("emp%05d", i), Email: fmt.Sprintf("z%05d@example.com", i), FullName: "Kim", Role: identity.RoleUser}
+	}
+	many[len(many)-1].FullName = "Robin"
+	for part := range slices.Chunk(many, 2000) {
+		if err := w.db.Update(ctx, func(tx storage.Tx) error { return identity.PutUsers(tx, part...) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, next, err := w.Users(ctx, "", 100)
+	if err != nil || len(list) != 100 || next == "" || list[1].Email != "z00000@example.com" {
+		t.Fatalf("the first page has %d users, then %q, %v", len(list), next, err)
+	}
+	if list, next, err = w.Users(ctx, next, 100); err != nil || len(list) != 100 || next == "" || list[0].Email != "z00099@example.com" {
+		t.Errorf("the next one has %d users, then %q, %v", len(list), next, err)
+	}
+	if list, next, err = w.FindUsers(ctx, identity.UserFilter{Text: "robin"}, "", 50); err != nil || len(list) != 1 || next != "" {
+		t.Errorf("of that name there are %d, then %q, %v", len(list), next, err)
+	}
+}
+
+// A database from before users were indexed by what they are called gets the index.
+func TestUsersOfBeforeAreListed(t *testing.T) {
+	w := newTown(t)
+	w.create(t, identity.NewUser{Username: "bea", Email: "bea@example.com"})
+	err := w.db.Update(ctx, func(tx storage.Tx) error {
+		for item, err := range tx.Scan("identity.users.name", storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			if err := tx.Delete("identity.users.name", item.Key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, _, err := w.Users(ctx, "", 10); err != nil || len(list) != 0 {
+		t.Fatalf("without the index: %v, %v", list, err)
+	}
+	steps := []storage.Migration{{Version: 1, Name: "names", Apply: identity.IndexNames}}
+	for range 2 {
+		if err := storage.Migrate(ctx, w.db, w.at.Now, steps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, _, err := w.Users(ctx, "", 10); err != nil || len(list) != 2 {
+		t.Errorf("with it: %v, %v", list, err)
+	}
+	email := "cyd@example.com"
+	list, _, err := w.FindUsers(ctx, identity.UserFilter{Text: "bea"}, "", 10)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if _, err := w.UpdateUser(ctx, w.owner.Principal(), list[0].ID, identity.UserChange{Email: &email}); err != nil {
+		t.Fatal(err)
+	}
+	if list, _, err := w.Users(ctx, "", 10); err != nil || len(list) != 2 || list[1].Email != email && list[0].Email != email {
+		t.Errorf("after a change: %v, %v", list, err)
+	}
+}
+
+func TestWhenUsersLastSignedIn(t *testing.T) {
+	w := newTown(t)
+	bea := w.create(t, identity.NewUser{Email: "bea@example.com", Password: "a long password"})
+	cyd := w.create(t, identity.NewUser{Email: "cyd@example.com", Password: "a long password"})
+	if _, err := w.Login(ctx, "bea@example.com", "a long password", "192.0.2.1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Login(ctx, "cyd@example.com", "a wrong password", "192.0.2.1"); err == nil {
+		t.Fatal("a wrong password is taken")
+	}
+	last, err := w.LastSignIns(ctx, bea.ID, cyd.ID)
+	if err != nil || len(last) != 1 || !last[bea.ID].Equal(w.at.Now()) {
+		t.Errorf("last sign-ins are %v, %v; want that of bea at %s", last, err, w.at.Now())
+	}
+}

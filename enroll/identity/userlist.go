@@ -33,38 +33,51 @@ func (f UserFilter) matches(u User, words []string) bool {
 	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(all, word) })
 }
 
-// maxLooked is how many logins are looked at for one page of users.
-const maxLooked = 5000
+// maxLooked is how many users are looked at for one page of those that are wanted.
+const maxLooked = 20_000
+
+// readAtOnce is how many users are asked for together where not all are wanted.
+const readAtOnce = 500
 
 // FindUsers lists the users that are wanted, in the order of [User.Login], in any case, from
-// where the page ended that handed out cursor; "" is the beginning. Where few are wanted of
-// many, or thousands of usernames stand between two addresses, a page comes out short, or even
-// empty, before the end. Who comes or goes between two pages shifts nothing. The error wraps
-// storage.ErrBadCursor when cursor is not of this list.
+// where the page ended that handed out cursor; "" is the beginning. A page is full unless it
+// is the last, or very many users were looked at of whom few are wanted. Who comes or goes
+// between two pages shifts nothing. The error wraps storage.ErrBadCursor when cursor is not of
+// this list.
 func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, limit int) (list []User, next string, err error) {
-	after, err := afterLogin(cursor)
+	begin, err := afterLogin(cursor)
 	if err != nil {
 		return nil, "", fmt.Errorf("list users: %w", err)
 	}
 	words, some := f.words(), limit+1
 	if f != (UserFilter{}) {
-		some = max(some, 500)
+		some = max(some, readAtOnce)
 	}
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		list, next = nil, ""
-		looked, last := 0, after
-		return walkLogins(tx, after, some, func(login string, u User) (more bool) {
-			called := login == normalLogin(u.Login()) // else it is their other name
-			if called && len(list) == limit || looked == maxLooked {
-				next = loginCursor(last)
-				return false
+		after, looked := begin, 0
+		for {
+			read, from := 0, after
+			if from != "" {
+				from += "\x00" // no login has one: this is the next that there could be
 			}
-			looked, last = looked+1, login
-			if called && f.matches(u, words) {
-				list = append(list, u)
+			for u, err := range users.Ascend(tx, usersByName, from, "", some) {
+				if err != nil {
+					return err
+				}
+				if len(list) == limit || looked == maxLooked {
+					next = loginCursor(after)
+					return nil
+				}
+				read, looked, after = read+1, looked+1, u.listedAs()
+				if f.matches(u, words) {
+					list = append(list, u)
+				}
 			}
-			return true
-		})
+			if read < some {
+				return nil
+			}
+		}
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("list users: %w", err)
@@ -72,39 +85,8 @@ func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, li
 	return list, next, nil
 }
 
-// walkLogins calls fn for each login behind after, in order, with whose it is, until it returns
-// false. It expects to be stopped after some. A user with a username beside their address comes
-// by either.
-func walkLogins(tx storage.Tx, after string, some int, fn func(login string, u User) (more bool)) error {
-	for {
-		read, from := 0, after
-		if from != "" {
-			from += "\x00" // no login has one: this is the next that there could be
-		}
-		for u, err := range users.Ascend(tx, usersByLogin, from, "", some) {
-			if err != nil {
-				return err
-			}
-			read++
-			login := "" // by which u stands here: the first of theirs that has not passed
-			for _, l := range u.Logins() {
-				if l > after && (login == "" || l < login) {
-					login = l
-				}
-			}
-			if login == "" {
-				return fmt.Errorf("login of user %s: %w", u.ID, storage.ErrCorrupt)
-			}
-			after = login
-			if !fn(login, u) {
-				return nil
-			}
-		}
-		if read < some {
-			return nil
-		}
-	}
-}
+// IndexNames writes the index of lists of users, for databases from before there was one.
+func IndexNames(tx storage.Tx) error { return storage.Reindex(tx, users, usersByName) }
 
 // loginCursorKind begins the cursors of lists of users.
 const loginCursorKind = "l"

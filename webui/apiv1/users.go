@@ -54,16 +54,18 @@ type userJSON struct {
 	Disabled            bool      `json:"disabled"`
 	CreatedAt           time.Time `json:"created_at"`
 
+	LastSignInAt *time.Time `json:"last_sign_in_at"` // null: never
+
 	GroupIDs []string `json:"group_ids"` // that the role is limited to; empty: it is not
 }
 
-func user(u identity.User, groups []string) userJSON {
+func user(u identity.User, groups []string, signedIn time.Time) userJSON {
 	return userJSON{
 		ID: u.ID, Username: u.Username, Email: u.Email, FullName: u.FullName, UPN: u.UPN(),
 		ManagedAppleAccount: u.ManagedAppleAccount, CanEnroll: !u.NoEnroll, Role: string(u.Role),
 		HasPassword: u.Password != "", Provider: cmp.Or(u.Provider, identity.LocalProvider), Groups: orEmpty(groups),
 		HasSecondFactor: !u.SecondFactorAt.IsZero(), Disabled: u.Disabled, CreatedAt: u.CreatedAt.UTC(),
-		GroupIDs: orEmpty(u.GroupIDs),
+		LastSignInAt: timestamp(signedIn), GroupIDs: orEmpty(u.GroupIDs),
 	}
 }
 
@@ -81,7 +83,11 @@ func (a *API) writeUser(w http.ResponseWriter, r *http.Request, status int, u id
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, status, user(u, groups[u.ID]))
+	last, err := a.identity.LastSignIns(r.Context(), u.ID)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, status, user(u, groups[u.ID], last[u.ID]))
 }
 
 func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
@@ -125,7 +131,11 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, func(u identity.User) userJSON { return user(u, groups[u.ID]) }))
+	last, err := a.identity.LastSignIns(r.Context(), ids...)
+	if err != nil {
+		return err
+	}
+	return webui.WriteJSON(w, http.StatusOK, newPage(users, next, func(u identity.User) userJSON { return user(u, groups[u.ID], last[u.ID]) }))
 }
 
 // userFilter reads the parameters that say which users are wanted.

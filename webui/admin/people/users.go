@@ -26,6 +26,8 @@ type user struct {
 	Disabled            bool      `json:"disabled"`
 	CreatedAt           time.Time `json:"created_at"`
 	GroupIDs            []string  `json:"group_ids"`
+
+	LastSignInAt *time.Time `json:"last_sign_in_at"` // nil: never
 }
 
 // Login is what the user signs in with.
@@ -354,13 +356,18 @@ func (s *People) user(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Get(r.Context(), "/api/v1/identity-providers/"+url.PathEscape(u.Provider), nil, &provider); err != nil && !notFound(err) {
 		return err
 	}
-	made := s.desk.Moment(&u.CreatedAt)
+	made, signedIn := s.desk.Moment(&u.CreatedAt), admin.Fact{Label: "Last sign-in", Value: "Never"}
+	if u.LastSignInAt != nil {
+		at := s.desk.Moment(u.LastSignInAt)
+		signedIn = admin.Fact{Label: signedIn.Label, Moment: &at}
+	}
 	for _, f := range []admin.Fact{
 		{Label: "Name", Value: u.FullName}, {Label: "E-mail address", Value: u.Email}, {Label: "Username", Value: u.Username},
 		{Label: "Managed Apple Account", Value: u.ManagedAppleAccount},
 		{Label: "Signs in at", Value: provider.Name, URL: sourceURL(u.Provider)},
 		{Label: "Groups at the provider", Value: strings.Join(u.Groups, ", ")},
 		{Label: "Made", Moment: &made},
+		signedIn,
 	} {
 		if f.Value != "" || f.Moment != nil {
 			page.Facts = append(page.Facts, f)
