@@ -56,10 +56,18 @@ func TestThePagesOfCertificates(t *testing.T) {
 			t.Errorf("with words for a number = %d", got.status)
 		}
 	})
+	var named struct {
+		Serial string `json:"serial_number"`
+	}
+	d.call(t, "GET", "/api/v1/devices/"+device, nil, &named)
+	serial := named.Serial // by which one of the devices is found
 	t.Run("a template is looked at before it is made", func(t *testing.T) {
 		const at = "/admin/certificates/new-template"
 		look := func(change url.Values) deskPage {
 			change.Set("step", "preview")
+			if !change.Has("preview_for") {
+				change.Set("preview_for", serial)
+			}
 			return d.ask(t, "POST", at, filled(change))
 		}
 		page := look(url.Values{"notes": {"for the office"}, "subject": {"/O=Office/CN=$DEVICE_ID"}, "validity": {"90d"}})
@@ -95,6 +103,7 @@ func TestThePagesOfCertificates(t *testing.T) {
 		form := d.get(t, "/admin/certificate-templates/wifi/edit")
 		change := form.filled()
 		change.Set("subject", "/O=Changed/CN=$DEVICE_ID")
+		change.Set("preview_for", serial)
 		change.Set("step", "preview")
 		d.ask(t, "POST", "/admin/certificate-templates/wifi/edit", change).says(t, "it would be", "/O=Changed/CN="+device)
 		if got := d.get(t, "/admin/certificate-templates/wifi"); strings.Contains(got.text(), "Changed/") {
