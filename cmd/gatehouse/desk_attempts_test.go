@@ -30,7 +30,7 @@ func TestTheDeskOfAttempts(t *testing.T) {
 	t.Run("who is under way is listed, and counted", func(t *testing.T) {
 		list := reader.get(t, home)
 		list.escapes(t)
-		list.says(t, "profile downloaded", "How far people came in 7 days", "1 is there now")
+		list.says(t, "profile downloaded", "How far people came in the last 7 days", "Profile downloaded 1 100 %", "1 is there now")
 		if len(list.body) > 100<<10 {
 			t.Errorf("the page has %d bytes", len(list.body))
 		}
@@ -42,7 +42,7 @@ func TestTheDeskOfAttempts(t *testing.T) {
 		}
 	})
 	t.Run("filters", func(t *testing.T) {
-		d.get(t, home+"?user="+url.QueryEscape(strings.ToUpper(hostile))+"&days=30").says(t, "in 30 days", "profile downloaded")
+		d.get(t, home+"?user="+url.QueryEscape(strings.ToUpper(hostile))+"&days=30").says(t, "in the last 30 days", "profile downloaded")
 		d.get(t, home+"?link_id="+link.ID).says(t, "Only those of one link.")
 		d.get(t, home+"?stage=enrolled").says(t, "Nothing matches")
 		if got := d.ask(t, "GET", home+"?stage=gone", nil); got.status != http.StatusBadRequest {

@@ -69,7 +69,7 @@ func TestTheDeskOfEnrollment(t *testing.T) {
 		}
 		got := helper.get(t, at)
 		got.says(t, "enrolled", "1 of 2")
-		d.get(t, got.link(t, "Somebody")).says(t, "enrolled")
+		d.get(t, got.link(t, "Not signed in")).says(t, "enrolled")
 		d.get(t, got.link(t, "Device"))
 		d.get(t, home).says(t, "enrolled")
 	})

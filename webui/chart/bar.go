@@ -99,6 +99,7 @@ type Rows struct {
 	Title string
 	Unit  string // heads the numbers of the table: "Devices"; empty: "Number"
 	Parts []Part // Ink 0: blue
+	Of    int    // what shares are told of; 0: all parts together
 	None  string
 }
 
@@ -118,6 +119,9 @@ func (r Rows) HTML() template.HTML {
 	}
 	if len(r.Parts) == 0 {
 		return none(r.None)
+	}
+	if r.Of > 0 {
+		total = r.Of
 	}
 	words := make([]string, len(r.Parts))
 	rows := make([][]cell, len(r.Parts))

@@ -84,18 +84,14 @@ func (t Timeline) HTML() template.HTML {
 		at := t.Now.AddDate(0, i*t.Months/4, 0)
 		x := t.place(at, to)
 		d.line(x, y, x, y+0.3, "axis")
-		anchor := start
-		if i > 0 {
-			anchor = middle
-		}
-		d.text(x, y+1.3, anchor, "", at.UTC().Format("Jan 2006"))
+		d.text(x, y+1.3, start, "", at.UTC().Format("Jan 2006"))
 	}
 	for _, w := range t.Weeks {
 		if w.Count > 0 {
 			rows = append(rows, []cell{{text: t.Many + ", week of " + w.From.UTC().Format("2006-01-02")}, {text: Count(w.Count)}})
 		}
 	}
-	return figure(d.close(), folded(table(d.id, t.Title, []string{"", "Expires, or number"}, rows)))
+	return figure(d.close(), folded(table(d.id, t.Title, []string{"", "Ends on, or how many"}, rows)))
 }
 
 // weeks draws how many end by week.

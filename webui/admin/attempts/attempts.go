@@ -79,7 +79,7 @@ func (a attempt) DeviceURL() string {
 // Who is who enrolls.
 func (a attempt) Who() string {
 	if a.User == "" {
-		return "Nobody in particular"
+		return "Not signed in"
 	}
 	return a.User
 }
@@ -225,8 +225,11 @@ func (s *Attempts) funnel(ctx context.Context, days string) (f funnel, err error
 		}
 		f.Stops = append(f.Stops, at)
 	}
-	if len(f.Stages) > 0 && f.Stages[0].Reached == 0 {
-		rows.Parts = nil
+	if len(f.Stages) > 0 {
+		rows.Of = f.Stages[0].Reached // everybody begins there
+		if rows.Of == 0 {
+			rows.Parts = nil
+		}
 	}
 	f.Picture = rows.HTML()
 	return f, nil
@@ -282,7 +285,7 @@ func (s *Attempts) list(w http.ResponseWriter, r *http.Request) error {
 		Page: admin.Page{Title: "Attempts", Section: enrollment, Watch: "device. link.", Every: 15},
 		Tabs: s.desk.EnrollmentTabs(r, home), Form: form,
 		Stages: append([]admin.Option{{Label: "All"}}, admin.Options("open", "Under way", "failed", "Failed", "enrolled", "Enrolled")...),
-		Days:   admin.Options("7", "7 days", "30", "30 days"),
+		Days:   admin.Options("7", "The last 7 days", "30", "The last 30 days"),
 		Items:  found.Items, Pager: admin.NewPager(r, found.NextCursor),
 	}
 	for _, name := range stages[:5] {
@@ -340,7 +343,7 @@ func (s *Attempts) attempt(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := a.Begun()
 	begun := s.desk.Moment(&at)
-	p.Facts = []admin.Fact{{Label: "Begun", Moment: &begun}, {Label: "Device", Value: ownerships[a.Ownership]}}
+	p.Facts = []admin.Fact{{Label: "Began", Moment: &begun}, {Label: "Device", Value: ownerships[a.Ownership]}}
 	if a.Mode != nil {
 		p.Facts = append(p.Facts, admin.Fact{Label: "By account", Value: a.Account, Hint: *a.Mode})
 	}
