@@ -431,7 +431,7 @@ func TestWhyACommandWaits(t *testing.T) {
 		want   mdm.Waiting
 	}{
 		"the device has not been heard of": {
-			want: mdm.Waiting{Code: mdm.WaitsForDevice, Reason: "The device has not connected since it was queued. It has not been heard of yet."},
+			want: mdm.Waiting{Code: mdm.WaitsForDevice, Reason: "The device has not connected since the command was queued. It has not been heard of yet."},
 		},
 		"it can't be woken": {
 			device: func(d *mdm.Device) { d.Push = nil },

@@ -129,9 +129,9 @@ func (w *waiter) why(e Entry, now time.Time) Waiting {
 		return Waiting{Code: WaitsForToken, Reason: "The device has no push token, so it can’t be woken: it gets the command when it polls by itself. " + seen}
 	case w.lastSeen.Before(e.CreatedAt):
 		if w.push.PushedAt.Before(e.CreatedAt) {
-			return Waiting{Code: WaitsForDevice, Reason: "The device has not connected since it was queued. " + seen}
+			return Waiting{Code: WaitsForDevice, Reason: "The device has not connected since the command was queued. " + seen}
 		}
-		return Waiting{Code: WaitsForDevice, Reason: fmt.Sprintf("The device has not connected since it was queued. Apple took a wake-up for it %s ago. %s", Ago(now.Sub(w.push.PushedAt)), seen)}
+		return Waiting{Code: WaitsForDevice, Reason: fmt.Sprintf("The device has not connected since the command was queued. Apple took a wake-up for it %s ago. %s", Ago(now.Sub(w.push.PushedAt)), seen)}
 	case w.ahead[e.UUID] == 1:
 		return Waiting{Code: WaitsForOther, Reason: "It waits behind another command. " + seen}
 	case w.ahead[e.UUID] > 1:

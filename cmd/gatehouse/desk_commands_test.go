@@ -149,6 +149,13 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 			sent := 0
 			for _, id := range ids {
 				page := d.get(t, to(id, typ.RequestType))
+				if strings.Contains(page.text(), "This device can’t get this command.") {
+					if len(page.all("input", "name", "type")) > 0 {
+						t.Errorf("a form offers %s, which the device can’t get", typ.RequestType)
+					}
+					page.link(t, "Other command")
+					continue
+				}
 				got := d.ask(t, "POST", form, with(page.fields(t), "do", "queue"))
 				switch {
 				case got.status == http.StatusSeeOther && typ.Confirm:
@@ -272,7 +279,7 @@ func TestTheDeskQueuesCommands(t *testing.T) {
 		answered := d.get(t, there)
 		answered.says(t, "Acknowledged", "Answer", "Raw answer")
 		d.get(t, there+"/devices/"+mac).says(t, "Security info on Ben’s Mac", "Acknowledged")
-		d.get(t, "/admin/commands").says(t, "Security info", "acknowledged", "1 of 1")
+		d.get(t, "/admin/commands").says(t, "Security info", "acknowledged", "2 of 2")
 		d.get(t, "/admin/commands?who=me&state=failed&since=1h&type=SecurityInfo")
 	})
 	t.Run("who goes back and changes the form is asked, and then believed", func(t *testing.T) {

@@ -20,6 +20,7 @@ func TestNumbersAndNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"DeviceLock": "Device lock", "device_lost": "Device lost", "OSVersion": "OS version", "not_now": "Not now",
 		"InstallProfile": "Install profile", "UDID": "UDID", "isMDMLost": "Is MDM lost", "": "", "é": "É", "ScheduleOSUpdate": "Schedule OS update",
+		"WiFiProfileData": "Wi-Fi profile data", "DisableWiFi": "Disable Wi-Fi",
 	} {
 		if got := Words(name); got != want {
 			t.Errorf("Words(%q) = %q, want %q", name, got, want)
@@ -27,6 +28,19 @@ func TestNumbersAndNames(t *testing.T) {
 	}
 	if Count(1, "device", "devices") != "1 device" || Count(2000, "device", "devices") != "2,000 devices" {
 		t.Error("counts are wrong")
+	}
+}
+
+func TestAReasonDoesNotNameWhereItStands(t *testing.T) {
+	for _, tt := range []struct{ name, reason, want string }{
+		{"RestartDevice", "RestartDevice needs a supervised device.", "Needs a supervised device."},
+		{"Wallpaper", "WallpaperX is not known.", "WallpaperX is not known."},
+		{"DeviceLock", "The device is blocked.", "The device is blocked."},
+		{"DeviceLock", "", ""},
+	} {
+		if got := Because(tt.name, tt.reason); got != tt.want {
+			t.Errorf("Because(%q, %q) = %q, want %q", tt.name, tt.reason, got, tt.want)
+		}
 	}
 }
 

@@ -104,18 +104,19 @@ var parts = []string{"templates/layout.html", "templates/parts.html"}
 // "main"; files whose name begins with _ are parts that the section's pages share.
 func (d *Desk) Templates(files fs.FS) (*Templates, error) {
 	shared, err := template.New("desk").Funcs(template.FuncMap{
-		"asset":  d.Assets.URL,
-		"when":   view.When,
-		"field":  newField,
-		"once":   once,
-		"link":   func(label, url string) view.Link { return view.Link{Label: label, URL: url} },
-		"moment": func(at any) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} },
-		"count":  Count,
-		"bytes":  view.Fingerprint,
-		"state":  func(text, tone string) view.State { return view.State{Text: text, Tone: view.Tone(tone)} },
-		"words":  Words,
-		"actor":  Actor,
-		"list":   func(items ...any) []any { return items },
+		"asset":   d.Assets.URL,
+		"when":    view.When,
+		"field":   newField,
+		"once":    once,
+		"link":    func(label, url string) view.Link { return view.Link{Label: label, URL: url} },
+		"moment":  func(at any) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} },
+		"count":   Count,
+		"bytes":   view.Fingerprint,
+		"state":   func(text, tone string) view.State { return view.State{Text: text, Tone: view.Tone(tone)} },
+		"words":   Words,
+		"actor":   Actor,
+		"because": Because,
+		"list":    func(items ...any) []any { return items },
 	}).ParseFS(templateFiles, parts...)
 	if err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
@@ -198,7 +199,20 @@ func Words(name string) string {
 			out.WriteRune(c)
 		}
 	}
-	return out.String()
+	return wiFi.Replace(out.String())
+}
+
+// wiFi spells the name as Apple does in texts.
+var wiFi = strings.NewReplacer("Wi fi", "Wi-Fi", "wi fi", "Wi-Fi")
+
+// Because is the API’s reason against something, at a place that names it already: without
+// Apple’s name at its beginning.
+func Because(name, reason string) string {
+	rest, ok := strings.CutPrefix(reason, name+" ")
+	if !ok || rest == "" {
+		return reason
+	}
+	return strings.ToUpper(rest[:1]) + rest[1:]
 }
 
 // Actor names who did something, which the API spells as “user:ana@example.com”.

@@ -273,7 +273,7 @@ func (s *Commands) choiceOf(ctx context.Context, t *targets, typ commandType) ch
 	v := t.verdicts[typ.RequestType]
 	switch {
 	case v.Allowed == 0:
-		c.Reason = v.Reason
+		c.Reason = admin.Because(typ.RequestType, v.Reason)
 	case typ.Scope == "admin" && !s.desk.May(ctx, routeRaw):
 		c.Reason = "Only administrators may queue it."
 	default:
@@ -323,11 +323,18 @@ type foundDevice struct {
 	Model        string `json:"model"`
 	OSVersion    string `json:"os_version"`
 	User         string `json:"user"`
+	UserLong     string `json:"user_long_name"`
+	UserShort    string `json:"user_short_name"`
 	ParentID     string `json:"parent_id"`
 }
 
-// Name is what to call the device.
-func (d foundDevice) Name() string { return cmp.Or(d.DeviceName, d.SerialNumber, d.ID) }
+// Name is what to call the device, or the user whose channel it is.
+func (d foundDevice) Name() string {
+	if d.Channel() {
+		return cmp.Or(d.UserLong, d.UserShort, d.User, d.ID)
+	}
+	return cmp.Or(d.DeviceName, d.SerialNumber, d.ID)
+}
 
 // Channel says that it is not a device, but the user channel of one.
 func (d foundDevice) Channel() bool { return d.ParentID != "" }
@@ -341,7 +348,7 @@ func (s *Commands) chooseDevices(w http.ResponseWriter, r *http.Request, wrong s
 	if typ := r.URL.Query().Get("type"); typ != "" {
 		page.Keep.Set("type", typ)
 	}
-	query := url.Values{"limit": {"25"}, "state": {"enrolled"}}
+	query := url.Values{"limit": {"25"}, "state": {"enrolled"}, "sort": {"name"}}
 	if page.Query != "" {
 		query.Set("q", page.Query)
 	}

@@ -205,7 +205,7 @@ func (s *Commands) facts(c *whole) []admin.Fact {
 	}
 	switch c.Priority {
 	case "urgent":
-		facts = append(facts, admin.Fact{Label: "Priority", Value: "Urgent", Hint: "It comes before what else a device waits for."})
+		facts = append(facts, admin.Fact{Label: "Priority", Value: "Urgent", Hint: "It goes ahead of the device’s other commands."})
 	case "background":
 		facts = append(facts, admin.Fact{Label: "Priority", Value: "Background", Hint: "The server asks by itself."})
 	}

@@ -107,7 +107,7 @@ func (t tally) Done() string {
 	return admin.Number(t.Acknowledged) + " of " + admin.Number(t.Total)
 }
 
-// Rest names what is not done, "7 queued, 2 error"; empty for nothing.
+// Rest names what is not done, "7 queued, 2 failed"; empty for nothing.
 func (t tally) Rest() string {
 	var parts []string
 	for _, s := range t.states()[1:] {
@@ -118,13 +118,25 @@ func (t tally) Rest() string {
 	return strings.Join(parts, ", ")
 }
 
+// only is the state of the one device.
+func (t tally) only() string {
+	for _, s := range t.states() {
+		if s.count > 0 {
+			return stateWord(s.name)
+		}
+	}
+	return ""
+}
+
 // State is what to call all of it.
 func (t tally) State() view.State {
 	switch {
+	case t.Total == 1 && t.Pending() == 1:
+		return view.State{Text: t.only(), Tone: view.Waiting}
 	case t.Pending() > 0 && t.Failed() > 0:
-		return view.State{Text: "in flight, with errors", Tone: view.Bad}
+		return view.State{Text: "under way, some failed", Tone: view.Bad}
 	case t.Pending() > 0:
-		return view.State{Text: "in flight", Tone: view.Waiting}
+		return view.State{Text: "under way", Tone: view.Waiting}
 	case t.Total == 0:
 		return view.State{Text: "forgotten", Tone: view.Neutral}
 	case t.Acknowledged == t.Total:
@@ -134,7 +146,7 @@ func (t tally) State() view.State {
 	case t.Failed() > 0 && t.Acknowledged > 0:
 		return view.State{Text: "failed in part", Tone: view.Bad}
 	case t.Failed() > 0:
-		return view.State{Text: "error", Tone: view.Bad}
+		return view.State{Text: "failed", Tone: view.Bad}
 	case t.Acknowledged > 0:
 		return view.State{Text: "acknowledged in part", Tone: view.Neutral}
 	}
@@ -162,6 +174,9 @@ func (c summary) URL() string  { return section + "/" + url.PathEscape(c.UUID) }
 
 // For is what to call the only device; empty: there are several.
 func (c summary) For() string { return named(c.DeviceName, c.DeviceID) }
+
+// Single says that it is for one device, of which the state says how far it is.
+func (c summary) Single() bool { return c.Progress != nil && c.Progress.Total == 1 }
 
 // By is who queued it.
 func (c summary) By() string { return admin.Actor(c.CreatedBy) }
@@ -247,7 +262,7 @@ func (s *Commands) list(w http.ResponseWriter, r *http.Request) error {
 		Page:    admin.Page{Title: "Commands", Section: section, Watch: "command."},
 		Tabs:    tabs(section),
 		Form:    form,
-		States:  append([]admin.Option{{Label: "All"}}, admin.Options("open", "In flight", "failed", "Failed")...),
+		States:  append([]admin.Option{{Label: "All"}}, admin.Options("open", "Under way", "failed", "Failed")...),
 		Periods: []admin.Option{{Label: "Any time"}},
 		Items:   found.Items, Pager: admin.NewPager(r, found.NextCursor),
 	}
@@ -288,7 +303,12 @@ func (s *Commands) nothing(filtered, more bool, queue string) *admin.Empty {
 }
 
 // stateWord is a state in words.
-func stateWord(state string) string { return strings.ReplaceAll(state, "_", " ") }
+func stateWord(state string) string {
+	if state == "error" {
+		return "failed"
+	}
+	return strings.ReplaceAll(state, "_", " ")
+}
 
 // pretty is JSON as people read it.
 func pretty(v any) string {

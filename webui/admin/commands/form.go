@@ -73,7 +73,7 @@ func draw(f *admin.Form, prefix string, keys []key) []node {
 		switch path := prefix + "." + k.Name; {
 		case k.Name == "Item" && strings.HasSuffix(prefix, "]") && f.Values.Has(path): // the row says which it is
 		case k.Refused != "":
-			not = append(not, node{Name: label(k.Name), Hint: k.Refused})
+			not = append(not, node{Name: label(k.Name), Hint: admin.Because(k.Name, k.Refused)})
 		default:
 			nodes = append(nodes, drawKey(f, path, k))
 		}
@@ -189,7 +189,7 @@ func (k key) options(empty bool) []admin.Option {
 	for _, v := range k.Values {
 		o := admin.Option{Value: v, Label: v}
 		if i := slices.IndexFunc(k.Choices, func(c key) bool { return c.Name == v }); i >= 0 && k.Choices[i].Refused != "" {
-			o.Disabled, o.Hint = true, k.Choices[i].Refused
+			o.Disabled, o.Hint = true, admin.Because(v, k.Choices[i].Refused)
 			if empty {
 				o.Label += ": " + o.Hint // a select shows no hints
 			}
@@ -238,7 +238,7 @@ func drawArray(f *admin.Form, n node, k key) node {
 		for _, shape := range k.Items {
 			o := admin.Option{Value: shape.Name, Label: label(shape.Name)}
 			if shape.Refused != "" {
-				o.Disabled, o.Label = true, o.Label+": "+shape.Refused
+				o.Disabled, o.Label = true, o.Label+": "+admin.Because(shape.Name, shape.Refused)
 			}
 			n.Shapes = append(n.Shapes, o)
 		}

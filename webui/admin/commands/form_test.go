@@ -199,7 +199,7 @@ func TestTheWayOfACommandInWords(t *testing.T) {
 		"was put off":          {entry{State: "not_now", DeliveredAt: &later, NotNowCount: 3, WaitingFor: &waiting{"not_now", "x"}}, []string{"Queued", "Delivered", "Not now The device was locked or busy, tried 3 times. It is asked again when it unlocks."}},
 		"is done":              {entry{State: "acknowledged", DeliveredAt: &later, FinishedAt: &later, NotNowCount: 1, Summary: "2 apps"}, []string{"Queued", "Delivered", "Not now", "Acknowledged 2 apps"}},
 		"came for a push":      {entry{State: "acknowledged", PushedAt: &later, DeliveredAt: &later, FinishedAt: &later, NotNowCount: 2}, []string{"Queued", "Pushed", "Delivered", "Not now The device was locked or busy, tried 2 times.", "Acknowledged"}},
-		"failed":               {entry{State: "error", DeliveredAt: &later, Error: "No rights.", ErrorChain: []chainError{{ErrorCode: 12007, ErrorDomain: "MCMDMErrorDomain"}}}, []string{"Queued", "Delivered", "Error No rights."}},
+		"failed":               {entry{State: "error", DeliveredAt: &later, Error: "No rights.", ErrorChain: []chainError{{ErrorCode: 12007, ErrorDomain: "MCMDMErrorDomain"}}}, []string{"Queued", "Delivered", "Failed No rights."}},
 		"was cancelled":        {entry{State: "cancelled"}, []string{"Queued", "Cancelled"}},
 		"was superseded":       {entry{State: "cancelled", SupersededBy: "U"}, []string{"Queued", "Superseded"}},
 		"expired":              {entry{State: "expired"}, []string{"Queued", "Expired"}},

@@ -92,6 +92,7 @@ type queuePage struct {
 	CLI      string
 	Secrets  bool // something secret has to be typed again
 	Verdict  verdict
+	Offered  bool // the form is: some device may get it, or what was sent stays to be changed
 }
 
 // expiries are how long a command may wait.
@@ -161,6 +162,7 @@ func (s *Commands) showForm(w http.ResponseWriter, r *http.Request, status int, 
 	p.Expiry = expiries
 	p.Priority = !p.Type.Urgent && s.desk.May(r.Context(), routeRaw)
 	p.Verdict = p.Targets.verdicts[p.Type.RequestType]
+	p.Offered = p.Verdict.Allowed > 0 || p.Verdict.Refused == 0 || r.Method == http.MethodPost
 	p.Secrets = status != http.StatusOK && hasSecrets(p.Type.Keys)
 	n := p.Targets.Total
 	if p.Forecast != nil {

@@ -261,7 +261,7 @@ func (e entry) steps(queued time.Time, by string) []step {
 	case e.State == "acknowledged":
 		all = append(all, step{Tone: "good", What: "Acknowledged", At: e.FinishedAt, Note: e.Summary})
 	case e.State == "error":
-		all = append(all, step{Tone: "bad", What: "Error", At: e.FinishedAt, Note: e.Error, Code: e.Codes()})
+		all = append(all, step{Tone: "bad", What: "Failed", At: e.FinishedAt, Note: e.Error, Code: e.Codes()})
 	case e.State == "expired":
 		all = append(all, step{Tone: "bad", What: "Expired", At: e.FinishedAt, Note: "The device did not fetch it in time."})
 	case e.SupersededBy != "":

@@ -65,9 +65,9 @@ func (c command) StateWords() view.State {
 	case "not_now":
 		return view.State{Text: "not now", Tone: view.Waiting, Hint: waiting}
 	case "acknowledged":
-		return view.State{Text: "acknowledged", Tone: view.Good, Hint: c.Summary}
+		return view.State{Text: "acknowledged", Tone: view.Good, Hint: said(c.Summary)}
 	case "error":
-		return view.State{Text: "error", Tone: view.Bad, Hint: c.Error}
+		return view.State{Text: "failed", Tone: view.Bad, Hint: c.Error}
 	case "cancelled":
 		if c.SupersededBy != "" {
 			return view.State{Text: "superseded", Tone: view.Neutral, Hint: "A newer one took its place before the device had it."}
@@ -79,6 +79,36 @@ func (c command) StateWords() view.State {
 	return view.State{Text: c.State, Tone: view.Neutral}
 }
 
+// said is what there is to say beside that a command is done.
+func said(summary string) string {
+	if summary == "Done" {
+		return ""
+	}
+	return summary
+}
+
+// once has of commands one after the other that wait or failed for the same reason only the
+// first say it, and none that waits for the reason which the page tells anyway.
+func once(list []command, told *waits) {
+	const same = "For the same reason."
+	last := ""
+	for i := range list {
+		c := &list[i]
+		switch w := c.WaitingFor; {
+		case w != nil && told != nil && w.Reason == told.Reason:
+			c.WaitingFor = nil
+		case w != nil && w.Reason == last:
+			c.WaitingFor = &waits{Code: w.Code, Reason: same}
+		case w != nil:
+			last = w.Reason
+		case c.Error != "" && c.Error == last:
+			c.Error = same
+		default:
+			last = c.Error
+		}
+	}
+}
+
 // Tone is the colour of its point in the timeline.
 func (c command) Tone() view.Tone { return c.StateWords().Tone }
 
@@ -88,14 +118,23 @@ type step struct {
 	At    *time.Time
 }
 
-// Steps is what became of it so far, in order.
+// Steps is what became of it so far, in order, with the time where that is another minute
+// than the one before.
 func (c command) Steps() []step {
 	steps := []step{{"queued", &c.CreatedAt}}
+	at := c.CreatedAt
+	next := func(words string, when time.Time) {
+		s := step{Words: words}
+		if when.Sub(at) >= time.Minute {
+			s.At, at = &when, when
+		}
+		steps = append(steps, s)
+	}
 	if c.PushedAt != nil {
-		steps = append(steps, step{"pushed", c.PushedAt})
+		next("pushed", *c.PushedAt)
 	}
 	if c.DeliveredAt != nil {
-		steps = append(steps, step{"delivered", c.DeliveredAt})
+		next("delivered", *c.DeliveredAt)
 	}
 	if c.NotNowCount > 0 {
 		times := "once"
@@ -105,7 +144,7 @@ func (c command) Steps() []step {
 		steps = append(steps, step{"put off " + times + ": locked or busy", nil})
 	}
 	if c.FinishedAt != nil {
-		steps = append(steps, step{c.StateWords().Text, c.FinishedAt})
+		next(c.StateWords().Text, *c.FinishedAt)
 	}
 	return steps
 }
@@ -142,6 +181,7 @@ func (s *Devices) writeCommands(w http.ResponseWriter, r *http.Request, status i
 	if err != nil {
 		return err
 	}
+	once(page.Items, nil)
 	page.Pager = admin.NewPager(r, next)
 	if len(page.Items) == 0 {
 		page.Empty = &admin.Empty{Heading: "Nothing was asked of it yet", Text: "A command waits here until the device is woken by a push and comes for it, usually within seconds."}

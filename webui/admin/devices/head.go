@@ -128,18 +128,16 @@ func (s *Devices) controls(r *http.Request, h *head) error {
 			h.Does = append(h.Does, c)
 		}
 	}
-	gone := ""
-	if !live {
-		gone = "It is not enrolled."
-	}
-	post := func(name, label, why string) control {
-		return control{Label: label, URL: d.URL() + "/" + name, Post: true, Why: why}
+	post := func(name, label string) control {
+		return control{Label: label, URL: d.URL() + "/" + name, Post: true}
 	}
 	if d.LostReportedAt != nil {
-		add(false, "DELETE /api/v1/devices/{id}/lost", post("found", "It was found", ""))
+		add(false, "DELETE /api/v1/devices/{id}/lost", post("found", "It was found"))
 	}
-	add(false, "POST /api/v1/devices/{id}/refresh", post("refresh", "Refresh facts", gone))
-	add(false, "POST /api/v1/devices/{id}/push", post("push", "Push now", gone))
+	if live { // its state says why nothing reaches it otherwise
+		add(false, "POST /api/v1/devices/{id}/refresh", post("refresh", "Refresh facts"))
+		add(false, "POST /api/v1/devices/{id}/push", post("push", "Push now"))
+	}
 	if s.desk.May(r.Context(), "POST /api/v1/commands") && live && !d.IsChannel() {
 		for _, q := range quickCommands {
 			var t struct {
@@ -152,7 +150,7 @@ func (s *Devices) controls(r *http.Request, h *head) error {
 			}
 			c := control{Label: q.label, URL: newCommand(d.ID, q.requestType), Danger: q.danger}
 			if t.Allowed != nil && !*t.Allowed {
-				c.Why = t.Reason
+				c.Why = admin.Because(q.requestType, t.Reason)
 			}
 			if t.Scope == "admin" && !s.desk.May(r.Context(), "POST /api/v1/commands/raw") {
 				c.Why = "It takes the role of an administrator."
@@ -160,24 +158,24 @@ func (s *Devices) controls(r *http.Request, h *head) error {
 			add(q.more, "POST /api/v1/commands", c)
 		}
 	}
-	ask := func(name, label string, danger bool, why string) control {
-		return control{Label: label, URL: d.URL() + "/" + name, Danger: danger, Why: why}
+	ask := func(name, label string, danger bool) control {
+		return control{Label: label, URL: d.URL() + "/" + name, Danger: danger}
 	}
-	if d.Identity != nil || !live {
-		c := post("renew-identity", "Renew its identity", gone)
+	if live && d.Identity != nil {
+		c := post("renew-identity", "Renew its identity")
 		c.Hint = "It gets a new certificate by which it speaks to this server."
 		add(true, "POST /api/v1/devices/{id}/renew-identity", c)
 	}
-	if d.EnrollmentMode != "" {
-		add(true, "POST /api/v1/devices/{id}/require-sign-in", ask("require-sign-in", "Require sign-in…", false, gone))
+	if live && d.EnrollmentMode != "" {
+		add(true, "POST /api/v1/devices/{id}/require-sign-in", ask("require-sign-in", "Require sign-in…", false))
 	}
 	if d.State != "unenrolled" && d.State != "blocked" {
-		add(true, "POST /api/v1/devices/{id}/unenroll", ask("unenroll", "Unenroll…", true, ""))
+		add(true, "POST /api/v1/devices/{id}/unenroll", ask("unenroll", "Unenroll…", true))
 	}
 	if d.State == "blocked" {
-		add(false, "DELETE /api/v1/devices/{id}/block", post("unblock", "Unblock", ""))
+		add(false, "DELETE /api/v1/devices/{id}/block", post("unblock", "Unblock"))
 	} else {
-		add(true, "POST /api/v1/devices/{id}/block", ask("block", "Block…", true, ""))
+		add(true, "POST /api/v1/devices/{id}/block", ask("block", "Block…", true))
 	}
 	return nil
 }

@@ -50,6 +50,11 @@ type textField struct{ Name, Label, Example string }
 // Picked reports whether a device was selected before.
 func (p *listPage) Picked(id string) bool { return slices.Contains(p.Chosen, id) }
 
+// Any reports whether there may be devices: a new server has nothing to filter.
+func (p *listPage) Any() bool {
+	return len(p.Items) > 0 || len(p.Chips) > 0 || p.Problem != "" || p.Pager.First != ""
+}
+
 // Acts reports whether who looks can do anything with a selection.
 func (p *listPage) Acts() bool {
 	return p.May("POST /api/v1/commands") || p.May("POST /api/v1/devices/{id}/refresh")

@@ -3,6 +3,7 @@ package devices
 import (
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
@@ -49,21 +50,29 @@ func (s *Devices) writeOverview(w http.ResponseWriter, r *http.Request, status i
 	}
 	page.Minimal = known.ManagedOnly
 	page.Groups = groupFacts(known.source("DeviceInformation"), known.source("SecurityInfo"))
+	failed, reasons := make(map[string][]string), []string(nil) // one reason is often that of all
 	for _, from := range known.Sources {
 		if from.AnsweredAt != nil && from.AnsweredAt.After(page.Asked) {
 			page.Asked = *from.AnsweredAt
 		}
 		if from.Failure != nil {
-			page.Failures = append(page.Failures, admin.Words(from.Source)+": "+from.Failure.Reason)
+			if failed[from.Failure.Reason] == nil {
+				reasons = append(reasons, from.Failure.Reason)
+			}
+			failed[from.Failure.Reason] = append(failed[from.Failure.Reason], admin.Words(from.Source))
 		}
 		if from.Waiting != nil {
 			page.Waiting = admin.Words(from.Source)
 		}
 	}
+	for _, why := range reasons {
+		page.Failures = append(page.Failures, strings.Join(failed[why], ", ")+": "+why)
+	}
 	var list admin.List[command]
 	if err := s.desk.Get(ctx, deviceAPI(d.ID)+"/commands", url.Values{"limit": {recent}}, &list); err != nil {
 		return err
 	}
+	once(list.Items, d.WaitingFor)
 	page.Recent = list.Items
 	if !d.IsChannel() && d.Platform != "tvos" {
 		var channels found

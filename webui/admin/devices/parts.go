@@ -288,7 +288,13 @@ func (e event) Words() string { return admin.Words(strings.ReplaceAll(e.Action, 
 func (e event) About() string {
 	var about []string
 	for _, key := range []string{"request_type", "state", "name", "identifier", "topic", "note", "reason"} {
-		if v := e.Details[key]; v != "" {
+		switch v := e.Details[key]; {
+		case v == "":
+		case key == "request_type":
+			about = append(about, admin.Words(v))
+		case v == "error" && key == "state":
+			about = append(about, "failed")
+		default:
 			about = append(about, v)
 		}
 	}
