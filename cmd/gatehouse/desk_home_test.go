@@ -12,7 +12,13 @@ func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 	if got := p.link(t, "Get it"); got != "/admin/settings/push" {
 		t.Errorf("the push certificate is to be had at %s", got)
 	}
-	if got := p.link(t, "Enroll a device"); got != "/admin/enrollment/links/new" {
+	if strings.Contains(p.text(), "What needs somebody") || strings.Contains(p.text(), "Nothing needs you") || strings.Count(p.text(), "There is no push certificate") != 1 {
+		t.Errorf("what is to be done is not said once:\n%s", p.text())
+	}
+	if strings.Contains(p.text(), "Last seen") {
+		t.Error("of no devices it is drawn when they were last seen")
+	}
+	if got := p.link(t, "Enroll a device"); got != "/admin/enrollment" {
 		t.Errorf("a device is enrolled at %s", got)
 	}
 	if n := len(p.all("svg", "role", "img")); n != 1 {

@@ -3,11 +3,13 @@
 package home
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +76,7 @@ type summary struct {
 			Certificates int
 		}
 	}
-	Trouble []struct{ Code, Severity, Text, Path string }
+	Trouble []trouble
 	Setup   *struct {
 		PushCertificate bool `json:"push_certificate"`
 		Device          bool
@@ -89,6 +91,8 @@ type command struct {
 	RequestType string    `json:"request_type"`
 	CreatedAt   time.Time `json:"created_at"`
 	CreatedBy   string    `json:"created_by"`
+	DeviceID    string    `json:"device_id"`
+	DeviceName  string    `json:"device_name"`
 	Progress    *struct {
 		Acknowledged, Error, Cancelled, Expired, Queued, Delivered, Total int
 		NotNow                                                            int `json:"not_now"`
@@ -112,9 +116,15 @@ type page struct {
 	Events   []happened
 }
 
-type trouble struct {
-	Text, URL string
-	State     view.State
+// trouble is what needs somebody, as the API tells it.
+type trouble struct{ Code, Severity, Text, Path string }
+
+// State is how soon it does.
+func (t trouble) State() view.State {
+	if t.Severity == "error" {
+		return view.State{Text: "Now", Tone: view.Bad}
+	}
+	return view.State{Text: "Soon", Tone: view.Waiting}
 }
 
 // step is one thing to do on a new server.
@@ -123,6 +133,7 @@ type step struct {
 	URL       string // empty where who looks may not
 	Action    string
 	Done      bool
+	Now       bool // something does not work before
 }
 
 // flying is a command under way, with how far it is.
@@ -165,11 +176,10 @@ func (s *Home) home(w http.ResponseWriter, r *http.Request) error {
 	}
 	p.draw(sum)
 	for _, t := range sum.Trouble {
-		state := view.State{Text: "Soon", Tone: view.Waiting}
-		if t.Severity == "error" {
-			state = view.State{Text: "Now", Tone: view.Bad}
+		if t.Code == noPush && sum.Setup != nil {
+			continue // the steps say so
 		}
-		p.Trouble = append(p.Trouble, trouble{t.Text, t.Path, state})
+		p.Trouble = append(p.Trouble, t)
 	}
 	s.steps(ctx, p, sum)
 	if err := s.flying(ctx, p); err != nil {
@@ -181,6 +191,9 @@ func (s *Home) home(w http.ResponseWriter, r *http.Request) error {
 	return s.desk.Write(w, r, s.pages, "home.html", p)
 }
 
+// noPush is the API's code of the trouble that a step mends.
+const noPush = "no_push_certificate"
+
 // draw makes the pictures.
 func (p *page) draw(sum summary) {
 	d := sum.Devices
@@ -191,7 +204,7 @@ func (p *page) draw(sum summary) {
 		{Label: "Unenrolled", Count: d.ByState["unenrolled"], Ink: chart.Grey, URL: list("state=unenrolled")},
 		{Label: "Blocked", Count: d.ByState["blocked"], Ink: chart.Red, URL: list("state=blocked")},
 	}, None: "No devices yet."}.HTML()
-	systems := chart.Rows{ID: "systems", Title: "Enrolled devices by version", Unit: "Devices", None: "No device is enrolled."}
+	systems := chart.Rows{ID: "systems", Title: "Enrolled devices by version of their system", Unit: "Devices", None: "No device is enrolled."}
 	for _, of := range d.BySystem {
 		query := url.Values{"state": {"enrolled"}}
 		label := "Unknown"
@@ -259,7 +272,7 @@ func (p *page) draw(sum summary) {
 var endings = map[string]string{"push": "Push", "tls": "TLS"}
 
 // platforms are Apple's systems as the API names them.
-var platforms = map[string]string{"ios": "iOS", "macos": "macOS", "tvos": "tvOS", "visionos": "visionOS", "watchos": "watchOS"}
+var platforms = map[string]string{"ios": "iOS and iPadOS", "macos": "macOS", "tvos": "tvOS", "visionos": "visionOS", "watchos": "watchOS"}
 
 // steps says what a new server lacks: first of all a device.
 func (s *Home) steps(ctx context.Context, p *page, sum summary) {
@@ -269,13 +282,14 @@ func (s *Home) steps(ctx context.Context, p *page, sum summary) {
 		}
 		return
 	}
+	urgent := slices.ContainsFunc(sum.Trouble, func(t trouble) bool { return t.Code == noPush && t.Severity == "error" })
 	all := []step{
-		{"Get a push certificate", "Without one, commands wait until a device checks in by itself.", "/admin/settings/push", "Get it", sum.Setup.PushCertificate},
-		{"Enroll the first device", "With a link or a QR code that is opened on it.", "/admin/enrollment/links/new", "Make a link", sum.Setup.Device},
-		{"Add a second owner", "So that somebody can let you in again.", "/admin/users/new", "Add one", sum.Setup.SecondOwner},
-		{"Get a public TLS certificate", "Until then, each device must be told to trust this server.", "/admin/settings/server", "See how", sum.Setup.PublicTLS},
+		{"Get a push certificate", "There is no push certificate: commands wait until a device checks in by itself.", "/admin/settings/push", "Get it", sum.Setup.PushCertificate, urgent},
+		{"Enroll the first device", "A person scans a QR code with it, and you see how far they are.", "/admin/enrollment/people/new", "Enroll it", sum.Setup.Device, false},
+		{"Add a second owner", "So that somebody can let you in again.", "/admin/users/new", "Add one", sum.Setup.SecondOwner, false},
+		{"Get a public TLS certificate", "Until then, each device must be told to trust this server.", "/admin/settings/server", "See how", sum.Setup.PublicTLS, false},
 	}
-	needs := []string{"PUT /api/v1/push-certificates", "POST /api/v1/enrollment-links", "POST /api/v1/users", "GET /api/v1/settings"}
+	needs := []string{"PUT /api/v1/push-certificates", "POST /api/v1/enrollment-invitations", "POST /api/v1/users", "GET /api/v1/settings"}
 	left := 0
 	for i := range all {
 		if !s.desk.May(ctx, needs[i]) {
@@ -299,13 +313,16 @@ func (s *Home) flying(ctx context.Context, p *page) error {
 	for _, c := range found.Items {
 		at := c.CreatedAt
 		f := flying{ID: c.CommandUUID, Name: admin.Words(c.RequestType), URL: "/admin/commands/" + url.PathEscape(c.CommandUUID), By: admin.Actor(c.CreatedBy), At: s.desk.Moment(&at)}
-		if n := c.Progress; n != nil {
+		switch n := c.Progress; {
+		case c.DeviceID != "":
+			f.Words = "for " + cmp.Or(c.DeviceName, c.DeviceID)
+		case n != nil:
 			done := n.Acknowledged + n.Error + n.Cancelled + n.Expired
 			f.Words = admin.Number(done) + " of " + admin.Number(n.Total)
 			f.Bar = chart.Bar{ID: "c-" + c.CommandUUID, Title: f.Name + ": " + f.Words, Parts: []chart.Part{
 				{Label: "acknowledged", Count: n.Acknowledged, Ink: chart.Green}, {Label: "failed", Count: n.Error, Ink: chart.Red},
 				{Label: "cancelled or expired", Count: n.Cancelled + n.Expired, Ink: chart.Grey}, {Label: "not now", Count: n.NotNow, Ink: chart.Amber},
-				{Label: "sent", Count: n.Delivered, Ink: chart.Blue}, {Label: "waiting", Count: n.Queued, Ink: chart.Teal},
+				{Label: "delivered", Count: n.Delivered, Ink: chart.Teal}, {Label: "queued", Count: n.Queued, Ink: chart.Blue},
 			}}.Picture()
 		}
 		p.Flying = append(p.Flying, f)
