@@ -107,6 +107,7 @@ type inviteForm struct {
 	Logins     []admin.Option
 	Lives      []admin.Option
 	Languages  []admin.Option
+	NoMail     bool   // there is no mail server
 	Why        string // it can't be sent; empty: it can
 	Back       string
 }
@@ -122,7 +123,7 @@ func (s *Enrollment) writeInvite(w http.ResponseWriter, r *http.Request, status 
 		return err
 	}
 	out := &inviteForm{
-		Form: form, Ownerships: now.ownerships(), Logins: logins, Lives: lives, Languages: []admin.Option{{Label: "As the organisation’s"}}, Why: s.why(ctx, routeInvite),
+		Form: form, Ownerships: now.ownerships(), Logins: logins, Lives: lives, Languages: []admin.Option{{Label: "As the organisation’s"}}, NoMail: now.Mail == nil, Why: s.why(ctx, routeInvite),
 	}
 	out.Page, out.Back = s.below(ctx, "Invite people", apiInvitations, invitationsLink)
 	for _, l := range list.Items {

@@ -61,7 +61,7 @@ func (l link) Standing() view.State {
 // Left is how often it can be used.
 func (l link) Left() string {
 	if l.Unlimited {
-		return "as often as it is opened"
+		return "no limit"
 	}
 	return admin.Number(l.UsesLeft) + " of " + admin.Number(l.Uses)
 }

@@ -105,8 +105,8 @@ func (s *Profiles) profile(w http.ResponseWriter, r *http.Request) error {
 	updated, created := s.desk.Moment(&v.CreatedAt), s.desk.Moment(&p.CreatedAt)
 	page.Facts = []admin.Fact{
 		{Label: "Version", Value: strconv.Itoa(p.Version), Hint: v.Note},
-		{Label: "Kept", Moment: &updated, Hint: by(v.CreatedBy)},
-		{Label: "First kept", Moment: &created, Hint: by(p.CreatedBy)},
+		{Label: "Saved", Moment: &updated, Hint: by(v.CreatedBy)},
+		{Label: "First saved", Moment: &created, Hint: by(p.CreatedBy)},
 	}
 	page.Facts = append(page.Facts, linted{
 		Description: v.Description, Organization: v.Organization, Scope: v.Scope, Signer: v.Signer, Variables: v.Variables, CertificateTemplates: v.CertificateTemplates,

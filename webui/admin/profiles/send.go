@@ -79,7 +79,7 @@ func (s *Profiles) showSend(w http.ResponseWriter, r *http.Request, form *admin.
 	b.Crumbs = append(b.Crumbs, view.Link{Label: b.Profile.Name, URL: b.Profile.URL()})
 	page := &sendPage{
 		base: b, Form: form, MaySend: s.desk.May(r.Context(), "POST /api/v1/profiles/{id}/send"), Action: b.Profile.URL() + "/send",
-		Heading: "Send " + b.Profile.Name, Lead: "First you see which of them would take it, and why others would not. Nothing is sent before.",
+		Heading: "Send " + b.Profile.Name, Lead: "First you see which devices would take it, and why others would not. Nothing is sent yet.",
 	}
 	if !page.MaySend {
 		page.Heading, page.Lead = "Check devices for "+b.Profile.Name, "You see which of them would take it, and why others would not. Sending it takes the role of an admin."
