@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"github.com/gatehouse-mdm/gatehouse/mdm/mdmtest"
 	"github.com/gatehouse-mdm/gatehouse/webui/browsertest"
 )
 
@@ -87,6 +88,28 @@ func (d *deskClient) signInBy(browser *browsertest.Browser, login, password stri
 	browser.Fill("input[name=password]", password)
 	browser.Submit("form button[type=submit]")
 	browser.Await(`location.pathname === "/admin"`)
+}
+
+// TestThePagesOfANewServerFillThemselves has the parts that they lacked come when the first
+// device does, where they belong, without a reload.
+func TestThePagesOfANewServerFillThemselves(t *testing.T) {
+	d := startDesk(t)
+	home, list := browsertest.Open(t), browsertest.Open(t)
+	for browser, at := range map[*browsertest.Browser]string{home: "/admin", list: "/admin/devices"} {
+		browser.Screen(1280, 900, false)
+		d.signInBy(browser, ownerEmail, ownerPassword)
+		browser.Go(d.url + at)
+		browser.Await(`document.querySelector("main").innerText.includes("No devices yet")`)
+		browser.Await(`!document.querySelector("#by-seen, #quick, #filter") && (window.same = true)`)
+	}
+	d.enrolled(t, mdmtest.Options{Model: mdmtest.IPhone, Serial: "PHONE0001", Name: "Ana’s iPhone"})
+	home.Await(`document.querySelector("#by-seen")?.nextElementSibling.id === "by-day"`)
+	home.Await(`document.querySelector("#devices").innerText.includes("1 device") && window.same`)
+	list.Await(`document.querySelector("#quick")?.nextElementSibling.id === "filter" && document.querySelector("#list tbody tr") !== null && window.same`)
+	for _, browser := range []*browsertest.Browser{home, list} {
+		browser.Check()
+		browser.Quiet()
+	}
 }
 
 // TestAnAdministratorLocksADevice is the commonest of days: by keys on a desktop, and on a

@@ -253,6 +253,7 @@ type listPage struct {
 	Items  []attempt
 	Pager  admin.Pager
 	Empty  *admin.Empty
+	New    bool // nobody has begun yet: there is nothing to filter, or to draw
 }
 
 func (s *Attempts) list(w http.ResponseWriter, r *http.Request) error {
@@ -302,6 +303,7 @@ func (s *Attempts) list(w http.ResponseWriter, r *http.Request) error {
 		case filtered:
 			p.Empty = &admin.Empty{Heading: "Nothing matches", Actions: []view.Link{{Label: "Show all", URL: home}}}
 		default:
+			p.New = len(p.Funnel.Stages) == 0 || p.Funnel.Stages[0].Reached == 0
 			p.Empty = &admin.Empty{Heading: "Nobody has begun yet", Text: "An attempt begins when somebody opens a link or the portal. Here you see how far they come."}
 			if s.desk.May(ctx, "POST /api/v1/enrollment-links") {
 				p.Empty.Actions = []view.Link{{Label: "New link", URL: enrollment + "/links/new"}}

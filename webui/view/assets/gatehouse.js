@@ -76,6 +76,12 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
         const fresh = page.getElementById(part.id);
         if (fresh) patch(part, fresh); else if (!part.contains(document.activeElement)) part.remove();
       }
+      for (const fresh of all("[data-live]", page)) { // what has come stands before what it stood before there
+        if (document.getElementById(fresh.id)) continue;
+        let next = fresh.nextElementSibling;
+        while (next && !(next.id && document.getElementById(next.id))) next = next.nextElementSibling;
+        if (next) document.getElementById(next.id).before(fresh);
+      }
       document.dispatchEvent(new Event("patched"));
       if (!lostAt) say("");
     } catch (_) {
