@@ -39,7 +39,7 @@ var meanings = map[string]map[int64]meaning{
 		12004: {means: "The push certificate is not valid", next: "Check that the Topic of the enrollment profile is the one of the server's push certificate."},
 		12005: {means: "The device can't find a certificate that the profile refers to", next: "Check the payload UUIDs that the profile refers to."},
 		12006: {means: "The device refused to follow a redirect of the server"},
-		12007: {means: "This enrollment's rights do not cover the command", next: "Rights come with the enrollment profile: enrol the device again with the access right that the command needs."},
+		12007: {means: "This enrollment's rights do not cover the command", next: "Rights come with the enrollment profile: enroll the device again with the access right that the command needs."},
 		12008: {means: "The device could not make sense of the command", next: "Check the command's keys and values.", vague: true},
 		12009: {means: "The new enrollment profile can't replace the installed one", next: "A replacement must keep the identifier, the server and the topic of the installed enrollment profile.", vague: true},
 		12010: {means: "The device found an inconsistency of its own", next: sendAgain, vague: true},

@@ -44,7 +44,7 @@ func TestSentence(t *testing.T) {
 		"no reason": {"DeviceLock", nil, "The device refused DeviceLock and gave no reason."},
 		"rights": {
 			"SecurityInfo", []command.ChainedError{link("MCMDMErrorDomain", 12007, "Not authorized", "")},
-			"This enrollment's rights do not cover the command (MCMDMErrorDomain 12007). Rights come with the enrollment profile: enrol the device again with the access right that the command needs.",
+			"This enrollment's rights do not cover the command (MCMDMErrorDomain 12007). Rights come with the enrollment profile: enroll the device again with the access right that the command needs.",
 		},
 		"the same code of the new framework": {
 			"SecurityInfo", []command.ChainedError{link("MDMErrorDomain", 12067, "", "")},

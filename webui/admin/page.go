@@ -205,6 +205,31 @@ func Words(name string) string {
 // wiFi spells the name as Apple does in texts.
 var wiFi = strings.NewReplacer("Wi fi", "Wi-Fi", "wi fi", "Wi-Fi")
 
+// Model is a model as it is sold and as Apple numbers it: "MacBook Pro (Mac16,1)". Either may
+// be empty.
+func Model(name, number string) string {
+	switch {
+	case name == "" || name == number:
+		return number
+	case number == "":
+		return name
+	}
+	return name + " (" + number + ")"
+}
+
+// System is the name and the version of a device's system: "iPadOS 26.1". It is empty where
+// the version is not known.
+func System(platform, model, version string) string {
+	if version == "" {
+		return ""
+	}
+	name := map[string]string{"ios": "iOS", "macos": "macOS", "tvos": "tvOS", "visionos": "visionOS", "watchos": "watchOS"}[platform]
+	if platform == "ios" && strings.HasPrefix(model, "iPad") {
+		name = "iPadOS"
+	}
+	return strings.TrimSpace(name + " " + version)
+}
+
 // Because is the API’s reason against something, at a place that names it already: without
 // Apple’s name at its beginning.
 func Because(name, reason string) string {

@@ -321,6 +321,8 @@ type foundDevice struct {
 	SerialNumber string `json:"serial_number"`
 	DeviceName   string `json:"device_name"`
 	Model        string `json:"model"`
+	ModelName    string `json:"model_name"`
+	Platform     string `json:"platform"`
 	OSVersion    string `json:"os_version"`
 	User         string `json:"user"`
 	UserLong     string `json:"user_long_name"`
@@ -335,6 +337,10 @@ func (d foundDevice) Name() string {
 	}
 	return cmp.Or(d.DeviceName, d.SerialNumber, d.ID)
 }
+
+// ModelWords and OS are what it is.
+func (d foundDevice) ModelWords() string { return admin.Model(d.ModelName, d.Model) }
+func (d foundDevice) OS() string         { return admin.System(d.Platform, d.Model, d.OSVersion) }
 
 // Channel says that it is not a device, but the user channel of one.
 func (d foundDevice) Channel() bool { return d.ParentID != "" }

@@ -203,7 +203,9 @@ func (e entry) Why() string {
 func (e entry) Codes() string {
 	var codes []string
 	for _, c := range e.ErrorChain {
-		codes = append(codes, fmt.Sprintf("%s %d", c.ErrorDomain, c.ErrorCode))
+		if code := fmt.Sprintf("%s %d", c.ErrorDomain, c.ErrorCode); !strings.Contains(e.Error, code) { // else the sentence has it
+			codes = append(codes, code)
+		}
 	}
 	return strings.Join(codes, ", ")
 }

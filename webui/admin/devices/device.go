@@ -3,9 +3,9 @@ package devices
 import (
 	"cmp"
 	"net/url"
-	"strings"
 	"time"
 
+	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
 )
 
@@ -93,27 +93,10 @@ func (d device) URL() string { return section + "/" + url.PathEscape(d.ID) }
 func (d device) ParentURL() string { return section + "/" + url.PathEscape(d.ParentID) }
 
 // ModelWords is the model as it is sold and as Apple numbers it: "MacBook Pro (Mac16,1)".
-func (d device) ModelWords() string {
-	switch {
-	case d.ModelName == "" || d.ModelName == d.Model:
-		return d.Model
-	case d.Model == "":
-		return d.ModelName
-	}
-	return d.ModelName + " (" + d.Model + ")"
-}
+func (d device) ModelWords() string { return admin.Model(d.ModelName, d.Model) }
 
 // OS is the name and the version of the device's system.
-func (d device) OS() string {
-	if d.OSVersion == "" {
-		return ""
-	}
-	name := map[string]string{"ios": "iOS", "macos": "macOS", "tvos": "tvOS", "visionos": "visionOS", "watchos": "watchOS"}[d.Platform]
-	if d.Platform == "ios" && strings.HasPrefix(d.Model, "iPad") {
-		name = "iPadOS"
-	}
-	return strings.TrimSpace(name + " " + d.OSVersion)
-}
+func (d device) OS() string { return admin.System(d.Platform, d.Model, d.OSVersion) }
 
 // Owner is whose device it is.
 func (d device) Owner() string { return cmp.Or(d.User, d.ManagedAppleAccount) }

@@ -84,7 +84,7 @@ func groupFacts(sources ...source) []groupOfFacts {
 		groups[i].Title = g.title
 	}
 	other := &groups[len(factGroups)]
-	other.Title, other.Folded = "All else that it said", true
+	other.Title, other.Folded = "Everything else", true
 	type ranked struct {
 		group, rank int
 		fact        admin.Fact
@@ -167,7 +167,7 @@ func (s *Devices) own(d device) []admin.Fact {
 		{Label: "Short name", Value: d.UserShortName},
 		{Label: "UDID", Value: udid, Mono: true},
 		{Label: "Enrollment ID", Value: d.EnrollmentID, Mono: true},
-		{Label: "ID here", Value: d.ID, Mono: true},
+		{Label: "ID on this server", Value: d.ID, Mono: true},
 	}
 	if d.ManagedAppleAccount == d.User {
 		facts[8].Value = ""

@@ -36,6 +36,8 @@ type Device struct {
 	SerialNumber string `json:"serial_number"`
 	DeviceName   string `json:"device_name"`
 	Model        string `json:"model"`
+	ModelName    string `json:"model_name"`
+	Platform     string `json:"platform"`
 	OSVersion    string `json:"os_version"`
 	User         string `json:"user"`
 }
@@ -49,6 +51,10 @@ func (d Device) Name() string {
 	}
 	return d.ID
 }
+
+// ModelWords and OS are what it is.
+func (d Device) ModelWords() string { return admin.Model(d.ModelName, d.Model) }
+func (d Device) OS() string         { return admin.System(d.Platform, d.Model, d.OSVersion) }
 
 // URL is the device's page.
 func (d Device) URL() string { return "/admin/devices/" + url.PathEscape(d.ID) }
