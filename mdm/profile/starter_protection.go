@@ -75,7 +75,7 @@ func protectionStarters() []starter {
 		}, apart...),
 		restrictions(Starter{
 			Name: "supervised-data-protection", Title: "Data protection for supervised devices", Platforms: []command.Platform{command.IOS}, Supervised: true,
-			Summary: "The same for iPhones and iPads of the organisation, and what may leave them beside.",
+			Summary: "Keeps the organisation's data apart on its supervised iPhones and iPads, with more restrictions that Apple allows there.",
 		}, append(apart,
 			restriction{askWhether("profiles", "People install no profiles", "", true), "allowUIConfigurationProfileInstallation", false},
 			restriction{askWhether("pairing", "No pairing with other computers", "Computers that supervise the device still may.", true), "allowHostPairing", false},
