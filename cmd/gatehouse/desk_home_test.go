@@ -47,5 +47,5 @@ func TestTheFirstPageSaysWhatToDoNext(t *testing.T) {
 	d.call(t, "POST", "/api/v1/users", map[string]any{"email": "sales@example.com", "password": "another long password", "role": "helpdesk", "group_ids": []string{group.ID}}, &struct{}{})
 	limited := &deskClient{d.running, d.newClient(t)}
 	limited.signIn(t, "sales@example.com", "another long password")
-	limited.get(t, "/admin").says(t, "Day by day", "there are no such pictures of your groups")
+	limited.get(t, "/admin").says(t, "Day by day", "there are no pictures of them for your groups", "Failed commands")
 }
