@@ -21,7 +21,7 @@ import (
 
 // patience is how long a test may take to see what it waits for, everything
 // together: a browser on a busy machine is slow, but not that slow.
-const patience = 4 * time.Minute
+const patience = 10 * time.Minute
 
 // Browser is one tab of a browser of its own, without cookies.
 type Browser struct {
@@ -179,9 +179,11 @@ func (b *Browser) Click(selector string) {
 	b.Do(chromedp.Click(chromedp.CSS(selector)))
 }
 
-// Await waits until a JavaScript expression is true. The page may change meanwhile.
+// Await waits until a JavaScript expression is true of a page that is there as a whole, with its
+// script. The page may change meanwhile.
 func (b *Browser) Await(expression string) {
 	b.t.Helper()
+	expression = `document.readyState === "complete" && (` + expression + `)`
 	for {
 		_, err := chromedp.Run(b.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
 		if err == nil {

@@ -67,7 +67,10 @@ const all = (selector, root) => [...(root || document).querySelectorAll(selector
     asked = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html", "Gatehouse-Part": "main" }, redirect: "manual" });
-      if (answer.type === "opaqueredirect" || answer.status === 401) return location.reload(); // the session ended
+      if (answer.type === "opaqueredirect" || answer.status === 401) { // the session ended, maybe by a form whose answer is awaited
+        if (!find("form[data-sent]")) location.reload();
+        return;
+      }
       if (!answer.ok) return say("The server answers with an error. Trying again.");
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const every = page.getElementById("main") ? page.getElementById("main").dataset.every || "" : "";
