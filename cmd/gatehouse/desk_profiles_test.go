@@ -120,7 +120,7 @@ func TestThePagesOfProfiles(t *testing.T) {
 		}
 	})
 	t.Run("it is said who would take it before it is sent", func(t *testing.T) {
-		waitForDevices(t, d, 2)
+		waitForDevices(t, d, 3) // two, and the channel of the Mac’s user, which is sent to as well
 		if got := d.ask(t, "POST", first+"/send", url.Values{"who": {"some"}}); got.status != http.StatusUnprocessableEntity {
 			t.Errorf("for no device = %d", got.status)
 		}
