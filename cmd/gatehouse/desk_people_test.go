@@ -192,7 +192,7 @@ func TestTheDeskOfPeople(t *testing.T) {
 		try("nobody", "a guess").says(t, "It does not work", "Look at “Search below”")
 		try("ana", ldaptest.Password("ana")).says(t, "It does not work", "another user logs in as "+ownerEmail, "Look at what people are called")
 		good := try("ben", ldaptest.Password("ben"))
-		good.says(t, "It works", "Who they would be here", "ben@example.com", "Would be a new user", "cn=staff,"+ldaptest.GroupsDN, "Portal, the organisation’s devices", "What they may not use", "entryuuid")
+		good.says(t, "It works", "Who they would be here", "ben@example.com", "Would be a new user", "cn=staff,"+ldaptest.GroupsDN, "Portal: the organisation’s devices", "What they may not use", "entryuuid")
 		if strings.Contains(good.body, html.EscapeString(ldaptest.Password("ben"))) {
 			t.Error("the page has the password")
 		}

@@ -138,7 +138,7 @@ func TestTheDesksSettings(t *testing.T) {
 			t.Errorf("a week = %d\n%s", got.status, got.text())
 		}
 		d.post(t, at+"/retention", url.Values{"retention.audit_days": {"90"}, "retention.commands_days": {"180"}})
-		d.get(t, at).says(t, "90 days, commands 180 days")
+		d.get(t, at).says(t, "Audit log 90 days, commands 180 days")
 	})
 	t.Run("mail is set up, tried, and switched off", func(t *testing.T) {
 		form := url.Values{"mail.host": {"127.0.0.1"}, "mail.encryption": {"none"}, "mail.port": {"1"}, "mail.from": {"no address"}, "mail.timeout": {"10s"}, "mail.per_minute": {"60"}}
@@ -154,7 +154,7 @@ func TestTheDesksSettings(t *testing.T) {
 	})
 	t.Run("the server says how it is reached, and asks itself", func(t *testing.T) {
 		d.get(t, at+"/server").says(t, d.url, "--tls-mode", "own-ca", "options not set", "Certificate Trust Settings")
-		d.ask(t, "POST", at+"/server/check", url.Values{}).says(t, "The server answers at its own address")
+		d.ask(t, "POST", at+"/server/check", url.Values{}).says(t, "The server answers at its own address", "once they trust its own authority", "Only this machine gets to")
 	})
 }
 
@@ -204,8 +204,11 @@ func TestTheDesksWebhooks(t *testing.T) {
 	if got := d.ask(t, "GET", page+"/deliveries/none", nil); got.status != http.StatusNotFound {
 		t.Errorf("no delivery = %d, want 404", got.status)
 	}
-	if got := d.as(t, "helpdesk").ask(t, "GET", at, nil); got.status != http.StatusForbidden {
-		t.Errorf("for the helpdesk = %d, want 403", got.status)
+	helpdesk := d.as(t, "helpdesk")
+	for _, path := range []string{at, at + "/new", page, page + "/edit"} {
+		if got := helpdesk.ask(t, "GET", path, nil); got.status != http.StatusForbidden {
+			t.Errorf("%s for the helpdesk = %d, want 403", path, got.status)
+		}
 	}
 	d.get(t, page+"/delete").says(t, "Delete Chat?")
 	d.post(t, page+"/delete", nil).says(t, "No webhooks yet")
@@ -237,12 +240,12 @@ func TestTheFirstRun(t *testing.T) {
 	account.Set("password", "correct horse battery")
 	d.ask(t, "POST", at+"/account", account).says(t, "The two passwords differ.")
 	account.Set("again", "correct horse battery")
-	d.post(t, at+"/account", account).says(t, "Signed in as", "1 of 5")
+	d.post(t, at+"/account", account).says(t, "Your account is made", "Signed in as", "1 of 5")
 	if got := d.get(t, at); !strings.Contains(textOf(got.all("header")[0]), "ana@example.com") && !strings.Contains(textOf(got.all("header")[0]), "alert(1)") {
 		t.Errorf("who is signed in is %s", textOf(got.all("header")[0]))
 	}
 	d.post(t, at+"/organisation", url.Values{"organisation.name": {"Example"}}).says(t, "2 of 5")
-	d.ask(t, "POST", at+"/check", url.Values{}).says(t, "The server answers at its own address", "3 of 5")
+	d.ask(t, "POST", at+"/check", url.Values{}).says(t, "The server answers at its own address", "Only this machine gets to", "2 of 5")
 
 	back := &deskClient{s, s.newClient(t)}
 	back.signIn(t, "ana@example.com", "correct horse battery")

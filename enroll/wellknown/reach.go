@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,13 +28,19 @@ func Reach(ctx context.Context, server *url.URL, path string, roots *x509.CertPo
 	ctx, cancel := context.WithTimeout(ctx, longestCheck)
 	defer cancel()
 	out := Reached{At: now()}
+	if name := server.Hostname(); name == "localhost" || strings.HasSuffix(name, ".localhost") || isLoopback(name) {
+		out.Findings = append(out.Findings, Finding{
+			Severity: Warning, Code: "only_this_machine", URL: server.String(), Sentence: "Only this machine gets to " + name + ": no real device does.",
+			Fix: "Start the server with --lan to try it with devices in the same network, or with a --server-url whose name leads here from wherever devices are.",
+		})
+	}
 	at := server.JoinPath(path)
 	at.Path = "/" + strings.TrimPrefix(at.Path, "/") // HTTP/2 wants it
 	if server.Scheme != "https" {
-		out.Findings = []Finding{{
+		out.Findings = append(out.Findings, Finding{
 			Severity: Error, Code: "not_https", URL: at.String(), Sentence: "The server’s URL begins with http://, which no Apple device accepts.",
 			Fix: "Start the server with a --server-url that begins with https://, and have the proxy in front of it do TLS.",
-		}}
+		})
 		return out
 	}
 	c := &checker{Options: Options{AllowPrivate: true, Roots: roots, Now: now}}
@@ -45,7 +52,7 @@ func Reach(ctx context.Context, server *url.URL, path string, roots *x509.CertPo
 	if state != nil {
 		facts := factsOf(*state)
 		step.TLS = &facts
-		out.Findings = tlsWarnings(at.Hostname(), *state, now())
+		out.Findings = append(out.Findings, tlsWarnings(at.Hostname(), *state, now())...)
 	}
 	switch {
 	case err != nil:
@@ -59,4 +66,9 @@ func Reach(ctx context.Context, server *url.URL, path string, roots *x509.CertPo
 	out.TLS = step.TLS
 	out.OK = !slices.ContainsFunc(out.Findings, func(f Finding) bool { return f.Severity == Error })
 	return out
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
 }

@@ -178,7 +178,7 @@ func (d *Desk) Fail(w http.ResponseWriter, r *http.Request, err error) {
 	var refused *Problem
 	if errors.As(err, &refused) && refused.Code == "not_found" {
 		err = fmt.Errorf("%w", &webui.Problem{Status: http.StatusNotFound, Code: "not_found", Title: "There is nothing here",
-			Detail: "It was removed, or it is none of the devices that you are in charge of."})
+			Detail: "It was removed, or it belongs to devices that you are not in charge of."})
 	}
 	if refused != nil && refused.Status == http.StatusForbidden {
 		err = fmt.Errorf("%w", notYours(r, refused))

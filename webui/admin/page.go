@@ -326,6 +326,7 @@ func (d *Desk) frame(r *http.Request, p *Page) error {
 var done = map[string]string{
 	"saved":        "Saved.",
 	"created":      "Created.",
+	"account":      "Your account is made, and you are signed in with it.",
 	"deleted":      "Deleted.",
 	"removed":      "Removed.",
 	"queued":       "Queued. The device gets it when it checks in, usually within seconds.",

@@ -382,10 +382,14 @@ func (c *Catalogue) report(lang, what string) {
 // keys are those that there are in a language, in order.
 func (c *Catalogue) keys(lang string) []string {
 	keys := map[string]bool{}
+	ours := c.ours(lang).texts
 	for key := range c.ours(fallback).texts {
+		if base, _, ok := cutForm(key); ok && ours[key] == "" && ours[base+"."+formOther] != "" {
+			continue // a form that the language has not
+		}
 		keys[key] = true
 	}
-	for key := range c.ours(lang).texts {
+	for key := range ours {
 		keys[key] = true
 	}
 	return slices.Sorted(maps.Keys(keys))

@@ -129,8 +129,12 @@ func (m Moment) Ago() string {
 		return "never"
 	}
 	switch d := m.Now.Sub(m.At); {
-	case d < -time.Minute:
+	case d < -48*time.Hour:
 		return m.At.UTC().Format("2 Jan 2006 15:04 UTC")
+	case d <= -2*time.Hour:
+		return fmt.Sprintf("in %d h", int(-d.Hours()))
+	case d < -time.Minute:
+		return fmt.Sprintf("in %d min", int(-d.Minutes()))
 	case d < 5*time.Second:
 		return "just now"
 	case d < time.Minute:

@@ -140,8 +140,11 @@ func TestMomentsAreReadable(t *testing.T) {
 		"47 h ago":    now.Add(-47*time.Hour - time.Minute),
 		"3 days ago":  now.Add(-80 * time.Hour),
 		"21 Nov 2025": now.AddDate(-1, 0, 0),
-		// A clock that was put back is no reason for "-3 s ago".
-		"21 Nov 2026 10:00 UTC": now.Add(time.Hour),
+		"in 5 min":    now.Add(5*time.Minute + 10*time.Second),
+		"in 60 min":   now.Add(time.Hour),
+		"in 47 h":     now.Add(47*time.Hour + time.Minute),
+		// It is no use to count the hours to a day that is far.
+		"23 Nov 2026 10:00 UTC": now.Add(49 * time.Hour),
 	} {
 		if got := (Moment{At: at, Now: now}).Ago(); got != want {
 			t.Errorf("Ago of %v = %q, want %q", at, got, want)

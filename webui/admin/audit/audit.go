@@ -285,11 +285,11 @@ func (s *Audit) list(w http.ResponseWriter, r *http.Request) error {
 		area, _, _ := strings.Cut(action, ".")
 		areas = append(areas, area)
 	}
-	slices.Sort(areas)
+	slices.SortFunc(areas, func(a, b string) int { return strings.Compare(admin.Area(a), admin.Area(b)) })
 	areas = slices.Compact(areas)
 	page.Areas = admin.Options("", "Everything")
 	for _, area := range areas {
-		page.Areas = append(page.Areas, admin.Option{Value: area + ".", Label: admin.Words(area)})
+		page.Areas = append(page.Areas, admin.Option{Value: area + ".", Label: admin.Area(area)})
 	}
 	if a := form.Get("action"); a != "" && !slices.ContainsFunc(page.Areas, func(o admin.Option) bool { return o.Value == a }) {
 		page.Areas = append(page.Areas, admin.Option{Value: a, Label: a})

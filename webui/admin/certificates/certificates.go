@@ -157,6 +157,9 @@ func (c certificate) DeviceURL() string { return "/admin/devices/" + url.PathEsc
 
 // Kind says what the certificate is for.
 func (c certificate) Kind() string {
+	if c.Template == "tls" && c.Authority == "root" {
+		return "This server’s TLS certificate" // which no template of anybody’s is behind
+	}
 	if c.Template != "" && !c.identity() {
 		return c.Template
 	}

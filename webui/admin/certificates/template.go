@@ -256,7 +256,7 @@ func (s *Certificates) preview(r *http.Request, page *templatePage) error {
 	page.Form.Values.Set("device", in.Get("device"))
 	id := in.Get("device_id")
 	if id == "" {
-		query := url.Values{"state": {"enrolled"}, "limit": {"8"}}
+		query := url.Values{"state": {"enrolled"}, "limit": {"20"}}
 		if q := in.Get("device"); q != "" {
 			query.Set("q", q)
 		}
@@ -264,11 +264,17 @@ func (s *Certificates) preview(r *http.Request, page *templatePage) error {
 		if err := s.desk.Get(r.Context(), "/api/v1/devices", query, &found); err != nil {
 			return err
 		}
+		found.Items = withoutUsers(found.Items)
 		if len(found.Items) == 0 {
 			return nil
 		}
 		if in.Get("device") != "" {
-			page.Found = found.Items
+			page.Found = found.Items[:min(len(found.Items), 8)]
+		} else {
+			// Most templates name a person: a device that has one shows more.
+			if i := slices.IndexFunc(found.Items, func(d targets.Device) bool { return d.User != "" }); i > 0 {
+				found.Items[0] = found.Items[i]
+			}
 		}
 		id = found.Items[0].ID
 	}
@@ -307,6 +313,12 @@ func (s *Certificates) previewFacts(p *preview) []admin.Fact {
 		facts = slices.Delete(facts, 1, 2)
 	}
 	return facts
+}
+
+// withoutUsers leaves out the users of Macs, who are listed as devices and get no
+// certificates.
+func withoutUsers(devices []targets.Device) []targets.Device {
+	return slices.DeleteFunc(devices, func(d targets.Device) bool { return d.EnrollmentType == "user_channel" })
 }
 
 type templateForm struct {
@@ -520,7 +532,7 @@ func (s *Certificates) putTemplate(w http.ResponseWriter, r *http.Request, metho
 // previewDraft shows the form again, with what it would come to for the device that was
 // named, or for the first that is enrolled.
 func (s *Certificates) previewDraft(w http.ResponseWriter, r *http.Request, method, path string, in map[string]any, form *admin.Form, t *certTemplate) error {
-	query := url.Values{"state": {"enrolled"}, "limit": {"1"}}
+	query := url.Values{"state": {"enrolled"}, "limit": {"20"}}
 	if q := form.Get("preview_for"); q != "" {
 		query.Set("q", q)
 	}
@@ -528,6 +540,7 @@ func (s *Certificates) previewDraft(w http.ResponseWriter, r *http.Request, meth
 	if err := s.desk.Get(r.Context(), "/api/v1/devices", query, &found); err != nil {
 		return err
 	}
+	found.Items = withoutUsers(found.Items)
 	if len(found.Items) == 0 {
 		form.Fail("preview_for", "No enrolled device has that in its name, its serial number or its owner.")
 		if form.Get("preview_for") == "" {

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
@@ -76,23 +75,22 @@ func (p source) Health() view.State {
 }
 
 // For is what the provider is used for, in words.
-func (p source) For() string {
-	var all []string
+func (p source) For() (all []string) {
 	for _, o := range useOptions {
 		for _, use := range p.Uses {
 			if o.Value == use {
-				all = append(all, strings.ToLower(o.Label[:1])+o.Label[1:])
+				all = append(all, o.Label)
 			}
 		}
 	}
-	return strings.Join(all, ", ")
+	return all
 }
 
 var useOptions = []admin.Option{
-	{Value: "institutional", Label: "Portal, the organisation’s devices"},
-	{Value: "personal", Label: "Portal, personal devices"},
-	{Value: "user", Label: "Account-driven user enrollment"},
-	{Value: "account_device", Label: "Account-driven device enrollment"},
+	{Value: "institutional", Label: "Portal: the organisation’s devices"},
+	{Value: "personal", Label: "Portal: personal devices"},
+	{Value: "user", Label: "Sign-in on devices: personal (User Enrollment)"},
+	{Value: "account_device", Label: "Sign-in on devices: the organisation’s (Device Enrollment)"},
 	{Value: "admin", Label: "Administrators", Hint: "Their roles are given here, not by the provider. Only owners switch this."},
 }
 

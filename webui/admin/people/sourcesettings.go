@@ -21,7 +21,7 @@ type setting struct {
 
 var settingsOf = map[string][]setting{
 	"ldap": {
-		{name: "urls", label: "Servers", kind: "lines", required: true, hint: "One in a line, tried in this order: ldaps://ldap.example.com"},
+		{name: "urls", label: "Servers", kind: "lines", required: true, hint: "One per line, tried in this order: ldaps://ldap.example.com"},
 		{name: "start_tls", label: "Start TLS on ldap:// connections", kind: "bool"},
 		{name: "bind_dn", label: "Sign in to search as", kind: "text", hint: "The DN of a service account: cn=gatehouse,ou=services,dc=example,dc=com"},
 		{name: "bind_password", label: "Its password", kind: "secret"},
@@ -32,7 +32,7 @@ var settingsOf = map[string][]setting{
 		{name: "people_filter", label: "Filter for everybody", kind: "text", more: true, hint: "For looking who has left. Empty: the one above, with any name."},
 		{name: "page_size", label: "Entries in an answer", kind: "number", more: true, usual: "500", hint: "At most 1,000, when everybody is listed."},
 		{name: "disabled_filter", label: "Filter for who is disabled", kind: "text", more: true, hint: "Beside the ways of the usual directories, which are known."},
-		{name: "attributes", label: "Other attributes to read", kind: "lines", more: true, hint: "One in a line: those that the fields below name, where they are none of the usual ones."},
+		{name: "attributes", label: "Other attributes to read", kind: "lines", more: true, hint: "One per line: those that the fields below name, where they are none of the usual ones."},
 		{name: "group_base_dn", label: "Search groups below", kind: "text", more: true, hint: "Empty: groups are only those that memberOf names."},
 		{name: "group_filter", label: "Filter for groups of a person", kind: "text", more: true, usual: "(|(member={dn})(uniqueMember={dn})(memberUid={uid}))", hint: "{dn} and {uid} are the person’s."},
 		{name: "nested_groups", label: "Groups in groups", kind: "select", more: true, options: admin.Options("", "Not followed, as usual", "none", "Not followed", "walk", "Followed one by one", "active_directory", "Active Directory does it")},
@@ -47,14 +47,14 @@ var settingsOf = map[string][]setting{
 		{name: "issuer", label: "Issuer", kind: "text", required: true, hint: "https://login.example.com: below it is .well-known/openid-configuration"},
 		{name: "client_id", label: "Client ID", kind: "text", required: true},
 		{name: "client_secret", label: "Client secret", kind: "secret"},
-		{name: "scopes", label: "Scopes", kind: "lines", more: true, usual: "openid profile email", hint: "One in a line; openid must be among them."},
+		{name: "scopes", label: "Scopes", kind: "lines", more: true, usual: "openid profile email", hint: "One per line; openid must be among them."},
 		{name: "groups_claim", label: "Claim with the groups", kind: "text", more: true, usual: "groups", hint: "With dots into an object: realm_access.roles"},
-		{name: "client_authentication", label: "How the secret is shown", kind: "select", more: true, options: admin.Options("", "As the provider says", "basic", "Basic", "post", "In the form", "none", "Not at all")},
+		{name: "client_authentication", label: "How the client secret is sent", kind: "select", more: true, options: admin.Options("", "As the provider says", "basic", "Basic", "post", "In the form", "none", "Not at all")},
 		{name: "prompt", label: "Ask in any case", kind: "select", more: true, options: admin.Options("", "As the provider likes", "login", "To sign in again", "select_account", "Which account", "consent", "To consent")},
 		{name: "max_age", label: "Signed in at most so many seconds ago", kind: "number", more: true},
-		{name: "acr", label: "Ways to sign in of which one is required", kind: "lines", more: true, hint: "acr_values, one in a line."},
-		{name: "required_claims", label: "Claims that people must have", kind: "pairs", more: true, hint: "One in a line, with its value: tid = 3f2a…, hd = example.com"},
-		{name: "extra_authorization_parameters", label: "What else the provider is told", kind: "pairs", more: true, hint: "Parameters of its address, one in a line: domain_hint = example.com"},
+		{name: "acr", label: "Ways to sign in of which one is required", kind: "lines", more: true, hint: "acr_values, one per line."},
+		{name: "required_claims", label: "Claims that people must have", kind: "pairs", more: true, hint: "One per line, with its value: tid = 3f2a…, hd = example.com"},
+		{name: "extra_authorization_parameters", label: "What else the provider is told", kind: "pairs", more: true, hint: "Parameters of its address, one per line: domain_hint = example.com"},
 		{name: "userinfo", label: "Ask for claims that ID tokens lack", kind: "bool", more: true, hint: "At the provider’s UserInfo endpoint, at each sign-in."},
 		{name: "trust_email", label: "Believe e-mail addresses that the provider doesn’t call verified", kind: "bool", more: true, hint: "For providers that don’t say. Addresses that it calls unverified are not believed."},
 		{name: "ca_certificates", label: "Trusted authorities", kind: "area", more: true, hint: "PEM, if the provider’s certificate is of an authority of your own. Beside those that this machine trusts."},
@@ -65,7 +65,7 @@ var settingsOf = map[string][]setting{
 var mappingFields = []setting{
 	{name: "username", label: "Username"}, {name: "email", label: "E-mail address"}, {name: "full_name", label: "Full name"},
 	{name: "managed_apple_account", label: "Managed Apple Account"},
-	{name: "managed_apple_accounts", label: "Managed Apple Accounts of single people", kind: "pairs", hint: "One in a line, before what the field above says: ana@example.com = ana@appleid.example.com"},
+	{name: "managed_apple_accounts", label: "Managed Apple Accounts of single people", kind: "pairs", hint: "One per line, before what the field above says: ana@example.com = ana@appleid.example.com"},
 }
 
 // sourceField is a field of a provider's form.

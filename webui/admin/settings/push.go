@@ -90,9 +90,11 @@ func (s *Settings) push(w http.ResponseWriter, r *http.Request) error {
 	if len(o.Items) == 0 {
 		page.Empty = &admin.Empty{
 			Heading: "No push certificate yet",
-			Text:    "Apple wakes devices only for who has one. Without it devices enroll, but commands wait until a device checks in by itself, and devices that enroll now have to enroll again later. It is free, lasts a year, and takes ten minutes.",
+			Text:    "Apple wakes devices only for servers that have one. Without it devices enroll, but commands wait until a device checks in by itself, and devices that enroll now have to enroll again later. It is free, lasts a year, and takes ten minutes.",
 		}
-		if page.MayEdit {
+		if !page.MayEdit {
+			page.Empty.Text += " An administrator gets it."
+		} else {
 			page.Empty.Actions = []view.Link{{Label: "Get a push certificate", URL: newPushPath}, {Label: "Upload one that I have", URL: havePath}}
 		}
 	}

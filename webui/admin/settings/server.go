@@ -62,24 +62,25 @@ type Check struct {
 		Issuer  string `json:"issuer"`
 	} `json:"tls"`
 	Milliseconds int64 `json:"milliseconds"`
+	OwnCA        bool  `json:"-"` // it asked as a device that trusts this server's authority
 }
 
 // modes say where the TLS certificate comes from, and who renews it.
 var modes = map[string]struct{ name, renews, phone string }{
 	"acme": {
-		"From an ACME authority (--tls-mode acme)", "By itself, when a third of its life is left.",
+		"From an ACME authority", "By itself, when a third of its life is left.",
 		"Phones trust it without being told to. Enrollment profiles are signed with it: the phone says Verified.",
 	},
 	"files": {
-		"From files (--tls-mode files)", "By you: replace the files, and the server takes the new ones within a minute.",
+		"From files", "By you: replace the files, and the server takes the new ones within a minute.",
 		"Phones trust it if it comes from a public authority. Then enrollment profiles are signed with it, too, and the phone says Verified.",
 	},
 	"own-ca": {
-		"From this server’s own authority (--tls-mode own-ca)", "By itself, long before it ends.",
+		"From this server’s own authority", "By itself, long before it ends.",
 		"Phones don’t know the authority: people install its profile first, and switch it on in Settings › General › About › Certificate Trust Settings. The portal leads them there. For a certificate that phones know, start the server with --tls-mode acme.",
 	},
 	"proxy": {
-		"A proxy in front does TLS (--tls-mode proxy)", "By the proxy.",
+		"A proxy in front does TLS", "By the proxy.",
 		"What the proxy shows. It must pass Host and X-Forwarded-Proto on, and be named with --trusted-proxy.",
 	},
 }
@@ -136,6 +137,9 @@ func (s *Settings) writeServer(w http.ResponseWriter, r *http.Request, check *Ch
 		return err
 	}
 	mode := modes[f.TLS.Mode]
+	if check != nil {
+		check.OwnCA = f.TLS.Mode == "own-ca"
+	}
 	store := "One file (bbolt)"
 	if f.Store == "postgres" {
 		store = "PostgreSQL"
@@ -145,7 +149,7 @@ func (s *Settings) writeServer(w http.ResponseWriter, r *http.Request, check *Ch
 		Server: f, Mode: mode.name, OwnCA: f.TLS.Mode == "own-ca", State: f.stands(), Phone: mode.phone, Check: check,
 		Reached: []admin.Fact{
 			{Label: "Address", Value: f.ServerURL, Hint: "In every profile and link: devices keep it for the life of their enrollment"},
-			{Label: "TLS certificate", Value: mode.name}, {Label: "Renewed", Value: mode.renews},
+			{Label: "TLS certificate", Value: mode.name, Hint: "--tls-mode " + f.TLS.Mode}, {Label: "Renewed", Value: mode.renews},
 			{Label: "Version", Value: f.Version}, {Label: "Database", Value: store},
 		},
 	}

@@ -147,7 +147,7 @@ func (s *Settings) overview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	organisation := card{Label: "Organisation", URL: organisationPath, Text: "Name, picture and support contact, as people see them", State: view.State{Text: d.Organisation.Name, Tone: view.Good}}
+	organisation := card{Label: "Organisation", URL: organisationPath, Text: "Name, logo and support contact, as people see them", State: view.State{Text: d.Organisation.Name, Tone: view.Good}}
 	if d.Organisation.Name == "" {
 		organisation.State = view.State{Text: "No name yet", Tone: view.Waiting}
 	}
@@ -180,7 +180,7 @@ func (s *Settings) overview(w http.ResponseWriter, r *http.Request) error {
 	}
 	retention := card{
 		Label: "Retention", URL: keptPath, Text: "How long the audit log and commands are kept",
-		State: view.State{Text: admin.Count(d.Retention.Audit, "day", "days") + ", commands " + admin.Count(d.Retention.Commands, "day", "days")},
+		State: view.State{Text: "Audit log " + admin.Count(d.Retention.Audit, "day", "days") + ", commands " + admin.Count(d.Retention.Commands, "day", "days")},
 	}
 	page.Cards = append(page.Cards, ways, letters, waking, retention)
 	if s.desk.May(r.Context(), "GET /api/v1/webhooks") {
@@ -191,14 +191,14 @@ func (s *Settings) overview(w http.ResponseWriter, r *http.Request) error {
 		page.Cards = append(page.Cards, c)
 	}
 	page.More = []card{
-		{Label: "Account-driven enrollment", URL: "/admin/enrollment/account-driven", Text: "Domains, snippets for web servers, and Apple Business"},
+		{Label: "Sign-in on devices", URL: "/admin/enrollment/account-driven", Text: "Account-driven enrollment: domains, snippets for their web servers, and Apple Business Manager"},
 		{Label: "Portal texts", URL: "/admin/enrollment/portal", Text: "What people read, in each language, with a preview"},
-		{Label: "Certificate authority", URL: "/admin/certificates/authorities", Text: "The authorities, and how they are replaced"},
+		{Label: "Certificate authorities", URL: "/admin/certificates/authorities", Text: "The authorities, and how they are replaced"},
 	}
 	if s.desk.May(r.Context(), "GET /api/v1/tokens") {
 		page.More = append(page.More,
 			card{Label: "API tokens", URL: "/admin/tokens", Text: "For scripts and other programs"},
-			card{Label: "Identity sources", URL: "/admin/users/sources", Text: "Where people’s accounts come from"})
+			card{Label: "Identity providers", URL: "/admin/users/sources", Text: "Where people’s accounts come from"})
 	}
 	return s.desk.Write(w, r, s.pages, "overview.html", page)
 }

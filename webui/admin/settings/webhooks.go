@@ -210,6 +210,30 @@ func (d delivered) Last() string {
 	return d.Attempts[len(d.Attempts)-1].Result()
 }
 
+// sending is when a delivery is sent next.
+type sending struct {
+	At  *view.Moment // nil: what Why says
+	Why string
+}
+
+// next says when a delivery that waits is sent. None is sent on its own account while the
+// webhook is off, or rests after requests that failed.
+func (h hook) next(d delivered, now time.Time) sending {
+	at := d.NextAttemptAt
+	switch {
+	case !d.Waits():
+		return sending{}
+	case !h.Enabled:
+		return sending{Why: "Once the webhook is switched on"}
+	case h.Health.PausedUntil != nil && (at == nil || at.Before(*h.Health.PausedUntil)):
+		at = h.Health.PausedUntil
+	}
+	if at == nil || !at.After(now) {
+		return sending{Why: "Now, or after those before it"}
+	}
+	return sending{At: &view.Moment{At: *at, Now: now}}
+}
+
 // Waits says that it is yet to be sent.
 func (d delivered) Waits() bool { return d.State == "pending" }
 
@@ -229,7 +253,11 @@ type hookPage struct {
 	Tabs       []tab
 	Test       *tested
 	Secret     string // just made: shown this once
+	now        time.Time
 }
+
+// Next is when a delivery is sent next.
+func (p *hookPage) Next(d delivered) sending { return p.Hook.next(d, p.now) }
 
 // tab is a link among others.
 type tab struct {
@@ -253,7 +281,7 @@ func (s *Settings) writeHook(w http.ResponseWriter, r *http.Request, test *teste
 	}
 	page := &hookPage{
 		Page: admin.Page{Title: h.Name, Section: section, Crumbs: crumbs(link("Webhooks", webhooksPath)), Watch: "webhook.", Every: 15},
-		Hook: h, Test: test, Secret: secret,
+		Hook: h, Test: test, Secret: secret, now: s.desk.Now(),
 	}
 	if secret != "" || test != nil {
 		page.Watch, page.Every = "", 0 // it is the answer to a form: there is nothing to fetch again
@@ -303,14 +331,15 @@ func (s *Settings) hookFacts(h hook) []admin.Fact {
 		secret.Value = "By a secret"
 	}
 	if h.OldSecretUntil != nil {
-		secret.Hint = "And by the one before until " + h.OldSecretUntil.UTC().Format("2006-01-02 15:04 UTC")
+		secret.Hint = "And by the one before until " + h.OldSecretUntil.UTC().Format("2 Jan 2006 15:04 UTC")
 	}
 	facts = append(facts, secret, moment("Last delivered", h.Health.LastDeliveredAt))
 	waiting := admin.Fact{Label: "Waiting", Value: admin.Number(h.Queue.Pending)}
+	facts = append(facts, waiting)
 	if h.Queue.OldestAt != nil {
-		waiting.Hint = "The oldest since " + h.Queue.OldestAt.UTC().Format("2006-01-02 15:04 UTC")
+		facts = append(facts, moment("The oldest of them", h.Queue.OldestAt))
 	}
-	facts = append(facts, waiting, admin.Fact{Label: "Given up", Value: admin.Number(h.Queue.Dead)})
+	facts = append(facts, admin.Fact{Label: "Given up", Value: admin.Number(h.Queue.Dead)})
 	if h.Queue.Dropped > 0 {
 		facts = append(facts, admin.Fact{Label: "Left out", Value: admin.Number(h.Queue.Dropped), Hint: "Too many waited"})
 	}
@@ -336,13 +365,6 @@ type area struct {
 	Types  []eventType
 }
 
-func areaName(prefix string) string {
-	if prefix == "ca." {
-		return "Certificate authority"
-	}
-	return admin.Words(strings.TrimSuffix(prefix, "."))
-}
-
 // messages are what devices send, in the words of NanoMDM's schema.
 var messages = []eventType{
 	{"mdm.Authenticate", "A device begins to enroll"},
@@ -354,6 +376,11 @@ var messages = []eventType{
 	{"mdm.GetBootstrapToken", "A Mac asks for its bootstrap token"},
 	{"mdm.DeclarativeManagement", "Declarative management"},
 	{"mdm.GetToken", "A device asks for a token"},
+}
+
+var errNoWebhooks = &webui.Problem{
+	Status: http.StatusForbidden, Code: "forbidden", Title: "Webhooks are for administrators",
+	Detail: "A webhook is told what happens with all devices. Administrators and owners whose role is not limited to groups see and make them.",
 }
 
 type hookForm struct {
@@ -389,6 +416,9 @@ func (p *hookForm) Secrets() []admin.Option {
 func (p *hookForm) Chosen(prefix string) bool { return p.Form.Has("event", prefix) }
 
 func (s *Settings) newWebhook(w http.ResponseWriter, r *http.Request) error {
+	if !s.desk.May(r.Context(), "POST /api/v1/webhooks") {
+		return errNoWebhooks
+	}
 	return s.writeHookForm(w, r, http.StatusOK, nil, admin.NewForm("format", "cloudevents", "secret_from", "make", "enabled", "true"))
 }
 
@@ -408,7 +438,7 @@ func (s *Settings) writeHookForm(w http.ResponseWriter, r *http.Request, status 
 	for _, t := range types.Items {
 		prefix, _, _ := strings.Cut(t.Action, ".")
 		if prefix += "."; len(page.Areas) == 0 || page.Areas[len(page.Areas)-1].Prefix != prefix {
-			page.Areas = append(page.Areas, area{Prefix: prefix, Label: areaName(prefix)})
+			page.Areas = append(page.Areas, area{Prefix: prefix, Label: admin.Area(strings.TrimSuffix(prefix, "."))})
 		}
 		last := &page.Areas[len(page.Areas)-1]
 		last.Types = append(last.Types, t)
@@ -625,17 +655,18 @@ func (s *Settings) delivery(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Get(r.Context(), path, nil, &d); err != nil {
 		return err
 	}
-	created, next, finished := view.Moment{At: d.CreatedAt, Now: s.desk.Now()}, s.desk.Moment(d.NextAttemptAt), s.desk.Moment(d.FinishedAt)
+	created, finished := view.Moment{At: d.CreatedAt, Now: s.desk.Now()}, s.desk.Moment(d.FinishedAt)
 	page := &deliveryPage{
 		Page: admin.Page{Title: "Delivery", Section: section, Crumbs: crumbs(link("Webhooks", webhooksPath), link(h.Name, h.URL())), Every: 10},
 		Hook: h, Delivery: d, Action: h.URL() + "/deliveries/" + url.PathEscape(d.ID) + "/redeliver",
-		Facts: []admin.Fact{{Label: "Topic", Value: d.Topic, Mono: true}, {Label: "Event", Value: d.EventID, Mono: true}, {Label: "Came up", Moment: &created}},
+		Facts: []admin.Fact{{Label: "Topic", Value: d.Topic, Mono: true}, {Label: "Event", Value: d.EventID, Mono: true}, {Label: "Happened", Moment: &created}},
 	}
 	if d.DeviceID != nil {
 		page.Facts = append(page.Facts, admin.Fact{Label: "Device", Value: *d.DeviceID, URL: "/admin/devices/" + url.PathEscape(*d.DeviceID)})
 	}
-	if d.NextAttemptAt != nil {
-		page.Facts = append(page.Facts, admin.Fact{Label: "Next try", Moment: &next})
+	if d.Waits() {
+		next := h.next(d, s.desk.Now())
+		page.Facts = append(page.Facts, admin.Fact{Label: "Next try", Value: next.Why, Moment: next.At})
 	}
 	if d.FinishedAt != nil {
 		page.Facts = append(page.Facts, admin.Fact{Label: "Finished", Moment: &finished})

@@ -39,7 +39,7 @@ type welcomePage struct {
 
 // Steps is how many are done, and of how many.
 func (p *welcomePage) Steps() (done []bool) {
-	return []bool{p.Account == nil, p.Name != "", p.Check != nil && p.Check.OK || p.Server.TLS.Public, p.HasPush, p.HasDevice}
+	return []bool{p.Account == nil, p.Name != "", p.Check != nil && p.Check.OK && len(p.Check.Findings) == 0 || p.Server.TLS.Public, p.HasPush, p.HasDevice}
 }
 
 // DoneSteps counts the steps that are done.
@@ -76,6 +76,9 @@ func (s *Settings) writeWelcome(w http.ResponseWriter, r *http.Request, status i
 	f, err := s.facts(r)
 	if err != nil {
 		return err
+	}
+	if check != nil {
+		check.OwnCA = f.TLS.Mode == "own-ca"
 	}
 	push, err := s.pushCard(r)
 	if err != nil {
@@ -126,7 +129,7 @@ func (s *Settings) makeAccount(w http.ResponseWriter, r *http.Request) error {
 			if err := s.signIn(r.Context(), email, password, webui.Peer(r.Context()).String()); err != nil {
 				return err
 			}
-			return admin.Redirect(w, r, welcomePath, "created")
+			return admin.Redirect(w, r, welcomePath, "account")
 		}
 		if !f.Refused(err) {
 			return err

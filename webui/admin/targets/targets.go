@@ -40,11 +40,14 @@ type Device struct {
 	Platform     string `json:"platform"`
 	OSVersion    string `json:"os_version"`
 	User         string `json:"user"`
+
+	EnrollmentType string `json:"enrollment_type"`
+	UserLongName   string `json:"user_long_name"` // of a user of a Mac, who is listed as a device
 }
 
 // Name is what to call the device.
 func (d Device) Name() string {
-	for _, name := range []string{d.DeviceName, d.SerialNumber} {
+	for _, name := range []string{d.DeviceName, d.SerialNumber, d.UserLongName} {
 		if name != "" {
 			return name
 		}
