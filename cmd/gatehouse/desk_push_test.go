@@ -242,6 +242,16 @@ func TestTheDesksPushWizard(t *testing.T) {
 			t.Errorf("a renewal of nothing = %d, want 404", got.status)
 		}
 	})
+	t.Run("a request is given up after a question", func(t *testing.T) {
+		request := begin(t, url.Values{"kind": {"csr"}, "apple_account": {"it@example.com"}})
+		ask := d.get(t, request.link(t, "Give up this request…"))
+		ask.says(t, "Its key is deleted.")
+		d.get(t, request.path).says(t, "Give up this request…") // a look did nothing
+		d.post(t, ask.path, nil).says(t, "Deleted.")
+		if got := d.ask(t, "GET", request.path, nil); got.status != http.StatusNotFound {
+			t.Errorf("the request that was given up = %d, want 404", got.status)
+		}
+	})
 	t.Run("the first certificate, by a vendor elsewhere", func(t *testing.T) {
 		request := begin(t, url.Values{"kind": {"csr"}, "apple_account": {"it@example.com"}})
 		request.says(t, "Create a Certificate", "it@example.com", "identity.apple.com/pushcert")

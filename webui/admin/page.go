@@ -112,6 +112,7 @@ func (d *Desk) Templates(files fs.FS) (*Templates, error) {
 		"moment":  func(at any) view.Moment { return view.Moment{At: timeOf(at), Now: d.Now()} },
 		"count":   Count,
 		"bytes":   view.Fingerprint,
+		"address": view.Address,
 		"state":   func(text, tone string) view.State { return view.State{Text: text, Tone: view.Tone(tone)} },
 		"words":   Words,
 		"actor":   Actor,

@@ -158,6 +158,12 @@ func When(m Moment) template.HTML {
 	return template.HTML(`<time datetime="` + m.Exact() + `" title="` + m.Exact() + `">` + m.Ago() + `</time>`)
 }
 
+// Address is the template function that shows an e-mail address, or what else a person goes
+// by, which rather breaks behind its @ than in a word.
+func Address(text string) template.HTML {
+	return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(text), "@", "@<wbr>"))
+}
+
 // Fingerprint is the template function that shows a fingerprint, which may break
 // only between its pairs.
 func Fingerprint(pairs string) template.HTML {

@@ -212,3 +212,13 @@ func luminance(t *testing.T, colour string) float64 {
 	}
 	return 0.2126*linear(n>>16) + 0.7152*linear(n>>8) + 0.0722*linear(n)
 }
+
+func TestAnAddressBreaksBehindItsAt(t *testing.T) {
+	for in, want := range map[string]string{
+		"ana@example.com": "ana@<wbr>example.com", "ana": "ana", "": "", `<b>@"x"`: "&lt;b&gt;@<wbr>&#34;x&#34;",
+	} {
+		if got := Address(in); string(got) != want {
+			t.Errorf("Address(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

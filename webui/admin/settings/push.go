@@ -27,6 +27,7 @@ func (s *Settings) mountPush(r, uploads webui.Router) {
 	r.Handle("GET "+requestsPath+"/{id}/file", s.downloadRequest("file"))
 	uploads.Handle("POST "+requestsPath+"/{id}/mail", s.openMail)
 	uploads.Handle("POST "+requestsPath+"/{id}/certificate", s.answerRequest)
+	r.Handle("GET "+requestsPath+"/{id}/delete", s.desk.Only("DELETE /api/v1/push-certificate-requests/{id}", s.askDeleteRequest))
 	r.Handle("POST "+requestsPath+"/{id}/delete", s.deleteRequest)
 	r.Handle("GET "+havePath, s.have)
 	uploads.Handle("POST "+havePath, s.takeCertificate)

@@ -97,6 +97,20 @@ func (s *Settings) downloadRequest(what string) webui.HandlerFunc {
 	}
 }
 
+// askDeleteRequest asks before the key is gone for which Apple may have made a certificate.
+func (s *Settings) askDeleteRequest(w http.ResponseWriter, r *http.Request) error {
+	var q pushRequest
+	if err := s.desk.Get(r.Context(), escaped("/api/v1/push-certificate-requests/%s", r.PathValue("id")), nil, &q); err != nil {
+		return err
+	}
+	return s.desk.Confirm(w, r, &admin.Confirm{
+		Page:    admin.Page{Section: section, Crumbs: crumbs(link("Push certificates", pushPath), link(q.Name(), q.URL()))},
+		Heading: "Give up this request",
+		Text:    []string{"Its key is deleted. If Apple has made a certificate of the request already, that can’t be used any more. Push certificates that are here stay as they are."},
+		Button:  "Give up", Danger: true, Action: q.URL() + "/delete", Back: q.URL(),
+	})
+}
+
 func (s *Settings) deleteRequest(w http.ResponseWriter, r *http.Request) error {
 	if err := s.desk.Send(r.Context(), http.MethodDelete, escaped("/api/v1/push-certificate-requests/%s", r.PathValue("id")), nil, nil); err != nil {
 		return err
