@@ -19,7 +19,7 @@ func TestAnOwnerConnectsAppleBusinessManager(t *testing.T) {
 	d.signInBy(o.Browser, ownerEmail, ownerPassword)
 	const at, answers = "/admin/enrollment/account-driven/apple", "POST /account-driven-enrollment/profile"
 	o.Go(d.url + at)
-	o.says("not connected", "Make the key")
+	o.says("Not connected", "Make the key")
 	o.sound()
 	o.Submit(`form[action$="/key"] button`)
 	o.says("waits for Apple’s token")
@@ -63,5 +63,5 @@ func TestAnOwnerConnectsAppleBusinessManager(t *testing.T) {
 	o.follow("Disconnect from Apple")
 	o.sound()
 	o.Submit(`main form button[type=submit]`)
-	o.says("not connected")
+	o.says("Not connected")
 }

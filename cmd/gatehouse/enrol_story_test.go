@@ -97,7 +97,7 @@ func TestAPersonIsEnrolledByTheQRCodeOnTheScreen(t *testing.T) {
 			desk.Submit("main form button[type=submit]")
 			desk.Await(`(window.watched = true) && !document.querySelector("[data-print]").hidden`)
 			says("Enroll New Person")
-			says("not opened yet")
+			says("Not opened yet")
 			sound()
 			code := scan(t, desk)
 			link := browsertest.Eval[string](desk, `document.querySelector("main img.qr").src.replace(/.qr.svg$/, "")`)

@@ -20,8 +20,12 @@ import (
 )
 
 // patience is how long a test may take to see what it waits for, everything
-// together: a browser on a busy machine is slow, but not that slow.
-const patience = 10 * time.Minute
+// together, and oneWait how long for one thing: a browser on a busy machine is
+// slow, but not that slow.
+const (
+	patience = 10 * time.Minute
+	oneWait  = 2 * time.Minute
+)
 
 // Browser is one tab of a browser of its own, without cookies.
 type Browser struct {
@@ -61,7 +65,9 @@ func Open(t testing.TB) *Browser {
 	ctx, closeTab := chromedp.NewContext(ctx)
 	t.Cleanup(closeTab)
 	b := &Browser{t, ctx, &record{}}
-	b.Do(chromedp.Navigate("about:blank"))
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil { // with whose context the tab ends
+		t.Fatal(err)
+	}
 	if err := chromedp.Listen(ctx, b.record.hear); err != nil {
 		t.Fatal(err)
 	}
@@ -71,10 +77,17 @@ func Open(t testing.TB) *Browser {
 // In returns the same tab for a subtest, which then is the one that fails.
 func (b *Browser) In(t testing.TB) *Browser { return &Browser{t, b.ctx, b.record} }
 
+// oneWait is for something that the browser may take its time with.
+func (b *Browser) oneWait() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(b.ctx, oneWait)
+}
+
 // Do runs steps, and fails the test if one does.
 func (b *Browser) Do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	if err := chromedp.Do(b.ctx, steps...); err != nil {
+	ctx, done := b.oneWait()
+	defer done()
+	if err := chromedp.Do(ctx, steps...); err != nil {
 		b.t.Fatalf("%v\n%s", err, b.text())
 	}
 }
@@ -89,7 +102,9 @@ func (b *Browser) Go(url string) {
 // It returns the page's status.
 func (b *Browser) Submit(selector string) int {
 	b.t.Helper()
-	resp, err := chromedp.RunResponse(b.ctx, chromedp.Click(chromedp.CSS(selector)))
+	ctx, done := b.oneWait()
+	defer done()
+	resp, err := chromedp.RunResponse(ctx, chromedp.Click(chromedp.CSS(selector)))
 	if err != nil {
 		b.t.Fatalf("click %s: %v\n%s", selector, err, b.text())
 	}
@@ -107,7 +122,9 @@ func (b *Browser) Download(selector string) []byte {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	done, err := chromedp.Run(b.ctx, chromedp.WaitEvent(browser.DownloadProgress, func(e browser.EventDownloadProgress) bool {
+	ctx, enough := b.oneWait()
+	defer enough()
+	done, err := chromedp.Run(ctx, chromedp.WaitEvent(browser.DownloadProgress, func(e browser.EventDownloadProgress) bool {
 		return e.State != browser.DownloadProgressStateInProgress
 	}, chromedp.Click(chromedp.CSS(selector))))
 	if err != nil || done.State != browser.DownloadProgressStateCompleted {
@@ -184,12 +201,14 @@ func (b *Browser) Click(selector string) {
 func (b *Browser) Await(expression string) {
 	b.t.Helper()
 	expression = `document.readyState === "complete" && (` + expression + `)`
+	ctx, done := b.oneWait()
+	defer done()
 	for {
-		_, err := chromedp.Run(b.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
+		_, err := chromedp.Run(ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
 		if err == nil {
 			return
 		}
-		if b.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			b.t.Fatalf("never true: %s\n%s", expression, b.text())
 		}
 		// The page went away under the question: ask its successor.
