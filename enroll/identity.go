@@ -88,7 +88,11 @@ func (s *Service) known(tx storage.Tx, p Peer) (caller, error) {
 	}
 	c := caller{cert: rec, fp: string(fp)}
 	if rec.DeviceID != "" {
-		if c.device, err = mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID)); err != nil {
+		c.device, err = mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID))
+		if errors.Is(err, storage.ErrNotFound) { // deleted, which takes that it had ended
+			return c, ErrGone
+		}
+		if err != nil {
 			return caller{}, err
 		}
 	}

@@ -334,6 +334,9 @@ func (s *Service) renewingDevice(tx storage.Tx, r depot.Request) (*mdm.Device, e
 		return nil, fmt.Errorf("%w: bound to no device", ErrRenewal)
 	}
 	d, err := mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, fmt.Errorf("%w: its device was deleted", ErrRenewal)
+	}
 	if err != nil {
 		return nil, err
 	}

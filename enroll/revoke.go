@@ -98,6 +98,9 @@ func (s *Service) endTrust(tx storage.Tx, rec depot.Certificate, by string) erro
 		return s.failAttempt(tx, a, codeOf(errIdentityRevoked))
 	}
 	d, err := mdm.GetDevice(tx, mdm.DeviceID(rec.DeviceID))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

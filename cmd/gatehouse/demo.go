@@ -246,13 +246,16 @@ func (d *demo) live(ctx context.Context, n int) error {
 	}
 }
 
-// clear ends what is left of the devices that somebody removed: their enrollments, and the
-// links that they came by.
+// clear ends what is left of the devices that somebody removed: their enrollments, their
+// records, and the links that they came by.
 func (d *demo) clear(ctx context.Context) error {
 	if _, ok, err := d.decided(ctx); err != nil || !ok || d.On() {
 		return err
 	}
 	if err := d.release(ctx); err != nil {
+		return err
+	}
+	if err := d.forget(ctx); err != nil {
 		return err
 	}
 	for link, err := range d.links(ctx) {
@@ -428,16 +431,37 @@ func (d *demo) signIn(ctx context.Context, s mdmtest.WebSession, userID string) 
 // release unenrolls the devices of an earlier start. Their keys ended with that
 // process, and a device that is enrolled can't be claimed with another.
 func (d *demo) release(ctx context.Context) error {
+	return d.each(ctx, func(o mdm.Overview) error {
+		if o.State != mdm.Enrolled && o.State != mdm.Pending {
+			return nil
+		}
+		_, err := d.enroll.Unenroll(ctx, o.ID)
+		return err
+	})
+}
+
+// forget deletes the records of devices that were released. One that somebody has blocked stays.
+func (d *demo) forget(ctx context.Context) error {
+	return d.each(ctx, func(o mdm.Overview) error {
+		if err := d.enroll.Delete(ctx, o.ID); !errors.Is(err, mdm.ErrBlocked) {
+			return err
+		}
+		return nil
+	})
+}
+
+// each calls fn for every simulated device there is a record of.
+func (d *demo) each(ctx context.Context, fn func(mdm.Overview) error) error {
 	for cursor := ""; ; {
 		page, next, err := d.devices.Devices(ctx, cursor, 200)
 		if err != nil {
 			return err
 		}
 		for _, o := range page {
-			if !o.Demo || o.Type == mdm.TypeUserChannel || o.State != mdm.Enrolled && o.State != mdm.Pending {
+			if !o.Demo || o.Type == mdm.TypeUserChannel {
 				continue
 			}
-			if _, err := d.enroll.Unenroll(ctx, o.ID); err != nil {
+			if err := fn(o); err != nil {
 				return err
 			}
 		}

@@ -65,8 +65,8 @@ func TestDemoDevicesComeAndGo(t *testing.T) {
 	if helper := d.as(t, "helpdesk"); helper.ask(t, "POST", server+"/demo/remove", url.Values{}).status != http.StatusForbidden {
 		t.Error("who helps people may remove them")
 	}
-	d.post(t, server+"/demo/remove", nil).says(t, "The simulated devices are leaving.")
-	eventually(t, "they leave", func() bool { states := d.simulatedDevices(t); return states["enrolled"] == 0 && states["pending"] == 0 })
+	d.post(t, server+"/demo/remove", nil).says(t, "The simulated devices are leaving, and their records with them.")
+	eventually(t, "they leave, and nothing of them", func() bool { return len(d.simulatedDevices(t)) == 0 })
 	eventually(t, "their link ends", func() bool {
 		var links struct {
 			Items []struct{ Name, State string }
@@ -101,7 +101,7 @@ func TestDemoDevicesLeftBehind(t *testing.T) {
 		t.Fatalf("after a start without --demo the devices are %v", got)
 	}
 	s.call(t, "DELETE", "/api/v1/demo-devices", nil, &struct{}{})
-	eventually(t, "they leave", func() bool { return s.simulatedDevices(t)["enrolled"] == 0 })
+	eventually(t, "they leave", func() bool { return len(s.simulatedDevices(t)) == 0 })
 }
 
 func TestDemoDevicesOfASharedDatabase(t *testing.T) {

@@ -211,6 +211,24 @@ func TestTheDeskOfDevices(t *testing.T) {
 		if got := d.ask(t, "POST", mac+"/push", nil); got.status != http.StatusConflict {
 			t.Errorf("a blocked device is pushed: %d", got.status)
 		}
+		d.ask(t, "POST", mac+"/delete", url.Values{"typed": {"ben's mac"}}).says(t, "The device is blocked")
 		d.post(t, mac+"/unblock", nil).says(t, "Unblocked.")
+	})
+	t.Run("the record of a device that left is deleted", func(t *testing.T) {
+		d.get(t, phone).says(t, "Delete its record… It is managed: unenroll it first.")
+		d.post(t, phone+"/unenroll", url.Values{"typed": {hostile}}).says(t, "Unenrolled.")
+		got := d.get(t, phone+"/delete")
+		got.says(t, "Nothing changes on the device", "To go on, type")
+		got.escapes(t)
+		if again := d.ask(t, "POST", phone+"/delete", url.Values{"typed": {"phone"}}); again.status != http.StatusUnprocessableEntity {
+			t.Errorf("by another name: %d", again.status)
+		}
+		d.post(t, phone+"/delete", url.Values{"typed": {hostile}}).says(t, "The record was deleted.", "1 device")
+		gone := d.ask(t, "GET", phone, nil)
+		if gone.says(t, "This record was deleted", "The device was called"); gone.status != http.StatusGone {
+			t.Errorf("its page: %d", gone.status)
+		}
+		gone.escapes(t)
+		d.get(t, gone.link(t, "What the audit log says of it")).says(t, "deleted the record of PHONE00001")
 	})
 }

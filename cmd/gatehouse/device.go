@@ -23,6 +23,10 @@ type deviceCommand struct {
 	Inventory deviceInventoryCommand `cmd:"" help:"Print what a device says of itself, and as of when."`
 	Apps      deviceAppsCommand      `cmd:"" help:"Print the apps on a device."`
 	History   deviceHistoryCommand   `cmd:"" help:"Print what has changed on a device, the newest first."`
+	Unenroll  deviceUnenrollCommand  `cmd:"" help:"End enrollments: devices remove their management profile when they next connect, and may enroll again."`
+	Block     deviceBlockCommand     `cmd:"" help:"End enrollments and allow no other."`
+	Unblock   deviceUnblockCommand   `cmd:"" help:"Let blocked devices enroll again."`
+	Delete    deviceDeleteCommand    `cmd:"" help:"Delete the records of devices that have left: nothing changes on the devices."`
 }
 
 // deviceListCommand lists devices.

@@ -121,4 +121,29 @@ func TestDevicesOnTheCommandLine(t *testing.T) {
 			}
 		})
 	}
+
+	var list struct{ Items []struct{ ID string } }
+	s.call(t, "GET", "/api/v1/devices", nil, &list)
+	id := list.Items[0].ID
+	for _, step := range []struct {
+		command, stdin string
+		ids            []string
+		want           int
+		says           string
+	}{
+		{"delete", "", []string{id}, exitUsage, id + ": The device is enrolled, or about to be: unenroll it first. (still_enrolled)"},
+		{"unenroll", id + "\n", []string{"-"}, exitDone, "1 device unenrolled."},
+		{"block", "", []string{"nobody", id}, exitUsage, "1 device blocked.\n  nobody: Not found."},
+		{"delete", "", []string{id}, exitUsage, "(blocked)"},
+		{"unblock", "", []string{id}, exitDone, "1 device unblocked."},
+		{"delete", "", []string{id}, exitDone, "1 device deleted."},
+		{"delete", "", []string{id}, exitUsage, "(not_found)"},
+		{"delete", "", []string{"-"}, exitUsage, "has read no id"},
+	} {
+		var said strings.Builder
+		args := slices.Concat([]string{"device", step.command}, step.ids, []string{"--data-dir", s.dir})
+		if code := run(t.Context(), args, nil, strings.NewReader(step.stdin), &said, &said); code != step.want || !strings.Contains(said.String(), step.says) {
+			t.Errorf("%s %v = %d, want %d and %q:\n%s", step.command, step.ids, code, step.want, step.says, &said)
+		}
+	}
 }

@@ -376,6 +376,23 @@ func (s *Service) DeviceGone(tx storage.Tx, id mdm.DeviceID) error {
 	return s.end(tx, assignments.Lookup(tx, assignmentsByDevice, string(id)), "the enrollment has ended")
 }
 
+// forget deletes the assignments of a device. It is an [mdm.Deletion].
+func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
+	var of []Assignment
+	for a, err := range assignments.Lookup(tx, assignmentsByDevice, string(id)) {
+		if err != nil {
+			return err
+		}
+		of = append(of, a)
+	}
+	for _, a := range of {
+		if err := assignments.Delete(tx, assignmentKey(a.Template, a.DeviceID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Suspended takes back what is on its way to a device whose user may not have it for now. Its
 // certificates are revoked by whoever says so, and what it was assigned is sent to it again
 // once the user may have it. What another authority has issued to it stays.

@@ -87,10 +87,12 @@ func New(c Config) (*Service, error) {
 	case c.ServerURL == nil || c.Log == nil || c.Now == nil:
 		return nil, errors.New("issuance: ServerURL, Log and Now are required")
 	}
-	return &Service{
+	s := &Service{
 		db: c.DB, depot: c.Depot, templates: c.Templates, mdm: c.MDM, audit: c.Audit, sign: c.Sign, upstream: c.Upstream,
 		serverURL: c.ServerURL, organisation: c.Organisation, log: c.Log, now: c.Now,
-	}, nil
+	}
+	s.mdm.OnDelete(s.forget)
+	return s, nil
 }
 
 // PathSCEP is where a template's requests go, followed by its name. It stands in

@@ -132,6 +132,9 @@ func (s *Service) grantDevice(tx storage.Tx, c challenge) (grant, error) {
 		return grant{}, fmt.Errorf("%w: its template is gone: %w", ErrChallenge, err)
 	}
 	d, err := mdm.GetDevice(tx, c.DeviceID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return grant{}, fmt.Errorf("%w: its device was deleted", ErrChallenge)
+	}
 	if err != nil {
 		return grant{}, err
 	}
@@ -344,6 +347,9 @@ func (s *Service) templateOf(tx storage.Tx, old depot.Certificate) (template.Tem
 func (s *Service) holderStays(tx storage.Tx, c depot.Certificate) error {
 	if c.DeviceID != "" {
 		d, err := mdm.GetDevice(tx, mdm.DeviceID(c.DeviceID))
+		if errors.Is(err, storage.ErrNotFound) {
+			return fmt.Errorf("%w: its device was deleted", ErrRenewal)
+		}
 		if err == nil && !d.Live() {
 			return fmt.Errorf("%w: its device is %s", ErrRenewal, d.State)
 		}

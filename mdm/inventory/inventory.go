@@ -40,6 +40,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{db: c.DB, mdm: c.MDM, log: c.Log, now: c.Now}
 	s.mdm.Screen(s.screen)
 	s.mdm.Observe(s.learn)
+	s.mdm.OnDelete(s.Forget)
 	return s, nil
 }
 

@@ -529,3 +529,20 @@ func (s *Service) Gone(tx storage.Tx, id mdm.DeviceID) error {
 	}
 	return nil
 }
+
+// forget deletes what became of profiles on a device. It is an [mdm.Deletion].
+func (s *Service) forget(tx storage.Tx, id mdm.DeviceID) error {
+	var on []string
+	for i, err := range installations.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))}) {
+		if err != nil {
+			return err
+		}
+		on = append(on, i.ProfileID)
+	}
+	for _, p := range on {
+		if err := installations.Delete(tx, installationKey(id, p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

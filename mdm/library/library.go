@@ -141,6 +141,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{c}
 	c.MDM.Observe(s.observe)
+	c.MDM.OnDelete(s.forget)
 	return s, nil
 }
 

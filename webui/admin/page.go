@@ -329,6 +329,8 @@ var done = map[string]string{
 	"created":      "Created.",
 	"account":      "Your account is made, and you are signed in with it.",
 	"deleted":      "Deleted.",
+	"forgotten":    "The record was deleted.",
+	"merged":       "Merged. There is one record of the device now.",
 	"removed":      "Removed.",
 	"queued":       "Queued. The device gets it when it checks in, usually within seconds.",
 	"cancelled":    "Cancelled.",
@@ -360,7 +362,7 @@ var done = map[string]string{
 	"issued":       "Issued. It can be downloaded here.",
 	"imported":     "Imported. It is next: roll over to it when you are ready.",
 	"demo":         "Simulated devices are on their way: they enroll as real ones do, which takes some seconds.",
-	"demo_removed": "The simulated devices are leaving. They stay in the list as unenrolled.",
+	"demo_removed": "The simulated devices are leaving, and their records with them.",
 	"redelivering": "Delivered again as soon as the target answers.",
 }
 

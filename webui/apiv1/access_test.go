@@ -77,6 +77,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"send a raw command":          {"POST", "/api/v1/commands/raw?device_ids=d1", raw("r-1", "ProfileList"), readers[:2]},
 		"make a token":                {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"read_only"}}, readers[:2]},
 		"make an owner":               {"POST", "/api/v1/tokens", map[string]any{"name": "x", "scopes": []string{"owner"}}, readers[:1]},
+		"delete a device":             {"DELETE", "/api/v1/devices/none", nil, readers[:2]},
+		"merge devices":               {"POST", "/api/v1/devices/none/merge", map[string]any{"device_id": "other"}, readers[:2]},
 		"unenroll a device":           {"POST", "/api/v1/devices/none/unenroll", nil, readers[:2]},
 		"block a device":              {"POST", "/api/v1/devices/none/block", nil, readers[:2]},
 		"unblock a device":            {"DELETE", "/api/v1/devices/none/block", nil, readers[:2]},

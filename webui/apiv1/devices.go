@@ -179,6 +179,47 @@ func (a *API) unblockDevice(w http.ResponseWriter, r *http.Request) error {
 	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
 }
 
+// deleteDevice deletes the record of a device that has left.
+func (a *API) deleteDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if err := a.enroll.Delete(r.Context(), mdm.DeviceID(id)); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+type mergeJSON struct {
+	DeviceID string `json:"device_id"` // the record that goes
+}
+
+// mergeDevice takes what was kept of a former enrollment of the device.
+func (a *API) mergeDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	var in mergeJSON
+	if _, err := readJSON(r, &in); err != nil {
+		return err
+	}
+	if in.DeviceID == "" {
+		return invalid("device_id", "is missing: the id of the record that is to be merged into this one")
+	}
+	if err := a.mustReach(r, principal(r), mdm.DeviceID(in.DeviceID)); errors.Is(err, storage.ErrNotFound) {
+		return invalid("device_id", "is no device")
+	} else if err != nil {
+		return err
+	}
+	if err := a.enroll.Merge(r.Context(), mdm.DeviceID(in.DeviceID), mdm.DeviceID(id)); err != nil {
+		return err
+	}
+	return a.writeDevice(w, r, http.StatusOK, mdm.DeviceID(id))
+}
+
 // foundDevice takes back the report that a device is lost.
 func (a *API) foundDevice(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r, "id")

@@ -15,6 +15,7 @@ type action struct {
 	body         any
 	done         string
 	asks         *question
+	leaves       bool // afterwards there is no page of the device
 }
 
 type question struct {
@@ -26,19 +27,19 @@ type question struct {
 
 // actions are the actions by the last part of their addresses.
 var actions = map[string]action{
-	"refresh":        {http.MethodPost, "/refresh", map[string]any{}, "refreshing", nil},
-	"push":           {http.MethodPost, "/push", nil, "pushed", nil},
-	"found":          {http.MethodDelete, "/lost", nil, "found", nil},
-	"renew-identity": {http.MethodPost, "/renew-identity", nil, "renewing", nil},
-	"unblock":        {http.MethodDelete, "/block", nil, "unblocked", nil},
-	"require-sign-in": {http.MethodPost, "/require-sign-in", nil, "saved", &question{
+	"refresh":        {method: http.MethodPost, path: "/refresh", body: map[string]any{}, done: "refreshing"},
+	"push":           {method: http.MethodPost, path: "/push", done: "pushed"},
+	"found":          {method: http.MethodDelete, path: "/lost", done: "found"},
+	"renew-identity": {method: http.MethodPost, path: "/renew-identity", done: "renewing"},
+	"unblock":        {method: http.MethodDelete, path: "/block", done: "unblocked"},
+	"require-sign-in": {method: http.MethodPost, path: "/require-sign-in", done: "saved", asks: &question{
 		heading: "Require sign-in on", button: "Require sign-in",
 		text: []string{
 			"The access tokens of this device are revoked. When it next connects, its user is asked to sign in again, or its enrollment ends, as the settings of account-driven enrollment say.",
 			"Until the user has signed in the device gets no commands. What is installed stays.",
 		},
 	}},
-	"unenroll": {http.MethodPost, "/unenroll", nil, "unenrolled", &question{
+	"unenroll": {method: http.MethodPost, path: "/unenroll", done: "unenrolled", asks: &question{
 		heading: "Unenroll", button: "Unenroll the device", danger: true, typed: true,
 		text: []string{
 			"Its certificates are revoked and its commands cancelled at once. When the device next connects it learns of that and removes the management profile, and with it all that was installed through it: profiles, accounts, certificates, managed apps and their data.",
@@ -46,12 +47,20 @@ var actions = map[string]action{
 			"It may enroll again. To keep it from that, block it instead. To make what is on it unreadable, erase it first: once it is unenrolled, no command reaches it.",
 		},
 	}},
-	"block": {http.MethodPost, "/block", nil, "blocked", &question{
+	"block": {method: http.MethodPost, path: "/block", done: "blocked", asks: &question{
 		heading: "Block", button: "Block the device", danger: true, typed: true,
 		text: []string{
 			"Blocking unenrolls the device for good: its certificates are revoked, its commands cancelled, and when it next connects it removes the management profile and all that came with it.",
 			"It may not enroll again before somebody unblocks it. To end only this enrollment, unenroll it instead.",
 			"Once it is blocked no command reaches it: erase or lock it first if it was lost.",
+		},
+	}},
+	"delete": {method: http.MethodDelete, done: "forgotten", leaves: true, asks: &question{
+		heading: "Delete the record of", button: "Delete the record", danger: true, typed: true,
+		text: []string{
+			"This tidies up after a device that has left: what it said of itself, its commands and answers, the note on it and its place in groups are deleted for good, and so are recovery keys and other secrets that are kept for it.",
+			"What was issued to it stays revoked and in the list of certificates, and the audit log keeps what happened.",
+			"Nothing changes on the device. It may enroll again, as a new one; to keep it from that, block it instead, which keeps its record.",
 		},
 	}},
 }
@@ -103,6 +112,9 @@ func (s *Devices) act(a action) webui.HandlerFunc {
 			}
 		}
 		err = s.desk.Send(r.Context(), a.method, deviceAPI(id)+a.path, a.body, nil)
+		if err == nil && a.leaves {
+			return admin.Redirect(w, r, section, a.done)
+		}
 		if err == nil {
 			return admin.Redirect(w, r, device{ID: id}.URL(), a.done)
 		}

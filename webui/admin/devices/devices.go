@@ -54,6 +54,8 @@ func (s *Devices) Mount(r, _ webui.Router) {
 	r.Handle("GET /admin/devices/{id}/device.json", s.download)
 
 	r.Handle("POST /admin/devices/{id}/note", s.note)
+	r.Handle("GET /admin/devices/{id}/merge", s.askMerge)
+	r.Handle("POST /admin/devices/{id}/merge", s.merge)
 	r.Handle("POST /admin/devices/{id}/commands/{uuid}/cancel", s.cancel)
 	r.Handle("POST /admin/devices/{id}/commands/{uuid}/retry", s.retry)
 	r.Handle("POST /admin/devices/{id}/secrets/{kind}", s.reveal)

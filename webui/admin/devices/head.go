@@ -177,6 +177,15 @@ func (s *Devices) controls(r *http.Request, h *head) error {
 	} else {
 		add(true, "POST /api/v1/devices/{id}/block", ask("block", "Block…", true))
 	}
+	forget := ask("delete", "Delete its record…", true)
+	switch d.State {
+	case "unenrolled":
+	case "blocked":
+		forget.Why = "Its record is what keeps it from coming back: unblock it first."
+	default:
+		forget.Why = "It is managed: unenroll it first."
+	}
+	add(true, "DELETE /api/v1/devices/{id}", forget)
 	return nil
 }
 

@@ -21,6 +21,7 @@ type overviewPage struct {
 	In       []group // groups that it is in
 	Note     *admin.Form
 	Minimal  bool // only what this server installed is known
+	Formers  []device
 }
 
 func (s *Devices) overview(w http.ResponseWriter, r *http.Request) error {
@@ -33,7 +34,7 @@ const recent = "5"
 func (s *Devices) writeOverview(w http.ResponseWriter, r *http.Request, status int, problem string, note *admin.Form) error {
 	h, err := s.headOf(r, "")
 	if err != nil {
-		return err
+		return s.gone(w, r, err)
 	}
 	ctx, d := r.Context(), h.Device
 	page := &overviewPage{head: h, Own: s.own(d), Note: note}
@@ -86,5 +87,8 @@ func (s *Devices) writeOverview(w http.ResponseWriter, r *http.Request, status i
 		return err
 	}
 	page.In = in.Items
+	if page.Formers, err = s.formers(r, d); err != nil {
+		return err
+	}
 	return s.desk.WriteStatus(w, r, status, s.pages, "overview.html", page)
 }
