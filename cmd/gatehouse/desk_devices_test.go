@@ -216,7 +216,7 @@ func TestTheDeskOfDevices(t *testing.T) {
 	})
 	t.Run("the record of a device that left is deleted", func(t *testing.T) {
 		d.get(t, phone).says(t, "Delete its record… It is managed: unenroll it first.")
-		d.post(t, phone+"/unenroll", url.Values{"typed": {hostile}}).says(t, "Unenrolled.")
+		d.post(t, phone+"/unenroll", url.Values{"typed": {hostile}}).says(t, "Unenrolled.", "Identity revoked")
 		got := d.get(t, phone+"/delete")
 		got.says(t, "Nothing changes on the device", "To go on, type")
 		got.escapes(t)

@@ -175,6 +175,8 @@ func (s *Devices) own(d device) []admin.Fact {
 	if i := d.Identity; i != nil {
 		ends := admin.Fact{Label: "Identity", Value: "valid until " + i.NotAfter.Format("2 January 2006"), URL: "/admin/certificates/" + i.Serial}
 		switch {
+		case d.State == "unenrolled" || d.State == "blocked":
+			ends.Value = "revoked"
 		case i.Renewal != nil && i.Renewal.State == "failed":
 			ends.Hint = "Its last renewal came to nothing; it is tried again."
 		case i.Renewal != nil:
