@@ -269,7 +269,7 @@ func (c *Certificates) Trouble(tx storage.Tx, topic string) (string, error) {
 	rec, err := c.Get(tx, topic)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		return "There is no push certificate: devices that enrol now can’t be woken, and have to enrol again once there is one.", nil
+		return "There is no push certificate: devices that enroll now can’t be woken, and have to enroll again once there is one.", nil
 	case err != nil:
 		return "", fmt.Errorf("push topic: %w", err)
 	case c.now().After(rec.NotAfter):

@@ -371,9 +371,9 @@ func (k *Keeper) Overview(ctx context.Context) (o Overview, err error) {
 func LostSentence(topic string, devices int) string {
 	if strings.HasPrefix(topic, placeholderPrefix) {
 		if devices == 1 {
-			return "1 device enrolled before there was a push certificate: it can’t be woken, and has to enrol again."
+			return "1 device enrolled before there was a push certificate: it can’t be woken, and has to enroll again."
 		}
-		return fmt.Sprintf("%d devices enrolled before there was a push certificate: they can’t be woken, and have to enrol again.", devices)
+		return fmt.Sprintf("%d devices enrolled before there was a push certificate: they can’t be woken, and have to enroll again.", devices)
 	}
 	use := "1 device uses"
 	if devices != 1 {

@@ -24,7 +24,7 @@ type DiscoveryError struct {
 func (e *DiscoveryError) Error() string { return "service discovery refused: " + e.Reason }
 
 // refusalMessage is what people read where the operator has written nothing.
-const refusalMessage = "This account can’t be used to enrol this device. Ask your IT department how to set it up."
+const refusalMessage = "This account can’t be used to enroll this device. Ask your IT department how to set it up."
 
 // Discover says how a device enrolls whose user has typed identifier (Apple, "Discover
 // Authentication Servers"; PROTOCOL 1). Its error is a *DiscoveryError or the store's.

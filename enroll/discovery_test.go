@@ -21,7 +21,7 @@ func TestServiceDiscovery(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	const general = "This account can’t be used to enrol this device. Ask your IT department how to set it up."
+	const general = "This account can’t be used to enroll this device. Ask your IT department how to set it up."
 	for name, tt := range map[string]struct {
 		identifier string
 		family     enroll.ModelFamily

@@ -21,7 +21,7 @@ var (
 	ErrLinkUsedUp    = errors.New("the enrollment link has no uses left")
 	ErrLinkRevoked   = errors.New("the enrollment link was revoked")
 	ErrLoginRequired = errors.New("the enrollment link asks for a login")
-	ErrUserDisabled  = errors.New("the user of the enrollment link may not enrol")
+	ErrUserDisabled  = errors.New("the user of the enrollment link may not enroll")
 	ErrLinkForeign   = errors.New("the enrollment link is for another user")
 	ErrSerialNumber  = errors.New("the device's serial number is not one that the enrollment link is for")
 )

@@ -202,7 +202,7 @@ func TestLinksAreForOwnershipsThatAreOn(t *testing.T) {
 	_, err := h.SignedIn(ctx, waiting.ID, ben)
 	wantErr(t, "a sign-in for an ownership that is off", err, enroll.ErrOwnershipOff)
 	if a, err := h.SignedIn(ctx, settled.ID, ben); err != nil || a.Ownership != mdm.Personal {
-		t.Errorf("who came while there was another one alone enrols as %q, %v", a.Ownership, err)
+		t.Errorf("who came while there was another one alone enrolls as %q, %v", a.Ownership, err)
 	}
 	_, a, err := h.NewEnrollment(ctx, asks.Code)
 	if err != nil || a.Ownership != mdm.Personal {

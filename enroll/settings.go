@@ -205,7 +205,7 @@ func (s *Settings) check() error {
 		return &FieldError{"organisation.support_url", "must begin with https://"}
 	}
 	if !s.Institutional.Enabled && !s.Personal.Enabled {
-		return &FieldError{"personal.enabled", "must be true where institutional.enabled is not: nobody could enrol"}
+		return &FieldError{"personal.enabled", "must be true where institutional.enabled is not: nobody could enroll"}
 	}
 	for _, way := range []struct {
 		field string

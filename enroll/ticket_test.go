@@ -119,7 +119,7 @@ func TestSignInsThatComeToNothing(t *testing.T) {
 		"the user is disabled": {before: func(t *testing.T, r *reception) {
 			r.change(t, r.ana, identity.UserChange{Disabled: &yes})
 		}, want: enroll.ErrUserDisabled},
-		"the user may not enrol": {before: func(t *testing.T, r *reception) {
+		"the user may not enroll": {before: func(t *testing.T, r *reception) {
 			r.change(t, r.ana, identity.UserChange{NoEnroll: &yes})
 		}, want: enroll.ErrUserDisabled},
 		"accounts are not for User Enrollment": {before: func(t *testing.T, r *reception) {

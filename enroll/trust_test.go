@@ -37,7 +37,7 @@ func TestTrustInANewRootEndsWithTheEnrollment(t *testing.T) {
 		story func(t *testing.T, h *house, p phone)
 		want  enroll.RolloverStage
 	}{
-		"of a device that took the roots, and enrols by a profile without the new one": {true, func(t *testing.T, h *house, p phone) {
+		"of a device that took the roots, and enrolls by a profile without the new one": {true, func(t *testing.T, h *house, p phone) {
 			p.takesRoots(t)
 			wantStages(t, "first", h.stages(t, "root", p), enroll.Trusted)
 		}, enroll.PendingTrust},
@@ -45,9 +45,9 @@ func TestTrustInANewRootEndsWithTheEnrollment(t *testing.T) {
 			p.takesRoots(t)
 			must(t, unenroll(h, p))
 		}, enroll.PendingTrust},
-		"of one that took them, and enrols by a profile with both":     {false, func(t *testing.T, h *house, p phone) { p.takesRoots(t) }, enroll.Trusted},
-		"of one that was sent them, and enrols by one with both":       {false, func(*testing.T, *house, phone) {}, enroll.Trusted},
-		"of one that was sent them, left, and enrols by one with both": {false, func(t *testing.T, h *house, p phone) { must(t, unenroll(h, p)) }, enroll.Trusted},
+		"of one that took them, and enrolls by a profile with both":     {false, func(t *testing.T, h *house, p phone) { p.takesRoots(t) }, enroll.Trusted},
+		"of one that was sent them, and enrolls by one with both":       {false, func(*testing.T, *house, phone) {}, enroll.Trusted},
+		"of one that was sent them, left, and enrolls by one with both": {false, func(t *testing.T, h *house, p phone) { must(t, unenroll(h, p)) }, enroll.Trusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			keyring.reset()

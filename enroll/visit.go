@@ -248,7 +248,7 @@ type Choice struct {
 // certificate is issued: a profile that was downloaded before is good for nothing then.
 // Its errors wrap *FieldError, ErrNotReady or ErrAttemptOver.
 func (s *Service) Choose(ctx context.Context, id string, c Choice) (Attempt, error) {
-	return s.step(ctx, "choose how to enrol", id, func(tx storage.Tx, a *Attempt, settings Settings) error {
+	return s.step(ctx, "choose how to enroll", id, func(tx storage.Tx, a *Attempt, settings Settings) error {
 		switch {
 		case a.Stage == Opened:
 			return ErrNotReady
@@ -321,7 +321,7 @@ func checkAccount(tx storage.Tx, account, login string, settings Settings) (stri
 		return "", err
 	}
 	if owner.ID != "" && owner.ID != person.ID || owner.ID == "" && person.ManagedAppleAccount != "" {
-		return "", &FieldError{"managed_apple_account", "must be the one of the person who enrols"}
+		return "", &FieldError{"managed_apple_account", "must be the one of the person who enrolls"}
 	}
 	return account, nil
 }

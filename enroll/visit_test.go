@@ -264,7 +264,7 @@ func TestAnotherTryTakesNoSecondUse(t *testing.T) {
 		t.Fatalf("another profile: %v", err)
 	}
 	if err := (phone{h, mdm.AppleID{UDID: "UDID-1"}, lost}).authenticate(); err == nil {
-		t.Error("the certificate that was given up still enrols")
+		t.Error("the certificate that was given up still enrolls")
 	}
 	serial := h.record(t, lost).Serial
 	h.view(t, func(tx storage.Tx) error {
@@ -300,11 +300,11 @@ func TestWhoMayNotVisit(t *testing.T) {
 		want error
 	}{
 		"a link for somebody else":           {required(enroll.NewLink{User: "ana@example.com"}), ben, enroll.ErrLinkForeign},
-		"one who may not enrol":              {required(enroll.NewLink{}), kim, enroll.ErrUserDisabled},
+		"one who may not enroll":              {required(enroll.NewLink{}), kim, enroll.ErrUserDisabled},
 		"one for whom the link is":           {required(enroll.NewLink{User: "ANA@example.com"}), ana, nil},
 		"anybody by a link for anybody":      {required(enroll.NewLink{}), ben, nil},
 		"anybody without a link":             {"", ben, nil},
-		"one who may not enrol, and no link": {"", kim, enroll.ErrUserDisabled},
+		"one who may not enroll, and no link": {"", kim, enroll.ErrUserDisabled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := h.visit(t, enroll.NewVisit{LinkCode: tt.code})
@@ -501,7 +501,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		change func(*enroll.Settings)
 		field  string
 	}{
-		"nobody could enrol": {func(s *enroll.Settings) { s.Institutional.Enabled, s.Personal.Enabled = false, false }, "personal.enabled"},
+		"nobody could enroll": {func(s *enroll.Settings) { s.Institutional.Enabled, s.Personal.Enabled = false, false }, "personal.enabled"},
 		"no right to renew":  {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 17} }, "personal.rights.custom"},
 		"128 without 64":     {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 131} }, "personal.rights.custom"},
 		"bits that are none": {func(s *enroll.Settings) {

@@ -322,7 +322,7 @@ func factMachineInfo(t *testing.T, c *composed) {
 		_, err = d.FetchEnrollment(t.Context(), service)
 		var old *enroll.MinimumOSError
 		if tt.enrols && err != nil || !tt.enrols && !errors.As(err, &old) {
-			t.Errorf("%s: %v, enrols should be %v", tt.name, err, tt.enrols)
+			t.Errorf("%s: %v, enrolls should be %v", tt.name, err, tt.enrols)
 		}
 	}
 }

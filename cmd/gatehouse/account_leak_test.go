@@ -149,7 +149,7 @@ func (s *running) enrolsAndErrs(t *testing.T) secrets {
 		// A sign-in that ends at a page that says why.
 		ben := &mdmtest.Browser{Login: "ben@example.com", Password: anaPassword}
 		if err := device("ben@example.com", ben, mdmtest.IPhone).EnrollAccount(t.Context()); err == nil {
-			t.Fatal("who has no account at Apple enrols")
+			t.Fatal("who has no account at Apple enrolls")
 		}
 		s.looksAt(t, ben, leaks)
 	}

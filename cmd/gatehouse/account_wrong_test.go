@@ -180,7 +180,7 @@ func TestWhatChangesInTheMiddleOfAnEnrollment(t *testing.T) {
 				walkPoll:      walkPoll + ": 403 com.apple.unrecognized.device",
 			},
 		},
-		"the user may not enrol any more": {
+		"the user may not enroll any more": {
 			change: func(t *testing.T, c *composed, user string) {
 				c.api(t, "PATCH", "/users/"+c.userNamed(t, user).ID, map[string]any{"can_enroll": false}, nil)
 			},

@@ -142,7 +142,7 @@ func TestTheDeskOfEnrollment(t *testing.T) {
 			"nor one that helpdesk makes":   {helper, "slip@example.com", url.Values{"login": {"required"}}, "email", "An administrator can make the account."},
 			"a link that helpdesk may not":  {helper, "kim@example.com", nil, "login", "only administrators"},
 			"mail without a server":         {d, "slip@example.com", url.Values{"send": {"true"}}, "send", "needs a mail server"},
-			"an account that may not enrol": {d, "gone@example.com", nil, "email", "may not enrol"},
+			"an account that may not enroll": {d, "gone@example.com", nil, "email", "may not enroll"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				if tt.email == "gone@example.com" {

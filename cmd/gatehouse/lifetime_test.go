@@ -236,7 +236,7 @@ func simulate(t *testing.T, n int, args ...string) ran {
 	})
 	refused := writerFunc(func(p []byte) (int, error) { // a line at a time
 		defer func() {
-			if strings.Count(errs.String(), "could not enrol") == n {
+			if strings.Count(errs.String(), "could not enroll") == n {
 				interrupt()
 			}
 		}()

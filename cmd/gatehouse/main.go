@@ -41,7 +41,7 @@ type commands struct {
 	Webhook   webhookCommand   `cmd:"" help:"Servers that are told what happens."`
 	Import    importCommand    `cmd:"" help:"Take over devices of another MDM server."`
 	SetupLink setupLinkCommand `cmd:"" help:"Print a fresh one-time link to the setup page of the running server."`
-	Simulate  simulateCommand  `cmd:"" help:"Enrol simulated devices at a server and let them poll."`
+	Simulate  simulateCommand  `cmd:"" help:"Enroll simulated devices at a server and let them poll."`
 	WellKnown wellknownCommand `cmd:"" name:"wellknown" help:"How devices find the MDM server from the domain of an account."`
 	Explain   explainCommand   `cmd:"" help:"Say what a command does, what it takes, and which devices may get it."`
 	Version   versionCommand   `cmd:"" help:"Say which version this is."`

@@ -36,7 +36,7 @@ func (c *serveCommand) checkMetrics(cfg *config) error {
 		return invalid("metrics-listen", "%q is no port", port)
 	}
 	if port != "0" && slices.Contains([]string{cfg.listen, cfg.mtlsListen, cfg.pkiListen, cfg.probeListen}, cfg.metricsListen) {
-		return invalid("metrics-listen", "must be an address of its own: who may read metrics is another question than who may enrol")
+		return invalid("metrics-listen", "must be an address of its own: who may read metrics is another question than who may enroll")
 	}
 	return nil
 }

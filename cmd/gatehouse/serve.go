@@ -55,7 +55,7 @@ type serveCommand struct {
 	AdminEmail         string `placeholder:"EMAIL" group:"First start" help:"Create the first owner without the setup page."`
 	AdminPasswordFile  string `type:"path" placeholder:"FILE" group:"First start" help:"The first owner's password."`
 	BootstrapTokenFile string `type:"path" placeholder:"FILE" group:"First start" help:"While there is no API token yet, make this file's content (20 to 80 URL-safe characters) one with the scope owner."`
-	Demo               int    `placeholder:"N" group:"First start" help:"Enrol N simulated devices through the real endpoints. On a database that servers share, one of them may."`
+	Demo               int    `placeholder:"N" group:"First start" help:"Enroll N simulated devices through the real endpoints. On a database that servers share, one of them may."`
 
 	APNsURL string `name:"apns-url" placeholder:"URL" group:"Push" help:"Another push service than Apple's, for tests and proxies: https://HOST:PORT."`
 	APNsCA  string `name:"apns-ca" type:"path" placeholder:"FILE" group:"Push" help:"PEM certificates of which the push service's must come, instead of the system's."`

@@ -25,12 +25,12 @@ import (
 // simulateCommand enrols simulated devices at a server, which needs not be ours.
 type simulateCommand struct {
 	URL         string        `name:"url" placeholder:"URL" help:"Where the enrollment profile is: https://HOST/enroll/l/CODE/profile, or the link without /profile. Or give --account."`
-	Account     string        `placeholder:"ADDRESS" help:"Enrol by account instead: what is typed in Settings, ana@example.com."`
+	Account     string        `placeholder:"ADDRESS" help:"Enroll by account instead: what is typed in Settings, ana@example.com."`
 	Password    string        `name:"password-file" type:"path" placeholder:"FILE" help:"Holds the password of --account, a final newline is trimmed."`
 	Discovery   string        `name:"discovery-url" placeholder:"URL" help:"Web server to ask in place of that of the account's domain: https://HOST."`
 	N           int           `short:"n" default:"10" placeholder:"N" help:"How many devices (default ${default})."`
 	CA          string        `name:"ca" type:"path" placeholder:"FILE" help:"PEM certificates to trust for TLS, besides the system's: the server's /ca.pem."`
-	Concurrency int           `default:"8" placeholder:"N" help:"How many enrol at a time (default ${default})."`
+	Concurrency int           `default:"8" placeholder:"N" help:"How many enroll at a time (default ${default})."`
 	Interval    time.Duration `default:"10s" placeholder:"DURATION" help:"Between a device's polls (default ${default})."`
 	For         time.Duration `placeholder:"DURATION" help:"How long the devices live. Default: until interrupted."`
 	Personas    bool          `help:"Let the devices differ as in the demo: locked, slow, erroring, removed."`

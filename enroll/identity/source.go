@@ -25,7 +25,7 @@ var (
 
 	// ErrMayNotEnroll means that a person is known and may not enrol in this way: a
 	// *DeniedError says why.
-	ErrMayNotEnroll = errors.New("may not enrol")
+	ErrMayNotEnroll = errors.New("may not enroll")
 
 	// ErrDisabled means that the login was right, and the account is switched off here. It
 	// is an ErrBadLogin for whoever has nothing better to say.

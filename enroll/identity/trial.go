@@ -200,7 +200,7 @@ func (s *Service) examine(ctx context.Context, t *Trial, person Person) error {
 		t.add(stepEnrol, why, "")
 		return nil
 	}
-	t.add(stepEnrol, nil, fmt.Sprintf("may enrol: %v", t.MayEnroll))
+	t.add(stepEnrol, nil, fmt.Sprintf("may enroll: %v", t.MayEnroll))
 	return nil
 }
 

@@ -240,7 +240,7 @@ func who(tx storage.Tx, field, text string) (p person, reason string, err error)
 	case err != nil:
 		return person{}, "", err
 	case u.Disabled || u.NoEnroll:
-		return person{}, "is a user who may not enrol devices", nil
+		return person{}, "is a user who may not enroll devices", nil
 	case p.email == "" && u.Email == "":
 		return person{}, "is a user without an e-mail address", nil
 	}

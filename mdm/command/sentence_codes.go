@@ -23,7 +23,7 @@ const (
 	checkServerCert = "Check that the server's certificate is valid and that the device trusts its issuer."
 	checkLicense    = "Assign a license of the app to this device or its user in Apple Business Manager, then send the command again."
 	sendAgain       = "Send the command again; if it fails again, restart the device first."
-	reenroll        = "Enrol the device again."
+	reenroll        = "Enroll the device again."
 )
 
 // meanings are the codes that Apple published (Mobile Device Management Protocol

@@ -83,7 +83,7 @@ func TestAUserEnrollmentIsANewDeviceEachTime(t *testing.T) {
 	d := r.member(Options{})
 	first, token := d.ID(), d.Token().Access
 	if err := d.EnrollAccount(t.Context()); err == nil || d.Token().Access != token {
-		t.Errorf("an enrolled device enrols again: %v", err)
+		t.Errorf("an enrolled device enrolls again: %v", err)
 	}
 	d.Vanish()
 	if err := d.EnrollAccount(t.Context()); err != nil {
@@ -919,6 +919,6 @@ func TestAFleetOfAccounts(t *testing.T) {
 		return nil
 	}
 	if _, err := NewFleet(options); err == nil || !strings.Contains(err.Error(), "device 1") {
-		t.Errorf("NewFleet = %v without a way to enrol", err)
+		t.Errorf("NewFleet = %v without a way to enroll", err)
 	}
 }

@@ -264,7 +264,7 @@ func (f *Fleet) enroll(ctx context.Context, m *member, turn chan struct{}) bool 
 		if ctx.Err() != nil {
 			return false
 		}
-		f.opts.Log.Warn("simulated device could not enrol", "device", m.device.opts.Name, "attempt", try, "err", err)
+		f.opts.Log.Warn("simulated device could not enroll", "device", m.device.opts.Name, "attempt", try, "err", err)
 		if try == f.opts.Attempts {
 			f.failed.Add(1)
 			return false

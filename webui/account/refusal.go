@@ -33,10 +33,10 @@ var refusals = []struct {
 	{errOld, frame.Refusal{Code: "GH-E506", Status: http.StatusForbidden, Name: "system_too_old", Title: "The device's system is too old", Texts: "account.refused.old"}},
 	{enroll.ErrAuthorizationClient, frame.Refusal{Code: "GH-E507", Status: http.StatusBadRequest, Name: "authorization_invalid", Title: "The authorization request is by another client", Texts: "account.refused.client"}},
 	{enroll.ErrAttemptOver, frame.Refusal{Code: "GH-E508", Status: http.StatusConflict, Name: "attempt_over", Title: "The enrollment is past this step", Texts: "account.refused.over"}},
-	{enroll.ErrUserDisabled, frame.Refusal{Code: "GH-E106", Status: http.StatusForbidden, Name: "user_disabled", Title: "The user may not enrol devices", Texts: "account.refused.may_not", Action: other}},
-	{errGroup, frame.Refusal{Code: "GH-E112", Status: http.StatusForbidden, Name: "may_not_enroll", Title: "This user is in no group that may enrol devices", Texts: "account.refused.may_not", Action: other}},
+	{enroll.ErrUserDisabled, frame.Refusal{Code: "GH-E106", Status: http.StatusForbidden, Name: "user_disabled", Title: "The user may not enroll devices", Texts: "account.refused.may_not", Action: other}},
+	{errGroup, frame.Refusal{Code: "GH-E112", Status: http.StatusForbidden, Name: "may_not_enroll", Title: "This user is in no group that may enroll devices", Texts: "account.refused.may_not", Action: other}},
 	{errProvider, frame.Refusal{Code: "GH-E113", Status: http.StatusForbidden, Name: "may_not_enroll", Title: "Accounts of this provider are not for enrolling devices", Texts: "account.refused.provider", Action: other}},
-	{identity.ErrMayNotEnroll, frame.Refusal{Code: "GH-E111", Status: http.StatusForbidden, Name: "may_not_enroll", Title: "This user may not enrol devices", Texts: "account.refused.may_not", Action: other}},
+	{identity.ErrMayNotEnroll, frame.Refusal{Code: "GH-E111", Status: http.StatusForbidden, Name: "may_not_enroll", Title: "This user may not enroll devices", Texts: "account.refused.may_not", Action: other}},
 }
 
 // other stands for where somebody else signs in: the address is a visit's own.

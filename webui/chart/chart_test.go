@@ -150,7 +150,7 @@ func TestPicturesSayTheirNumbers(t *testing.T) {
 	if strings.Contains(bar, "elsewhere") {
 		t.Errorf("the bar leads away: %s", bar)
 	}
-	columns := string(chart.Columns{ID: "days", Title: "Enrolments", Axis: "Day", Series: []chart.Series{{Label: "enrolled"}, {Label: "unenrolled"}}, Points: []chart.Point{
+	columns := string(chart.Columns{ID: "days", Title: "Enrollments", Axis: "Day", Series: []chart.Series{{Label: "enrolled"}, {Label: "unenrolled"}}, Points: []chart.Point{
 		{Label: "20 Nov", Counts: []int{3}}, {Label: "21 Nov", Counts: []int{14, 2}}, {Label: "22 Nov"},
 	}}.HTML())
 	for _, want := range []string{

@@ -67,7 +67,7 @@ var jamfOthers = map[string]string{
 
 const (
 	profileNames = "profiles are named after the organisation"
-	noQuickAdd   = "Macs enrol by a profile, too"
+	noQuickAdd   = "Macs enroll by a profile, too"
 )
 
 // FromJamf returns the texts of ours that an enrollment language of Jamf Pro comes to, and

@@ -52,7 +52,7 @@ func TestWhatBecomesOfTextsOfJamf(t *testing.T) {
 		{Name: "personalButton", Key: "portal.profile.download", Reason: "differs from enterpriseButton, which was taken for the same text"},
 		{Name: "personalEula", Key: "portal.terms"},
 		{Name: "personalText", Key: "portal.profile.description"},
-		{Name: "quickAddName", Reason: "Macs enrol by a profile, too"},
+		{Name: "quickAddName", Reason: "Macs enroll by a profile, too"},
 		{Name: "somethingNew", Reason: "is no text that we know of"},
 		{Name: "title", Key: "portal.frame.title", Reason: "is empty: ours stays"},
 	}

@@ -237,7 +237,7 @@ func (p *page) draw(sum summary) {
 	if sum.Limited {
 		return
 	}
-	enrolments := chart.Columns{ID: "enrolments", Title: "Enrollments of the last 90 days", Axis: "Day",
+	enrolments := chart.Columns{ID: "enrollments", Title: "Enrollments of the last 90 days", Axis: "Day",
 		Series: []chart.Series{{Label: "Enrolled", Ink: chart.Green}, {Label: "Unenrolled", Ink: chart.Red}}, None: "No device was enrolled in the last 90 days."}
 	work := chart.Columns{ID: "work", Title: "Commands that ended in the last 30 days", Axis: "Day",
 		Series: []chart.Series{{Label: "Acknowledged", Ink: chart.Green}, {Label: "Failed", Ink: chart.Red}, {Label: "Expired or cancelled", Ink: chart.Grey}}, None: "No command ended in the last 30 days."}
