@@ -60,7 +60,7 @@ func TestAuthorizationsAreDevicesThatAreHere(t *testing.T) {
 		s.people = []identity.User{r.ana, r.ana, r.ana, r.ben}
 		rt.Repeat(map[string]func(*rapid.T){
 			"":                s.check,
-			"enroll":           s.enrol,
+			"enroll":          s.enrol,
 			"ask":             s.ask,
 			"sign in":         s.signIn,
 			"exchange":        s.exchange,

@@ -299,11 +299,11 @@ func TestWhoMayNotVisit(t *testing.T) {
 		as   identity.User
 		want error
 	}{
-		"a link for somebody else":           {required(enroll.NewLink{User: "ana@example.com"}), ben, enroll.ErrLinkForeign},
+		"a link for somebody else":            {required(enroll.NewLink{User: "ana@example.com"}), ben, enroll.ErrLinkForeign},
 		"one who may not enroll":              {required(enroll.NewLink{}), kim, enroll.ErrUserDisabled},
-		"one for whom the link is":           {required(enroll.NewLink{User: "ANA@example.com"}), ana, nil},
-		"anybody by a link for anybody":      {required(enroll.NewLink{}), ben, nil},
-		"anybody without a link":             {"", ben, nil},
+		"one for whom the link is":            {required(enroll.NewLink{User: "ANA@example.com"}), ana, nil},
+		"anybody by a link for anybody":       {required(enroll.NewLink{}), ben, nil},
+		"anybody without a link":              {"", ben, nil},
 		"one who may not enroll, and no link": {"", kim, enroll.ErrUserDisabled},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -502,8 +502,8 @@ func TestSettingsAreChecked(t *testing.T) {
 		field  string
 	}{
 		"nobody could enroll": {func(s *enroll.Settings) { s.Institutional.Enabled, s.Personal.Enabled = false, false }, "personal.enabled"},
-		"no right to renew":  {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 17} }, "personal.rights.custom"},
-		"128 without 64":     {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 131} }, "personal.rights.custom"},
+		"no right to renew":   {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 17} }, "personal.rights.custom"},
+		"128 without 64":      {func(s *enroll.Settings) { s.Personal.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 131} }, "personal.rights.custom"},
 		"bits that are none": {func(s *enroll.Settings) {
 			s.Institutional.Rights = enroll.Rights{Preset: enroll.PresetCustom, Custom: 8195}
 		}, "institutional.rights.custom"},

@@ -207,7 +207,7 @@ func TestASignInIsTried(t *testing.T) {
 		steps           string
 		may             string
 	}{
-		"somebody who may enroll":           {"ana", "a good password", nil, true, "connect ok, search ok, sign in ok, user ok, enroll ok", "[personal]"},
+		"somebody who may enroll":          {"ana", "a good password", nil, true, "connect ok, search ok, sign in ok, user ok, enroll ok", "[personal]"},
 		"somebody who may not":             {"guest", "a good password", nil, true, "connect ok, search ok, sign in ok, user ok, enroll no", "[]"},
 		"the wrong password":               {"ana", "x", nil, false, "connect ok, search ok, sign in no", "[]"},
 		"somebody whom nobody knows":       {"zoe", "x", nil, false, "connect ok, search no", "[]"},

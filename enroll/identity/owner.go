@@ -17,7 +17,7 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 	if err := checkText("e-mail", email, 3, maxLogin); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
 	}
-	if err := checkPassword(password); err != nil {
+	if err := checkPassword(password, email); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
 	}
 	hash, err := s.hashPassword(ctx, password)

@@ -15,11 +15,11 @@ var ErrElsewhere = errors.New("the user has no password here")
 // them out everywhere: whoever shows it may begin a session anew. Errors are a *FieldError,
 // or wrap ErrBadLogin, ErrThrottled or ErrElsewhere.
 func (s *Service) ChangePassword(ctx context.Context, userID, old, password, peer string) (u User, err error) {
-	if err := checkPassword(password); err != nil {
-		return User{}, fmt.Errorf("change password: %w", err)
-	}
 	if u, err = s.User(ctx, userID); err == nil && u.Password == "" {
 		err = ErrElsewhere
+	}
+	if err == nil {
+		err = checkPassword(password, u.Email, u.Username)
 	}
 	if err != nil {
 		return User{}, fmt.Errorf("change password: %w", err)

@@ -34,16 +34,21 @@ func (s *Service) decoyHash() string {
 	return s.phc(make([]byte, argonSalt), make([]byte, argonKey))
 }
 
-// MinPassword is the least number of characters of a password. There are no
-// rules beside it.
+// MinPassword is the least number of characters of a password. It need not have characters
+// of any kind, but must not be [ErrGuessable].
 const MinPassword = 8
 
-func checkPassword(password string) error {
+// checkPassword returns a *FieldError for what can't be the password of somebody who goes by
+// names.
+func checkPassword(password string, names ...string) error {
 	if len([]rune(password)) < MinPassword {
 		return &FieldError{"password", fmt.Sprintf("must have at least %d characters", MinPassword)}
 	}
 	if len(password) > maxPassword {
 		return &FieldError{"password", fmt.Sprintf("must have at most %d bytes", maxPassword)}
+	}
+	if guessable(password, names...) {
+		return ErrGuessable
 	}
 	return nil
 }

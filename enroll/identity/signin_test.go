@@ -191,7 +191,7 @@ func TestASignInThatDoesNotBegin(t *testing.T) {
 		"at one that is off":                {off.ID, "", storage.ErrNotFound},
 		"at one that is down":               {down.ID, "", identity.ErrSource},
 		"to administer, which it's not for": {p.ID, identity.UseAdmin, identity.ErrForbidden},
-		"to enroll, which it's not for":      {p.ID, identity.UseInstitutional, identity.ErrMayNotEnroll},
+		"to enroll, which it's not for":     {p.ID, identity.UseInstitutional, identity.ErrMayNotEnroll},
 	} {
 		t.Run(name, func(t *testing.T) {
 			to, _, err := w.BeginSignIn(ctx, tt.provider, identity.NewSignIn{ReturnURL: returnURL, Use: tt.use})

@@ -223,7 +223,7 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 	}
 	err := u.check()
 	if err == nil && n.Password != "" {
-		err = checkPassword(n.Password)
+		err = checkPassword(n.Password, u.Email, u.Username)
 	}
 	if err == nil && n.Password != "" && u.Provider != "" {
 		err = &FieldError{"password", "is for users of this server: the provider knows its own"}
@@ -293,7 +293,11 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 	}
 	hash := ""
 	if c.Password != nil {
-		if err := checkPassword(*c.Password); err != nil {
+		known, err := s.User(ctx, id)
+		if err == nil {
+			err = checkPassword(*c.Password, known.Email, known.Username)
+		}
+		if err != nil {
 			return User{}, fmt.Errorf("update user: %w", err)
 		}
 		if hash, err = s.hashPassword(ctx, *c.Password); err != nil {

@@ -317,7 +317,7 @@ func TestWhatCanNotBeInvited(t *testing.T) {
 		"all that are wrong":        {invite.Request{Emails: []string{"a@example.com", "b", "c@example.com", "A@Example.com", "", "d@exämple.com"}}, []string{"emails[1]", "emails[3]", "emails[4]", "emails[5]"}},
 		"a header in an address":    {invite.Request{Emails: []string{"a@example.com\r\nBcc: b@example.com"}}, []string{"emails[0]"}},
 		"a name with an address":    {invite.Request{Emails: []string{"Ana <ana@example.com>"}}, []string{"emails[0]"}},
-		"who may not enroll":         {invite.Request{Emails: []string{"barred@example.com"}}, []string{"emails[0]"}},
+		"who may not enroll":        {invite.Request{Emails: []string{"barred@example.com"}}, []string{"emails[0]"}},
 		"users that are none":       {invite.Request{Users: []string{"nobody", "mute", "barred", "ana", "ana@example.com"}}, []string{"users[0]", "users[1]", "users[2]", "users[4]"}},
 		"too many uses":             {invite.Request{Emails: []string{"a@example.com"}, Uses: 101}, []string{"uses"}},
 		"an expiry in the past":     {invite.Request{Emails: []string{"a@example.com"}, ExpiresIn: -time.Hour}, []string{"expires_in"}},

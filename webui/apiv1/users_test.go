@@ -77,6 +77,8 @@ func TestUsersThatAreNotMade(t *testing.T) {
 		"with a strange username":   {`{"username":"be a"}`, "username"},
 		"with a long name":          {`{"username":"bea","full_name":"` + strings.Repeat("x", 256) + `"}`, "full_name"},
 		"with a short password":     {`{"username":"bea","password":"1234567"}`, "password"},
+		"with a common password":    {`{"username":"bea","password":"P@ssw0rd1"}`, "password"},
+		"with the name in it":       {`{"username":"beatrice","password":"Beatrice2024!"}`, "password"},
 		"with a role that is none":  {`{"username":"bea","role":"root"}`, "role"},
 		"with a number for a name":  {`{"username":7}`, "username"},
 		"with a text for a boolean": {`{"username":"bea","can_enroll":"yes"}`, "can_enroll"},
@@ -125,15 +127,16 @@ func TestUsersAreChanged(t *testing.T) {
 		}
 	}
 	for body, field := range map[string]string{
-		`{"username":""}`:       "username",
-		`{"email":"b"}`:         "email",
-		`{"role":"root"}`:       "role",
-		`{"role":7}`:            "role",
-		`{"password":""}`:       "password",
-		`{"disabled":"yes"}`:    "disabled",
-		`{"id":"x"}`:            "id",
-		`{"Disabled":true}`:     "Disabled",
-		`{"has_password":true}`: "has_password",
+		`{"username":""}`:         "username",
+		`{"email":"b"}`:           "email",
+		`{"role":"root"}`:         "role",
+		`{"role":7}`:              "role",
+		`{"password":""}`:         "password",
+		`{"password":"12345678"}`: "password",
+		`{"disabled":"yes"}`:      "disabled",
+		`{"id":"x"}`:              "id",
+		`{"Disabled":true}`:       "Disabled",
+		`{"has_password":true}`:   "has_password",
 	} {
 		h.do(t, exchange{method: "PATCH", path: at, body: body, wild: true}).wantField(t, field)
 	}

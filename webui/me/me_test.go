@@ -608,6 +608,8 @@ func TestAPasswordIsChanged(t *testing.T) {
 	}{
 		"the old one is wrong":   {"wrong", "a better password", "That is not your password (GH-E420)."},
 		"the new one is short":   {password, "short", "at least 8 characters (GH-E421)"},
+		"the new one is common":  {password, "Password1!", "among the first that somebody would guess (GH-E421)"},
+		"the new one is a name":  {password, h.ben.Username + "2024", "(GH-E421)"},
 		"the new one is endless": {password, strings.Repeat("x", 1025), "too long (GH-E421)"},
 	} {
 		if status := b.post("/me/security/password", "old", tt.old, "new", tt.fresh); status != 422 {

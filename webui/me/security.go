@@ -87,6 +87,9 @@ func (m *Me) changePassword(w http.ResponseWriter, r *http.Request) error {
 			if len([]rune(r.PostForm.Get("new"))) < identity.MinPassword {
 				return t.Many("me.security.password.short", identity.MinPassword, "code", codeNewPassword)
 			}
+			if errors.Is(err, identity.ErrGuessable) {
+				return t.Say("me.security.password.guessable", "code", codeNewPassword)
+			}
 			return t.Say("me.security.password.long", "code", codeNewPassword)
 		})
 	case errors.Is(err, identity.ErrThrottled):
