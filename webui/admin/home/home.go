@@ -109,7 +109,7 @@ type page struct {
 	Steps   []step // what a new server still lacks; empty once it lacks nothing
 	Empty   *admin.Empty
 
-	Devices, Systems, Seen, Enrolments, Commands, Ends template.HTML
+	Devices, Systems, Seen, Enrollments, Commands, Ends template.HTML
 
 	InFlight string // in words
 	Flying   []flying
@@ -237,7 +237,7 @@ func (p *page) draw(sum summary) {
 	if sum.Limited {
 		return
 	}
-	enrolments := chart.Columns{ID: "enrollments", Title: "Enrollments of the last 90 days", Axis: "Day",
+	enrollments := chart.Columns{ID: "enrollments", Title: "Enrollments of the last 90 days", Axis: "Day",
 		Series: []chart.Series{{Label: "Enrolled", Ink: chart.Green}, {Label: "Unenrolled", Ink: chart.Red}}, None: "No device was enrolled in the last 90 days."}
 	work := chart.Columns{ID: "work", Title: "Commands that ended in the last 30 days", Axis: "Day",
 		Series: []chart.Series{{Label: "Acknowledged", Ink: chart.Green}, {Label: "Failed", Ink: chart.Red}, {Label: "Expired or cancelled", Ink: chart.Grey}}, None: "No command ended in the last 30 days."}
@@ -246,12 +246,12 @@ func (p *page) draw(sum summary) {
 		if at, err := time.Parse(time.DateOnly, day.Date); err == nil {
 			label = at.Format("2 Jan")
 		}
-		enrolments.Points = append(enrolments.Points, chart.Point{Label: label, Counts: []int{day.Enrolled, day.Unenrolled}})
+		enrollments.Points = append(enrollments.Points, chart.Point{Label: label, Counts: []int{day.Enrolled, day.Unenrolled}})
 		if i >= len(sum.Days)-daysOfWork {
 			work.Points = append(work.Points, chart.Point{Label: label, Counts: []int{day.Acknowledged, day.Error, day.Expired + day.Cancelled}})
 		}
 	}
-	p.Enrolments, p.Commands = enrolments.HTML(), work.HTML()
+	p.Enrollments, p.Commands = enrollments.HTML(), work.HTML()
 	ends := chart.Timeline{ID: "ends", Title: "What ends in the next 12 months", Now: sum.At, Many: "Renewals, by week", None: "Nothing ends."}
 	for _, e := range sum.Expiries {
 		ends.Marks = append(ends.Marks, chart.Mark{Label: strings.TrimSpace(endings[e.Kind] + " " + e.Name), At: e.NotAfter, URL: e.Path})
