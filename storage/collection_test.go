@@ -101,6 +101,40 @@ func TestRecordsAndIndexesHaveTheseBytes(t *testing.T) {
 	})
 }
 
+func TestTheValuesOfAnIndex(t *testing.T) {
+	db := storagetest.Open(t)
+	store(t, db, gadget{ID: "a", Serial: "S\x001", Tags: []string{"x", "y\x00z"}}, gadget{ID: "b", Serial: "S", Tags: []string{"y"}})
+	view(t, db, func(tx storage.Tx) error {
+		for _, tt := range []struct {
+			index, from string
+			want        []storage.IndexEntry
+		}{
+			{"serial", "", []storage.IndexEntry{{Value: "S", Key: "b"}, {Value: "S\x001", Key: "a"}}},
+			{"serial", "S\x00", []storage.IndexEntry{{Value: "S\x001", Key: "a"}}},
+			{"tag", "", []storage.IndexEntry{{Value: "x", Key: "a"}, {Value: "y", Key: "b"}, {Value: "y\x00z", Key: "a"}}},
+			{"tag", "y", []storage.IndexEntry{{Value: "y", Key: "b"}, {Value: "y\x00z", Key: "a"}}},
+			{"tag", "z", nil},
+		} {
+			var got []storage.IndexEntry
+			for e, err := range gadgets.Values(tx, tt.index, tt.from) {
+				if err != nil {
+					return err
+				}
+				got = append(got, e)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("%s from %q has %q, want %q", tt.index, tt.from, got, tt.want)
+			}
+		}
+		for _, err := range gadgets.Values(tx, "none", "") {
+			if err == nil {
+				t.Error("there is an index that nobody declared")
+			}
+		}
+		return nil
+	})
+}
+
 func TestWhatIsNoRecordIsReportedByName(t *testing.T) {
 	for name, tt := range map[string]struct {
 		value string

@@ -76,7 +76,7 @@ func (s *state) openFile(ctx context.Context, cfg config, log *slog.Logger) erro
 
 // migrations lead from what older programs have stored to what this one reads.
 var migrations = []storage.Migration{
-	{Version: 1, Name: "users are indexed by their names in lists", Apply: identity.IndexNames},
+	{Version: 2, Name: "users are listed and searched by an index", Apply: identity.IndexUsers}, // 1 was half of it
 }
 
 // checkFinished refuses a database that holds a part of another one.

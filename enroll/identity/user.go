@@ -73,7 +73,7 @@ func (u User) equal(o User) bool {
 
 const (
 	usersByLogin        = "login"
-	usersByName         = "name" // in lists
+	usersByFound        = "found" // in lists
 	usersByAppleAccount = "apple_account"
 	usersBySubject      = "subject"
 	usersByProvider     = "provider"
@@ -87,7 +87,7 @@ func subjectKey(provider, subject string) string { return string(storage.Key(pro
 // be another user's address.
 var users = storage.NewCollection("identity.users", 1, func(u User) string { return u.ID },
 	storage.Index[User]{Name: usersByLogin, Unique: true, Values: User.Logins},
-	storage.Index[User]{Name: usersByName, Unique: true, Values: func(u User) []string { return []string{u.listedAs()} }},
+	storage.Index[User]{Name: usersByFound, Values: func(u User) []string { return []string{u.found()} }},
 	storage.Index[User]{Name: usersByAppleAccount, Unique: true, Values: func(u User) []string {
 		if u.ManagedAppleAccount == "" {
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -40,7 +41,7 @@ type town struct {
 	onRename  func(tx storage.Tx, gone []string, u identity.User) error
 }
 
-func newTown(t *testing.T) *town {
+func newTown(t testing.TB) *town {
 	t.Helper()
 	w := &town{db: storagetest.Open(t), at: &clock{now: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)}}
 	log := slog.New(slog.DiscardHandler)
@@ -711,20 +712,117 @@ func TestAPageOfManyUsersIsFull(t *testing.T) {
 	}
 }
 
+// What a search finds by the index is what it would find in the users themselves, however long
+// their names are, page by page.
+func TestASearchFindsWhomItShould(t *testing.T) {
+	w := newTown(t)
+	random := rand.New(rand.NewPCG(7, 11))
+	syllables := []string{"an", "Be", "ÇI", "do", "北", "ö", "ki", "lu", "Ma", "İst"}
+	word := func(n int) (text string) {
+		for range n {
+			text += syllables[random.IntN(len(syllables))]
+		}
+		return text
+	}
+	many := make([]identity.User, 300)
+	for i := range many {
+		u := identity.User{
+			ID: fmt.Sprintf("u%03d", i), Username: fmt.Sprintf("%s%d", strings.ToLower(word(1+random.IntN(3))), i), FullName: word(2) + " " + word(1+random.IntN(4)),
+			Role: []identity.Role{identity.RoleUser, identity.RoleAdmin, identity.RoleHelpdesk}[random.IntN(3)], Disabled: random.IntN(3) == 0,
+		}
+		if random.IntN(2) == 0 {
+			u.Email = fmt.Sprintf("%s%d@example.com", strings.ToLower(word(2)), i)
+		}
+		if i%20 == 0 { // more than an index can say
+			u.FullName, u.ManagedAppleAccount = strings.Repeat("北", 255)+word(3), fmt.Sprintf("%s%03d@example.com", strings.Repeat("x", 240), i)
+		}
+		many[i] = u
+	}
+	if err := w.db.Update(ctx, func(tx storage.Tx) error { return identity.PutUsers(tx, many...) }); err != nil {
+		t.Fatal(err)
+	}
+	everybody, _, err := w.Users(ctx, "", 1000)
+	if err != nil || len(everybody) != len(many)+1 {
+		t.Fatalf("%d users are listed, %v", len(everybody), err)
+	}
+	for range 300 {
+		var f identity.UserFilter
+		for range random.IntN(3) {
+			f.Text += word(1) + " "
+		}
+		if random.IntN(3) == 0 {
+			f.Role = identity.RoleAdmin
+		}
+		if random.IntN(3) == 0 {
+			off := random.IntN(2) == 0
+			f.Disabled = &off
+		}
+		var want, got []string
+		for _, u := range everybody {
+			all := strings.ToLower(u.Username + "\n" + u.Email + "\n" + u.FullName + "\n" + u.ManagedAppleAccount)
+			lacks := func(word string) bool { return !strings.Contains(all, word) }
+			if (f.Role == "" || f.Role == u.Role) && (f.Disabled == nil || *f.Disabled == u.Disabled) && !slices.ContainsFunc(strings.Fields(strings.ToLower(f.Text)), lacks) {
+				want = append(want, u.ID)
+			}
+		}
+		for cursor, limit := "", 1+random.IntN(40); ; {
+			page, next, err := w.FindUsers(ctx, f, cursor, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range page {
+				got = append(got, u.ID)
+			}
+			if next == "" {
+				break
+			}
+			if len(page) != limit {
+				t.Fatalf("a page of %d has %d users", limit, len(page))
+			}
+			cursor = next
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%+v finds %v, want %v", f, got, want)
+		}
+	}
+}
+
+func BenchmarkFindUsers(b *testing.B) {
+	w := newTown(b)
+	many := make([]identity.User, 20_000)
+	for i := range many {
+		many[i] = identity.User{ID: fmt.Sprintf("u%05d", i), Username: fmt.Sprintf("emp%05d", i), Email: fmt.Sprintf("z%05d@example.com", i), FullName: "Kim Example", Role: identity.RoleUser}
+	}
+	for part := range slices.Chunk(many, 2000) {
+		if err := w.db.Update(ctx, func(tx storage.Tx) error { return identity.PutUsers(tx, part...) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, f := range map[string]identity.UserFilter{"nobody": {Text: "robin"}, "everybody": {}, "a role": {Role: identity.RoleAdmin}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, _, err := w.FindUsers(ctx, f, "", 50); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // A database from before users were indexed by what they are called gets the index.
 func TestUsersOfBeforeAreListed(t *testing.T) {
 	w := newTown(t)
 	w.create(t, identity.NewUser{Username: "bea", Email: "bea@example.com"})
 	err := w.db.Update(ctx, func(tx storage.Tx) error {
-		for item, err := range tx.Scan("identity.users.name", storage.Range{}) {
+		for item, err := range tx.Scan("identity.users.found", storage.Range{}) {
 			if err != nil {
 				return err
 			}
-			if err := tx.Delete("identity.users.name", item.Key); err != nil {
+			if err := tx.Delete("identity.users.found", item.Key); err != nil {
 				return err
 			}
 		}
-		return nil
+		return tx.Put("identity.users.name", []byte("bea@example.com"), []byte("bea"))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -732,7 +830,7 @@ func TestUsersOfBeforeAreListed(t *testing.T) {
 	if list, _, err := w.Users(ctx, "", 10); err != nil || len(list) != 0 {
 		t.Fatalf("without the index: %v, %v", list, err)
 	}
-	steps := []storage.Migration{{Version: 1, Name: "names", Apply: identity.IndexNames}}
+	steps := []storage.Migration{{Version: 2, Name: "names", Apply: identity.IndexUsers}}
 	for range 2 {
 		if err := storage.Migrate(ctx, w.db, w.at.Now, steps); err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
@@ -34,10 +35,45 @@ func (f UserFilter) matches(u User, words []string) bool {
 }
 
 // maxLooked is how many users are looked at for one page of those that are wanted.
-const maxLooked = 20_000
+const maxLooked = 200_000
 
-// readAtOnce is how many users are asked for together where not all are wanted.
-const readAtOnce = 500
+// maxFound bounds what [User.found] says of a user, so that it fits a key: of a longer one it
+// says the beginning.
+const maxFound = storage.MaxKey - 100
+
+// found is what u is found by in lists, without reading u: where u stands in them, a zero byte,
+// the role, whether u is disabled and whether there is more, a line each, and then the names, in
+// lower case.
+func (u User) found() string {
+	names := []string{u.Username, u.Email, u.FullName, u.ManagedAppleAccount}
+	for i, name := range names {
+		if names[i] = strings.ToLower(name); slices.Contains(names[:i], names[i]) {
+			names[i] = ""
+		}
+	}
+	text, more := strings.Join(names, "\n"), ""
+	head := u.listedAs() + "\x00" + string(u.Role) + "\n" + strconv.FormatBool(u.Disabled) + "\n"
+	if most := maxFound - len(head); len(text) > most {
+		text, more = strings.ToValidUTF8(text[:max(most, 0)], ""), "more"
+	}
+	return head + more + "\n" + strings.ReplaceAll(text, "\x00", "")
+}
+
+// mayMatch says whether the user whose found is given can be one that is wanted; sure is false
+// if that takes a look at the user.
+func (f UserFilter) mayMatch(found string, words []string) (yes, sure bool) {
+	_, facts, _ := strings.Cut(found, "\x00")
+	role, facts, _ := strings.Cut(facts, "\n")
+	disabled, facts, _ := strings.Cut(facts, "\n")
+	more, text, _ := strings.Cut(facts, "\n")
+	if f.Role != "" && Role(role) != f.Role || f.Disabled != nil && disabled != strconv.FormatBool(*f.Disabled) {
+		return false, true
+	}
+	if more != "" {
+		return true, false
+	}
+	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) }), true
+}
 
 // FindUsers lists the users that are wanted, in the order of [User.Login], in any case, from
 // where the page ended that handed out cursor; "" is the beginning. A page is full unless it
@@ -49,35 +85,48 @@ func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, li
 	if err != nil {
 		return nil, "", fmt.Errorf("list users: %w", err)
 	}
-	words, some := f.words(), limit+1
-	if f != (UserFilter{}) {
-		some = max(some, readAtOnce)
-	}
+	words := f.words()
 	err = s.db.View(ctx, func(tx storage.Tx) error {
 		list, next = nil, ""
-		after, looked := begin, 0
-		for {
-			read, from := 0, after
-			if from != "" {
-				from += "\x00" // no login has one: this is the next that there could be
+		from, looked := "", 0
+		if begin != "" {
+			from = begin + "\x00\xff" // sorts after all that begins with this login
+		}
+		last := begin
+		var ids []string // of those that are wanted, as far as can be told without them
+		for e, err := range users.Values(tx, usersByFound, from) {
+			if err != nil {
+				return err
 			}
-			for u, err := range users.Ascend(tx, usersByName, from, "", some) {
+			if len(ids) == limit || looked == maxLooked {
+				next = loginCursor(last)
+				break
+			}
+			looked++
+			last, _, _ = strings.Cut(e.Value, "\x00")
+			yes, sure := f.mayMatch(e.Value, words)
+			if yes && !sure {
+				u, err := users.Get(tx, e.Key)
 				if err != nil {
 					return err
 				}
-				if len(list) == limit || looked == maxLooked {
-					next = loginCursor(after)
-					return nil
-				}
-				read, looked, after = read+1, looked+1, u.listedAs()
-				if f.matches(u, words) {
-					list = append(list, u)
-				}
+				yes = f.matches(u, words)
 			}
-			if read < some {
-				return nil
+			if yes {
+				ids = append(ids, e.Key)
 			}
 		}
+		for _, id := range ids {
+			tx.Prefetch(users.Read(id))
+		}
+		for _, id := range ids {
+			u, err := users.Get(tx, id)
+			if err != nil {
+				return err
+			}
+			list = append(list, u)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("list users: %w", err)
@@ -85,8 +134,26 @@ func (s *Service) FindUsers(ctx context.Context, f UserFilter, cursor string, li
 	return list, next, nil
 }
 
-// IndexNames writes the index of lists of users, for databases from before there was one.
-func IndexNames(tx storage.Tx) error { return storage.Reindex(tx, users, usersByName) }
+// formerIndex is where users stood by their names alone.
+const formerIndex = "identity.users.name"
+
+// IndexUsers writes the index by which users are listed and searched, for databases from before
+// there was one.
+func IndexUsers(tx storage.Tx) error {
+	var old [][]byte
+	for item, err := range tx.Scan(formerIndex, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		old = append(old, item.Key)
+	}
+	for _, key := range old {
+		if err := tx.Delete(formerIndex, key); err != nil {
+			return err
+		}
+	}
+	return storage.Reindex(tx, users, usersByFound)
+}
 
 // loginCursorKind begins the cursors of lists of users.
 const loginCursorKind = "l"
