@@ -134,14 +134,14 @@ func TestTheDeskOfEnrollment(t *testing.T) {
 			at    string // the field
 			says  string
 		}{
-			"no address":                    {d, "", nil, "email", "is needed"},
-			"a wrong one":                   {d, "no address", nil, "email", "must be"},
-			"no ownership":                  {d, "slip@example.com", url.Values{"ownership": {""}}, "ownership", "must be one of these"},
-			"no way to sign in":             {d, "slip@example.com", url.Values{"login": {""}}, "login", "must be one of these"},
-			"no account to sign in with":    {d, "slip@example.com", url.Values{"login": {"required"}}, "email", "Let the link sign them in"},
-			"nor one that helpdesk makes":   {helper, "slip@example.com", url.Values{"login": {"required"}}, "email", "An administrator can make the account."},
-			"a link that helpdesk may not":  {helper, "kim@example.com", nil, "login", "only administrators"},
-			"mail without a server":         {d, "slip@example.com", url.Values{"send": {"true"}}, "send", "needs a mail server"},
+			"no address":                     {d, "", nil, "email", "is needed"},
+			"a wrong one":                    {d, "no address", nil, "email", "must be"},
+			"no ownership":                   {d, "slip@example.com", url.Values{"ownership": {""}}, "ownership", "must be one of these"},
+			"no way to sign in":              {d, "slip@example.com", url.Values{"login": {""}}, "login", "must be one of these"},
+			"no account to sign in with":     {d, "slip@example.com", url.Values{"login": {"required"}}, "email", "Let the link sign them in"},
+			"nor one that helpdesk makes":    {helper, "slip@example.com", url.Values{"login": {"required"}}, "email", "An administrator can make the account."},
+			"a link that helpdesk may not":   {helper, "kim@example.com", nil, "login", "only administrators"},
+			"mail without a server":          {d, "slip@example.com", url.Values{"send": {"true"}}, "send", "needs a mail server"},
 			"an account that may not enroll": {d, "gone@example.com", nil, "email", "may not enroll"},
 		} {
 			t.Run(name, func(t *testing.T) {
