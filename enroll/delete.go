@@ -29,7 +29,7 @@ func (s *Service) Delete(ctx context.Context, id mdm.DeviceID) error {
 		if err != nil {
 			return err
 		}
-		return s.deleteRecord(tx, d, "", actor(ctx))
+		return s.deleteRecord(tx, d, deletion{by: actor(ctx)})
 	})
 	if err != nil {
 		return fmt.Errorf("delete device: %w", err)
@@ -68,7 +68,7 @@ func (s *Service) Merge(ctx context.Context, from, into mdm.DeviceID) error {
 		if err := s.mdm.Merge(tx, from, into, actor(ctx)); err != nil {
 			return err
 		}
-		return s.deleteRecord(tx, d, into, actor(ctx))
+		return s.deleteRecord(tx, d, deletion{by: actor(ctx), into: into})
 	})
 	if err != nil {
 		return fmt.Errorf("merge devices: %w", err)
@@ -97,9 +97,14 @@ func mayDelete(tx storage.Tx, d mdm.Device) error {
 	return nil
 }
 
-// deleteRecord deletes d and its user channels, and tells the audit log; into is the device that
-// takes its place, empty for none.
-func (s *Service) deleteRecord(tx storage.Tx, d mdm.Device, into mdm.DeviceID, by string) error {
+// deletion is what the audit log says of one.
+type deletion struct {
+	by, why string
+	into    mdm.DeviceID // the device that takes its place; empty: none
+}
+
+// deleteRecord deletes d and its user channels, and tells the audit log.
+func (s *Service) deleteRecord(tx storage.Tx, d mdm.Device, how deletion) error {
 	if err := mayDelete(tx, d); err != nil {
 		return err
 	}
@@ -111,18 +116,18 @@ func (s *Service) deleteRecord(tx storage.Tx, d mdm.Device, into mdm.DeviceID, b
 		users = append(users, u)
 	}
 	for _, u := range users {
-		if err := s.deleteRecord(tx, u, into, by); err != nil {
+		if err := s.deleteRecord(tx, u, how); err != nil {
 			return err
 		}
 	}
 	e := event.Event{
-		At: s.now().UTC(), Actor: by, Action: "device.deleted", DeviceID: string(d.ID), User: d.User,
+		At: s.now().UTC(), Actor: how.by, Action: "device.deleted", Reason: how.why, DeviceID: string(d.ID), User: d.User,
 		Details: map[string]string{"enrollment_type": string(d.Type)},
 		Changes: event.Changes(map[string]any{
 			"device_name": d.DeviceName, "serial_number": d.SerialNumber, "model": d.Model, "os_version": d.OSVersion, "user": d.User, "state": string(d.State),
 		}, nil),
 	}
-	for name, value := range map[string]string{"device_name": d.DeviceName, "serial_number": d.SerialNumber, "merged_into": string(into)} {
+	for name, value := range map[string]string{"device_name": d.DeviceName, "serial_number": d.SerialNumber, "merged_into": string(how.into)} {
 		if value != "" {
 			e.Details[name] = value
 		}

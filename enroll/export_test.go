@@ -15,3 +15,6 @@ func (s *Service) TellExpiring(ctx context.Context) error { return s.tellExpirin
 
 // WarnOfExpiry is what is done once a day.
 func (s *Service) WarnOfExpiry(ctx context.Context) error { return s.warnOfExpiry(ctx) }
+
+// DeleteLeft is what is done once a day, too.
+func (s *Service) DeleteLeft(ctx context.Context) error { return s.deleteLeft(ctx) }

@@ -318,6 +318,7 @@ func (s *Service) Run(ctx context.Context) error {
 		Jobs: []storage.Job{
 			{Name: "enroll/renewals", Every: renewalTick, Do: s.RenewDue},
 			{Name: "enroll/sweep", Every: sweepTick, Do: s.sweep},
+			{Name: "enroll/devices", Every: day, Do: s.deleteLeft},
 			{Name: "enroll/rollovers", Every: rolloverTick, Do: s.ContinueRollovers},
 			{Name: "enroll/ca-expiry", Every: day, Do: s.warnOfExpiry},
 			{Name: "enroll/certificate-expiry", Every: day, Do: s.tellExpiring},

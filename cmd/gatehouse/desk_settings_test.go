@@ -133,11 +133,15 @@ func TestTheDesksSettings(t *testing.T) {
 		}
 	})
 	t.Run("retention has bounds", func(t *testing.T) {
-		got := d.ask(t, "POST", at+"/retention", url.Values{"retention.audit_days": {"7"}, "retention.commands_days": {"180"}})
+		got := d.ask(t, "POST", at+"/retention", url.Values{"retention.audit_days": {"7"}, "retention.commands_days": {"180"}, "retention.devices_days": {"0"}})
 		if got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "retention.audit_days", "aria-invalid", "true")) != 1 {
 			t.Errorf("a week = %d\n%s", got.status, got.text())
 		}
-		d.post(t, at+"/retention", url.Values{"retention.audit_days": {"90"}, "retention.commands_days": {"180"}})
+		got = d.ask(t, "POST", at+"/retention", url.Values{"retention.audit_days": {"90"}, "retention.commands_days": {"180"}, "retention.devices_days": {"7"}})
+		if got.status != http.StatusUnprocessableEntity || len(got.all("input", "name", "retention.devices_days", "aria-invalid", "true")) != 1 {
+			t.Errorf("records for a week = %d\n%s", got.status, got.text())
+		}
+		d.post(t, at+"/retention", url.Values{"retention.audit_days": {"90"}, "retention.commands_days": {"180"}, "retention.devices_days": {"365"}})
 		d.get(t, at).says(t, "Audit log 90 days, commands 180 days")
 	})
 	t.Run("mail is set up, tried, and switched off", func(t *testing.T) {

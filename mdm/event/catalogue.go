@@ -59,7 +59,7 @@ var types = []Type{
 	newType("demo.removed", "Somebody removed the simulated devices.", byWhom, "devices"),
 	newType("device.blocked", "Somebody blocked a device.", ofDevice, ""),
 	newType("device.checked_in", "A device began its enrollment.", ofDevice, "attempt enrollment_type serial_number model os_version again"),
-	newType("device.deleted", "Somebody deleted the record of a device.", ofDevice, "enrollment_type device_name serial_number merged_into"),
+	newType("device.deleted", "Somebody deleted the record of a device.", ofDevice+" reason", "enrollment_type device_name serial_number merged_into"),
 	newType("device.enrolled", "A device is enrolled: commands reach it.", ofDevice, "attempt parent enrollment_type serial_number model os_version again"),
 	newType("device.lost_reported", "A person reported their device as lost.", ofDevice, ""),
 	newType("device.lost_withdrawn", "A device that was reported as lost was found.", ofDevice, ""),

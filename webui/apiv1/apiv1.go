@@ -207,7 +207,7 @@ func (a *API) routes() []route {
 		{pattern: "POST /api/v1/inventory/refresh", scopes: helping, reach: filtered, handle: a.refreshDevices, command: true},
 		{pattern: "POST /api/v1/devices/{id}/push", scopes: helping, reach: ofDevice, handle: a.pushDevice},
 		{pattern: "DELETE /api/v1/devices/{id}", scopes: managing, reach: ofDevice, handle: a.deleteDevice},
-		{pattern: "POST /api/v1/devices/{id}/merge", scopes: managing, reach: ofDevice, handle: a.mergeDevice},
+		{pattern: "POST /api/v1/devices/{id}/merge", scopes: managing, reach: whole, handle: a.mergeDevice}, // it changes who is in groups
 		{pattern: "POST /api/v1/devices/{id}/unenroll", scopes: managing, reach: ofDevice, handle: a.unenrollDevice},
 		{pattern: "POST /api/v1/devices/{id}/block", scopes: managing, reach: ofDevice, handle: a.blockDevice},
 		{pattern: "DELETE /api/v1/devices/{id}/block", scopes: managing, reach: ofDevice, handle: a.unblockDevice},

@@ -209,11 +209,6 @@ func (a *API) mergeDevice(w http.ResponseWriter, r *http.Request) error {
 	if in.DeviceID == "" {
 		return invalid("device_id", "is missing: the id of the record that is to be merged into this one")
 	}
-	if err := a.mustReach(r, principal(r), mdm.DeviceID(in.DeviceID)); errors.Is(err, storage.ErrNotFound) {
-		return invalid("device_id", "is no device")
-	} else if err != nil {
-		return err
-	}
 	if err := a.enroll.Merge(r.Context(), mdm.DeviceID(in.DeviceID), mdm.DeviceID(id)); err != nil {
 		return err
 	}

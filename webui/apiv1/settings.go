@@ -99,11 +99,13 @@ type pushRequest struct {
 type retentionRequest struct {
 	Audit    *int `json:"audit_days"`
 	Commands *int `json:"commands_days"`
+	Devices  *int `json:"devices_days"`
 }
 
 type retentionOptions struct {
 	Audit    int `json:"audit_days"`
 	Commands int `json:"commands_days"`
+	Devices  int `json:"devices_days"` // that left; 0: for good
 }
 
 // retention is what is in force.
@@ -113,7 +115,11 @@ func retention(tx storage.Tx) (retentionOptions, error) {
 		return retentionOptions{}, err
 	}
 	commands, err := mdm.GetRetention(tx)
-	return retentionOptions{Audit: events.Days, Commands: commands.Days}, err
+	if err != nil {
+		return retentionOptions{}, err
+	}
+	devices, err := enroll.GetRetention(tx)
+	return retentionOptions{Audit: events.Days, Commands: commands.Days, Devices: devices.Days}, err
 }
 
 // put puts what is asked for in force, and returns what is then.
@@ -134,6 +140,14 @@ func (in retentionRequest) put(tx storage.Tx) (retentionOptions, error) {
 		now.Commands = *in.Commands
 		if err := mdm.PutRetention(tx, mdm.Retention{Days: now.Commands}); errors.Is(err, mdm.ErrRetention) {
 			return now, invalid("retention.commands_days", err.Error())
+		} else if err != nil {
+			return now, err
+		}
+	}
+	if in.Devices != nil {
+		now.Devices = *in.Devices
+		if err := enroll.PutRetention(tx, enroll.Retention{Days: now.Devices}); errors.Is(err, enroll.ErrRetention) {
+			return now, invalid("retention.devices_days", err.Error())
 		} else if err != nil {
 			return now, err
 		}

@@ -106,6 +106,7 @@ type decided struct {
 	Retention struct {
 		Audit    int `json:"audit_days"`
 		Commands int `json:"commands_days"`
+		Devices  int `json:"devices_days"`
 	} `json:"retention"`
 	Mail *mailServer `json:"mail"`
 
