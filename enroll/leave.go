@@ -83,7 +83,7 @@ func (s *Service) Unblock(ctx context.Context, id mdm.DeviceID) (d mdm.Device, e
 		if d, err = mdm.GetDevice(tx, id); err != nil || d.State != mdm.Blocked {
 			return err
 		}
-		d.State = mdm.Unenrolled
+		d.State, d.UnenrolledAt = mdm.Unenrolled, s.now().UTC() // its record is kept from now on
 		if err := mdm.PutDevice(tx, d); err != nil {
 			return err
 		}

@@ -17,6 +17,18 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 	if err := checkText("e-mail", email, 3, maxLogin); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
 	}
+	var there bool // then the password is nobody's any more, whatever it is
+	err = s.db.View(ctx, func(tx storage.Tx) error {
+		there = false
+		for _, err := range users.All(tx, storage.Range{Limit: 1}) {
+			there = err == nil
+			return err
+		}
+		return nil
+	})
+	if err != nil || there {
+		return false, err
+	}
 	if err := checkPassword(password, email); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
 	}
