@@ -271,14 +271,11 @@ func (s *Service) startAfresh(tx storage.Tx, d mdm.Device) error {
 	if err := endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""); err != nil {
 		return err
 	}
-	var users []mdm.Device
-	for u, err := range mdm.UserChannels(tx, d.ID) {
-		if err != nil {
-			return err
-		}
-		users = append(users, u)
+	all, err := mdm.WithUserChannels(tx, d)
+	if err != nil {
+		return err
 	}
-	for _, u := range users {
+	for _, u := range all[1:] {
 		if u.State != mdm.Blocked {
 			u.State = mdm.Pending
 		}

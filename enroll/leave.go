@@ -159,12 +159,9 @@ func (s *Service) failComing(tx storage.Tx, d mdm.Device, code string) error {
 // its user may have it.
 func (s *Service) suspend(tx storage.Tx, d mdm.Device) error {
 	now := s.now().UTC()
-	channels := []mdm.Device{d}
-	for u, err := range mdm.UserChannels(tx, d.ID) {
-		if err != nil {
-			return err
-		}
-		channels = append(channels, u)
+	channels, err := mdm.WithUserChannels(tx, d)
+	if err != nil {
+		return err
 	}
 	for _, ch := range channels {
 		if err := s.tellRevoked(tx, s.depot.PayloadsByDevice(tx, string(ch.ID)), reasonPrivilege, ourselves); err != nil {
@@ -248,14 +245,11 @@ func (s *Service) end(tx storage.Tx, d mdm.Device, state mdm.State, by, why stri
 		if err := endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""); err != nil {
 			return err
 		}
-		var users []mdm.Device
-		for u, err := range mdm.UserChannels(tx, d.ID) {
-			if err != nil {
-				return err
-			}
-			users = append(users, u)
+		all, err := mdm.WithUserChannels(tx, d)
+		if err != nil {
+			return err
 		}
-		for _, u := range users {
+		for _, u := range all[1:] {
 			if u.State == mdm.Blocked {
 				continue
 			}

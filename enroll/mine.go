@@ -186,12 +186,11 @@ func (s *Service) own(tx storage.Tx, u identity.User, d mdm.Device, settings Set
 	if o.PendingCommands, err = mdm.CountPending(tx, d.ID); err != nil {
 		return Own{}, err
 	}
-	for u, err := range mdm.UserChannels(tx, d.ID) {
-		if err != nil {
-			return Own{}, err
-		}
-		o.Channels = append(o.Channels, u)
+	all, err := mdm.WithUserChannels(tx, d)
+	if err != nil {
+		return Own{}, err
 	}
+	o.Channels = all[1:]
 	if o.Lost, err = maybe(lost.Get(tx, string(d.ID))); err != nil {
 		return Own{}, err
 	}

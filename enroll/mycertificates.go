@@ -105,15 +105,12 @@ func (s *Service) MyCertificates(ctx context.Context, p identity.Principal) (lis
 // certificatesOf returns the certificates that a device of u, or a user channel of it, has
 // had while it was u's, latest first.
 func (s *Service) certificatesOf(tx storage.Tx, u identity.User, d mdm.Device) (list []depot.Certificate, err error) {
-	ids := []mdm.DeviceID{d.ID}
-	for c, err := range mdm.UserChannels(tx, d.ID) {
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, c.ID)
+	channels, err := mdm.WithUserChannels(tx, d)
+	if err != nil {
+		return nil, err
 	}
-	for _, id := range ids {
-		for c, err := range s.depot.ByDevice(tx, string(id)) {
+	for _, ch := range channels {
+		for c, err := range s.depot.ByDevice(tx, string(ch.ID)) {
 			if err != nil {
 				return nil, err
 			}

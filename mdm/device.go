@@ -337,6 +337,19 @@ func UserChannels(tx storage.Tx, parent DeviceID) iter.Seq2[Device, error] {
 	return devices.Lookup(tx, devicesByParent, string(parent))
 }
 
+// WithUserChannels returns d and, behind it, its user channels: it has none unless it is a
+// device.
+func WithUserChannels(tx storage.Tx, d Device) ([]Device, error) {
+	all := []Device{d}
+	for u, err := range UserChannels(tx, d.ID) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
+
 // RenewalsExpired yields devices whose renewal ran out before now.
 func RenewalsExpired(tx storage.Tx, now time.Time, limit int) iter.Seq2[Device, error] {
 	return devices.Ascend(tx, devicesByRenewal, "", now.UTC().Format(time.RFC3339), limit)

@@ -150,7 +150,7 @@ func (s *NanoStore) Disable(r *mdm.Request) error {
 		if err != nil {
 			return err
 		}
-		channels, err := withUserChannels(tx, d)
+		channels, err := gatehouse.WithUserChannels(tx, d)
 		if err != nil {
 			return err
 		}
@@ -168,18 +168,6 @@ func (s *NanoStore) Disable(r *mdm.Request) error {
 		}
 		return nil
 	})
-}
-
-// withUserChannels returns d and, if it is a device, its user channels.
-func withUserChannels(tx storage.Tx, d gatehouse.Device) ([]gatehouse.Device, error) {
-	all := []gatehouse.Device{d}
-	for u, err := range gatehouse.UserChannels(tx, d.ID) {
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, u)
-	}
-	return all, nil
 }
 
 // RetrieveTokenUpdateTally implements storage.TokenUpdateTallyStore.
@@ -248,7 +236,7 @@ func (s *NanoStore) ClearQueue(r *mdm.Request) error {
 		if err != nil {
 			return err
 		}
-		channels, err := withUserChannels(tx, d)
+		channels, err := gatehouse.WithUserChannels(tx, d)
 		if err != nil {
 			return err
 		}
@@ -497,7 +485,7 @@ func (s *NanoStore) RetrieveMigrationCheckins(ctx context.Context, out chan<- an
 				if d.ParentID != "" || !d.Live() {
 					continue
 				}
-				channels, err := withUserChannels(tx, d.Device)
+				channels, err := gatehouse.WithUserChannels(tx, d.Device)
 				if err != nil {
 					return err
 				}
