@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gatehouse-mdm/gatehouse/mdm"
 	"github.com/gatehouse-mdm/gatehouse/mdm/event"
@@ -16,13 +17,16 @@ var (
 	ErrSameDevice = errors.New("both are the same device")
 	// ErrUserChannel means that a record is that of a user of a device, where only a device can be.
 	ErrUserChannel = errors.New("it is a user of a device")
+	// ErrUserBlocked means that a user of the device may not come back, though the device may.
+	ErrUserBlocked = errors.New("one of its users is blocked")
 )
 
 // Delete deletes the record of an enrollment that has ended, those of its users, and what was
 // kept about them. The certificates that were issued stay in the record of the authority, all
 // revoked, and the audit log keeps what happened. A device that comes again is a new one. The
-// error is [mdm.ErrEnrolled] for one that has not ended, [mdm.ErrBlocked] for one that may not
-// come back, since without its record nobody would know, or wraps storage.ErrNotFound.
+// error is [mdm.ErrEnrolled] for one that has not ended, [mdm.ErrBlocked] or ErrUserBlocked for
+// what may not come back, since without its record nobody would know, or wraps
+// storage.ErrNotFound.
 func (s *Service) Delete(ctx context.Context, id mdm.DeviceID) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		d, err := mdm.GetDevice(tx, id)
@@ -62,10 +66,23 @@ func (s *Service) Merge(ctx context.Context, from, into mdm.DeviceID) error {
 		case d.ParentID != "" || other.ParentID != "":
 			return ErrUserChannel
 		}
-		if err := mayDelete(tx, d); err != nil {
+		note, err := mdm.GetNote(tx, into)
+		if err != nil {
 			return err
 		}
 		if err := s.mdm.Merge(tx, from, into, actor(ctx)); err != nil {
+			return err
+		}
+		merged, err := mdm.GetNote(tx, into)
+		if err != nil {
+			return err
+		}
+		err = event.Record(tx, event.Event{
+			At: s.now().UTC(), Actor: actor(ctx), Action: "device.merged", DeviceID: string(into), User: other.User,
+			Details: map[string]string{"from": string(from)},
+			Changes: event.Changes(map[string]any{"note": note.Text}, map[string]any{"note": merged.Text}),
+		})
+		if err != nil {
 			return err
 		}
 		return s.deleteRecord(tx, d, deletion{by: actor(ctx), into: into})
@@ -77,26 +94,6 @@ func (s *Service) Merge(ctx context.Context, from, into mdm.DeviceID) error {
 	return nil
 }
 
-// mayDelete says whether nothing is lost but history with the record of d.
-func mayDelete(tx storage.Tx, d mdm.Device) error {
-	switch d.State {
-	case mdm.Unenrolled:
-	case mdm.Blocked:
-		return mdm.ErrBlocked
-	default:
-		return mdm.ErrEnrolled
-	}
-	for u, err := range mdm.UserChannels(tx, d.ID) {
-		if err != nil {
-			return err
-		}
-		if err := mayDelete(tx, u); err != nil {
-			return fmt.Errorf("its user %s: %w", u.ID, err)
-		}
-	}
-	return nil
-}
-
 // deletion is what the audit log says of one.
 type deletion struct {
 	by, why string
@@ -105,21 +102,41 @@ type deletion struct {
 
 // deleteRecord deletes d and its user channels, and tells the audit log.
 func (s *Service) deleteRecord(tx storage.Tx, d mdm.Device, how deletion) error {
-	if err := mayDelete(tx, d); err != nil {
+	all, err := mdm.WithUserChannels(tx, d)
+	if err != nil {
 		return err
 	}
-	var users []mdm.Device
-	for u, err := range mdm.UserChannels(tx, d.ID) {
+	for _, one := range all {
+		switch {
+		case one.State == mdm.Unenrolled:
+		case one.State != mdm.Blocked:
+			return mdm.ErrEnrolled
+		case one.ID == d.ID:
+			return mdm.ErrBlocked
+		default:
+			return ErrUserBlocked
+		}
+	}
+	for _, one := range slices.Backward(all) { // the device last
+		if err := s.tellDeleted(tx, one, how); err != nil {
+			return err
+		}
+		// What stood on the enrollment went with it, but for these.
+		err := errors.Join(
+			arrivals.Delete(tx, string(one.ID)),
+			lost.Delete(tx, string(one.ID)),
+			removals.Delete(tx, string(one.ID)),
+			s.mdm.Delete(tx, one.ID),
+		)
 		if err != nil {
 			return err
 		}
-		users = append(users, u)
 	}
-	for _, u := range users {
-		if err := s.deleteRecord(tx, u, how); err != nil {
-			return err
-		}
-	}
+	return nil
+}
+
+// tellDeleted writes down in the audit log what is deleted.
+func (s *Service) tellDeleted(tx storage.Tx, d mdm.Device, how deletion) error {
 	e := event.Event{
 		At: s.now().UTC(), Actor: how.by, Action: "device.deleted", Reason: how.why, DeviceID: string(d.ID), User: d.User,
 		Details: map[string]string{"enrollment_type": string(d.Type)},
@@ -132,15 +149,5 @@ func (s *Service) deleteRecord(tx storage.Tx, d mdm.Device, how deletion) error 
 			e.Details[name] = value
 		}
 	}
-	if err := event.Record(tx, e); err != nil {
-		return err
-	}
-	return errors.Join(
-		trusts.Delete(tx, string(d.ID)),
-		arrivals.Delete(tx, string(d.ID)),
-		lost.Delete(tx, string(d.ID)),
-		removals.Delete(tx, string(d.ID)),
-		endAuthorizations(tx, authorization{DeviceID: d.ID}.holder(), ""),
-		s.mdm.Delete(tx, d.ID),
-	)
+	return event.Record(tx, e)
 }

@@ -81,6 +81,11 @@ func TestRecordsAreKeptAsLongAsSomebodyDecided(t *testing.T) {
 		}
 		return err
 	})
+	_, err := h.Unblock(ctx, "blocked") // its record is kept from now on, however long ago it left
+	must(t, err)
+	here(stay...)
+	_, err = h.Block(ctx, "blocked")
+	must(t, err)
 	must(t, decide(0))
 	h.pass(1000 * 24 * time.Hour)
 	here(stay...)

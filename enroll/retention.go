@@ -68,28 +68,35 @@ func (s *Service) deleteLeft(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("devices that left: %w", err)
 	}
-	deleted := 0
+	deleted, failed := 0, []error(nil)
 	for _, id := range ids {
-		err := s.db.Update(ctx, func(tx storage.Tx) error {
-			d, err := mdm.GetDevice(tx, id)
-			if errors.Is(err, storage.ErrNotFound) { // with the device that it was a user of
-				return nil
-			}
-			if err != nil || d.State != mdm.Unenrolled || !latest(d.UnenrolledAt, d.CreatedAt).Before(before) {
-				return err
-			}
-			if err := s.deleteRecord(tx, d, deletion{by: ourselves, why: keptLongEnough}); err != nil {
-				return err
-			}
+		switch gone, err := s.deleteIfLeft(ctx, id, before); {
+		case errors.Is(err, mdm.ErrBlocked), errors.Is(err, mdm.ErrEnrolled), errors.Is(err, ErrUserBlocked):
+		case err != nil:
+			failed = append(failed, fmt.Errorf("delete device %s, which left: %w", id, err))
+		case gone:
 			deleted++
-			return nil
-		})
-		if err != nil && !errors.Is(err, mdm.ErrBlocked) && !errors.Is(err, mdm.ErrEnrolled) { // for one of its users
-			return fmt.Errorf("delete device %s, which left: %w", id, err)
 		}
 	}
 	if deleted > 0 {
 		s.log.InfoContext(ctx, "records of devices that left were deleted", "devices", deleted, "days", kept.Days)
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// deleteIfLeft deletes the record of a device that left before a time, and says whether it did.
+func (s *Service) deleteIfLeft(ctx context.Context, id mdm.DeviceID, before time.Time) (gone bool, err error) {
+	err = s.db.Update(ctx, func(tx storage.Tx) error {
+		gone = false
+		d, err := mdm.GetDevice(tx, id)
+		if errors.Is(err, storage.ErrNotFound) { // with the device that it was a user of
+			return nil
+		}
+		if err != nil || d.State != mdm.Unenrolled || !latest(d.UnenrolledAt, d.CreatedAt).Before(before) {
+			return err
+		}
+		gone = true
+		return s.deleteRecord(tx, d, deletion{by: ourselves, why: keptLongEnough})
+	})
+	return gone, err
 }

@@ -337,6 +337,10 @@ func TestOwnerLogsIn(t *testing.T) {
 	if created, err := s.CreateOwner(ctx, "eve@example.com", ownerPassword); err != nil || created {
 		t.Errorf("a second CreateOwner = %v, %v; want false", created, err)
 	}
+	// A service file may hold what no password may be any more: it is nobody's.
+	if created, err := s.CreateOwner(ctx, ownerEmail, "password"); err != nil || created {
+		t.Errorf("a second CreateOwner with another password = %v, %v; want false", created, err)
+	}
 	for _, login := range []string{ownerEmail, "ana@example.com", " ANA@EXAMPLE.COM "} {
 		u, err := s.Login(ctx, login, ownerPassword, "192.0.2.1")
 		if err != nil || !u.User.Principal().Allows(identity.ScopeOwner) || u.Provider != identity.LocalProvider || u.NeedsCode || u.MustSetUpCode {

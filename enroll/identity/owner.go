@@ -17,17 +17,16 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 	if err := checkText("e-mail", email, 3, maxLogin); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
 	}
-	var there bool // then the password is nobody's any more, whatever it is
+	var there bool // then this is nobody's password, and need not be fit for one
 	err = s.db.View(ctx, func(tx storage.Tx) error {
-		there = false
-		for _, err := range users.All(tx, storage.Range{Limit: 1}) {
-			there = err == nil
-			return err
-		}
-		return nil
+		there, err = anybody(tx)
+		return err
 	})
-	if err != nil || there {
-		return false, err
+	if err != nil {
+		return false, fmt.Errorf("create owner: %w", err)
+	}
+	if there {
+		return false, nil
 	}
 	if err := checkPassword(password, email); err != nil {
 		return false, fmt.Errorf("create owner: %w", err)
@@ -43,8 +42,8 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 	}
 	err = s.db.Update(ctx, func(tx storage.Tx) error {
 		created = false
-		for _, err := range users.All(tx, storage.Range{Limit: 1}) {
-			return err // there is one, or it can't be read
+		if there, err := anybody(tx); err != nil || there {
+			return err
 		}
 		state, err := getSetup(tx)
 		if err != nil {
@@ -66,6 +65,14 @@ func (s *Service) CreateOwner(ctx context.Context, email, password string) (crea
 		return false, fmt.Errorf("create owner: %w", err)
 	}
 	return created, nil
+}
+
+// anybody says whether there is a user.
+func anybody(tx storage.Tx) (bool, error) {
+	for _, err := range users.All(tx, storage.Range{Limit: 1}) {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // owners is the one record of which owners can log in. All who make or unmake one meet in

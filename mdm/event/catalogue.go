@@ -63,6 +63,7 @@ var types = []Type{
 	newType("device.enrolled", "A device is enrolled: commands reach it.", ofDevice, "attempt parent enrollment_type serial_number model os_version again"),
 	newType("device.lost_reported", "A person reported their device as lost.", ofDevice, ""),
 	newType("device.lost_withdrawn", "A device that was reported as lost was found.", ofDevice, ""),
+	newType("device.merged", "Somebody merged the former record of a device into its present one.", ofDevice, "from"),
 	newType("device.migrated", "A device came over from another server.", ofDevice+" reason certificate", "source fingerprint issuer"),
 	newType("device.noted", "Somebody wrote a note about a device, or removed it.", ofDevice, "note note_before"),
 	newType("device.push_token_dead", "Apple knows no device with this push token any more.", ofDevice+" reason", "topic reason"),

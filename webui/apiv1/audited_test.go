@@ -24,7 +24,7 @@ var audited = map[string]string{
 	"POST /api/v1/inventory/refresh":                             "(background: asks what the server asks by itself, too)",
 	"POST /api/v1/devices/{id}/push":                             "(a push changes nothing: the device polls)",
 	"DELETE /api/v1/devices/{id}":                                "device.deleted",
-	"POST /api/v1/devices/{id}/merge":                            "device.deleted",
+	"POST /api/v1/devices/{id}/merge":                            "device.merged",
 	"POST /api/v1/devices/{id}/unenroll":                         "device.unenrolled",
 	"POST /api/v1/devices/{id}/block":                            "device.blocked",
 	"DELETE /api/v1/devices/{id}/block":                          "device.unblocked",

@@ -27,7 +27,7 @@ func TestDeletingDevices(t *testing.T) {
 		status int
 		code   string
 	}{
-		"here": {409, "still_enrolled"}, "coming": {409, "still_enrolled"}, "barred": {409, "blocked"}, "shared": {409, "blocked"}, "none": {404, "not_found"},
+		"here": {409, "still_enrolled"}, "coming": {409, "still_enrolled"}, "barred": {409, "blocked"}, "shared": {409, "user_blocked"}, "none": {404, "not_found"},
 	} {
 		h.do(t, exchange{method: "DELETE", path: "/api/v1/devices/" + id}).wantProblem(t, tt.status, tt.code)
 	}
@@ -101,6 +101,16 @@ func TestMergingDevices(t *testing.T) {
 		t.Errorf("the note is %q", d.Note.Text)
 	}
 	h.do(t, exchange{method: "GET", path: "/api/v1/devices/old"}).wantProblem(t, 404, "not_found")
+	var told struct {
+		Items []struct {
+			Details map[string]string
+			Changes []struct{ Before, After string }
+		}
+	}
+	h.do(t, exchange{method: "GET", path: "/api/v1/audit?device_id=new&action=device.merged"}).want(t, http.StatusOK, &told)
+	if len(told.Items) != 1 || told.Items[0].Details["from"] != "old" || len(told.Items[0].Changes) != 1 || told.Items[0].Changes[0].Before != "lent to Ben" {
+		t.Errorf("the audit log of the present record says %+v", told.Items)
+	}
 	for _, g := range []string{one, both} {
 		var in struct {
 			Items []struct{ ID string }

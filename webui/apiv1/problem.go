@@ -86,6 +86,7 @@ var problems = []struct {
 	{enroll.ErrNotByAccount, http.StatusConflict, "not_by_account", "The device was not enrolled by account: nobody has signed in on it", false},
 	{mdm.ErrBlocked, http.StatusConflict, "blocked", "The device is blocked", false},
 	{mdm.ErrEnrolled, http.StatusConflict, "still_enrolled", "The device is enrolled, or about to be: unenroll it first", false},
+	{enroll.ErrUserBlocked, http.StatusConflict, "user_blocked", "One of the device's users is blocked: unblock that one first", false},
 	{enroll.ErrSameDevice, http.StatusConflict, "same_device", "A device can't be merged into itself", false},
 	{enroll.ErrUserChannel, http.StatusConflict, "user_channel", "Only devices can be merged, not users of one", false},
 	{mdm.ErrNotesTooLong, http.StatusConflict, "notes_too_long", "The notes on both devices are too long to be one: shorten one of them first", false},

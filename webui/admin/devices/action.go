@@ -59,7 +59,7 @@ var actions = map[string]action{
 		heading: "Delete the record of", button: "Delete the record", danger: true, typed: true,
 		text: []string{
 			"This tidies up after a device that has left: what it said of itself, its commands and answers, the note on it and its place in groups are deleted for good, and so are recovery keys and other secrets that are kept for it.",
-			"What was issued to it stays revoked and in the list of certificates, and the audit log keeps what happened.",
+			"What was issued to it stays revoked and in the list of certificates, and the audit log keeps what happened, notes among it.",
 			"Nothing changes on the device. It may enroll again, as a new one; to keep it from that, block it instead, which keeps its record.",
 		},
 	}},

@@ -56,7 +56,7 @@ func (s *Devices) confirmMerge(w http.ResponseWriter, r *http.Request, from stri
 		Heading: "Merge into " + d.Name(), Button: "Merge the records", Danger: true,
 		Text: []string{
 			"Do this if both records are the same device: somebody’s own device tells nothing by which this server could know it again when it enrolls once more.",
-			"The note on the former record and its place in groups go to the present one. What the former one said of itself, its commands and answers are deleted, and the record with them.",
+			"The note on the former record and its place in groups go to the present one. What the former one said of itself, its commands and answers are deleted, and the record with them; so are recovery keys and other secrets that are kept for it.",
 		},
 		Facts: known([]admin.Fact{
 			{Label: "Former record", Value: former.Name(), URL: former.URL()}, {Label: "Owner", Value: former.Owner()},

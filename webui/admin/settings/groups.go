@@ -108,7 +108,7 @@ func (p *groupPage) FirstAfter() []admin.Option {
 // kept is how long things are kept.
 var kept = group{
 	path: keptPath, title: "Retention", file: "retention.html",
-	lead:   "How long this server remembers. What is older goes within hours, and can’t be had again.",
+	lead:   "How long this server remembers. What is older goes within a day, and can’t be had again.",
 	fields: map[string]kind{"retention.audit_days": isNumber, "retention.commands_days": isNumber, "retention.devices_days": isNumber},
 	form: func(d decided) *admin.Form {
 		return admin.NewForm("retention.audit_days", strconv.Itoa(d.Retention.Audit), "retention.commands_days", strconv.Itoa(d.Retention.Commands),
