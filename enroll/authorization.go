@@ -427,6 +427,9 @@ func (s *Service) attemptBy(tx storage.Tx, t ticket, u identity.User, c AccountD
 // attemptAgain returns the attempt of the enrolled device whose user signs in again.
 func (s *Service) attemptAgain(tx storage.Tx, t ticket, u identity.User) (Attempt, error) {
 	d, err := mdm.GetDevice(tx, t.DeviceID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return Attempt{}, fmt.Errorf("%w: its device was deleted", ErrTicket)
+	}
 	if err != nil {
 		return Attempt{}, err
 	}

@@ -35,8 +35,8 @@ func (s *Service) CheckOut(ctx context.Context, p Peer, id mdm.AppleID) error {
 	err := s.db.Update(ctx, func(tx storage.Tx) error {
 		gone = ""
 		c, err := s.sender(tx, p, id) // who leaves needs no sign-in for it
-		if errors.Is(err, ErrGone) && c.device.AppleID == id.Device() {
-			return nil
+		if errors.Is(err, ErrGone) && (c.device.ID == "" || c.device.AppleID == id.Device()) {
+			return nil // it left before; without an ID its record was deleted since
 		}
 		if err != nil {
 			return err

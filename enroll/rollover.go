@@ -437,7 +437,10 @@ func (s *Service) giveTurn(tx storage.Tx, p step, at time.Time) (bool, error) {
 		return s.payloads.RenewBy(tx, p.Template, p.DeviceID, at)
 	}
 	d, err := mdm.GetDevice(tx, p.DeviceID)
-	if err != nil || !d.Live() {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && !d.Live() {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
 	c, err := s.depot.Get(tx, depot.Fingerprint(d.Identity))

@@ -1,10 +1,12 @@
 package mdm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/storage"
 )
@@ -12,12 +14,37 @@ import (
 // ErrEnrolled means what can't be done to a device while it is enrolled.
 var ErrEnrolled = errors.New("the device is enrolled")
 
+// deleted marks a device whose record was deleted a short while ago. Who began before that may
+// still write something about it, and reads nothing that deleting has written: a command is
+// queued, a note is made, it was seen. The sweep looks once more.
+type deleted struct {
+	DeviceID DeviceID  `json:"device_id"`
+	At       time.Time `json:"at"`
+}
+
+const deletedAt = "at"
+
+var deletions = storage.NewCollection("mdm.deleted", 1, func(d deleted) string { return string(d.DeviceID) },
+	storage.Index[deleted]{Name: deletedAt, Values: func(d deleted) []string { return []string{seqAt(d.At.UnixNano())} }},
+)
+
+// deletedLife is how long what began before a deletion may take.
+const deletedLife = time.Hour
+
+// sweepDeleted deletes what was written about devices while their records were deleted.
+func (s *Service) sweepDeleted(ctx context.Context) error {
+	before := seqAt(s.now().Add(-deletedLife).UnixNano())
+	return storage.Sweep(ctx, s.db, deletions, deletedAt, before, func(tx storage.Tx, d deleted) error {
+		return errors.Join(s.forget(tx, d.DeviceID), deletions.Delete(tx, string(d.DeviceID)))
+	})
+}
+
 // Deletion follows up that the record of an enrollment is deleted, in the transaction in which
 // that is: it deletes what else is known by that id.
 type Deletion func(tx storage.Tx, id DeviceID) error
 
 // OnDelete adds a follow-up. It is for the time before the server serves.
-func (s *Service) OnDelete(f Deletion) { s.deletions = append(s.deletions, f) }
+func (s *Service) OnDelete(f Deletion) { s.followUps = append(s.followUps, f) }
 
 // Delete deletes the record of an enrollment that has ended, and all that is known by its id:
 // its commands and answers, secrets, note, and its place in groups. What stays is what others
@@ -28,8 +55,25 @@ func (s *Service) Delete(tx storage.Tx, id DeviceID) error {
 	if err != nil {
 		return err
 	}
+	d.State = Unenrolled
+	err = errors.Join(
+		putTopic(tx, d), // which counts it no more
+		s.forget(tx, id),
+		tx.Delete(eligibilityBucket, []byte(id)),
+		tx.Delete(rowBucket, []byte(id)),
+		devices.Delete(tx, string(id)),
+		deletions.Put(tx, deleted{DeviceID: id, At: s.now().UTC()}),
+	)
+	if err != nil {
+		return fmt.Errorf("delete device %s: %w", id, err)
+	}
+	return nil
+}
+
+// forget deletes all that is known by an id beside its record.
+func (s *Service) forget(tx storage.Tx, id DeviceID) error {
 	if err := s.deleteQueue(tx, id); err != nil {
-		return fmt.Errorf("delete commands of %s: %w", id, err)
+		return fmt.Errorf("delete commands: %w", err)
 	}
 	if _, err := s.leaveGroups(tx, id); err != nil {
 		return err
@@ -37,40 +81,31 @@ func (s *Service) Delete(tx storage.Tx, id DeviceID) error {
 	var held []escrow
 	for e, err := range escrows.All(tx, storage.Range{Prefix: storage.KeyPrefix(string(id))}) {
 		if err != nil {
-			return fmt.Errorf("secrets held for %s: %w", id, err)
+			return fmt.Errorf("secrets held: %w", err)
 		}
 		held = append(held, e)
 	}
 	for _, e := range held {
 		if err := escrows.Delete(tx, escrowKey(e.DeviceID, e.Kind)); err != nil {
-			return fmt.Errorf("secrets held for %s: %w", id, err)
+			return fmt.Errorf("secrets held: %w", err)
 		}
 	}
-	for _, follow := range s.deletions {
+	for _, follow := range s.followUps {
 		if err := follow(tx, id); err != nil {
-			return fmt.Errorf("delete what is known of %s: %w", id, err)
+			return err
 		}
 	}
 	s.seen.mu.Lock()
 	delete(s.seen.fresh, id)
 	s.seen.mu.Unlock()
-	d.State = Unenrolled
-	err = errors.Join(
-		putTopic(tx, d), // which counts it no more
+	return errors.Join(
 		s.SetSecret(tx, id, UnlockToken, nil),
 		s.SetSecret(tx, id, BootstrapToken, nil),
 		notes.Delete(tx, string(id)),
 		DeleteWakeup(tx, id),
 		ForgetAttributes(tx, id),
 		tx.Delete(seenBucket, []byte(id)),
-		tx.Delete(eligibilityBucket, []byte(id)),
-		tx.Delete(rowBucket, []byte(id)),
-		devices.Delete(tx, string(id)),
 	)
-	if err != nil {
-		return fmt.Errorf("delete device %s: %w", id, err)
-	}
-	return nil
 }
 
 // deleteQueue deletes what a device was asked, and what it said. Commands that went to no

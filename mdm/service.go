@@ -33,7 +33,7 @@ type Service struct {
 
 	sign      func([]byte) ([]byte, error)
 	observers []Observer
-	deletions []Deletion
+	followUps []Deletion
 	screens   []Screen
 	waker     Waker
 	rules     RuleReader // nil: groups have no rules

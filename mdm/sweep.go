@@ -33,6 +33,7 @@ func (s *Service) sweep(ctx context.Context) error {
 		s.deleteOld(ctx),
 		s.sweepOlder(ctx, commandsOpen, commandLife, s.expireCommand),
 		s.sweepLeft(ctx),
+		s.sweepDeleted(ctx),
 		s.closeFinished(ctx),
 		s.sweepEscrow(ctx),
 	)
@@ -132,7 +133,11 @@ func (s *Service) sweepLeft(ctx context.Context) error {
 		}
 		for _, id := range waiting {
 			err := s.db.Update(ctx, func(tx storage.Tx) error {
-				if e, err := getEligibility(tx, id); err != nil || e.state == Enrolled {
+				e, err := getEligibility(tx, id)
+				if errors.Is(err, storage.ErrNotFound) { // deleted meanwhile: see sweepDeleted
+					return nil
+				}
+				if err != nil || e.state == Enrolled {
 					return err
 				}
 				return s.CancelPending(tx, id)
