@@ -169,7 +169,7 @@ func afterLogin(cursor string) (login string, err error) {
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
 	login, ok := strings.CutPrefix(string(b), loginCursorKind)
-	if err != nil || !ok || login == "" || len(login) > maxLogin {
+	if err != nil || !ok || login == "" || len(login) > storage.MaxKey { // in lower case some are longer
 		return "", storage.ErrBadCursor
 	}
 	return login, nil
