@@ -4,103 +4,198 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 )
 
-// ErrGuessable means a password that is among the first to be guessed: one that very many
-// people use, a run of characters, or the person's own name (NIST SP 800-63B, 3.1.1.2).
+// ErrGuessable means a password that is among the first to be guessed: words that very many
+// people use, characters in a row, the person's own names, or two of these, with digits that
+// are no better (NIST SP 800-63B, 3.1.1.2).
 var ErrGuessable = &FieldError{"password", "is among the first that somebody would guess: a few words that only you would put together are better"}
 
-// common are words that passwords are made of, in lower case and without disguise. One of them
-// with a few digits and signs around it is no password.
+// common are words that passwords are made of, in lower case and without disguise.
 var common = strings.Fields(`
-	abcdef access account admin admina adminadmin administrator angel apple asdfgh azerty
-	baseball basketball batman bailey buster changeit changeme charlie cheese chocolate company computer
-	daniel default demo dragon enterprise example flower football freedom friend gatehouse george guest hallo
-	hannah harley hello hockey hunter iloveyou internet jennifer jessica jordan killer letmein login loveyou
-	lovely maggie manager master matrix michael michelle monkey mustang myspace nicole ninja nothing office
-	passw password passwort pass passphrase pepper pokemon princess private purple qazwsx qwert qwerty qwertz
-	robert root samsung school secret security server shadow soccer sommer spring starwars student summer
-	sunshine superman support system temp temppass test testing tester thomas thunder tigger trustno
-	user username welcome welcometo whatever william winter willkommen autumn january february march april june
-	july august september october november december monday tuesday wednesday thursday friday saturday sunday
-	contrasena motdepasse senha parola bonjour soleil hola
+	access account admin admina administrator angel apple april august autumn
+	baby bailey baseball basketball batman bonjour boy buster change changeit changeme charlie cheese chocolate company computer contrasena
+	daddy daniel default demo december dragon enterprise example february flower football freedom friday friend fruhling fuck fuckyou
+	gatehouse george girl guest hallo hannah harley hello herbst hockey hola hunter iloveyou internet january jennifer jessica jordan july june
+	killer let letmein liverpool login love lovely loveyou maggie manager march master matrix me mein michael michelle monday monkey motdepasse
+	mustang my myspace new nicole ninja nothing november october office parola pass passphrase passw passwd password passwort pepper pokemon princess
+	private purple robert root samsung saturday school secret security senha september server shadow soccer sommer soleil spring starwars student
+	summer sunday sunshine superman support system temp temppass test tester testing the thomas thunder thursday tigger trustno tuesday user username
+	wednesday welcome welcometo whatever william willkommen winter you your
 `)
 
-// rows are keys beside each other.
+// rows are keys beside each other: of keyboards by rows and columns, and of keypads.
 var rows = []string{
-	"qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm", "azertyuiop", "qsdfghjklm", "1234567890",
-	"1qaz2wsx3edc4rfv5tgb6yhn7ujm", "qazwsxedcrfvtgbyhnujm", "1q2w3e4r5t6y7u8i9o0p",
+	"qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm", "azertyuiop", "qsdfghjklm", "wxcvbn",
+	"qaz", "wsx", "edc", "rfv", "tgb", "yhn", "ujm", "1234567890", "147", "258", "369", "159", "357", "789", "456", "123",
 }
 
-// disguises are signs that stand for letters.
-var disguises = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s", "!", "i", "€", "e")
+// disguises are signs that stand for letters, and shifted are those on the keys of digits.
+var (
+	disguises = strings.NewReplacer("0", "o", "1", "i", "3", "e", "4", "a", "5", "s", "7", "t", "@", "a", "$", "s", "!", "i", "€", "e")
+	shifted   = strings.NewReplacer("!", "1", "@", "2", "#", "3", "$", "4", "%", "5", "^", "6", "&", "7", "*", "8", "(", "9", ")", "0")
+)
 
-// mostAround is how many digits and signs around a common word leave it common.
-const mostAround = 6
+const (
+	mostDigits = 6 // that add nothing to a word, whichever they are
+	mostPieces = 2 // words or rows, however often each, that are no password
+	leastRow   = 3 // keys or letters that are a row
+
+	// mostGuessed is how long passwords are that are looked at in pieces: nobody tries longer
+	// ones first, and the work grows fast.
+	mostGuessed = 40
+)
 
 // guessable says whether a password is among the first to be tried. own are names of the person:
-// their addresses and usernames.
+// their addresses, usernames and what they are called.
 func guessable(password string, own ...string) bool {
-	p := strings.ToLower(strings.TrimSpace(password))
-	if run(p) {
+	p := plainLetters(password)
+	letters := []rune(p)
+	if len(letters) > mostGuessed {
+		return run(letters)
+	}
+	words := withNames(own)
+	if loose(only(p, unicode.IsLetter), words) && (idle(only(p, unicode.IsDigit)) || idle(only(shifted.Replace(p), unicode.IsDigit))) {
 		return true
 	}
-	words := common
-	for _, name := range own {
-		name = strings.ToLower(strings.TrimSpace(name))
-		local, domain, _ := strings.Cut(name, "@")
-		site, _, _ := strings.Cut(domain, ".")
-		words = append(words[:len(words):len(words)], name, local, site)
-	}
-	for _, text := range []string{p, disguises.Replace(p)} {
-		for _, plain := range []string{text, strings.TrimFunc(text, func(r rune) bool { return !unicode.IsLetter(r) })} {
-			around := len([]rune(text)) - len([]rune(plain))
-			if plain != "" && around <= mostAround && (slices.Contains(words, plain) || repeats(plain, words)) {
+	// Signs and digits in a word may stand for letters, unless they are before or behind it.
+	for before := 0; before < len(letters) && (before == 0 || !unicode.IsLetter(letters[before-1])); before++ {
+		for end := len(letters); end > before && (end == len(letters) || !unicode.IsLetter(letters[end])); end-- {
+			core := only(disguises.Replace(string(letters[before:end])), func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) })
+			around := string(letters[:before]) + string(letters[end:])
+			if core != "" && idle(only(around, unicode.IsDigit)) && loose(core, words) {
 				return true
 			}
 		}
 	}
-	// A disguise turns the digits behind a word into letters: password1 is passwordi.
-	plain := strings.TrimRightFunc(p, func(r rune) bool { return !unicode.IsLetter(r) })
-	around := len([]rune(p)) - len([]rune(plain))
-	return plain != "" && around <= mostAround && slices.Contains(words, disguises.Replace(plain))
+	return false
 }
 
-// repeats says whether text is one of words more than once.
-func repeats(text string, words []string) bool {
-	for _, word := range words {
-		if word != "" && len(text) > len(word) && len(text)%len(word) == 0 && strings.Repeat(word, len(text)/len(word)) == text {
+// plainLetters is text in lower case, without accents.
+func plainLetters(text string) string {
+	return only(norm.NFD.String(strings.ToLower(strings.TrimSpace(text))), func(r rune) bool { return !unicode.Is(unicode.Mn, r) })
+}
+
+// only returns the characters of text that keep wants.
+func only(text string, keep func(rune) bool) string {
+	return strings.Map(func(r rune) rune {
+		if keep(r) {
+			return r
+		}
+		return -1
+	}, text)
+}
+
+// withNames returns the common words, and what somebody is called: addresses and names as a
+// whole, and in parts.
+func withNames(own []string) map[string]bool {
+	words := make(map[string]bool, len(common)+4*len(own))
+	for _, word := range common {
+		words[word] = true
+	}
+	for _, name := range own {
+		name = plainLetters(name)
+		local, domain, _ := strings.Cut(name, "@")
+		for _, part := range append(strings.FieldsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) }), name, local, domain) {
+			if part = only(part, unicode.IsLetter); len(part) >= leastRow {
+				words[part] = true
+			}
+		}
+	}
+	return words
+}
+
+// loose says whether text is made of no more than mostPieces of words, there or back, and rows.
+func loose(text string, words map[string]bool) bool {
+	letters := []rune(text)
+	if len(letters) < leastRow {
+		return run(letters)
+	}
+	return inPieces(letters, nil, func(piece []rune) bool {
+		return len(piece) >= leastRow && run(piece) || words[string(piece)] || words[reversed(piece)]
+	})
+}
+
+// inPieces says whether letters are pieces that fit, of which no more than mostPieces differ.
+func inPieces(letters []rune, used []string, fits func([]rune) bool) bool {
+	if len(letters) == 0 {
+		return true
+	}
+	for n := len(letters); n > 0; n-- {
+		piece := string(letters[:n])
+		with := used
+		if !slices.Contains(used, piece) {
+			if len(used) == mostPieces || !fits(letters[:n]) {
+				continue
+			}
+			with = append(slices.Clone(used), piece)
+		}
+		if inPieces(letters[n:], with, fits) {
 			return true
 		}
 	}
 	return false
 }
 
-// run says whether text is characters in a row: of the alphabet or the keyboard, there or back,
-// or a few that repeat.
-func run(text string) bool {
-	letters := []rune(text)
-	for period := 1; period <= 4 && period < len(letters); period++ {
-		same := true
-		for i := period; i < len(letters) && same; i++ {
-			same = letters[i] == letters[i-period]
+// idle says whether digits add nothing: they are few, or rows, with no more than two beside.
+func idle(digits string) bool {
+	rest := []rune(digits)
+	if len(rest) <= mostDigits || run(rest) {
+		return true
+	}
+	beside := 0
+	for len(rest) > 0 {
+		n := len(rest)
+		for n >= leastRow && !run(rest[:n]) {
+			n--
 		}
-		if same {
+		if n < leastRow {
+			n, beside = 1, beside+1
+		}
+		rest = rest[n:]
+	}
+	return beside <= 2
+}
+
+// run says whether text is characters in a row: of the alphabet or the keyboard, there or back,
+// each once or twice, or a few that repeat.
+func run(text []rune) bool {
+	for period := 1; period <= 4 && period < len(text); period++ {
+		if steps(text, func(i int) bool { return i < period || text[i] == text[i-period] }) {
 			return true
 		}
+	}
+	if len(text)%2 == 0 && steps(text, func(i int) bool { return i%2 == 0 || text[i] == text[i-1] }) {
+		var half []rune
+		for i := 0; i < len(text); i += 2 {
+			half = append(half, text[i])
+		}
+		text = half
 	}
 	for _, step := range []rune{1, -1} {
-		same := len(letters) > 1
-		for i := 1; i < len(letters) && same; i++ {
-			same = letters[i]-letters[i-1] == step || letters[i-1] == '9' && letters[i] == '0'
-		}
-		if same {
+		if steps(text, func(i int) bool { return i == 0 || text[i]-text[i-1] == step || text[i-1] == '9' && text[i] == '0' }) {
 			return true
 		}
 	}
-	back := slices.Clone(letters)
-	slices.Reverse(back)
 	return slices.ContainsFunc(rows, func(row string) bool {
-		return strings.Contains(row, text) || strings.Contains(row, string(back))
+		return strings.Contains(row, string(text)) || strings.Contains(row, reversed(text))
 	})
+}
+
+// steps says whether ok holds at each character.
+func steps(text []rune, ok func(i int) bool) bool {
+	for i := range text {
+		if !ok(i) {
+			return false
+		}
+	}
+	return true
+}
+
+func reversed(text []rune) string {
+	back := slices.Clone(text)
+	slices.Reverse(back)
+	return string(back)
 }

@@ -19,7 +19,7 @@ func (s *Service) ChangePassword(ctx context.Context, userID, old, password, pee
 		err = ErrElsewhere
 	}
 	if err == nil {
-		err = checkPassword(password, u.Email, u.Username)
+		err = checkPassword(password, u.names()...)
 	}
 	if err != nil {
 		return User{}, fmt.Errorf("change password: %w", err)

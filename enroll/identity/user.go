@@ -123,6 +123,9 @@ func (u User) Logins() []string {
 	return logins
 }
 
+// names are what u is called.
+func (u User) names() []string { return []string{u.Email, u.Username, u.FullName} }
+
 // listedAs is where u stands in lists: one of their logins.
 func (u User) listedAs() string { return normalLogin(u.Login()) }
 
@@ -223,7 +226,7 @@ func (s *Service) CreateUser(ctx context.Context, by Principal, n NewUser) (User
 	}
 	err := u.check()
 	if err == nil && n.Password != "" {
-		err = checkPassword(n.Password, u.Email, u.Username)
+		err = checkPassword(n.Password, u.names()...)
 	}
 	if err == nil && n.Password != "" && u.Provider != "" {
 		err = &FieldError{"password", "is for users of this server: the provider knows its own"}
@@ -295,7 +298,13 @@ func (s *Service) UpdateUser(ctx context.Context, by Principal, id string, c Use
 	if c.Password != nil {
 		known, err := s.User(ctx, id)
 		if err == nil {
-			err = checkPassword(*c.Password, known.Email, known.Username)
+			names := known.names()
+			for _, now := range []*string{c.Email, c.Username, c.FullName} {
+				if now != nil {
+					names = append(names, *now)
+				}
+			}
+			err = checkPassword(*c.Password, names...)
 		}
 		if err != nil {
 			return User{}, fmt.Errorf("update user: %w", err)

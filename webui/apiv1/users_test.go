@@ -79,6 +79,7 @@ func TestUsersThatAreNotMade(t *testing.T) {
 		"with a short password":     {`{"username":"bea","password":"1234567"}`, "password"},
 		"with a common password":    {`{"username":"bea","password":"P@ssw0rd1"}`, "password"},
 		"with the name in it":       {`{"username":"beatrice","password":"Beatrice2024!"}`, "password"},
+		"with the full name in it":  {`{"username":"bea","full_name":"Beatrice Weller","password":"Weller2024!"}`, "password"},
 		"with a role that is none":  {`{"username":"bea","role":"root"}`, "role"},
 		"with a number for a name":  {`{"username":7}`, "username"},
 		"with a text for a boolean": {`{"username":"bea","can_enroll":"yes"}`, "can_enroll"},
@@ -133,10 +134,11 @@ func TestUsersAreChanged(t *testing.T) {
 		`{"role":7}`:              "role",
 		`{"password":""}`:         "password",
 		`{"password":"12345678"}`: "password",
-		`{"disabled":"yes"}`:      "disabled",
-		`{"id":"x"}`:              "id",
-		`{"Disabled":true}`:       "Disabled",
-		`{"has_password":true}`:   "has_password",
+		`{"full_name":"Kunigunde Weller","password":"Kunigunde1!"}`: "password",
+		`{"disabled":"yes"}`:    "disabled",
+		`{"id":"x"}`:            "id",
+		`{"Disabled":true}`:     "Disabled",
+		`{"has_password":true}`: "has_password",
 	} {
 		h.do(t, exchange{method: "PATCH", path: at, body: body, wild: true}).wantField(t, field)
 	}
