@@ -252,19 +252,19 @@ func (d *demo) clear(ctx context.Context) error {
 	if _, ok, err := d.decided(ctx); err != nil || !ok || d.On() {
 		return err
 	}
-	if err := d.release(ctx); err != nil {
-		return err
-	}
-	if err := d.forget(ctx); err != nil {
-		return err
-	}
-	for link, err := range d.links(ctx) {
+	for link, err := range d.links(ctx) { // first, so that none comes again
 		if err == nil {
 			err = d.enroll.RevokeLink(ctx, link.ID)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if err := d.release(ctx); err != nil {
+		return err
+	}
+	if err := d.forget(ctx); err != nil {
+		return err
 	}
 	d.deciding.Lock()
 	defer d.deciding.Unlock()
@@ -440,10 +440,19 @@ func (d *demo) release(ctx context.Context) error {
 	})
 }
 
-// forget deletes the records of devices that were released. One that somebody has blocked stays.
+// forget deletes the records of devices that were released. What somebody has blocked stays.
 func (d *demo) forget(ctx context.Context) error {
 	return d.each(ctx, func(o mdm.Overview) error {
-		if err := d.enroll.Delete(ctx, o.ID); !errors.Is(err, mdm.ErrBlocked) {
+		err := d.enroll.Delete(ctx, o.ID)
+		if errors.Is(err, mdm.ErrEnrolled) { // a message of it was on its way
+			if _, err = d.enroll.Unenroll(ctx, o.ID); err == nil {
+				err = d.enroll.Delete(ctx, o.ID)
+			}
+		}
+		switch {
+		case errors.Is(err, storage.ErrNotFound): // somebody else has
+		case errors.Is(err, mdm.ErrBlocked), errors.Is(err, enroll.ErrUserBlocked):
+		default:
 			return err
 		}
 		return nil

@@ -55,7 +55,8 @@ func TestTwoRecordsOfOneDevice(t *testing.T) {
 	if len(got.all("section", "id", "formers")) != 0 {
 		t.Error("it is offered again")
 	}
-	gone := d.ask(t, "GET", "/admin/devices/"+former, nil)
+	d.post(t, page+"/merge", url.Values{"from": {former}}).says(t, "There was nothing left to do")
+	gone := d.ask(t, "GET", "/admin/devices/"+former+"/commands", nil)
 	gone.says(t, "This record was merged")
 	if href := gone.link(t, "Go to the present record"); href != page {
 		t.Errorf("it leads to %s", href)

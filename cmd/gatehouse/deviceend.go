@@ -16,14 +16,15 @@ type deviceEach struct {
 	IDs []string `arg:"" name:"id" help:"Ids of devices, as device list -o id prints them; - reads them from standard input, one a line."`
 }
 
-// do sends a request about each device. Those of which the server says that it can't be end it
-// with an error when the others are done.
+// do sends a request about each device, and says of how many it was done. Those of which the
+// server says that it can't be end it with an error when the others are done.
 func (c *deviceEach) do(ctx context.Context, p *process, method, path, done string) error {
 	ids, err := readIDs(p, c.IDs)
 	if err != nil {
 		return err
 	}
 	n := 0
+	say := func() { fmt.Fprintf(p.stdout, "%s %s.\n", count(n, "device"), done) }
 	var rejected []rejectedDevice
 	for _, id := range ids {
 		err := c.call(ctx, p, apiRequest{method: method, path: "/api/v1/devices/" + url.PathEscape(id) + path}, nil)
@@ -34,10 +35,12 @@ func (c *deviceEach) do(ctx context.Context, p *process, method, path, done stri
 		case errors.As(err, &problem) && (problem.Status == http.StatusConflict || problem.Status == http.StatusNotFound):
 			rejected = append(rejected, rejectedDevice{DeviceID: id, Code: problem.Code, Reason: problem.Title + "."})
 		default:
-			return err
+			say()
+			printRejected(p.stderr, rejected)
+			return fmt.Errorf("%s: %w", id, err)
 		}
 	}
-	fmt.Fprintf(p.stdout, "%s %s.\n", count(n, "device"), done)
+	say()
 	return notAll(p, rejected)
 }
 

@@ -1,10 +1,8 @@
 package devices
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/gatehouse-mdm/gatehouse/webui/admin"
 	"github.com/gatehouse-mdm/gatehouse/webui/view"
@@ -77,46 +75,11 @@ func (s *Devices) merge(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		return admin.Redirect(w, r, device{ID: id}.URL(), "merged")
 	}
+	if s.mergedInto(r, from) == id { // the form was sent twice
+		return admin.Redirect(w, r, device{ID: id}.URL(), "gone")
+	}
 	if form.Error, err = refusal(err); err != nil {
 		return err
 	}
 	return s.confirmMerge(w, r, from, form)
-}
-
-// gonePage says what became of a device that is not here.
-type gonePage struct {
-	admin.Page
-	At   time.Time
-	By   string
-	Name string
-	Into string // page of the device that took its place; empty: none
-	Log  string // what the audit log says of it
-}
-
-// gone writes the page of a device whose record was deleted, as far as the audit log tells and
-// whoever looks may read it. Otherwise it returns missing, the error by which it is not here.
-func (s *Devices) gone(w http.ResponseWriter, r *http.Request, missing error) error {
-	var p *admin.Problem
-	if !errors.As(missing, &p) || p.Code != "not_found" || !s.desk.May(r.Context(), "GET /api/v1/audit") {
-		return missing
-	}
-	id := r.PathValue("id")
-	about := url.Values{"device_id": {id}, "action": {"device.deleted"}, "limit": {"1"}}
-	var told admin.List[struct {
-		At      time.Time         `json:"at"`
-		Actor   string            `json:"actor"`
-		Details map[string]string `json:"details"`
-	}]
-	if err := s.desk.Get(r.Context(), "/api/v1/audit", about, &told); err != nil || len(told.Items) == 0 {
-		return missing
-	}
-	e := told.Items[0]
-	page := &gonePage{
-		Page: admin.Page{Title: "Deleted device", Section: section, Crumbs: []view.Link{{Label: "Devices", URL: section}}},
-		At:   e.At, By: e.Actor, Name: e.Details["device_name"], Log: "/admin/audit?" + url.Values{"device_id": {id}}.Encode(),
-	}
-	if into := e.Details["merged_into"]; into != "" {
-		page.Into = device{ID: into}.URL()
-	}
-	return s.desk.WriteStatus(w, r, http.StatusGone, s.pages, "gone.html", page)
 }

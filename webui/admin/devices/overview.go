@@ -34,7 +34,7 @@ const recent = "5"
 func (s *Devices) writeOverview(w http.ResponseWriter, r *http.Request, status int, problem string, note *admin.Form) error {
 	h, err := s.headOf(r, "")
 	if err != nil {
-		return s.gone(w, r, err)
+		return err
 	}
 	ctx, d := r.Context(), h.Device
 	page := &overviewPage{head: h, Own: s.own(d), Note: note}
